@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: MPL-2.0
+
+// Package backend is the secrets engine: a file per path, named after it.
+//
+// A request flows one way: path, role, source (what the role's type says),
+// Docker config, response. Secrets enter in the path_* files and leave through
+// package dockerconfig.
+package backend
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/helper/locksutil"
+	"github.com/hashicorp/vault/sdk/logical"
+)
+
+// operationPrefix starts the OpenAPI operation IDs of all paths.
+const operationPrefix = "regcred"
+
+// backend is the engine of one mount.
+type backend struct {
+	*framework.Backend
+
+	// roleLocks order the writes to one role, which are a read, a change and
+	// a write.
+	roleLocks []*locksutil.LockEntry
+
+	// configLock does the same for the settings of the mount.
+	configLock *locksutil.LockEntry
+
+	now func() time.Time
+}
+
+// Factory returns what makes the engine of a mount. version is reported to
+// Vault as the plugin's running version; it is a semantic version with a
+// leading "v".
+func Factory(version string) logical.Factory {
+	return func(ctx context.Context, conf *logical.BackendConfig) (logical.Backend, error) {
+		b := newBackend(version)
+		if err := b.Setup(ctx, conf); err != nil {
+			return nil, err
+		}
+		return b, nil
+	}
+}
+
+func newBackend(version string) *backend {
+	b := &backend{
+		roleLocks:  locksutil.CreateLocks(),
+		configLock: new(locksutil.LockEntry),
+		now:        time.Now,
+	}
+	b.Backend = &framework.Backend{
+		Help:           strings.TrimSpace(backendHelp),
+		BackendType:    logical.TypeLogical,
+		RunningVersion: version,
+		PathsSpecial: &logical.Paths{
+			SealWrapStorage: []string{roleStoragePrefix},
+		},
+		Paths: framework.PathAppend(
+			b.pathConfig(),
+			b.pathRoles(),
+			b.pathCreds(),
+		),
+	}
+	return b
+}
+
+// HandleExistenceCheck implements [logical.Backend]. Only the path decides, so
+// the data stays out of it: the framework would put a value of the wrong type
+// into an error, which Vault logs.
+func (b *backend) HandleExistenceCheck(ctx context.Context, req *logical.Request) (bool, bool, error) {
+	withoutData := *req
+	withoutData.Data = nil
+	return b.Backend.HandleExistenceCheck(ctx, &withoutData)
+}
+
+// HandleRequest implements [logical.Backend]. It refuses bad fields before the
+// framework sees them, for all paths in one place.
+func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (*logical.Response, error) {
+	switch req.Operation {
+	case logical.CreateOperation, logical.UpdateOperation, logical.PatchOperation:
+		if path := b.Route(req.Path); path != nil {
+			if err := checkFields(path.Fields, req.Data); err != nil {
+				return logical.ErrorResponse(err.Error()), nil
+			}
+		}
+	}
+	return b.Backend.HandleRequest(ctx, req)
+}
+
+// forwarded returns a write operation. Writes always go to the active node of
+// the cluster that owns the mount, where the locks are.
+func forwarded(op framework.PathOperation) *framework.PathOperation {
+	op.ForwardPerformanceStandby = true
+	op.ForwardPerformanceSecondary = true
+	return &op
+}
+
+const backendHelp = `
+The regcred secrets engine answers with finished pull secrets: the Docker
+config JSON that a Kubernetes Secret of type kubernetes.io/dockerconfigjson
+holds. A role under roles/ holds a registry's hostname, user name and password
+(or a whole Docker config), and creds/<role> reads the pull secret.
+`

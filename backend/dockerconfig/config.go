@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package dockerconfig
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+)
+
+const (
+	// MaxRegistries is the most registries that one pull secret may hold.
+	MaxRegistries = 1000
+
+	// MaxSize is the most bytes that the Docker config may have: Kubernetes'
+	// own limit for the data of a Secret.
+	MaxSize = 1 << 20
+)
+
+// Config is a Docker config with at least one credential, at most one per
+// registry key. It cannot be changed once made, and cannot be printed.
+type Config struct {
+	credentials []Credential // sorted by registry key
+}
+
+// New joins credentials into a Config. It refuses none or too many of them,
+// two with the same registry key, and a result that Kubernetes would refuse.
+func New(credentials ...Credential) (Config, error) {
+	switch {
+	case len(credentials) == 0:
+		return Config{}, errors.New("a pull secret must hold at least one registry")
+	case len(credentials) > MaxRegistries:
+		return Config{}, fmt.Errorf("a pull secret must hold at most %d registries, not %d", MaxRegistries, len(credentials))
+	}
+	config := fromCredentials(credentials)
+	for i, c := range config.credentials[1:] {
+		if c.Registry == config.credentials[i].Registry {
+			return Config{}, fmt.Errorf("a pull secret must hold registry %q only once", c.Registry)
+		}
+	}
+	if size := len(config.JSON()); size > MaxSize {
+		return Config{}, fmt.Errorf("a pull secret must have at most %d bytes, Kubernetes' limit for a Secret; this one would have %d", MaxSize, size)
+	}
+	return config, nil
+}
+
+func fromCredentials(credentials []Credential) Config {
+	sorted := slices.Clone(credentials)
+	slices.SortFunc(sorted, func(a, b Credential) int {
+		return strings.Compare(string(a.Registry), string(b.Registry))
+	})
+	return Config{credentials: sorted}
+}
+
+// Credentials returns the credentials, sorted by registry key.
+func (c Config) Credentials() []Credential { return slices.Clone(c.credentials) }
+
+// entry is one entry of "auths". Its fields and their order are those of
+// "kubectl create secret docker-registry".
+type entry struct {
+	Username string `json:"username,omitempty"`
+	Password string `json:"password,omitempty"`
+	Email    string `json:"email,omitempty"`
+	Auth     string `json:"auth,omitempty"`
+}
+
+// file is the Docker config as written.
+type file struct {
+	Auths map[Key]entry `json:"auths"`
+}
+
+// JSON returns the Docker config as compact JSON: the bytes that "kubectl
+// create secret docker-registry" writes for the same credentials.
+func (c Config) JSON() []byte {
+	return c.encode(func(credential Credential) entry {
+		return entry{
+			Username: credential.Username,
+			Password: credential.Password.Reveal(),
+			Email:    credential.Email,
+			Auth:     credential.auth(),
+		}
+	})
+}
+
+// AuthJSON returns the Docker config with the field "auth" only, which is what
+// "docker login" writes and what DOCKER_AUTH_CONFIG takes.
+func (c Config) AuthJSON() []byte {
+	return c.encode(func(credential Credential) entry {
+		return entry{Auth: credential.auth()}
+	})
+}
+
+func (c Config) encode(entryOf func(Credential) entry) []byte {
+	auths := make(map[Key]entry, len(c.credentials))
+	for _, credential := range c.credentials {
+		auths[credential.Registry] = entryOf(credential)
+	}
+	encoded, err := json.Marshal(file{Auths: auths})
+	if err != nil {
+		panic("dockerconfig: maps of strings always marshal") // err may quote what it met
+	}
+	return encoded
+}
+
+// Decode reads back what [Config.JSON] wrote. Unlike [Parse] it changes and
+// refuses nothing but what is not such JSON, so that a Config written under
+// older rules stays readable.
+func Decode(encoded []byte) (Config, error) {
+	var f file
+	if err := json.Unmarshal(encoded, &f); err != nil || len(f.Auths) == 0 {
+		return Config{}, errors.New("not a Docker config as written by this package") // err may quote a secret
+	}
+	credentials := make([]Credential, 0, len(f.Auths))
+	for key, e := range f.Auths {
+		credentials = append(credentials, Credential{
+			Registry: key,
+			Username: e.Username,
+			Password: NewSecret(e.Password),
+			Email:    e.Email,
+		})
+	}
+	return fromCredentials(credentials), nil
+}
+
+// Format implements [fmt.Formatter] for every verb.
+func (Config) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }
+
+// MarshalText implements [encoding.TextMarshaler]; [Config.JSON] is what
+// encodes a Config.
+func (Config) MarshalText() ([]byte, error) { return []byte(redacted), nil }

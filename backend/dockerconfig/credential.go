@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package dockerconfig
+
+import (
+	"encoding/base64"
+	"errors"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Credential is what one entry of "auths" says.
+type Credential struct {
+	Registry Key
+	Username string
+	Password Secret
+	Email    string // optional
+}
+
+// auth returns the field of that name: base64 of username:password.
+func (c Credential) auth() string {
+	return base64.StdEncoding.EncodeToString([]byte(c.Username + ":" + c.Password.Reveal()))
+}
+
+// ParseUsername checks that every reader decodes the user name as it is.
+func ParseUsername(input string) (string, error) {
+	switch {
+	case input == "":
+		return "", errors.New("must not be empty: Docker cannot load an entry without a user name; where the registry takes any name with a token, write one such as token")
+	case strings.Contains(input, ":"):
+		return "", errors.New("must not contain ':': every tool takes what follows it for the password")
+	case strings.ContainsFunc(input, unicode.IsControl):
+		return "", errors.New("must not contain control characters; a name read from a file may end with a newline, which must go")
+	}
+	return input, checkText(input)
+}
+
+// ParsePassword checks that every reader decodes the password as it is. One
+// trailing newline, as files have, is removed with a warning; everything else
+// is kept.
+func ParsePassword(input string) (Secret, []string, error) {
+	var warnings []string
+	password, cut := strings.CutSuffix(input, "\n")
+	if cut {
+		password = strings.TrimSuffix(password, "\r")
+		warnings = []string{"its trailing newline was removed"}
+	}
+	switch {
+	case password == "":
+		return Secret{}, nil, errors.New("must not be empty; give the registry's password or token")
+	case strings.Contains(password, "\x00"):
+		return Secret{}, nil, errors.New("must not contain a NUL byte: Docker drops it")
+	}
+	if err := checkText(password); err != nil {
+		return Secret{}, nil, err
+	}
+	return NewSecret(password), warnings, nil
+}
+
+// ParseEmail checks the optional email.
+func ParseEmail(input string) (string, error) {
+	if strings.ContainsFunc(input, unicode.IsControl) {
+		return "", errors.New("must not contain control characters")
+	}
+	return input, checkText(input)
+}
+
+// checkText refuses what JSON cannot carry. Bytes that are not UTF-8 have
+// often been replaced by U+FFFD on their way here, by whoever wrote the JSON
+// of the request, so that is refused as well.
+func checkText(s string) error {
+	if !utf8.ValidString(s) || strings.ContainsRune(s, utf8.RuneError) {
+		return errors.New("must be UTF-8: it has bytes that are not (or U+FFFD, which stands in their place), and JSON cannot carry them")
+	}
+	return nil
+}

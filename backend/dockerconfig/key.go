@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package dockerconfig
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/distribution/reference"
+)
+
+// Key is a normalised key of "auths" in a Docker config: a host, host:port or
+// host/path in lower case, or [DockerHub].
+type Key string
+
+const (
+	// DockerHub is the one key under which kubelet, Docker, BuildKit, crane,
+	// kaniko, podman and skopeo all find the credential for Docker Hub.
+	DockerHub Key = "https://index.docker.io/v1/"
+
+	// dockerHubHost is Docker Hub's host as it stands in image names.
+	dockerHubHost = "docker.io"
+
+	// maxHostLength is the longest host name that DNS allows, in bytes.
+	maxHostLength = 253
+)
+
+// dockerHubHosts are the hosts that mean Docker Hub. Only image names with the
+// first are common; the others are those of its API and of its oldest client.
+var dockerHubHosts = map[string]bool{
+	dockerHubHost:          true,
+	"index.docker.io":      true,
+	"registry-1.docker.io": true,
+}
+
+// ParseKey normalises a registry as people write it: a host with or without
+// scheme, port, path or API version ("https://Registry.Example.com/v2/").
+// The warnings say what was changed and which tools will not match the key.
+func ParseKey(input string) (Key, []string, error) {
+	if err := checkKeyText(input); err != nil {
+		return "", nil, err
+	}
+	authority, err := cutScheme(input)
+	if err != nil {
+		return "", nil, err
+	}
+	host, path, _ := strings.Cut(authority, "/")
+	host = strings.ToLower(host)
+	if err := checkHost(host); err != nil {
+		return "", nil, err
+	}
+	path, err = normalisePath(path)
+	if err != nil {
+		return "", nil, err
+	}
+
+	key := Key(host)
+	switch {
+	case dockerHubHosts[host] && path == "":
+		key = DockerHub
+	case dockerHubHosts[host]:
+		key = Key(dockerHubHost + "/" + path)
+	case path != "":
+		key = Key(host + "/" + path)
+	}
+	return key, keyWarnings(input, key), nil
+}
+
+// ImageName returns the registry as it stands in image names: the key itself,
+// or docker.io for [DockerHub].
+func (k Key) ImageName() string {
+	if k == DockerHub {
+		return dockerHubHost
+	}
+	return string(k)
+}
+
+// Host returns the host, with its port if it has one, as it stands in image
+// names.
+func (k Key) Host() string {
+	host, _, _ := strings.Cut(k.ImageName(), "/")
+	return host
+}
+
+// Path returns the repository path that the key is limited to, empty for the
+// whole registry.
+func (k Key) Path() string {
+	_, path, _ := strings.Cut(k.ImageName(), "/")
+	return path
+}
+
+func checkKeyText(input string) error {
+	switch {
+	case input == "":
+		return errors.New("must not be empty; give the registry's host, such as registry.example.com")
+	case !utf8.ValidString(input):
+		return errors.New("must be UTF-8")
+	case strings.ContainsFunc(input, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }):
+		return errors.New("must not contain white space or control characters")
+	case strings.Contains(input, "@"):
+		return errors.New("must not contain '@': give only the registry, such as registry.example.com, without user name, password or image digest")
+	case strings.ContainsAny(input, "?#"):
+		return errors.New("must not contain a query or a fragment ('?', '#'); give only the registry, such as registry.example.com")
+	}
+	return nil
+}
+
+func cutScheme(input string) (string, error) {
+	scheme, rest, found := strings.Cut(input, "://")
+	if !found {
+		return input, nil
+	}
+	switch strings.ToLower(scheme) {
+	case "https", "http":
+		return rest, nil
+	}
+	return "", errors.New("must have no scheme (or https:// or http://, which are left out); give only the registry, such as registry.example.com")
+}
+
+// checkHost accepts what an image name can have in front of its first slash,
+// and '*' within it.
+func checkHost(hostport string) error {
+	host, port, hasPort := hostport, "", false
+	if end := strings.LastIndexByte(hostport, ']'); strings.HasPrefix(hostport, "[") && end > 0 {
+		host, port = hostport[:end+1], hostport[end+1:]
+		if hasPort = port != ""; hasPort {
+			if port[0] != ':' {
+				return errors.New("must have nothing but a port behind the IPv6 address, such as [::1]:5000")
+			}
+			port = port[1:]
+		}
+		if addr, err := netip.ParseAddr(host[1:end]); err != nil || !addr.Is6() || addr.Zone() != "" || addr.Is4In6() {
+			return errors.New("must have a valid IPv6 address between the brackets, such as [::1]:5000")
+		}
+	} else if host, port, hasPort = strings.Cut(hostport, ":"); strings.Contains(port, ":") {
+		return errors.New("must have an IPv6 address in brackets, such as [::1]:5000")
+	}
+
+	if host == "" {
+		return errors.New("must have a host, such as registry.example.com")
+	}
+	if len(host) > maxHostLength {
+		return fmt.Errorf("must have a host of at most %d bytes", maxHostLength)
+	}
+	if hasPort && !validPort(port) {
+		return errors.New("must have a port from 1 to 65535 behind the ':', such as registry.example.com:5000; an image's tag does not belong here")
+	}
+	named, err := reference.WithName(strings.ReplaceAll(hostport, "*", "x") + "/x")
+	if err != nil || reference.Domain(named) != strings.ReplaceAll(hostport, "*", "x") {
+		return errors.New("must have a host of letters, digits, '-' and '.', as in image names, such as registry.example.com; write an international domain name in its xn-- form")
+	}
+	return nil
+}
+
+func validPort(port string) bool {
+	n, err := strconv.ParseUint(port, 10, 16)
+	return err == nil && n > 0 && port[0] != '0' && port[0] != '+'
+}
+
+// normalisePath cuts the API version that stands first in a registry's URL,
+// as kubelet does, and folds the case, because repositories have none.
+func normalisePath(path string) (string, error) {
+	path = strings.ToLower(strings.Trim(path, "/"))
+	for {
+		first, rest, _ := strings.Cut(path, "/")
+		if first != "v1" && first != "v2" {
+			break
+		}
+		path = strings.Trim(rest, "/")
+	}
+	switch {
+	case path == "":
+		return "", nil
+	case strings.Contains(path, "*"):
+		return "", errors.New("must not have '*' in its path: every tool takes the path literally; name the path in front of the '*', such as registry.example.com/team")
+	case strings.Contains(path, ":"):
+		return "", errors.New("must be a registry, not an image: leave out the tag")
+	}
+	if _, err := reference.WithName("registry.invalid/" + path); err != nil {
+		return "", errors.New("must have a path as in image names (parts of letters and digits, with '.', '_' or '-' between them, at most 255 bytes), such as registry.example.com/team")
+	}
+	return path, nil
+}
+
+func keyWarnings(input string, key Key) []string {
+	var warnings []string
+	if input != string(key) {
+		reason := ""
+		if key == DockerHub {
+			reason = ", the one key under which every tool finds Docker Hub"
+		}
+		warnings = append(warnings, fmt.Sprintf("stored as %q%s", key, reason))
+	}
+	host, path := key.Host(), key.Path()
+	if path != "" {
+		warnings = append(warnings, fmt.Sprintf("%q is limited to a path: kubelet matches it as a plain string prefix (%s-other too), podman and skopeo path by path, and Docker takes the credential for the whole host %s", key, path, host))
+	}
+	if strings.Contains(host, "*") {
+		warnings = append(warnings, fmt.Sprintf("%q has a '*', which only kubelet matches (one '*' never reaches over a '.'); Docker, podman, skopeo and crane will find no credential under it", key))
+	}
+	if !strings.ContainsAny(host, ".:*[") && host != "localhost" {
+		warnings = append(warnings, fmt.Sprintf("%q has neither a '.' nor a port, so image names cannot refer to it: %s/app means docker.io/%s/app", key, host, host))
+	}
+	return warnings
+}

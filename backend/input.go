@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/hashicorp/vault/sdk/framework"
+)
+
+const (
+	// maxBodySize is the most bytes that the fields of one write may have.
+	maxBodySize = 1 << 20
+
+	// maxNameLength is the most bytes of a role's name: that of a Kubernetes
+	// Secret, and few enough for a file name in Vault's file storage.
+	maxNameLength = 253
+
+	// nameRegex is the part of a path that holds a role's name. It takes more
+	// than checkName does, so that a bad name is an error with a reason and
+	// not an unsupported path.
+	nameRegex = `(?P<` + roleField + `>[^/]+)`
+	roleField = "role"
+
+	// maxQuotedField is how much of an unknown field's name an error repeats.
+	maxQuotedField = 64
+)
+
+var validName = regexp.MustCompile(`^\w([\w.-]*\w)?$`)
+
+// checkName refuses names that Vault's storage or its policies cannot hold.
+func checkName(name string) error {
+	if len(name) > maxNameLength || !validName.MatchString(name) || strings.Contains(name, "..") {
+		return fmt.Errorf("role: a name has at most %d letters, digits and '_', with single '.' or any '-' inside, such as my_app", maxNameLength)
+	}
+	return nil
+}
+
+// checkFields refuses fields that the path does not have, so that a misspelt
+// name never stores less than was meant, and values that the framework would
+// silently turn into some other text or repeat in an error.
+func checkFields(schema map[string]*framework.FieldSchema, data map[string]any) error {
+	var unknown []string
+	size := 0
+	for _, name := range slices.Sorted(maps.Keys(data)) {
+		field, known := schema[name]
+		if !known || name == roleField { // the role's name is in the path
+			unknown = append(unknown, fmt.Sprintf("%.*q", maxQuotedField, name))
+			continue
+		}
+		size += sizeOf(data[name])
+		if err := checkType(name, field.Type, data[name]); err != nil {
+			return err
+		}
+	}
+	if unknown != nil {
+		return fmt.Errorf("unknown field %s; the fields are: %s", strings.Join(unknown, ", "), strings.Join(writable(schema), ", "))
+	}
+	if size > maxBodySize {
+		return fmt.Errorf("the fields have %d bytes together; at most %d are accepted", size, maxBodySize)
+	}
+	return nil
+}
+
+// writable returns the names of the fields that a request's body may have.
+func writable(schema map[string]*framework.FieldSchema) []string {
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(schema)), func(name string) bool { return name == roleField })
+}
+
+func checkType(name string, fieldType framework.FieldType, value any) error {
+	switch fieldType {
+	case framework.TypeString:
+		switch value.(type) {
+		case nil, string, json.Number:
+		default:
+			return fmt.Errorf("%s: must be a string, not a JSON object, list, true or false", name)
+		}
+	case framework.TypeDurationSecond:
+		one := framework.FieldData{
+			Raw:    map[string]any{name: value},
+			Schema: map[string]*framework.FieldSchema{name: {Type: fieldType}},
+		}
+		if one.Validate() != nil {
+			return fmt.Errorf("%s: must be a duration that is not negative: a number of seconds, or a text such as 336h", name)
+		}
+	}
+	return nil
+}
+
+func sizeOf(value any) int {
+	if text, ok := value.(string); ok {
+		return len(text)
+	}
+	encoded, err := json.Marshal(value)
+	if err != nil {
+		return 0
+	}
+	return len(encoded)
+}
+
+// input reads the fields of one write. An update leaves out the fields that it
+// keeps; null, which a merge patch removes a field with, is the empty value.
+type input struct{ *framework.FieldData }
+
+// has reports whether the write names one of the fields.
+func (in input) has(fields ...string) bool {
+	return slices.ContainsFunc(fields, func(field string) bool {
+		_, named := in.Raw[field]
+		return named
+	})
+}
+
+func (in input) text(field string) string { return in.Get(field).(string) }
+
+// fieldError says which field an error is about.
+func fieldError(field string, err error) error { return fmt.Errorf("%s: %w", field, err) }
+
+// fieldWarnings does the same for warnings.
+func fieldWarnings(field string, warnings []string) []string {
+	named := make([]string, len(warnings))
+	for i, w := range warnings {
+		named[i] = field + ": " + w
+	}
+	return named
+}
+
+// inputError marks what the caller can mend, and so is answered with status
+// 400. Every other error is for the operator.
+type inputError struct{ error }
+
+func refuse(err error) error { return inputError{err} }
+
+func refusef(format string, args ...any) error { return refuse(fmt.Errorf(format, args...)) }
+
+// isInputError reports whether err is one of the caller's.
+func isInputError(err error) bool {
+	var in inputError
+	return errors.As(err, &in)
+}

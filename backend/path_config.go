@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+	"github.com/ryanuber/go-glob"
+
+	"vault-plugin-secrets-regcred/backend/dockerconfig"
+)
+
+const (
+	configStorageKey     = "config"
+	defaultExpiryWarning = 14 * 24 * time.Hour
+)
+
+// config holds the settings of the mount.
+type config struct {
+	// AllowedRegistries are the registries that roles may name; empty: any.
+	AllowedRegistries []dockerconfig.Key
+
+	// ExpiryWarning is how long before a role's expires_at its reads warn.
+	ExpiryWarning time.Duration
+}
+
+// storedConfig is config as it stands in storage.
+type storedConfig struct {
+	SchemaVersion     int                `json:"schema_version"`
+	AllowedRegistries []dockerconfig.Key `json:"allowed_registries"`
+	ExpiryWarning     int64              `json:"expiry_warning"` // seconds
+}
+
+// allows reports whether a role may name the registry: a pattern matches its
+// host, in which '*' stands for any characters, and the path below which it
+// lies, if the pattern has one.
+func (c config) allows(key dockerconfig.Key) bool {
+	for _, pattern := range c.AllowedRegistries {
+		inPath := pattern.Path() == "" || key.Path() == pattern.Path() || strings.HasPrefix(key.Path(), pattern.Path()+"/")
+		if inPath && glob.Glob(pattern.Host(), key.Host()) {
+			return true
+		}
+	}
+	return len(c.AllowedRegistries) == 0
+}
+
+// checkAllowed refuses a Docker config with a registry that is not allowed.
+func (c config) checkAllowed(docker dockerconfig.Config) error {
+	for _, credential := range docker.Credentials() {
+		if !c.allows(credential.Registry) {
+			return refusef("registry %q is not among the allowed_registries of this mount's config", credential.Registry)
+		}
+	}
+	return nil
+}
+
+func (b *backend) config(ctx context.Context, storage logical.Storage) (config, error) {
+	c := config{ExpiryWarning: defaultExpiryWarning}
+	var stored storedConfig
+	found, err := getEntry(ctx, storage, configStorageKey, &stored, &stored.SchemaVersion)
+	if err != nil || !found {
+		return c, err
+	}
+	c.AllowedRegistries = stored.AllowedRegistries
+	c.ExpiryWarning = time.Duration(stored.ExpiryWarning) * time.Second
+	return c, nil
+}
+
+func (b *backend) pathConfig() []*framework.Path {
+	fields := map[string]*framework.FieldSchema{
+		"allowed_registries": {
+			Type:        framework.TypeCommaStringSlice,
+			Description: "Registries that roles may name: hosts, with port or path where they have one; '*' in a host stands for any characters. Empty: any registry.",
+		},
+		"expiry_warning": {
+			Type:        framework.TypeDurationSecond,
+			Default:     int(defaultExpiryWarning.Seconds()),
+			Description: "How long before a role's expires_at its reads carry a warning.",
+		},
+	}
+	done := noContent("The settings are stored.")
+	return []*framework.Path{{
+		Pattern:        "config",
+		Fields:         fields,
+		ExistenceCheck: b.configExists,
+		DisplayAttrs:   &framework.DisplayAttributes{OperationPrefix: operationPrefix},
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.ReadOperation: &framework.PathOperation{
+				Callback:     b.readConfig,
+				Summary:      "Read the settings of the mount.",
+				DisplayAttrs: &framework.DisplayAttributes{OperationSuffix: "configuration"},
+				Responses:    okResponse("The settings in force, defaults included.", fields),
+			},
+			logical.CreateOperation: forwarded(framework.PathOperation{
+				Callback:     b.writeConfig,
+				Summary:      "Change settings of the mount; those not named stay.",
+				DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "configure"},
+				Responses:    done,
+			}),
+			logical.UpdateOperation: forwarded(framework.PathOperation{
+				Callback:     b.writeConfig,
+				Summary:      "Change settings of the mount; those not named stay.",
+				DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "configure"},
+				Responses:    done,
+			}),
+			logical.DeleteOperation: forwarded(framework.PathOperation{
+				Callback:     b.deleteConfig,
+				Summary:      "Return to the default settings.",
+				DisplayAttrs: &framework.DisplayAttributes{OperationSuffix: "configuration"},
+				Responses:    noContent("The defaults are in force."),
+			}),
+		},
+		HelpSynopsis:    "Settings of the mount.",
+		HelpDescription: strings.TrimSpace(configHelp),
+	}}
+}
+
+func (b *backend) configExists(ctx context.Context, req *logical.Request, _ *framework.FieldData) (bool, error) {
+	entry, err := req.Storage.Get(ctx, configStorageKey)
+	return entry != nil, err
+}
+
+func (b *backend) readConfig(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	c, err := b.config(ctx, req.Storage)
+	if err != nil {
+		return nil, err
+	}
+	registries := make([]string, len(c.AllowedRegistries))
+	for i, key := range c.AllowedRegistries {
+		registries[i] = key.ImageName()
+	}
+	return &logical.Response{Data: map[string]any{
+		"allowed_registries": registries,
+		"expiry_warning":     int64(c.ExpiryWarning.Seconds()),
+	}}, nil
+}
+
+func (b *backend) writeConfig(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	b.configLock.Lock()
+	defer b.configLock.Unlock()
+
+	c, err := b.config(ctx, req.Storage)
+	if err != nil {
+		return nil, err
+	}
+	in := input{data}
+	var warnings []string
+	if in.has("allowed_registries") {
+		c.AllowedRegistries, warnings, err = parseAllowedRegistries(data.Get("allowed_registries").([]string))
+		if err != nil {
+			return answer(err)
+		}
+	}
+	if in.has("expiry_warning") {
+		c.ExpiryWarning = time.Duration(data.Get("expiry_warning").(int)) * time.Second
+	}
+	err = putEntry(ctx, req.Storage, configStorageKey, storedConfig{
+		SchemaVersion:     schemaVersion,
+		AllowedRegistries: c.AllowedRegistries,
+		ExpiryWarning:     int64(c.ExpiryWarning.Seconds()),
+	})
+	if err != nil {
+		return nil, err
+	}
+	b.sendEvent(ctx, req, "config-write", "config")
+	return withWarnings(nil, warnings), nil
+}
+
+func (b *backend) deleteConfig(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	b.configLock.Lock()
+	defer b.configLock.Unlock()
+
+	if err := req.Storage.Delete(ctx, configStorageKey); err != nil {
+		return nil, fmt.Errorf("deleting the config: %w", err)
+	}
+	b.sendEvent(ctx, req, "config-delete", "config")
+	return nil, nil
+}
+
+func parseAllowedRegistries(patterns []string) (keys []dockerconfig.Key, warnings []string, err error) {
+	const field = "allowed_registries"
+	for _, pattern := range patterns {
+		key, _, err := dockerconfig.ParseKey(pattern)
+		if err != nil {
+			return nil, nil, refuse(fieldError(field, err))
+		}
+		if stored := key.ImageName(); stored != pattern {
+			warnings = append(warnings, fmt.Sprintf("%s: stored as %q", field, stored))
+		}
+		keys = append(keys, key)
+	}
+	return keys, warnings, nil
+}
+
+func okResponse(description string, fields map[string]*framework.FieldSchema) map[int][]framework.Response {
+	return map[int][]framework.Response{http.StatusOK: {{Description: description, Fields: fields}}}
+}
+
+func noContent(description string) map[int][]framework.Response {
+	return map[int][]framework.Response{http.StatusNoContent: {{Description: description}}}
+}
+
+const configHelp = `
+allowed_registries limits which registries the roles of this mount may name.
+It is checked when a role is written and whenever it is read, so that
+tightening it takes effect at once: a role that names another registry stays
+stored, and its pull secret is refused. Patterns are written as registries are:
+registry.gitlab.com, registry.example.com:5000, *.example.com, docker.io,
+ghcr.io/team. A pattern without a path allows every path of its host.
+
+expiry_warning is a duration, by default 336h.
+`

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"context"
+	"encoding/base64"
+	"strings"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+)
+
+// credsFormat is one way in which a pull secret is read.
+type credsFormat struct {
+	suffix, operationSuffix    string
+	summary, synopsis, details string
+	fields                     map[string]*framework.FieldSchema
+	data                       func(*staticRole) map[string]any
+}
+
+// credsFormats are creds/<role> and what lies below it. Values are strings or
+// numbers, and no name is one that a tool gives a meaning of its own: sync
+// tools copy these fields into Kubernetes Secrets as they are.
+func credsFormats() []credsFormat {
+	dockerconfigjson := &framework.FieldSchema{
+		Type: framework.TypeString, Required: true,
+		Description:  "The Docker config as JSON, for tools that copy a response's fields into a Secret as they are.",
+		DisplayAttrs: &framework.DisplayAttributes{Sensitive: true},
+	}
+	return []credsFormat{
+		{
+			operationSuffix: "pull-secret",
+			summary:         "Read a role's pull secret, in all forms.",
+			synopsis:        "Reads a role's pull secret.",
+			details:         credsHelp,
+			fields: map[string]*framework.FieldSchema{
+				"dockerconfigjson": {
+					Type: framework.TypeString, Required: true,
+					Description:  "Base64 of the Docker config, for data: of a Kubernetes Secret.",
+					DisplayAttrs: &framework.DisplayAttributes{Sensitive: true},
+				},
+				".dockerconfigjson": dockerconfigjson,
+				"registry":          {Type: framework.TypeString, Description: "Registry as in image names, where the pull secret holds one."},
+				"username":          {Type: framework.TypeString, Description: "User name, where the pull secret holds one registry."},
+				"password": {
+					Type: framework.TypeString, Description: "Password, where the pull secret holds one registry.",
+					DisplayAttrs: &framework.DisplayAttributes{Sensitive: true},
+				},
+				"expires_at": {Type: framework.TypeString, Description: "When the credential stops working at the registry, RFC 3339, where known."},
+			},
+			data: allForms,
+		},
+		{
+			suffix:          "/kubernetes",
+			operationSuffix: "kubernetes-pull-secret",
+			summary:         "Read a role's pull secret as the one field that a Kubernetes Secret has.",
+			synopsis:        "Reads a role's pull secret with the field .dockerconfigjson only.",
+			details:         "For tools that copy every field of a response: the Secret they make holds .dockerconfigjson and nothing else.",
+			fields:          map[string]*framework.FieldSchema{".dockerconfigjson": dockerconfigjson},
+			data: func(r *staticRole) map[string]any {
+				return map[string]any{".dockerconfigjson": string(r.Docker.JSON())}
+			},
+		},
+		{
+			suffix:          "/docker",
+			operationSuffix: "docker-config",
+			summary:         "Read a role's pull secret as Docker's config.json.",
+			synopsis:        "Reads a role's pull secret as the file config.json of Docker, podman and CI.",
+			details:         "The Docker config with the field auth only, as \"docker login\" writes it: for ~/.docker/config.json, for podman's auth.json, and for DOCKER_AUTH_CONFIG in GitLab CI.",
+			fields: map[string]*framework.FieldSchema{"config.json": {
+				Type: framework.TypeString, Required: true,
+				Description:  "The Docker config as JSON, with the field auth only.",
+				DisplayAttrs: &framework.DisplayAttributes{Sensitive: true},
+			}},
+			data: func(r *staticRole) map[string]any {
+				return map[string]any{"config.json": string(r.Docker.AuthJSON())}
+			},
+		},
+	}
+}
+
+func allForms(r *staticRole) map[string]any {
+	docker := r.Docker.JSON()
+	data := map[string]any{
+		"dockerconfigjson":  base64.StdEncoding.EncodeToString(docker),
+		".dockerconfigjson": string(docker),
+	}
+	if credentials := r.Docker.Credentials(); len(credentials) == 1 {
+		data["registry"] = credentials[0].Registry.ImageName()
+		data["username"] = credentials[0].Username
+		data["password"] = credentials[0].Password.Reveal()
+	}
+	if !r.ExpiresAt.IsZero() {
+		data["expires_at"] = formatTime(r.ExpiresAt)
+	}
+	return data
+}
+
+// pathCreds has no list: a tool that finds all secrets below a path must not
+// copy every credential.
+func (b *backend) pathCreds() []*framework.Path {
+	var paths []*framework.Path
+	for _, format := range credsFormats() {
+		paths = append(paths, &framework.Path{
+			Pattern: "creds/" + nameRegex + format.suffix,
+			Fields: map[string]*framework.FieldSchema{
+				roleField: roleNameField(),
+				"version": {
+					Type: framework.TypeString, Query: true,
+					Description: "Accepted and ignored, for clients that ask every engine for a version.",
+				},
+			},
+			DisplayAttrs: &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationSuffix: format.operationSuffix},
+			Operations: map[logical.Operation]framework.OperationHandler{
+				logical.ReadOperation: &framework.PathOperation{
+					Callback:  b.readCreds(format),
+					Summary:   format.summary,
+					Responses: okResponse("The pull secret.", format.fields),
+				},
+			},
+			HelpSynopsis:    format.synopsis,
+			HelpDescription: strings.TrimSpace(format.details),
+		})
+	}
+	return paths
+}
+
+func (b *backend) readCreds(format credsFormat) framework.OperationFunc {
+	return func(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+		name := data.Get(roleField).(string)
+		if err := checkName(name); err != nil {
+			return answer(refuse(err))
+		}
+		r, err := b.role(ctx, req.Storage, name)
+		if err != nil || r == nil {
+			return nil, err
+		}
+		settings, err := b.config(ctx, req.Storage)
+		if err != nil {
+			return nil, err
+		}
+		if err := settings.checkAllowed(r.Static.Docker); err != nil {
+			return answer(err)
+		}
+		resp := &logical.Response{Data: format.data(r.Static)}
+		return withWarnings(resp, expiryWarnings(name, r.Static.ExpiresAt, b.now(), settings.ExpiryWarning)), nil
+	}
+}
+
+const credsHelp = `
+Answers with a finished pull secret:
+
+    dockerconfigjson    base64 of the Docker config, for data: of a Secret of
+                        type kubernetes.io/dockerconfigjson
+    .dockerconfigjson   the same bytes, not encoded
+    registry, username, password
+                        where the pull secret holds one registry
+    expires_at          where it is known
+
+creds/<role>/kubernetes has only .dockerconfigjson, creds/<role>/docker only
+config.json. There is no lease. The same role gives the same bytes until it is
+changed.
+`

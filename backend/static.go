@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+
+	"vault-plugin-secrets-regcred/backend/dockerconfig"
+)
+
+// staticRole is a role that holds its own credentials.
+type staticRole struct {
+	Docker dockerconfig.Config
+
+	// ExpiresAt is when the credentials stop working at the registry; zero
+	// where that is not known.
+	ExpiresAt time.Time
+}
+
+// staticFields are the fields of roles/<role> that make a role static.
+func staticFields() map[string]*framework.FieldSchema {
+	return map[string]*framework.FieldSchema{
+		"registry": {
+			Type:        framework.TypeString,
+			Description: "Registry as in image names: a host, host:port or host/path, or any name or URL of Docker Hub.",
+		},
+		"hostname": {
+			Type:        framework.TypeString,
+			Description: "Means the same as registry, so that the secret of a KV engine is accepted as it is.",
+		},
+		"username": {
+			Type:        framework.TypeString,
+			Description: "User name at the registry.",
+		},
+		"password": {
+			Type:         framework.TypeString,
+			Description:  "Password or token at the registry. One trailing newline is removed.",
+			DisplayAttrs: &framework.DisplayAttributes{Sensitive: true},
+		},
+		"email": {
+			Type:        framework.TypeString,
+			Description: "Optional email; it appears in the pull secret only when set.",
+		},
+		"dockerconfigjson": {
+			Type:         framework.TypeString,
+			Description:  "Instead of the fields above: a whole Docker config, as JSON or base64 of it, with any number of registries.",
+			DisplayAttrs: &framework.DisplayAttributes{Sensitive: true, EditType: "textarea"},
+		},
+		"expires_at": {
+			Type:        framework.TypeString,
+			Description: "When the credential stops working at the registry, as RFC 3339, such as 2027-01-31T00:00:00Z. Reads warn before. Empty: not known.",
+		},
+	}
+}
+
+// applyStatic returns the role as the write makes it, and what the caller should
+// know about it. old is nil for a new role; the fields that the write does not
+// name stay as they are there.
+func (in input) applyStatic(old *staticRole, now time.Time) (*staticRole, []string, error) {
+	role := &staticRole{}
+	if old != nil {
+		*role = *old
+	}
+	var warnings []string
+	var err error
+	switch single := in.has("registry", "hostname", "username", "password", "email"); {
+	case in.has("dockerconfigjson") && single:
+		return nil, nil, refusef("dockerconfigjson: holds registry, username, password and email already; leave those fields out")
+	case in.has("dockerconfigjson"):
+		role.Docker, warnings, err = dockerconfig.Parse(in.text("dockerconfigjson"))
+		if err != nil {
+			return nil, nil, refuse(fieldError("dockerconfigjson", err))
+		}
+		warnings = fieldWarnings("dockerconfigjson", warnings)
+	case single || old == nil:
+		role.Docker, warnings, err = in.applyCredential(role.Docker.Credentials())
+		if err != nil {
+			return nil, nil, err
+		}
+	}
+
+	if in.has("expires_at") {
+		if role.ExpiresAt, err = parseExpiry(in.text("expires_at")); err != nil {
+			return nil, nil, refuse(fieldError("expires_at", err))
+		}
+		if !role.ExpiresAt.IsZero() && !role.ExpiresAt.After(now) {
+			warnings = append(warnings, fmt.Sprintf("expires_at: %s has passed already", formatTime(role.ExpiresAt)))
+		}
+	} else if in.has("password", "dockerconfigjson") && !role.ExpiresAt.IsZero() {
+		warnings = append(warnings, fmt.Sprintf("expires_at: stays %s; write it too if the new password expires at another time", formatTime(role.ExpiresAt)))
+	}
+	return role, warnings, nil
+}
+
+// applyCredential applies the fields of a single credential to the role's, of
+// which a new role has none.
+func (in input) applyCredential(old []dockerconfig.Credential) (dockerconfig.Config, []string, error) {
+	var c dockerconfig.Credential
+	switch len(old) {
+	case 0:
+		if err := in.checkComplete(); err != nil {
+			return dockerconfig.Config{}, nil, err
+		}
+	case 1:
+		c = old[0]
+	default:
+		return dockerconfig.Config{}, nil, refusef("this role holds %d registries, so that registry, username, password and email are not clear; write the whole dockerconfigjson", len(old))
+	}
+
+	var warnings []string
+	var err error
+	if in.has("registry", "hostname") {
+		if c.Registry, warnings, err = in.registry(); err != nil {
+			return dockerconfig.Config{}, nil, refuse(err)
+		}
+	}
+	if in.has("username") {
+		if c.Username, err = dockerconfig.ParseUsername(in.text("username")); err != nil {
+			return dockerconfig.Config{}, nil, refuse(fieldError("username", err))
+		}
+	}
+	if in.has("password") {
+		var changed []string
+		if c.Password, changed, err = dockerconfig.ParsePassword(in.text("password")); err != nil {
+			return dockerconfig.Config{}, nil, refuse(fieldError("password", err))
+		}
+		warnings = append(warnings, fieldWarnings("password", changed)...)
+	}
+	if in.has("email") {
+		if c.Email, err = dockerconfig.ParseEmail(in.text("email")); err != nil {
+			return dockerconfig.Config{}, nil, refuse(fieldError("email", err))
+		}
+	}
+	docker, err := dockerconfig.New(c)
+	if err != nil {
+		return dockerconfig.Config{}, nil, refuse(err)
+	}
+	return docker, warnings, nil
+}
+
+// checkComplete refuses a new role that lacks a field, naming all it lacks.
+func (in input) checkComplete() error {
+	var missing []string
+	if !in.has("registry", "hostname") {
+		missing = append(missing, "registry")
+	}
+	for _, field := range []string{"username", "password"} {
+		if !in.has(field) {
+			missing = append(missing, field)
+		}
+	}
+	if missing == nil {
+		return nil
+	}
+	return refusef("missing %s: a new role needs registry, username and password, or dockerconfigjson", strings.Join(missing, ", "))
+}
+
+// registry reads the field that has two names.
+func (in input) registry() (dockerconfig.Key, []string, error) {
+	field := "registry"
+	if !in.has(field) {
+		field = "hostname"
+	}
+	key, warnings, err := dockerconfig.ParseKey(in.text(field))
+	if err != nil {
+		return "", nil, fieldError(field, err)
+	}
+	if in.has("registry") && in.has("hostname") {
+		if other, _, err := dockerconfig.ParseKey(in.text("hostname")); err != nil || other != key {
+			return "", nil, errors.New("registry and hostname: mean the same and have different values; keep one of them")
+		}
+	}
+	return key, fieldWarnings(field, warnings), nil
+}
+
+func parseExpiry(text string) (time.Time, error) {
+	if text == "" {
+		return time.Time{}, nil
+	}
+	at, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		return time.Time{}, errors.New("must be a time as in RFC 3339, such as 2027-01-31T00:00:00Z")
+	}
+	return at, nil
+}
+
+// expiryWarnings warns of credentials that have stopped working at the
+// registry, or will within the given time.
+func expiryWarnings(name string, expiresAt, now time.Time, within time.Duration) []string {
+	left := expiresAt.Sub(now)
+	switch {
+	case expiresAt.IsZero() || left > within:
+		return nil
+	case left <= 0:
+		return []string{fmt.Sprintf("the credential of role %q expired at %s; write a new password and expires_at to roles/%s", name, formatTime(expiresAt), name)}
+	}
+	return []string{fmt.Sprintf("the credential of role %q expires at %s, in %s; write a new password and expires_at to roles/%s", name, formatTime(expiresAt), inWords(left), name)}
+}
+
+// inWords rounds down to what a person plans with.
+func inWords(d time.Duration) string {
+	switch {
+	case d >= 48*time.Hour:
+		return fmt.Sprintf("%d days", int(d.Hours())/24)
+	case d >= 2*time.Hour:
+		return fmt.Sprintf("%d hours", int(d.Hours()))
+	case d >= 2*time.Minute:
+		return fmt.Sprintf("%d minutes", int(d.Minutes()))
+	}
+	return "less than two minutes"
+}

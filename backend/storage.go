@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"github.com/hashicorp/vault/sdk/logical"
+)
+
+// schemaVersion is written into every stored entry. It grows when an older
+// plugin could not read, or would misread, what this one writes.
+const schemaVersion = 1
+
+// unprintable is embedded in stored structs that hold secrets: formatting them
+// with any verb gives "[redacted]".
+type unprintable struct{}
+
+// Format implements [fmt.Formatter].
+func (unprintable) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "[redacted]") }
+
+// getEntry reads the entry under key into stored, a pointer to a struct whose
+// field for the schema version is version. It reports whether there is one.
+func getEntry(ctx context.Context, storage logical.Storage, key string, stored any, version *int) (bool, error) {
+	entry, err := storage.Get(ctx, key)
+	if err != nil {
+		return false, fmt.Errorf("reading %s: %w", key, err)
+	}
+	if entry == nil {
+		return false, nil
+	}
+	if err := entry.DecodeJSON(stored); err != nil {
+		return false, fmt.Errorf("reading %s: the stored entry is damaged", key) // err may quote a secret
+	}
+	if *version < 1 || *version > schemaVersion {
+		return false, fmt.Errorf("reading %s: the stored entry has schema version %d and this plugin knows up to %d; run the newer plugin that wrote it", key, *version, schemaVersion)
+	}
+	return true, nil
+}
+
+func putEntry(ctx context.Context, storage logical.Storage, key string, stored any) error {
+	entry, err := logical.StorageEntryJSON(key, stored)
+	if err != nil {
+		return fmt.Errorf("writing %s: the entry cannot be encoded", key) // err may quote a secret
+	}
+	if err := storage.Put(ctx, entry); err != nil {
+		return fmt.Errorf("writing %s: %w", key, err)
+	}
+	return nil
+}

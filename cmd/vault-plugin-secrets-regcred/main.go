@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: MPL-2.0
+
+// Command vault-plugin-secrets-regcred is the regcred secrets engine as a
+// plugin of HashiCorp Vault or OpenBao, which starts it. Run by hand it can
+// only tell its version.
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/vault/api"
+	"github.com/hashicorp/vault/sdk/plugin"
+
+	"vault-plugin-secrets-regcred/backend"
+)
+
+// version is set by the build: -ldflags="-X main.version=v1.2.3". Vault takes
+// only semantic versions with a leading "v".
+var version = "v0.0.0-dev"
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		hclog.New(&hclog.LoggerOptions{Name: "regcred"}).Error("plugin stops", "error", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string) error {
+	// The flags are those with which a Vault before 1.12 starts a plugin, for
+	// TLS back to itself; a newer one uses AutoMTLS and none of them.
+	apiMeta := &api.PluginAPIClientMeta{}
+	flags := apiMeta.FlagSet()
+	showVersion := flags.Bool("version", false, "print the version and exit")
+	if err := flags.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return nil
+		}
+		return err
+	}
+	if *showVersion {
+		fmt.Println(version)
+		return nil
+	}
+	return plugin.ServeMultiplex(&plugin.ServeOpts{
+		BackendFactoryFunc: backend.Factory(version),
+		TLSProviderFunc:    api.VaultPluginTLSProvider(apiMeta.GetTLSConfig()),
+	})
+}

@@ -81,12 +81,9 @@ func (b *backend) HandleExistenceCheck(ctx context.Context, req *logical.Request
 // HandleRequest implements [logical.Backend]. It refuses bad fields before the
 // framework sees them, for all paths in one place.
 func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (*logical.Response, error) {
-	switch req.Operation {
-	case logical.CreateOperation, logical.UpdateOperation, logical.PatchOperation:
-		if path := b.Route(req.Path); path != nil {
-			if err := checkFields(path.Fields, req.Data); err != nil {
-				return logical.ErrorResponse(err.Error()), nil
-			}
+	if path := b.Route(req.Path); path != nil && path.Operations[req.Operation] != nil {
+		if err := checkFields(path.Fields, req); err != nil {
+			return logical.ErrorResponse(err.Error()), nil
 		}
 	}
 	return b.Backend.HandleRequest(ctx, req)

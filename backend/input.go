@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
 )
 
 const (
@@ -30,6 +31,9 @@ const (
 
 	// maxQuotedField is how much of an unknown field's name an error repeats.
 	maxQuotedField = 64
+
+	// maxQuotedFields is how many of them it names.
+	maxQuotedFields = 5
 )
 
 var validName = regexp.MustCompile(`^\w([\w.-]*\w)?$`)
@@ -42,22 +46,30 @@ func checkName(name string) error {
 	return nil
 }
 
-// checkFields refuses fields that the path does not have, so that a misspelt
-// name never stores less than was meant, and values that the framework would
-// silently turn into some other text or repeat in an error.
-func checkFields(schema map[string]*framework.FieldSchema, data map[string]any) error {
+// checkFields refuses values that the framework would silently turn into some
+// other text or repeat in an error, and, in a write, fields that the path does
+// not have, so that a misspelt name never stores less than was meant.
+func checkFields(schema map[string]*framework.FieldSchema, req *logical.Request) error {
 	var unknown []string
 	size := 0
-	for _, name := range slices.Sorted(maps.Keys(data)) {
+	for _, name := range slices.Sorted(maps.Keys(req.Data)) {
 		field, known := schema[name]
 		if !known || name == roleField { // the role's name is in the path
 			unknown = append(unknown, fmt.Sprintf("%.*q", maxQuotedField, name))
 			continue
 		}
-		size += sizeOf(data[name])
-		if err := checkType(name, field.Type, data[name]); err != nil {
+		size += sizeOf(req.Data[name])
+		if err := checkType(name, field.Type, req.Data[name]); err != nil {
 			return err
 		}
+	}
+	switch req.Operation {
+	case logical.CreateOperation, logical.UpdateOperation, logical.PatchOperation:
+	default:
+		return nil // the framework warns of unknown fields
+	}
+	if len(unknown) > maxQuotedFields {
+		unknown = append(unknown[:maxQuotedFields], fmt.Sprintf("and %d more", len(unknown)-maxQuotedFields))
 	}
 	if unknown != nil {
 		return fmt.Errorf("unknown field %s; the fields are: %s", strings.Join(unknown, ", "), strings.Join(writable(schema), ", "))
@@ -77,9 +89,15 @@ func checkType(name string, fieldType framework.FieldType, value any) error {
 	switch fieldType {
 	case framework.TypeString:
 		switch value.(type) {
-		case nil, string, json.Number:
+		case nil, string:
+		case float64, json.Number:
+			return fmt.Errorf("%s: must be a string; put the number in quotes, or its digits may change on the way from Vault to the plugin", name)
 		default:
 			return fmt.Errorf("%s: must be a string, not a JSON object, list, true or false", name)
+		}
+	case framework.TypeCommaStringSlice:
+		if !isTextOrList(value) {
+			return fmt.Errorf("%s: must be a list of strings, or one string with commas", name)
 		}
 	case framework.TypeDurationSecond:
 		one := framework.FieldData{
@@ -91,6 +109,18 @@ func checkType(name string, fieldType framework.FieldType, value any) error {
 		}
 	}
 	return nil
+}
+
+// isTextOrList refuses what the framework would take for an empty list or turn
+// into some text.
+func isTextOrList(value any) bool {
+	switch value := value.(type) {
+	case nil, string:
+		return true
+	case []any:
+		return !slices.ContainsFunc(value, func(element any) bool { _, text := element.(string); return !text })
+	}
+	return false
 }
 
 func sizeOf(value any) int {

@@ -32,16 +32,17 @@ type role struct {
 // storedRole is a role as it stands in storage.
 type storedRole struct {
 	unprintable
-	SchemaVersion int             `json:"schema_version"`
-	Type          string          `json:"type"`
-	UpdatedAt     time.Time       `json:"updated_at"`
-	Docker        json.RawMessage `json:"dockerconfig"`
-	ExpiresAt     time.Time       `json:"expires_at,omitzero"`
+	SchemaVersion int       `json:"schema_version"`
+	Type          string    `json:"type"`
+	UpdatedAt     time.Time `json:"updated_at"`
+	// Docker is a pointer because fmt's %p prints a struct without asking it.
+	Docker    *json.RawMessage `json:"dockerconfig"`
+	ExpiresAt time.Time        `json:"expires_at,omitzero"`
 }
 
 // role returns nil where there is none of that name.
 func (b *backend) role(ctx context.Context, storage logical.Storage, name string) (*role, error) {
-	var stored storedRole
+	stored := storedRole{Docker: new(json.RawMessage)}
 	found, err := getEntry(ctx, storage, roleStoragePrefix+name, &stored, &stored.SchemaVersion)
 	if err != nil || !found {
 		return nil, err
@@ -49,7 +50,10 @@ func (b *backend) role(ctx context.Context, storage logical.Storage, name string
 	if stored.Type != typeStatic {
 		return nil, fmt.Errorf("role %q has the unknown type %q", name, stored.Type)
 	}
-	docker, err := dockerconfig.Decode(stored.Docker)
+	if stored.Docker == nil {
+		return nil, fmt.Errorf("role %q has no Docker config", name)
+	}
+	docker, err := dockerconfig.Decode(*stored.Docker)
 	if err != nil {
 		return nil, fmt.Errorf("role %q: %w", name, err)
 	}
@@ -60,11 +64,12 @@ func (b *backend) role(ctx context.Context, storage logical.Storage, name string
 }
 
 func (b *backend) putRole(ctx context.Context, storage logical.Storage, name string, r *role) error {
+	docker := json.RawMessage(r.Static.Docker.JSON())
 	return putEntry(ctx, storage, roleStoragePrefix+name, storedRole{
 		SchemaVersion: schemaVersion,
 		Type:          typeStatic,
 		UpdatedAt:     r.UpdatedAt,
-		Docker:        r.Static.Docker.JSON(),
+		Docker:        &docker,
 		ExpiresAt:     r.Static.ExpiresAt,
 	})
 }
@@ -179,7 +184,7 @@ func roleReadBackFields() map[string]*framework.FieldSchema {
 func (b *backend) roleExists(ctx context.Context, req *logical.Request, data *framework.FieldData) (bool, error) {
 	name := data.Get(roleField).(string)
 	if checkName(name) != nil {
-		return false, nil // the write itself says what is wrong
+		return false, nil //nolint:nilerr // the write itself says what is wrong
 	}
 	entry, err := req.Storage.Get(ctx, roleStoragePrefix+name)
 	return entry != nil, err
@@ -261,6 +266,13 @@ func (b *backend) deleteRole(ctx context.Context, req *logical.Request, data *fr
 	lock.Lock()
 	defer lock.Unlock()
 
+	existed, err := b.roleExists(ctx, req, data)
+	if err != nil {
+		return nil, fmt.Errorf("deleting role %q: %w", name, err)
+	}
+	if !existed {
+		return nil, nil
+	}
 	if err := req.Storage.Delete(ctx, roleStoragePrefix+name); err != nil {
 		return nil, fmt.Errorf("deleting role %q: %w", name, err)
 	}

@@ -183,7 +183,8 @@ func parseExpiry(text string) (time.Time, error) {
 		return time.Time{}, nil
 	}
 	at, err := time.Parse(time.RFC3339, text)
-	if err != nil {
+	at = at.UTC() // storage cannot hold every offset that Parse accepts
+	if err != nil || at.Year() < 1 || at.Year() > 9999 {
 		return time.Time{}, errors.New("must be a time as in RFC 3339, such as 2027-01-31T00:00:00Z")
 	}
 	return at, nil

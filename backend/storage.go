@@ -31,11 +31,12 @@ func getEntry(ctx context.Context, storage logical.Storage, key string, stored a
 	if entry == nil {
 		return false, nil
 	}
-	if err := entry.DecodeJSON(stored); err != nil {
-		return false, fmt.Errorf("reading %s: the stored entry is damaged", key) // err may quote a secret
-	}
-	if *version < 1 || *version > schemaVersion {
+	err = entry.DecodeJSON(stored)
+	if *version > schemaVersion { // it stands first, and what follows may have another type
 		return false, fmt.Errorf("reading %s: the stored entry has schema version %d and this plugin knows up to %d; run the newer plugin that wrote it", key, *version, schemaVersion)
+	}
+	if err != nil || *version < 1 {
+		return false, fmt.Errorf("reading %s: the stored entry is damaged", key) // err may quote a secret
 	}
 	return true, nil
 }

@@ -46,16 +46,20 @@ func ParsePassword(input string) (Secret, []string, error) {
 		password = strings.TrimSuffix(password, "\r")
 		warnings = []string{"its trailing newline was removed"}
 	}
-	switch {
-	case password == "":
-		return Secret{}, nil, errors.New("must not be empty; give the registry's password or token")
-	case strings.Contains(password, "\x00"):
-		return Secret{}, nil, errors.New("must not contain a NUL byte: Docker drops it")
-	}
-	if err := checkText(password); err != nil {
+	if err := checkPassword(password); err != nil {
 		return Secret{}, nil, err
 	}
 	return NewSecret(password), warnings, nil
+}
+
+func checkPassword(password string) error {
+	switch {
+	case password == "":
+		return errors.New("must not be empty; give the registry's password or token")
+	case strings.Contains(password, "\x00"):
+		return errors.New("must not contain a NUL byte: Docker drops it")
+	}
+	return checkText(password)
 }
 
 // ParseEmail checks the optional email.

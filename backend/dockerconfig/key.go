@@ -30,12 +30,13 @@ const (
 	maxHostLength = 253
 )
 
-// dockerHubHosts are the hosts that mean Docker Hub. Only image names with the
-// first are common; the others are those of its API and of its oldest client.
+// dockerHubHosts are the hosts that mean Docker Hub: as in image names, as its
+// oldest client and its API call it, and its web site's.
 var dockerHubHosts = map[string]bool{
 	dockerHubHost:          true,
 	"index.docker.io":      true,
 	"registry-1.docker.io": true,
+	"hub.docker.com":       true,
 }
 
 // ParseKey normalises a registry as people write it: a host with or without
@@ -106,6 +107,10 @@ func checkKeyText(input string) error {
 		return errors.New("must not contain '@': give only the registry, such as registry.example.com, without user name, password or image digest")
 	case strings.ContainsAny(input, "?#"):
 		return errors.New("must not contain a query or a fragment ('?', '#'); give only the registry, such as registry.example.com")
+	case strings.ContainsFunc(input, func(r rune) bool { return r > unicode.MaxASCII }):
+		// Lower case would make ASCII letters of some, such as k of the Kelvin
+		// sign, and so turn a look-alike into the registry that it looks like.
+		return errors.New("must not contain letters other than a to z, such as registry.example.com; write an international domain name in its xn-- form")
 	}
 	return nil
 }
@@ -125,19 +130,16 @@ func cutScheme(input string) (string, error) {
 // checkHost accepts what an image name can have in front of its first slash,
 // and '*' within it.
 func checkHost(hostport string) error {
-	host, port, hasPort := hostport, "", false
+	host, port, hasPort := strings.Cut(hostport, ":")
 	if end := strings.LastIndexByte(hostport, ']'); strings.HasPrefix(hostport, "[") && end > 0 {
 		host, port = hostport[:end+1], hostport[end+1:]
-		if hasPort = port != ""; hasPort {
-			if port[0] != ':' {
-				return errors.New("must have nothing but a port behind the IPv6 address, such as [::1]:5000")
-			}
-			port = port[1:]
+		if port, hasPort = strings.CutPrefix(port, ":"); !hasPort && port != "" {
+			return errors.New("must have nothing but a port behind the IPv6 address, such as [::1]:5000")
 		}
 		if addr, err := netip.ParseAddr(host[1:end]); err != nil || !addr.Is6() || addr.Zone() != "" || addr.Is4In6() {
 			return errors.New("must have a valid IPv6 address between the brackets, such as [::1]:5000")
 		}
-	} else if host, port, hasPort = strings.Cut(hostport, ":"); strings.Contains(port, ":") {
+	} else if strings.Contains(port, ":") {
 		return errors.New("must have an IPv6 address in brackets, such as [::1]:5000")
 	}
 
@@ -150,8 +152,8 @@ func checkHost(hostport string) error {
 	if hasPort && !validPort(port) {
 		return errors.New("must have a port from 1 to 65535 behind the ':', such as registry.example.com:5000; an image's tag does not belong here")
 	}
-	named, err := reference.WithName(strings.ReplaceAll(hostport, "*", "x") + "/x")
-	if err != nil || reference.Domain(named) != strings.ReplaceAll(hostport, "*", "x") {
+	literal := strings.ReplaceAll(hostport, "*", "x")
+	if named, err := reference.WithName(literal + "/x"); err != nil || reference.Domain(named) != literal {
 		return errors.New("must have a host of letters, digits, '-' and '.', as in image names, such as registry.example.com; write an international domain name in its xn-- form")
 	}
 	return nil
@@ -198,10 +200,17 @@ func keyWarnings(input string, key Key) []string {
 	}
 	host, path := key.Host(), key.Path()
 	if path != "" {
-		warnings = append(warnings, fmt.Sprintf("%q is limited to a path: kubelet matches it as a plain string prefix (%s-other too), podman and skopeo path by path, and Docker takes the credential for the whole host %s", key, path, host))
+		docker := "takes the credential for the whole host " + host
+		if host == dockerHubHost {
+			docker = "finds no credential for Docker Hub under it"
+		}
+		warnings = append(warnings, fmt.Sprintf("%q is limited to a path: kubelet matches it as a plain string prefix (%s-other too), podman and skopeo path by path, and Docker %s", key, path, docker))
 	}
 	if strings.Contains(host, "*") {
-		warnings = append(warnings, fmt.Sprintf("%q has a '*', which only kubelet matches (one '*' never reaches over a '.'); Docker, podman, skopeo and crane will find no credential under it", key))
+		warnings = append(warnings, fmt.Sprintf("%q has a '*', which only kubelet matches (one '*' never reaches over a '.'): it sends the credential to every such host that an image names; Docker, podman, skopeo and crane find none under it", key))
+	}
+	if strings.HasSuffix(host, "]") {
+		warnings = append(warnings, fmt.Sprintf("%q is an IPv6 address without a port, which kubelet never matches (it takes the brackets for a pattern); with a port, such as %s:5000, it does", key, host))
 	}
 	if !strings.ContainsAny(host, ".:*[") && host != "localhost" {
 		warnings = append(warnings, fmt.Sprintf("%q has neither a '.' nor a port, so image names cannot refer to it: %s/app means docker.io/%s/app", key, host, host))

@@ -25,8 +25,12 @@ func Parse(input string) (Config, []string, error) {
 	if err != nil {
 		return Config{}, nil, err
 	}
+	helped := usesHelper(top)
 	auths, found := find(top, "auths")
-	if !found {
+	switch {
+	case (!found || string(auths) == "null") && helped:
+		return Config{}, nil, errNoPassword
+	case !found:
 		return Config{}, nil, errors.New(`must have a member "auths" with an entry for each registry; a legacy .dockercfg goes inside it: {"auths": …}`)
 	}
 	entries, err := members(auths)
@@ -37,7 +41,6 @@ func Parse(input string) (Config, []string, error) {
 		return Config{}, nil, fmt.Errorf("must hold at most %d registries, not %d", MaxRegistries, len(entries))
 	}
 
-	helped := usesHelper(top)
 	if len(entries) == 0 {
 		if helped {
 			return Config{}, nil, errNoPassword
@@ -131,7 +134,7 @@ func parseEntry(key Key, value json.RawMessage, helped bool) (Credential, []stri
 	}
 	for _, name := range []string{"identitytoken", "registrytoken"} {
 		if texts[name] != "" {
-			return Credential{}, nil, fmt.Errorf(" holds no password but an %s, which kubelet ignores; write a user name and a password (or a token in place of the password)", name)
+			return Credential{}, nil, fmt.Errorf(" holds no password that kubelet could use: it ignores %s; write a user name and a password (or a token in place of the password)", name)
 		}
 	}
 
@@ -139,22 +142,23 @@ func parseEntry(key Key, value json.RawMessage, helped bool) (Credential, []stri
 	if err != nil {
 		return Credential{}, nil, err
 	}
-	if username == "" && password == "" && helped {
+	if password == "" && helped {
 		return Credential{}, nil, fmt.Errorf(" %w", errNoPassword)
 	}
-	c := Credential{Registry: key}
+	c := Credential{Registry: key, Password: NewSecret(password)}
 	if c.Username, err = ParseUsername(username); err != nil {
 		return Credential{}, nil, fmt.Errorf(".username: %w", err)
 	}
-	var warnings []string
-	if c.Password, warnings, err = ParsePassword(password); err != nil {
+	// Unlike a password that comes from a file, this one says where it ends.
+	if err = checkPassword(password); err != nil {
 		return Credential{}, nil, fmt.Errorf(".password: %w", err)
-	}
-	for i, w := range warnings {
-		warnings[i] = ".password: " + w
 	}
 	if c.Email, err = ParseEmail(texts["email"]); err != nil {
 		return Credential{}, nil, fmt.Errorf(".email: %w", err)
+	}
+	var warnings []string
+	if strings.HasSuffix(password, "\n") {
+		warnings = append(warnings, ".password: ends with a newline, which is kept; hardly any registry has such a password")
 	}
 	for _, w := range leftOut(fields, "username", "password", "email", "auth", "identitytoken", "registrytoken", "serveraddress") {
 		warnings = append(warnings, ": "+w)

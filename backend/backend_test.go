@@ -1,0 +1,595 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/helper/consts"
+	"github.com/hashicorp/vault/sdk/helper/testhelpers/schema"
+	"github.com/hashicorp/vault/sdk/logical"
+)
+
+const (
+	// marker stands in every secret of these tests, and nowhere else. Every
+	// answer, error, log line and event is searched for it.
+	marker   = "S3cr3t-Marker"
+	password = marker + `<&>"\é1`
+)
+
+// noon is what the clock of the engines under test shows.
+var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+type fields = map[string]any
+
+// engine is a mount, driven as Vault drives it.
+type engine struct {
+	*backend
+	t       testing.TB
+	storage logical.Storage
+	events  *logical.MockEventSender
+}
+
+func newEngine(t testing.TB, change ...func(*logical.BackendConfig)) *engine {
+	t.Helper()
+	e := &engine{t: t, storage: &logical.InmemStorage{}, events: logical.NewMockEventSender()}
+	var log bytes.Buffer
+	conf := &logical.BackendConfig{
+		Logger:       hclog.New(&hclog.LoggerOptions{Level: hclog.Trace, Output: &log}),
+		System:       &logical.StaticSystemView{PluginEnvironment: &logical.PluginEnvironment{VaultVersion: "1.21.0"}},
+		StorageView:  e.storage,
+		EventsSender: e.events,
+	}
+	for _, c := range change {
+		c(conf)
+	}
+	made, err := Factory("v1.2.3")(t.Context(), conf)
+	if err != nil {
+		t.Fatalf("Factory: %v", err)
+	}
+	e.backend = made.(*backend)
+	e.now = func() time.Time { return noon }
+	t.Cleanup(func() {
+		checkHoldsNoSecret(t, "the log", log.String())
+		checkHoldsNoSecret(t, "the events", fmt.Sprint(e.events.Events))
+	})
+	return e
+}
+
+// request sends data as Vault does: as JSON whose numbers keep their text, and
+// an update of what does not exist as a create. Every answer is held against
+// its response schema, and all but pull secrets searched for secrets.
+func (e *engine) request(op logical.Operation, path string, data fields) (*logical.Response, error) {
+	e.t.Helper()
+	req := &logical.Request{Operation: op, Path: path, Data: overJSON(e.t, data), Storage: e.storage}
+	if op == logical.UpdateOperation {
+		checked, exists, err := e.HandleExistenceCheck(e.t.Context(), req)
+		checkHoldsNoSecret(e.t, "the error of the existence check of "+path, err)
+		if err != nil {
+			return nil, err
+		}
+		if checked && !exists {
+			req.Operation = logical.CreateOperation
+		}
+	}
+	resp, err := e.HandleRequest(e.t.Context(), req)
+	checkHoldsNoSecret(e.t, fmt.Sprintf("the error of %s %s", op, path), err)
+	if !strings.HasPrefix(path, "creds/") || resp != nil && resp.IsError() {
+		checkHoldsNoSecret(e.t, fmt.Sprintf("the answer to %s %s", op, path), resp)
+	}
+	if resp != nil {
+		checkHoldsNoSecret(e.t, fmt.Sprintf("the warnings of %s %s", op, path), resp.Warnings)
+		if resp.Secret != nil || resp.Auth != nil {
+			e.t.Errorf("%s %s has a lease", op, path)
+		}
+	}
+	if err == nil && (resp != nil && !resp.IsError() || resp == nil && writes(op)) {
+		e.checkSchema(req, resp)
+	}
+	return resp, err
+}
+
+func (e *engine) checkSchema(req *logical.Request, resp *logical.Response) {
+	e.t.Helper()
+	t, ok := e.t.(*testing.T)
+	if !ok {
+		return
+	}
+	route := e.Route(req.Path)
+	declared := schema.GetResponseSchema(t, route, req.Operation)
+	schema.ValidateResponse(t, declared, resp, true)
+	if resp != nil && declared.Fields == nil && len(resp.Data) > 0 {
+		t.Errorf("%s %s answers with data, and its schema has none: %v", req.Operation, req.Path, resp.Data)
+	}
+}
+
+func writes(op logical.Operation) bool {
+	return slices.Contains([]logical.Operation{logical.CreateOperation, logical.UpdateOperation, logical.PatchOperation, logical.DeleteOperation}, op)
+}
+
+// must is a request that succeeds.
+func (e *engine) must(op logical.Operation, path string, data fields) *logical.Response {
+	e.t.Helper()
+	resp, err := e.request(op, path, data)
+	if err != nil || resp != nil && resp.IsError() {
+		e.t.Fatalf("%s %s: want success, got response %v, error %v", op, path, resp, err)
+	}
+	return resp
+}
+
+func (e *engine) write(path string, data fields) *logical.Response {
+	e.t.Helper()
+	return e.must(logical.UpdateOperation, path, data)
+}
+
+func (e *engine) patch(path string, data fields) *logical.Response {
+	e.t.Helper()
+	return e.must(logical.PatchOperation, path, data)
+}
+
+// read returns the data of what is there.
+func (e *engine) read(path string) fields {
+	e.t.Helper()
+	resp := e.must(logical.ReadOperation, path, nil)
+	if resp == nil {
+		e.t.Fatalf("read %s: want data, got nothing (404)", path)
+	}
+	return resp.Data
+}
+
+func (e *engine) readWarnings(path string) []string {
+	e.t.Helper()
+	return e.must(logical.ReadOperation, path, nil).Warnings
+}
+
+// refused expects a write that is answered with status 400 and a sentence that
+// has all of the given parts, and that leaves no trace.
+func (e *engine) refused(op logical.Operation, path string, data fields, parts ...string) {
+	e.t.Helper()
+	before, sent := e.snapshot(), len(e.events.Events)
+	resp, err := e.request(op, path, data)
+	if err != nil || resp == nil || !resp.IsError() {
+		e.t.Errorf("%s %s: want an error response, got response %v, error %v", op, path, resp, err)
+		return
+	}
+	if status, _ := logical.RespondErrorCommon(&logical.Request{Operation: op}, resp, err); status != http.StatusBadRequest {
+		e.t.Errorf("%s %s: want status 400, got %d", op, path, status)
+	}
+	checkContains(e.t, resp.Error().Error(), parts...)
+	checkSame(e.t, "storage after a refusal", before, e.snapshot())
+	if len(e.events.Events) != sent {
+		e.t.Errorf("%s %s: a refusal sent an event", op, path)
+	}
+}
+
+// snapshot returns all that is stored.
+func (e *engine) snapshot() map[string]string {
+	e.t.Helper()
+	stored := map[string]string{}
+	err := logical.ScanView(context.Background(), logical.NewStorageView(e.storage, ""), func(key string) {
+		entry, err := e.storage.Get(context.Background(), key)
+		if err != nil || entry == nil {
+			e.t.Fatalf("reading %s: %v", key, err)
+		}
+		stored[key] = string(entry.Value)
+	})
+	if err != nil {
+		e.t.Fatalf("listing the storage: %v", err)
+	}
+	return stored
+}
+
+// store puts an entry there as another version of the plugin, or a fault, may
+// have left it.
+func (e *engine) store(key, value string) {
+	e.t.Helper()
+	if err := e.storage.Put(e.t.Context(), &logical.StorageEntry{Key: key, Value: []byte(value)}); err != nil {
+		e.t.Fatalf("storing %s: %v", key, err)
+	}
+}
+
+func overJSON(t testing.TB, data fields) fields {
+	t.Helper()
+	if data == nil {
+		return nil
+	}
+	encoded, err := json.Marshal(data)
+	if err != nil {
+		t.Fatalf("encoding the request: %v", err)
+	}
+	decoder := json.NewDecoder(bytes.NewReader(encoded))
+	decoder.UseNumber()
+	var decoded fields
+	if err := decoder.Decode(&decoded); err != nil {
+		t.Fatalf("decoding the request: %v", err)
+	}
+	return decoded
+}
+
+// secretForms are what gives the marker away: itself, and base64 of a text
+// that has it at any offset.
+var secretForms = func() []string {
+	forms := []string{marker}
+	for offset := range 3 {
+		encoded := base64.StdEncoding.EncodeToString([]byte(strings.Repeat("x", offset) + marker + "xxx"))
+		forms = append(forms, encoded[4:len(marker)*4/3-2])
+	}
+	return forms
+}()
+
+func checkHoldsNoSecret(t testing.TB, where string, value any) {
+	t.Helper()
+	if value == nil {
+		return
+	}
+	encoded, _ := json.Marshal(value)
+	text := fmt.Sprintf("%+v %s", value, encoded)
+	for _, form := range secretForms {
+		if _, after, found := strings.Cut(text, form); found {
+			t.Errorf("%s holds a secret, in front of %.100q", where, after)
+			return
+		}
+	}
+}
+
+func checkSame(t testing.TB, what string, want, got any) {
+	t.Helper()
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", what, diff)
+	}
+}
+
+func checkContains(t testing.TB, text string, parts ...string) {
+	t.Helper()
+	for _, part := range parts {
+		if !strings.Contains(text, part) {
+			t.Errorf("want a text with %q, got %q", part, text)
+		}
+	}
+}
+
+// checkWarnings expects exactly as many warnings as parts, each with its part.
+func checkWarnings(t testing.TB, got []string, parts ...string) {
+	t.Helper()
+	if len(got) != len(parts) {
+		t.Errorf("want %d warnings %q, got %q", len(parts), parts, got)
+		return
+	}
+	for i, part := range parts {
+		checkContains(t, got[i], part)
+	}
+}
+
+func warningsOf(resp *logical.Response) []string {
+	if resp == nil {
+		return nil
+	}
+	return resp.Warnings
+}
+
+func with(base, more fields) fields {
+	merged := maps.Clone(base)
+	maps.Copy(merged, more)
+	return merged
+}
+
+// samples are writes that every role and the config accept; operations below
+// them can then be tried.
+var samples = map[string]fields{
+	"roles/app": {"registry": "ghcr.io", "username": "me", "password": password, "email": "me@example.com", "expires_at": "2027-01-31T00:00:00Z"},
+	"config":    {"allowed_registries": "ghcr.io,*.example.com", "expiry_warning": "24h"},
+}
+
+func newSampledEngine(t testing.TB, change ...func(*logical.BackendConfig)) *engine {
+	t.Helper()
+	e := newEngine(t, change...)
+	for path, data := range samples {
+		e.write(path, data)
+	}
+	e.events.Events = nil
+	return e
+}
+
+// everyOperation calls do with each operation that the engine has, on a path
+// of an existing role; a create is tried as such.
+func everyOperation(t *testing.T, do func(t *testing.T, op logical.Operation, path string, properties framework.OperationProperties)) {
+	t.Helper()
+	e := newEngine(t)
+	e.Route("config") // anchors the patterns
+	parameter := regexp.MustCompile(`\(\?P<\w+>[^)]*\)`)
+	for _, p := range e.Paths {
+		path := strings.Trim(parameter.ReplaceAllString(p.Pattern, "app"), "^?$")
+		for op, handler := range p.Operations {
+			t.Run(fmt.Sprintf("%s %s", op, path), func(t *testing.T) { do(t, op, path, handler.Properties()) })
+		}
+	}
+}
+
+// direct is a request without what Vault does in front of it.
+func (e *engine) direct(op logical.Operation, path string) (*logical.Response, error) {
+	e.t.Helper()
+	req := &logical.Request{Operation: op, Path: path, Storage: e.storage}
+	if op != logical.DeleteOperation && writes(op) {
+		req.Data = overJSON(e.t, samples[path])
+	}
+	return e.HandleRequest(e.t.Context(), req)
+}
+
+// faultyStorage fails at one of the calls it gets, and counts them.
+type faultyStorage struct {
+	logical.Storage
+	calls  atomic.Int64
+	failAt int64
+}
+
+var errStorage = errors.New("the disk is on fire")
+
+func (s *faultyStorage) call() error {
+	if s.calls.Add(1) == s.failAt {
+		return errStorage
+	}
+	return nil
+}
+
+func (s *faultyStorage) Get(ctx context.Context, key string) (*logical.StorageEntry, error) {
+	if err := s.call(); err != nil {
+		return nil, err
+	}
+	return s.Storage.Get(ctx, key)
+}
+
+func (s *faultyStorage) Put(ctx context.Context, entry *logical.StorageEntry) error {
+	if err := s.call(); err != nil {
+		return err
+	}
+	return s.Storage.Put(ctx, entry)
+}
+
+func (s *faultyStorage) Delete(ctx context.Context, key string) error {
+	if err := s.call(); err != nil {
+		return err
+	}
+	return s.Storage.Delete(ctx, key)
+}
+
+func (s *faultyStorage) List(ctx context.Context, prefix string) ([]string, error) {
+	if err := s.call(); err != nil {
+		return nil, err
+	}
+	return s.Storage.List(ctx, prefix)
+}
+
+// A nil response would be a 404, on which sync tools delete the Secret.
+func TestEveryStorageFailureIsAnError(t *testing.T) {
+	everyOperation(t, func(t *testing.T, op logical.Operation, path string, _ framework.OperationProperties) {
+		for failAt := int64(1); ; failAt++ {
+			e := newSampledEngine(t)
+			before := e.snapshot()
+			faulty := &faultyStorage{Storage: e.storage, failAt: failAt}
+			e.storage = faulty
+			resp, err := e.direct(op, path)
+			calls := faulty.calls.Load()
+			e.storage = faulty.Storage
+			if calls < failAt { // none of them failed
+				if failAt == 1 {
+					t.Error("want use of the storage, got none")
+				}
+				return
+			}
+			if resp != nil || !errors.Is(err, errStorage) {
+				t.Errorf("storage call %d fails: want its error and no response, got %v and %v", failAt, err, resp)
+			}
+			checkSame(t, "storage after a failure", before, e.snapshot())
+			if len(e.events.Events) > 0 {
+				t.Errorf("storage call %d fails: want no event, got %v", failAt, e.events.Events)
+			}
+		}
+	})
+}
+
+func TestExistenceCheckReportsStorageFailure(t *testing.T) {
+	e := newSampledEngine(t)
+	for path := range samples {
+		req := &logical.Request{Operation: logical.CreateOperation, Path: path, Storage: &faultyStorage{Storage: e.storage, failAt: 1}}
+		if _, _, err := e.HandleExistenceCheck(t.Context(), req); !errors.Is(err, errStorage) {
+			t.Errorf("%s: want the storage's error, got %v", path, err)
+		}
+	}
+}
+
+func TestEveryOperationIsDescribed(t *testing.T) {
+	e := newEngine(t)
+	for _, p := range e.Paths {
+		if p.HelpSynopsis == "" || p.HelpDescription == "" {
+			t.Errorf("%s: want both help texts", p.Pattern)
+		}
+		if p.DisplayAttrs == nil || p.DisplayAttrs.OperationPrefix != operationPrefix {
+			t.Errorf("%s: want DisplayAttrs with the operation prefix %q, got %+v", p.Pattern, operationPrefix, p.DisplayAttrs)
+		}
+		if _, creates := p.Operations[logical.CreateOperation]; creates != (p.ExistenceCheck != nil) {
+			t.Errorf("%s: want an existence check exactly where it creates", p.Pattern)
+		}
+		checkFieldsDescribed(t, p.Pattern, p.Fields)
+		for op, handler := range p.Operations {
+			properties := handler.Properties()
+			if properties.Summary == "" || len(properties.Responses) == 0 {
+				t.Errorf("%s %s: want a summary and responses", op, p.Pattern)
+			}
+			for status, responses := range properties.Responses {
+				if len(responses) != 1 || responses[0].Description == "" {
+					t.Errorf("%s %s: want one described response for status %d, got %+v", op, p.Pattern, status, responses)
+				}
+				checkFieldsDescribed(t, fmt.Sprintf("%s %s", op, p.Pattern), responses[0].Fields)
+			}
+		}
+	}
+}
+
+func checkFieldsDescribed(t *testing.T, where string, schema map[string]*framework.FieldSchema) {
+	t.Helper()
+	secret := []string{"password", "dockerconfigjson", ".dockerconfigjson", "config.json"}
+	for name, field := range schema {
+		if field.Description == "" {
+			t.Errorf("%s: want a description of field %q", where, name)
+		}
+		if sensitive := field.DisplayAttrs != nil && field.DisplayAttrs.Sensitive; sensitive != slices.Contains(secret, name) {
+			t.Errorf("%s: field %q: sensitive is %v", where, name, sensitive)
+		}
+	}
+}
+
+func TestOpenAPIDocumentIsComplete(t *testing.T) {
+	e := newEngine(t)
+	resp, err := e.HandleRequest(t.Context(), &logical.Request{
+		Operation: logical.HelpOperation, Data: fields{"requestResponsePrefix": operationPrefix}, Storage: e.storage,
+	})
+	if err != nil {
+		t.Fatalf("help: %v", err)
+	}
+	checkContains(t, resp.Data["help"].(string), strings.TrimSpace(backendHelp))
+	got := map[string]string{}
+	for path, item := range resp.Data["openapi"].(*framework.OASDocument).Paths {
+		for verb, op := range map[string]*framework.OASOperation{"GET": item.Get, "POST": item.Post, "PATCH": item.Patch, "DELETE": item.Delete} {
+			if op != nil {
+				got[verb+" "+path] = op.OperationID
+			}
+		}
+	}
+	checkSame(t, "operation IDs", map[string]string{
+		"GET /config":                  "regcred-read-configuration",
+		"POST /config":                 "regcred-configure",
+		"DELETE /config":               "regcred-delete-configuration",
+		"GET /roles/":                  "regcred-list-roles",
+		"GET /roles/{role}":            "regcred-read-role",
+		"POST /roles/{role}":           "regcred-write-role",
+		"PATCH /roles/{role}":          "regcred-patch-role",
+		"DELETE /roles/{role}":         "regcred-delete-role",
+		"GET /creds/{role}":            "regcred-read-pull-secret",
+		"GET /creds/{role}/kubernetes": "regcred-read-kubernetes-pull-secret",
+		"GET /creds/{role}/docker":     "regcred-read-docker-config",
+	}, got)
+}
+
+func TestEngineReportsItsVersion(t *testing.T) {
+	checkSame(t, "version", logical.PluginVersion{Version: "v1.2.3"}, newEngine(t).PluginVersion())
+	checkSame(t, "type", logical.TypeLogical, newEngine(t).Type())
+}
+
+// Writes go to the active node of the primary, reads are answered everywhere.
+func TestOnlyWritesAreForwarded(t *testing.T) {
+	for name, state := range map[string]consts.ReplicationState{
+		"standby":   consts.ReplicationPerformanceStandby,
+		"secondary": consts.ReplicationPerformanceSecondary,
+	} {
+		t.Run(name, func(t *testing.T) {
+			everyOperation(t, func(t *testing.T, op logical.Operation, path string, _ framework.OperationProperties) {
+				active := newSampledEngine(t)
+				e := newEngine(t, func(conf *logical.BackendConfig) {
+					conf.System = &logical.StaticSystemView{ReplicationStateVal: state}
+				})
+				e.storage = active.storage
+				resp, err := e.direct(op, path)
+				if writes(op) {
+					if !errors.Is(err, logical.ErrReadOnly) {
+						t.Errorf("want ErrReadOnly, which Vault forwards on, got response %v, error %v", resp, err)
+					}
+				} else if err != nil || resp == nil || resp.IsError() {
+					t.Errorf("want an answer, got response %v, error %v", resp, err)
+				}
+			})
+		})
+	}
+}
+
+// An unsupported operation is one whatever its fields are.
+func TestNoOperationButThoseOfTheContract(t *testing.T) {
+	e := newSampledEngine(t)
+	for _, c := range []struct {
+		op   logical.Operation
+		path string
+		want error
+	}{
+		{logical.ListOperation, "creds/", logical.ErrUnsupportedPath},
+		{logical.ListOperation, "creds", logical.ErrUnsupportedPath},
+		{logical.ListOperation, "creds/app", logical.ErrUnsupportedOperation},
+		{logical.UpdateOperation, "creds/app", logical.ErrUnsupportedOperation},
+		{logical.PatchOperation, "config", logical.ErrUnsupportedOperation},
+		{logical.UpdateOperation, "roles/", logical.ErrUnsupportedOperation},
+		{logical.ReadOperation, "roles/", logical.ErrUnsupportedOperation},
+		{logical.ReadOperation, "roles/app/", logical.ErrUnsupportedPath},
+		{logical.ReadOperation, "creds/app/other", logical.ErrUnsupportedPath},
+		{logical.ReadOperation, "creds/app/kubernetes/", logical.ErrUnsupportedPath},
+		{logical.UpdateOperation, "", logical.ErrUnsupportedPath},
+	} {
+		resp, err := e.request(c.op, c.path, fields{"password": password})
+		if resp != nil || !errors.Is(err, c.want) {
+			t.Errorf("%s %q: want %v, got response %v, error %v", c.op, c.path, c.want, resp, err)
+		}
+	}
+}
+
+func TestConcurrentUpdatesOfDifferentFieldsLoseNone(t *testing.T) {
+	e := newEngine(t)
+	e.write("roles/app", samples["roles/app"])
+	e.storage = slowStorage{e.storage}
+	var writers sync.WaitGroup
+	for _, c := range []struct{ path, readPath, field, write, want string }{
+		{"roles/app", "creds/app", "registry", "r%d.example.com", "r%d.example.com"},
+		{"roles/app", "creds/app", "username", "u%d", "u%d"},
+		{"roles/app", "creds/app", "password", marker + "%d", marker + "%d"},
+		{"roles/app", "creds/app", "expires_at", "20%d-01-01T00:00:00Z", "20%d-01-01T00:00:00Z"},
+		{"roles/app", "roles/app", "email", "e%d@example.com", "e%d@example.com"},
+		{"config", "config", "allowed_registries", "*,r%d.example.com", "[* r%d.example.com]"},
+		{"config", "config", "expiry_warning", "%ds", "%d"},
+	} {
+		writers.Go(func() {
+			for i := 30; i < 60; i++ {
+				e.write(c.path, fields{c.field: fmt.Sprintf(c.write, i)})
+				want := fmt.Sprintf(c.want, i)
+				if got := fmt.Sprint(e.read(c.readPath)[c.field]); got != want {
+					t.Errorf("%s of %s: want %q after its write, got %q", c.field, c.path, want, got)
+				}
+			}
+		})
+	}
+	writers.Wait()
+}
+
+// slowStorage lets others run between a read and the write that follows it.
+type slowStorage struct{ logical.Storage }
+
+func (s slowStorage) Put(ctx context.Context, entry *logical.StorageEntry) error {
+	for range 10 {
+		runtime.Gosched()
+	}
+	return s.Storage.Put(ctx, entry)
+}
+
+func TestOnlyTheCallersMistakesAreAnswered(t *testing.T) {
+	resp, err := answer(refusef("no"))
+	checkSame(t, "the caller's mistake", logical.ErrorResponse("no"), resp)
+	if err != nil {
+		t.Errorf("want no error, got %v", err)
+	}
+	if resp, err := answer(errStorage); resp != nil || !errors.Is(err, errStorage) {
+		t.Errorf("want the error itself, got response %v, error %v", resp, err)
+	}
+}

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/hashicorp/vault/sdk/logical"
+)
+
+func TestEveryWriteSendsAnEvent(t *testing.T) {
+	type event struct {
+		Type     string
+		Metadata map[string]any
+	}
+	for _, c := range []struct {
+		op   logical.Operation
+		path string
+		data fields
+		want event
+	}{
+		{logical.UpdateOperation, "roles/new", samples["roles/app"], event{"regcred/role-write", fields{"path": "roles/new", "data_path": "creds/new", "operation": "create", "modified": "true"}}},
+		{logical.UpdateOperation, "roles/app", fields{"password": password}, event{"regcred/role-write", fields{"path": "roles/app", "data_path": "creds/app", "operation": "update", "modified": "true"}}},
+		{logical.PatchOperation, "roles/app", fields{"password": password}, event{"regcred/role-write", fields{"path": "roles/app", "data_path": "creds/app", "operation": "patch", "modified": "true"}}},
+		{logical.DeleteOperation, "roles/app", nil, event{"regcred/role-delete", fields{"path": "roles/app", "data_path": "creds/app", "operation": "delete", "modified": "true"}}},
+		{logical.UpdateOperation, "config", fields{"expiry_warning": 1}, event{"regcred/config-write", fields{"path": "config", "data_path": "config", "operation": "update", "modified": "true"}}},
+		{logical.DeleteOperation, "config", nil, event{"regcred/config-delete", fields{"path": "config", "data_path": "config", "operation": "delete", "modified": "true"}}},
+	} {
+		e := newSampledEngine(t)
+		e.must(c.op, c.path, c.data)
+		var got []event
+		for _, sent := range e.events.Events {
+			got = append(got, event{string(sent.Type), sent.Event.Metadata.AsMap()})
+		}
+		checkSame(t, string(c.op)+" "+c.path, []event{c.want}, got)
+	}
+}
+
+func TestReadsSendNoEvent(t *testing.T) {
+	e := newSampledEngine(t)
+	for _, path := range []string{"config", "roles/app", "creds/app"} {
+		e.read(path)
+	}
+	if len(e.events.Events) > 0 {
+		t.Errorf("want no event, got %v", e.events.Events)
+	}
+}
+
+type brokenSender struct{}
+
+func (brokenSender) SendEvent(context.Context, logical.EventType, *logical.EventData) error {
+	return errors.New("the bus is gone")
+}
+
+func TestWritesDoNotNeedTheEventBus(t *testing.T) {
+	for name, sender := range map[string]logical.EventSender{"broken": brokenSender{}, "none": nil} {
+		t.Run(name, func(t *testing.T) {
+			e := newSampledEngine(t, func(conf *logical.BackendConfig) { conf.EventsSender = sender })
+			e.must(logical.DeleteOperation, "roles/app", nil)
+			e.must(logical.DeleteOperation, "config", nil)
+			checkSame(t, "storage", map[string]string{}, e.snapshot())
+		})
+	}
+}

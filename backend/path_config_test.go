@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"testing"
+
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-regcred/backend/dockerconfig"
+)
+
+var defaultConfig = fields{"allowed_registries": []string{}, "expiry_warning": int64(1209600)}
+
+func TestConfigHasDefaults(t *testing.T) {
+	checkSame(t, "config", defaultConfig, newEngine(t).read("config"))
+}
+
+func TestConfigUpdateKeepsFieldsItDoesNotName(t *testing.T) {
+	e := newEngine(t)
+	for _, step := range []struct{ write, want fields }{
+		{fields{"expiry_warning": "1h"}, fields{"allowed_registries": []string{}, "expiry_warning": int64(3600)}},
+		{fields{"allowed_registries": []string{"ghcr.io", "docker.io"}}, fields{"allowed_registries": []string{"ghcr.io", "docker.io"}, "expiry_warning": int64(3600)}},
+		{fields{"expiry_warning": 90}, fields{"allowed_registries": []string{"ghcr.io", "docker.io"}, "expiry_warning": int64(90)}},
+		{fields{}, fields{"allowed_registries": []string{"ghcr.io", "docker.io"}, "expiry_warning": int64(90)}},
+		{fields{"allowed_registries": ""}, fields{"allowed_registries": []string{}, "expiry_warning": int64(90)}},
+		{fields{"expiry_warning": nil}, defaultConfig},
+		{fields{"allowed_registries": "*.example.com, [::1]:5000"}, fields{"allowed_registries": []string{"*.example.com", "[::1]:5000"}, "expiry_warning": int64(1209600)}},
+		{fields{"allowed_registries": nil}, defaultConfig},
+		{fields{"expiry_warning": 0}, fields{"allowed_registries": []string{}, "expiry_warning": int64(0)}},
+	} {
+		if resp := e.write("config", step.write); resp != nil {
+			t.Errorf("%v: want no response, got %v", step.write, resp)
+		}
+		checkSame(t, "config", step.want, e.read("config"))
+	}
+}
+
+func TestConfigSaysWhatItChanged(t *testing.T) {
+	e := newEngine(t)
+	resp := e.write("config", fields{"allowed_registries": "https://Ghcr.io/Team/,registry-1.docker.io,quay.io"})
+	checkWarnings(t, resp.Warnings,
+		`allowed_registries: stored as "ghcr.io/team"`,
+		`allowed_registries: stored as "docker.io"`)
+	checkSame(t, "config", fields{"allowed_registries": []string{"ghcr.io/team", "docker.io", "quay.io"}, "expiry_warning": int64(1209600)}, e.read("config"))
+}
+
+func TestDeletedConfigIsTheDefaultOne(t *testing.T) {
+	e := newSampledEngine(t)
+	for range 2 {
+		if resp := e.must(logical.DeleteOperation, "config", nil); resp != nil {
+			t.Errorf("want no response, got %v", resp)
+		}
+		checkSame(t, "config", defaultConfig, e.read("config"))
+	}
+}
+
+func TestConfigRefuses(t *testing.T) {
+	for name, c := range map[string]struct {
+		data fields
+		want string
+	}{
+		"negative":            {fields{"expiry_warning": -1}, "expiry_warning: must be a duration"},
+		"no duration":         {fields{"expiry_warning": "soon"}, "expiry_warning: must be a duration"},
+		"too long":            {fields{"expiry_warning": 18446744074}, "expiry_warning: must be a duration"},
+		"duration object":     {fields{"expiry_warning": fields{"a": 1}}, "expiry_warning: must be a duration"},
+		"path glob":           {fields{"allowed_registries": "ghcr.io/*"}, "allowed_registries: must not have '*' in its path"},
+		"empty":               {fields{"allowed_registries": "ghcr.io,,quay.io"}, "allowed_registries: must not be empty"},
+		"user info":           {fields{"allowed_registries": "me:" + marker + "@ghcr.io"}, "allowed_registries: must not contain '@'"},
+		"registries object":   {fields{"allowed_registries": fields{"a": marker}}, "allowed_registries: must be a list"},
+		"registries objects":  {fields{"allowed_registries": []any{fields{"a": marker}}}, "allowed_registries: must be a list"},
+		"empty object":        {fields{"allowed_registries": fields{}}, "allowed_registries: must be a list"},
+		"registries false":    {fields{"allowed_registries": false}, "allowed_registries: must be a list"},
+		"registries number":   {fields{"allowed_registries": 1}, "allowed_registries: must be a list"},
+		"unknown":             {fields{"allowed_registry": "ghcr.io"}, `unknown field "allowed_registry"; the fields are: allowed_registries, expiry_warning`},
+		"one good, one wrong": {fields{"expiry_warning": 5, "allowed_registries": "a b"}, "allowed_registries: must not contain white space"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			newEngine(t).refused(logical.UpdateOperation, "config", c.data, c.want)
+			newSampledEngine(t).refused(logical.UpdateOperation, "config", c.data, c.want)
+		})
+	}
+}
+
+func TestAllowedRegistries(t *testing.T) {
+	for _, c := range []struct {
+		pattern, registry string
+		want              bool
+	}{
+		{"", "anything.example.com", true},
+		{"ghcr.io", "ghcr.io", true},
+		{"ghcr.io", "ghcr.io/team", true},
+		{"ghcr.io", "ghcr.io:443", false},
+		{"ghcr.io", "ghcr.io.evil.com", false},
+		{"ghcr.io", "evil.com/ghcr.io", false},
+		{"ghcr.io", "xghcr.io", false},
+		{"ghcr.io", "*", false},
+		{"ghcr.io", "ghcr.*", false},
+		{"ghcr.io", "*.io", false},
+		{"ghcr.io/team", "ghcr.io", false},
+		{"ghcr.io/team", "ghcr.io/team", true},
+		{"ghcr.io/team", "ghcr.io/team/app", true},
+		{"ghcr.io/team", "ghcr.io/team-evil", false},
+		{"ghcr.io/team", "ghcr.io/other/team", false},
+		{"ghcr.io/team", "evil.com/team", false},
+		{"*.example.com", "a.example.com", true},
+		{"*.example.com", "a.b.example.com", true},
+		{"*.example.com", "a.example.com/team", true},
+		{"*.example.com", "*.example.com", true},
+		{"*.example.com", "example.com", false},
+		{"*.example.com", "a.example.com:5000", false},
+		{"*.example.com", "a.example.com.evil.com", false},
+		{"*.example.com", "evil.com/x.example.com", false},
+		{"*.example.com", "evilexample.com", false},
+		{"*.example.com", "*", false},
+		{"*.example.com", "*.com", false},
+		{"*.example.com:5000", "a.example.com:5000", true},
+		{"*.example.com:5000", "a.example.com", false},
+		{"*.example.com/team", "a.example.com/team", true},
+		{"*.example.com/team", "a.example.com/other", false},
+		{"reg-*.example.com", "reg-1.example.com", true},
+		{"reg-*.example.com", "evil.com/reg-1.example.com", false},
+		{"reg-*.example.com", "x.reg-1.example.com", false},
+		{"*", "any.example.com:5000/team", true},
+		{"[::1]:5000", "[::1]:5000", true},
+		{"[::1]:5000", "[::1]:5001", false},
+		{"docker.io", "https://index.docker.io/v1/", true},
+		{"registry-1.docker.io", "index.docker.io", true},
+		{"docker.io", "docker.io/team", true},
+		{"docker.io/team", "docker.io", false},
+		{"*.docker.io", "index.docker.io", false},
+		{"index.*", "docker.io", false},
+		{"https://index.docker.io/v1/", "docker.io.evil.com", false},
+	} {
+		var settings config
+		if c.pattern != "" {
+			settings.AllowedRegistries = []dockerconfig.Key{parseKey(t, c.pattern)}
+		}
+		if got := settings.allows(parseKey(t, c.registry)); got != c.want {
+			t.Errorf("allowed %q, registry %q: want %v, got %v", c.pattern, c.registry, c.want, got)
+		}
+	}
+}
+
+func parseKey(t *testing.T, text string) dockerconfig.Key {
+	t.Helper()
+	key, _, err := dockerconfig.ParseKey(text)
+	if err != nil {
+		t.Fatalf("ParseKey(%q): %v", text, err)
+	}
+	return key
+}
+
+func TestRolesOfOtherRegistriesAreRefused(t *testing.T) {
+	e := newSampledEngine(t)
+	const want = "is not among the allowed_registries"
+	docker := `{"auths":{"ghcr.io":{"username":"me","password":"` + marker + `"},"quay.io":{"username":"me","password":"` + marker + `"}}}`
+	for _, path := range []string{"roles/new", "roles/app"} {
+		e.refused(logical.UpdateOperation, path, with(samples["roles/app"], fields{"registry": "quay.io"}), `"quay.io"`, want)
+		e.refused(logical.UpdateOperation, path, fields{"dockerconfigjson": docker}, `"quay.io"`, want)
+	}
+	e.write("roles/new", with(samples["roles/app"], fields{"registry": "a.example.com"}))
+}
+
+func TestTightenedRegistriesCountAtOnce(t *testing.T) {
+	e := newSampledEngine(t)
+	e.write("config", fields{"allowed_registries": "quay.io"})
+	for _, path := range []string{"creds/app", "creds/app/kubernetes", "creds/app/docker"} {
+		e.refused(logical.ReadOperation, path, nil, `registry "ghcr.io" is not among the allowed_registries of this mount's config`)
+	}
+	checkWarnings(t, e.readWarnings("roles/app"), `creds/app is refused: registry "ghcr.io" is not among the allowed_registries`)
+	e.refused(logical.UpdateOperation, "roles/app", fields{"password": marker}, `"ghcr.io"`)
+
+	e.write("config", fields{"allowed_registries": ""})
+	checkSame(t, "user name", any("me"), e.read("creds/app")["username"])
+}

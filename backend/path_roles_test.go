@@ -1,0 +1,404 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+)
+
+var credential = fields{"registry": "ghcr.io", "username": "me", "password": password}
+
+// several is a Docker config of two registries, and what a role of it reads as.
+var (
+	several = `{"auths":{` +
+		`"quay.io":{"username":"bot","password":"` + marker + `","email":"bot@example.com"},` +
+		`"index.docker.io":{"auth":"` + base64.StdEncoding.EncodeToString([]byte("hub:"+marker)) + `"}}}`
+	severalReadBack = fields{
+		"type":       "static",
+		"registries": []string{"https://index.docker.io/v1/", "quay.io"},
+		"credentials": []map[string]any{
+			{"registry": "docker.io", "username": "hub"},
+			{"registry": "quay.io", "username": "bot", "email": "bot@example.com"},
+		},
+		"updated_at": "2026-03-01T12:00:00Z",
+	}
+)
+
+var appReadBack = fields{
+	"type":       "static",
+	"registries": []string{"ghcr.io"},
+	"registry":   "ghcr.io",
+	"username":   "me",
+	"email":      "me@example.com",
+	"expires_at": "2027-01-31T00:00:00Z",
+	"updated_at": "2026-03-01T12:00:00Z",
+}
+
+func without(base fields, names ...string) fields {
+	rest := with(base, nil)
+	for _, name := range names {
+		delete(rest, name)
+	}
+	return rest
+}
+
+func TestRoleReadsBackAllButItsPassword(t *testing.T) {
+	for name, c := range map[string]struct{ write, want fields }{
+		"all fields":     {samples["roles/app"], appReadBack},
+		"required ones":  {credential, without(appReadBack, "email", "expires_at")},
+		"Docker Hub":     {with(credential, fields{"registry": "https://index.docker.io/v1/"}), with(without(appReadBack, "email", "expires_at"), fields{"registry": "docker.io", "registries": []string{"https://index.docker.io/v1/"}})},
+		"Docker config":  {fields{"dockerconfigjson": several}, severalReadBack},
+		"base64 of it":   {fields{"dockerconfigjson": base64.StdEncoding.EncodeToString([]byte(several))}, severalReadBack},
+		"another zone":   {with(credential, fields{"expires_at": "2027-01-31T02:30:00.5+02:00"}), with(without(appReadBack, "email"), fields{"expires_at": "2027-01-31T00:30:00Z"})},
+		"a day's offset": {with(credential, fields{"expires_at": "2027-01-31T00:00:00+24:00"}), with(without(appReadBack, "email"), fields{"expires_at": "2027-01-30T00:00:00Z"})},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := newEngine(t)
+			e.write("roles/app", c.write)
+			checkSame(t, "role", c.want, e.read("roles/app"))
+		})
+	}
+}
+
+func TestUpdateKeepsFieldsItDoesNotName(t *testing.T) {
+	type state struct{ registry, username, password, email, expires string }
+	before := state{"ghcr.io", "me", password, "me@example.com", "2027-01-31T00:00:00Z"}
+	for field, c := range map[string]struct {
+		value string
+		want  state
+	}{
+		"registry":   {"quay.io", state{"quay.io", before.username, before.password, before.email, before.expires}},
+		"hostname":   {"quay.io", state{"quay.io", before.username, before.password, before.email, before.expires}},
+		"username":   {"you", state{before.registry, "you", before.password, before.email, before.expires}},
+		"password":   {marker + "2", state{before.registry, before.username, marker + "2", before.email, before.expires}},
+		"email":      {"", state{before.registry, before.username, before.password, "", before.expires}},
+		"expires_at": {"2028-01-01T00:00:00Z", state{before.registry, before.username, before.password, before.email, "2028-01-01T00:00:00Z"}},
+	} {
+		for _, op := range []logical.Operation{logical.UpdateOperation, logical.PatchOperation} {
+			t.Run(fmt.Sprintf("%s %s", op, field), func(t *testing.T) {
+				e := newEngine(t)
+				e.write("roles/app", samples["roles/app"])
+				e.now = func() time.Time { return noon.Add(time.Hour) }
+				e.must(op, "roles/app", fields{field: c.value})
+
+				docker := dockerJSON(t, c.want.registry, c.want.username, c.want.password, c.want.email)
+				checkSame(t, "pull secret", fields{
+					"registry": c.want.registry, "username": c.want.username, "password": c.want.password, "expires_at": c.want.expires,
+					".dockerconfigjson": docker, "dockerconfigjson": base64.StdEncoding.EncodeToString([]byte(docker)),
+				}, e.read("creds/app"))
+				checkSame(t, "updated_at", any("2026-03-01T13:00:00Z"), e.read("roles/app")["updated_at"])
+			})
+		}
+	}
+}
+
+// dockerJSON is what "kubectl create secret docker-registry" writes.
+func dockerJSON(t *testing.T, registry, username, password, email string) string {
+	t.Helper()
+	encoded, err := json.Marshal(map[string]any{"auths": map[string]any{registry: struct {
+		Username string `json:"username"`
+		Password string `json:"password"`
+		Email    string `json:"email,omitempty"`
+		Auth     string `json:"auth"`
+	}{username, password, email, base64.StdEncoding.EncodeToString([]byte(username + ":" + password))}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(encoded)
+}
+
+func TestPatchNeedsTheRole(t *testing.T) {
+	e := newEngine(t)
+	resp, err := e.request(logical.PatchOperation, "roles/app", credential)
+	var coded logical.HTTPCodedError
+	if !errors.As(err, &coded) || coded.Code() != http.StatusNotFound || resp != nil {
+		t.Fatalf("want a 404 error, got response %v, error %v", resp, err)
+	}
+	checkContains(t, err.Error(), `role "app" does not exist`)
+	checkSame(t, "storage", map[string]string{}, e.snapshot())
+}
+
+func TestNullRemovesOptionalFields(t *testing.T) {
+	for _, op := range []logical.Operation{logical.UpdateOperation, logical.PatchOperation} {
+		e := newSampledEngine(t)
+		e.must(op, "roles/app", fields{"email": nil, "expires_at": nil})
+		checkSame(t, "role", without(appReadBack, "email", "expires_at"), e.read("roles/app"))
+	}
+}
+
+func TestNullIsNoValueForRequiredFields(t *testing.T) {
+	e := newSampledEngine(t)
+	for _, field := range []string{"registry", "hostname", "username", "password", "dockerconfigjson"} {
+		e.refused(logical.PatchOperation, "roles/app", fields{field: nil}, field+": ", "empty")
+	}
+}
+
+func TestDeletedRoleIsGone(t *testing.T) {
+	e := newSampledEngine(t)
+	for range 2 { // a second delete finds nothing and is content
+		if resp := e.must(logical.DeleteOperation, "roles/app", nil); resp != nil {
+			t.Errorf("want no response, got %v", resp)
+		}
+		for _, path := range []string{"roles/app", "creds/app", "creds/app/kubernetes", "creds/app/docker"} {
+			if resp := e.must(logical.ReadOperation, path, nil); resp != nil {
+				t.Errorf("%s: want no response (404), got %v", path, resp)
+			}
+		}
+	}
+}
+
+func TestRolesAreListedByName(t *testing.T) {
+	e := newEngine(t)
+	checkSame(t, "no roles", fields{}, e.must(logical.ListOperation, "roles/", nil).Data)
+	for _, name := range []string{"b", "a.b-c", "B", "a_1"} {
+		e.write("roles/"+name, credential)
+	}
+	for _, path := range []string{"roles", "roles/"} {
+		checkSame(t, path, fields{"keys": []string{"B", "a.b-c", "a_1", "b"}}, e.must(logical.ListOperation, path, nil).Data)
+	}
+}
+
+func TestNamesDifferByCase(t *testing.T) {
+	e := newEngine(t)
+	e.write("roles/App", credential)
+	e.write("roles/app", with(credential, fields{"username": "you"}))
+	checkSame(t, "App", any("me"), e.read("creds/App")["username"])
+	checkSame(t, "app", any("you"), e.read("creds/app")["username"])
+}
+
+func TestBadNamesAreRefused(t *testing.T) {
+	e := newEngine(t)
+	for _, name := range []string{".", "..", "-a", "a-", ".a", "a.", "a..b", "a b", "a\n", "ä", "a%2fb", "a*", "+", strings.Repeat("a", maxNameLength+1)} {
+		for _, op := range []logical.Operation{logical.ReadOperation, logical.UpdateOperation, logical.PatchOperation, logical.DeleteOperation} {
+			e.refused(op, "roles/"+name, nil, "role: a name has at most 253 letters, digits and '_'")
+		}
+		e.refused(logical.ReadOperation, "creds/"+name, nil, "role: a name")
+	}
+	for _, name := range []string{"a", "_", "A.b-c_9", "a--b", strings.Repeat("a", maxNameLength)} {
+		e.write("roles/"+name, credential)
+		e.read("creds/" + name)
+	}
+}
+
+func TestHostnameMeansRegistry(t *testing.T) {
+	e := newEngine(t)
+	e.write("roles/app", fields{"hostname": "ghcr.io", "username": "me", "password": password})
+	checkSame(t, "role", without(appReadBack, "email", "expires_at"), e.read("roles/app"))
+
+	if resp := e.write("roles/app", fields{"hostname": "https://QUAY.io/", "registry": "quay.io"}); resp != nil {
+		t.Errorf("both names, one registry: want no warning, got %v", resp)
+	}
+	checkSame(t, "registry", any("quay.io"), e.read("roles/app")["registry"])
+
+	for _, hostname := range []any{"ghcr.io", "", nil, "a b"} {
+		e.refused(logical.UpdateOperation, "roles/app", fields{"registry": "quay.io", "hostname": hostname}, "registry and hostname: mean the same and have different values")
+	}
+	checkWarnings(t, e.write("roles/app", fields{"hostname": "Docker.io"}).Warnings, `hostname: stored as "https://index.docker.io/v1/"`)
+}
+
+func TestDockerConfigReplacesTheRole(t *testing.T) {
+	e := newEngine(t)
+	e.write("roles/app", credential)
+	resp := e.write("roles/app", fields{"dockerconfigjson": several})
+	checkWarnings(t, resp.Warnings, `dockerconfigjson: auths["index.docker.io"]: stored as "https://index.docker.io/v1/"`)
+	checkSame(t, "role of several", severalReadBack, e.read("roles/app"))
+
+	for _, field := range []string{"registry", "hostname", "username", "password", "email"} {
+		for _, op := range []logical.Operation{logical.UpdateOperation, logical.PatchOperation} {
+			e.refused(op, "roles/app", fields{field: "x.example.com" + marker}, "this role holds 2 registries", "write the whole dockerconfigjson")
+		}
+	}
+	e.write("roles/app", fields{"expires_at": "2027-01-31T00:00:00Z"})
+	checkSame(t, "role of several", with(severalReadBack, fields{"expires_at": "2027-01-31T00:00:00Z"}), e.read("roles/app"))
+
+	e.patch("roles/app", fields{"expires_at": nil, "dockerconfigjson": `{"auths":{"ghcr.io":{"username":"me","password":"` + marker + `"}}}`})
+	e.write("roles/app", fields{"email": "me@example.com"})
+	checkSame(t, "role of one", without(appReadBack, "expires_at"), e.read("roles/app"))
+	checkSame(t, "password", any(marker), e.read("creds/app")["password"])
+}
+
+func TestRoleRefuses(t *testing.T) {
+	docker := func(entry string) fields {
+		return fields{"dockerconfigjson": `{"auths":{"ghcr.io":` + entry + `}}`}
+	}
+	for name, c := range map[string]struct {
+		data fields // joined with a whole credential for a new role
+		want []string
+	}{
+		"empty registry":        {fields{"registry": ""}, []string{"registry: must not be empty"}},
+		"user info":             {fields{"registry": "https://me:" + marker + "@ghcr.io"}, []string{"registry: must not contain '@'"}},
+		"query":                 {fields{"registry": "ghcr.io?token=" + marker}, []string{"registry: must not contain a query"}},
+		"bad port":              {fields{"registry": "ghcr.io:" + marker}, []string{"registry: must have a port"}},
+		"bad scheme":            {fields{"registry": marker + "://ghcr.io"}, []string{"registry: must have no scheme"}},
+		"empty username":        {fields{"username": ""}, []string{"username: must not be empty"}},
+		"username with colon":   {fields{"username": "me:" + marker}, []string{"username: must not contain ':'"}},
+		"username with newline": {fields{"username": marker + "\n"}, []string{"username: must not contain control characters"}},
+		"empty password":        {fields{"password": ""}, []string{"password: must not be empty"}},
+		"only a newline":        {fields{"password": "\n"}, []string{"password: must not be empty"}},
+		"NUL":                   {fields{"password": marker + "\x00"}, []string{"password: must not contain a NUL"}},
+		"not UTF-8":             {fields{"password": marker + "\uFFFD"}, []string{"password: must be UTF-8"}},
+		"email with newline":    {fields{"email": marker + "\n"}, []string{"email: must not contain control characters"}},
+		"no time":               {fields{"expires_at": "tomorrow " + marker}, []string{"expires_at: must be a time as in RFC 3339, such as "}},
+		"date only":             {fields{"expires_at": "2027-01-31"}, []string{"expires_at: must be a time"}},
+		"number":                {fields{"password": 12345}, []string{"password: must be a string; put the number in quotes"}},
+		"impossible offset":     {fields{"expires_at": "2027-01-31T00:00:00+25:00"}, []string{"expires_at: must be a time"}},
+		"after year 9999":       {fields{"expires_at": "9999-12-31T23:59:59-12:00"}, []string{"expires_at: must be a time"}},
+		"before year 0":         {fields{"expires_at": "0000-01-01T00:00:00+12:00"}, []string{"expires_at: must be a time"}},
+		"both forms":            {fields{"dockerconfigjson": several, "password": marker}, []string{"dockerconfigjson: holds registry, username, password and email already"}},
+		"unknown field":         {fields{"pasword": marker}, []string{`unknown field "pasword"; the fields are: dockerconfigjson, email, expires_at, hostname, password, registry, username`}},
+		"unknown fields":        {fields{"z": marker, "a\n": marker}, []string{`unknown field "a\n", "z"`}},
+		"long unknown field":    {fields{strings.Repeat("a", 1000): 1}, []string{`unknown field "` + strings.Repeat("a", maxQuotedField) + `"; `}},
+		"role in the body":      {fields{"role": "app"}, []string{`unknown field "role"`}},
+		"too large":             {fields{"password": strings.Repeat("a", 700_000), "email": strings.Repeat("b", 700_000)}, []string{"the fields have ", " at most 1048576"}},
+		"one good, one bad":     {fields{"username": "you", "password": ""}, []string{"password: "}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := newSampledEngine(t)
+			for _, op := range []logical.Operation{logical.UpdateOperation, logical.PatchOperation} {
+				e.refused(op, "roles/app", c.data, c.want...)
+			}
+			e.refused(logical.UpdateOperation, "roles/new", with(credential, c.data), c.want...)
+		})
+	}
+	for name, c := range map[string]struct {
+		data fields
+		want []string
+	}{
+		"empty":               {fields{"dockerconfigjson": ""}, []string{"dockerconfigjson: must be a Docker config"}},
+		"text":                {fields{"dockerconfigjson": marker}, []string{"dockerconfigjson: must be a Docker config"}},
+		"base64 of text":      {fields{"dockerconfigjson": base64.StdEncoding.EncodeToString([]byte(marker))}, []string{"dockerconfigjson: must be"}},
+		"broken JSON":         {fields{"dockerconfigjson": `{"auths":{"ghcr.io":{"password":"` + marker}, []string{"dockerconfigjson: must be valid JSON"}},
+		"no auths":            {fields{"dockerconfigjson": `{"ghcr.io":{"password":"` + marker + `"}}`}, []string{`dockerconfigjson: must have a member "auths"`}},
+		"no registry":         {fields{"dockerconfigjson": `{"auths":{}}`}, []string{"dockerconfigjson: must hold at least one registry"}},
+		"helper":              {fields{"dockerconfigjson": `{"auths":{"ghcr.io":{}},"credsStore":"desktop"}`}, []string{`dockerconfigjson: auths["ghcr.io"] holds no password`}},
+		"identity token":      {docker(`{"identitytoken":"` + marker + `"}`), []string{`auths["ghcr.io"] holds no password that kubelet could use: it ignores identitytoken`}},
+		"no username":         {docker(`{"password":"` + marker + `"}`), []string{`auths["ghcr.io"].username: must not be empty`}},
+		"password is a list":  {docker(`{"username":"me","password":["` + marker + `"]}`), []string{`auths["ghcr.io"].password: must be a string`}},
+		"auth differs":        {docker(`{"username":"me","password":"` + marker + `","auth":"bWU6b3RoZXI="}`), []string{`auths["ghcr.io"].auth: must say the same`}},
+		"registry twice":      {fields{"dockerconfigjson": `{"auths":{"Ghcr.io":{"username":"a","password":"` + marker + `"},"ghcr.io/":{"username":"b","password":"` + marker + `"}}}`}, []string{`"Ghcr.io"`, `"ghcr.io/"`}},
+		"URL with password":   {fields{"dockerconfigjson": `{"auths":{"https://me:` + marker + `@ghcr.io":{"auth":""}}}`}, []string{"registry 1 of auths must not contain '@'"}},
+		"too many registries": {fields{"dockerconfigjson": manyRegistries(1001)}, []string{"dockerconfigjson: must hold at most 1000 registries, not 1001"}},
+		"too large":           {docker(`{"username":"me","password":"` + strings.Repeat("a", 600_000) + `"}`), []string{"dockerconfigjson: ", "Kubernetes' limit"}},
+	} {
+		t.Run("Docker config/"+name, func(t *testing.T) {
+			e := newSampledEngine(t)
+			e.refused(logical.UpdateOperation, "roles/app", c.data, c.want...)
+			e.refused(logical.PatchOperation, "roles/app", c.data, c.want...)
+			e.refused(logical.UpdateOperation, "roles/new", c.data, c.want...)
+		})
+	}
+}
+
+func manyRegistries(n int) string {
+	entries := make([]string, n)
+	for i := range entries {
+		entries[i] = fmt.Sprintf(`"r%d.example.com":{"username":"me","password":"%s"}`, i, marker)
+	}
+	return `{"auths":{` + strings.Join(entries, ",") + `}}`
+}
+
+func TestRoleHoldsThousandRegistries(t *testing.T) {
+	e := newEngine(t)
+	e.write("roles/app", fields{"dockerconfigjson": manyRegistries(1000)})
+	if got := len(e.read("roles/app")["registries"].([]string)); got != 1000 {
+		t.Errorf("want 1000 registries, got %d", got)
+	}
+}
+
+func TestNewRoleMustBeComplete(t *testing.T) {
+	e := newEngine(t)
+	for want, data := range map[string]fields{
+		"missing registry, username, password:": {},
+		"missing username, password:":           {"hostname": "ghcr.io"},
+		"missing registry, password:":           {"username": "me", "email": "me@example.com"},
+		"missing registry, username:":           {"password": password},
+		"missing password:":                     {"registry": "ghcr.io", "username": "me"},
+	} {
+		e.refused(logical.UpdateOperation, "roles/app", data, want)
+	}
+	e.refused(logical.UpdateOperation, "roles/app", fields{"expires_at": "2027-01-31T00:00:00Z"}, "missing registry, username, password:")
+}
+
+// Vault and the framework would put the value into an error.
+func TestValuesOfWrongTypeAreNotRepeated(t *testing.T) {
+	e := newSampledEngine(t)
+	for field := range staticFields() {
+		for _, value := range []any{fields{"value": marker}, []any{marker}, []any{marker, marker}, []any{[]any{marker}}, []any{}, fields{}, true, false} {
+			want := field + ": must be a string, not a JSON object, list, true or false"
+			e.refused(logical.UpdateOperation, "roles/app", fields{field: value}, want)
+			e.refused(logical.UpdateOperation, "roles/new", with(credential, fields{field: value}), want)
+			e.refused(logical.PatchOperation, "roles/app", fields{field: value}, want)
+			for _, op := range []logical.Operation{logical.ReadOperation, logical.DeleteOperation} {
+				resp, err := e.request(op, "roles/missing", fields{field: value})
+				checkHoldsNoSecret(t, string(op)+" with a bad "+field, []any{resp, err})
+			}
+		}
+	}
+}
+
+func TestWriteWarns(t *testing.T) {
+	for name, c := range map[string]struct {
+		data fields
+		want []string
+	}{
+		"nothing to say":        {fields{"username": "you"}, nil},
+		"normalised registry":   {fields{"registry": "https://Quay.io/v2/"}, []string{`registry: stored as "quay.io"`}},
+		"path":                  {fields{"registry": "ghcr.io/team"}, []string{`registry: "ghcr.io/team" is limited to a path`}},
+		"glob":                  {fields{"registry": "*.example.com"}, []string{`registry: "*.example.com" has a '*'`}},
+		"trailing newline":      {fields{"password": password + "\n", "expires_at": ""}, []string{"password: its trailing newline was removed"}},
+		"expiry stays":          {fields{"password": marker}, []string{"expires_at: stays 2027-01-31T00:00:00Z"}},
+		"expiry stays, too":     {fields{"dockerconfigjson": `{"auths":{"ghcr.io":{"username":"me","password":"x"}}}`}, []string{"expires_at: stays 2027-01-31T00:00:00Z"}},
+		"expiry comes, too":     {fields{"password": marker, "expires_at": "2028-01-31T00:00:00Z"}, nil},
+		"expired":               {fields{"expires_at": "2026-03-01T12:00:00Z"}, []string{"expires_at: 2026-03-01T12:00:00Z has passed already"}},
+		"just not expired":      {fields{"expires_at": "2026-03-01T12:00:01Z"}, nil},
+		"members with no place": {fields{"expires_at": "", "dockerconfigjson": `{"auths":{"ghcr.io":{"username":"me","password":"x","extra":"` + marker + `"}},"psFormat":"` + marker + `"}`}, []string{`dockerconfigjson: auths["ghcr.io"]: left out, because`, `dockerconfigjson: left out, because`}},
+		"all at once":           {fields{"hostname": "Quay.io/A", "password": marker + "\n"}, []string{"hostname: stored as", "hostname: ", "password: ", "expires_at: stays"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := newEngine(t)
+			e.write("roles/app", samples["roles/app"])
+			checkWarnings(t, warningsOf(e.write("roles/app", c.data)), c.want...)
+		})
+	}
+}
+
+func TestReadDuringWriteSeesOldOrNew(t *testing.T) {
+	e := newEngine(t)
+	write := func(i int) {
+		value := fmt.Sprintf("r%d.example.com", i)
+		e.write("roles/app", fields{"registry": value, "username": value, "password": value})
+	}
+	write(0)
+	done := make(chan struct{})
+	var readers sync.WaitGroup
+	for range 4 {
+		readers.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				got := e.read("creds/app")
+				if got["registry"] != got["username"] || got["username"] != got["password"] {
+					t.Errorf("want one write's values, got a mix: %v", got)
+				}
+			}
+		})
+	}
+	for i := range 200 {
+		write(i)
+	}
+	close(done)
+	readers.Wait()
+}

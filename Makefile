@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: MPL-2.0
+
+# The version that the plugin reports to Vault: semantic, with a leading "v".
+VERSION ?= v0.1.0-dev
+
+# Tests need cgo for the race detector only; nothing that is built does.
+export CGO_ENABLED ?= 0
+
+GO     ?= go
+PLUGIN := bin/vault-plugin-secrets-regcred
+TOOLS  := registry crane kubectl read-kubelet read-containers
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: build vault ## start a real Vault, read a pull secret from it, stop it again
+	@scripts/demo.sh
+
+.PHONY: dev
+dev: build vault ## the same Vault, left running, with what to type next
+	@scripts/dev.sh start
+
+.PHONY: dev-stop
+dev-stop: ## stop the Vault that "make dev" started
+	@scripts/dev.sh stop
+
+.PHONY: build
+build: ## the plugin, to bin/
+	@$(GO) build -trimpath -ldflags="-s -w -X main.version=$(VERSION)" -o $(PLUGIN) ./cmd/vault-plugin-secrets-regcred
+
+.PHONY: vault
+vault: ## a Vault to test with, to .bin/vault: $VAULT_BIN, or one on PATH, or built from source
+	@scripts/vault.sh
+
+.PHONY: test
+test: build vault tools ## unit tests, then the engine on a real Vault with real clients
+	CGO_ENABLED=1 $(GO) test -race -cover ./...
+	cd tests && CGO_ENABLED=1 $(GO) test -race -count=1 -timeout=20m ./...
+
+.PHONY: tools
+tools: $(TOOLS:%=.bin/%) skopeo ## what the tests need beside Vault, to .bin/
+
+.bin/registry .bin/crane: tests/tools/registry/go.sum
+.bin/kubectl: tests/tools/kubernetes/go.sum
+.bin/read-kubelet: tests/tools/kubernetes/go.sum tests/tools/kubernetes/read-kubelet/main.go
+.bin/read-containers: tests/tools/containers/go.sum tests/tools/containers/read-containers/main.go
+.bin/gofumpt .bin/golangci-lint: tests/tools/lint/go.sum
+.bin/%: scripts/tool.sh
+	@scripts/tool.sh $*
+
+.PHONY: skopeo
+skopeo:
+	@scripts/skopeo.sh
+
+.PHONY: lint
+lint: .bin/gofumpt .bin/golangci-lint ## formatting, go vet and golangci-lint
+	@unformatted=$$(.bin/gofumpt -l backend cmd tests); \
+		if [ -n "$$unformatted" ]; then echo "not formatted (make fmt mends it):"; echo "$$unformatted"; exit 1; fi
+	$(GO) vet ./...
+	.bin/golangci-lint run ./...
+	cd tests && $(GO) vet ./... && ../.bin/golangci-lint run ./...
+
+.PHONY: fmt
+fmt: .bin/gofumpt ## format the Go files
+	.bin/gofumpt -w backend cmd tests
+
+.PHONY: fuzz
+FUZZTIME ?= 30s
+fuzz: ## each fuzzer for $FUZZTIME
+	@CGO_ENABLED=1 scripts/fuzz.sh $(FUZZTIME)
+
+.PHONY: vulncheck
+vulncheck: ## known vulnerabilities in what the plugin is built from (asks vuln.go.dev)
+	$(GO) run golang.org/x/vuln/cmd/govulncheck@latest ./...
+
+.PHONY: clean
+clean: dev-stop ## remove what was built
+	rm -rf bin .bin .dev

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MPL-2.0
+#
+# Runs each fuzzer of the module for a while: scripts/fuzz.sh 30s
+. "$(dirname "$0")/lib.sh"
+
+[ $# = 1 ] || die "usage: scripts/fuzz.sh DURATION"
+grep -rn --include='*_test.go' -o '^func Fuzz[A-Za-z0-9_]*' backend | while IFS=: read -r file _ fuzzer; do
+  "${GO:-go}" test -run='^$' -fuzz="^${fuzzer#func }\$" -fuzztime="$1" "./$(dirname "$file")"
+done

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MPL-2.0
+#
+# Builds one of the programs that the tests or "make lint" need, from the Go
+# module that pins it: scripts/tool.sh kubectl
+. "$(dirname "$0")/lib.sh"
+
+small="-s -w"
+case ${1:-} in
+  registry)
+    go_build registry tests/tools/registry -ldflags="$small -X github.com/distribution/distribution/v3/version.version=v3.1.2" \
+      github.com/distribution/distribution/v3/cmd/registry
+    ;;
+  crane) go_build crane tests/tools/registry -ldflags="$small" github.com/google/go-containerregistry/cmd/crane ;;
+  kubectl)
+    go_build kubectl tests/tools/kubernetes -ldflags="$small -X k8s.io/component-base/version.gitVersion=v1.35.4" \
+      k8s.io/kubernetes/cmd/kubectl
+    ;;
+  kube-apiserver)
+    go_build kube-apiserver tests/tools/kubernetes -ldflags="$small -X k8s.io/component-base/version.gitVersion=v1.35.4" \
+      k8s.io/kubernetes/cmd/kube-apiserver
+    ;;
+  etcd) go_build etcd tests/tools/etcd -ldflags="$small" go.etcd.io/etcd/server/v3 ;;
+  external-secrets) go_build external-secrets tests/tools/external-secrets -ldflags="$small" github.com/external-secrets/external-secrets ;;
+  read-kubelet) go_build read-kubelet tests/tools/kubernetes -ldflags="$small" ./read-kubelet ;;
+  read-containers) go_build read-containers tests/tools/containers -ldflags="$small" ./read-containers ;;
+  gofumpt) go_build gofumpt tests/tools/lint -ldflags="$small" mvdan.cc/gofumpt ;;
+  golangci-lint) go_build golangci-lint tests/tools/lint -ldflags="$small" github.com/golangci/golangci-lint/v2/cmd/golangci-lint ;;
+  *) die "usage: scripts/tool.sh registry|crane|kubectl|kube-apiserver|etcd|external-secrets|read-kubelet|read-containers|gofumpt|golangci-lint" ;;
+esac

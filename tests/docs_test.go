@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package tests
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"vault-plugin-secrets-regcred/tests/servers"
+)
+
+// The docs are executed. In a block of the language "console" each line that
+// begins with "$ " is a command (lines that begin with "> " go on with it), and
+// what follows is all that it prints, on both outputs. In it "…" stands for any
+// text and a line "…" for any lines; times, tokens, checksums and the server's
+// address may differ. All blocks of a page are one session, on a Vault of its
+// own with the engine at regcred/, unless the page enables it there itself. In
+// the working directory, bin/ has the plugin and new/ a build of version v0.2.0.
+//
+// A block of the language "sh" holds commands that another test executes: each
+// line stands in .ci/run, or in a "console" block of the same page as a command
+// of vault where the line says bao.
+
+// TestDocs executes the commands of each page and compares what they print.
+func TestDocs(t *testing.T) {
+	for _, page := range pages(t) {
+		blocks := blocksOf(t, page)
+		t.Run(page, func(t *testing.T) {
+			t.Parallel()
+			session := sessionOf(blocks)
+			if len(session) > 0 {
+				runSession(t, session)
+			}
+			ci, err := os.ReadFile(filepath.Join(servers.Repo(), ".ci", "run"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, b := range blocks {
+				if b.language != "sh" {
+					continue
+				}
+				for line := range strings.Lines(b.text) {
+					if line = strings.TrimSpace(line); line != "" && !executedElsewhere(line, string(ci), session) {
+						t.Errorf("%s: no test executes %q", page, line)
+					}
+				}
+			}
+		})
+	}
+}
+
+func pages(t *testing.T) []string {
+	t.Helper()
+	pages := []string{"README.md", "SECURITY.md", "CONTRIBUTING.md"}
+	docs, err := filepath.Glob(filepath.Join(servers.Repo(), "docs", "*.md"))
+	if err != nil || len(docs) == 0 {
+		t.Fatalf("found no pages in docs: %v", err)
+	}
+	for _, doc := range docs {
+		pages = append(pages, filepath.Join("docs", filepath.Base(doc)))
+	}
+	return pages
+}
+
+type block struct{ language, text string }
+
+var fence = regexp.MustCompile("(?ms)^```([a-z]*)\n(.*?)^```$")
+
+func blocksOf(t *testing.T, page string) []block {
+	t.Helper()
+	content, err := os.ReadFile(filepath.Join(servers.Repo(), page))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var blocks []block
+	for _, match := range fence.FindAllStringSubmatch(string(content), -1) {
+		blocks = append(blocks, block{match[1], match[2]})
+	}
+	return blocks
+}
+
+// step is a command and what it prints.
+type step struct{ command, output string }
+
+func sessionOf(blocks []block) []step {
+	var session []step
+	for _, b := range blocks {
+		if b.language != "console" {
+			continue
+		}
+		for line := range strings.Lines(b.text) {
+			last := len(session) - 1
+			if command, found := strings.CutPrefix(line, "$ "); found {
+				session = append(session, step{command: command})
+			} else if more, found := strings.CutPrefix(line, "> "); found && session[last].output == "" {
+				session[last].command += more
+			} else {
+				session[last].output += line
+			}
+		}
+	}
+	return session
+}
+
+func executedElsewhere(line, ci string, session []step) bool {
+	if strings.Contains(ci, line) {
+		return true
+	}
+	asVault, isBao := strings.CutPrefix(line, "bao ")
+	for _, s := range session {
+		if isBao && strings.TrimSpace(s.command) == "vault "+asVault {
+			return true
+		}
+	}
+	return false
+}
+
+// runSession runs the commands in one shell and compares what each prints.
+func runSession(t *testing.T, session []step) {
+	t.Helper()
+	const mark = "@@@ end of step @@@"
+	v := servers.StartVault(t)
+	var script strings.Builder
+	for _, s := range session {
+		if strings.HasPrefix(s.command, "vault secrets enable -path="+servers.Mount+" ") {
+			if err := v.Client.Sys().Unmount(servers.Mount); err != nil {
+				t.Fatal(err)
+			}
+		}
+		fmt.Fprintf(&script, "{\n%s} 2>&1\necho; echo '%s'\n", s.command, mark)
+	}
+	// The pages install the plugin where an operator would, as root.
+	const pluginDir = "/opt/vault/plugins"
+	const preamble = "set +o history; sudo() { \"$@\"; }\n"
+	cmd := exec.CommandContext(t.Context(), "bash", "-c", preamble+strings.ReplaceAll(script.String(), pluginDir, v.PluginDir))
+	cmd.Dir = t.TempDir()
+	if err := os.Symlink(filepath.Join(servers.Repo(), "bin"), filepath.Join(cmd.Dir, "bin")); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(script.String(), "new/"+servers.PluginName) {
+		if err := os.Symlink(filepath.Dir(buildPlugin(t, "v0.2.0")), filepath.Join(cmd.Dir, "new")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd.Env = append(v.Env(), "HOME="+cmd.Dir)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Errorf("the session failed: %v", err)
+	}
+	outputs := strings.Split(strings.ReplaceAll(string(out), v.PluginDir, pluginDir), mark)
+	for i, s := range session {
+		if i >= len(outputs) {
+			t.Fatalf("$ %s: the session ended before", s.command)
+		}
+		if got := normalise(outputs[i]); !pattern(s.output).MatchString(got) {
+			t.Errorf("$ %s--- the page says:\n%s\n--- it printed:\n%s", s.command, normalise(s.output), got)
+		}
+	}
+}
+
+var variable = []struct {
+	text *regexp.Regexp
+	name string
+}{
+	{regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z`), "TIME"},
+	{regexp.MustCompile(`hvs\.[A-Za-z0-9_-]+|s\.[A-Za-z0-9]{24}`), "TOKEN"},
+	{regexp.MustCompile(`https?://(127\.0\.0\.1:\d+|vault\.example\.com:8200)`), "ADDRESS"},
+	{regexp.MustCompile(`\b[0-9a-f]{64}\b`), "SHA256"},
+	{regexp.MustCompile(`\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b`), "UUID"},
+}
+
+func normalise(output string) string {
+	for _, v := range variable {
+		output = v.text.ReplaceAllString(output, v.name)
+	}
+	lines := strings.Split(strings.TrimSpace(output), "\n")
+	for i, line := range lines {
+		lines[i] = strings.TrimRight(line, " ")
+	}
+	return strings.Join(lines, "\n")
+}
+
+// pattern matches what a page says that a command prints.
+func pattern(output string) *regexp.Regexp {
+	lines := strings.Split(normalise(output), "\n")
+	for i, line := range lines {
+		if lines[i] = strings.ReplaceAll(regexp.QuoteMeta(line), "…", ".*"); line == "…" {
+			lines[i] = "(?s:.*)"
+		}
+	}
+	return regexp.MustCompile(`\A` + strings.Join(lines, "\n") + `\z`)
+}
+
+// TestAPIPageIsComplete compares docs/api.md with what the engine says of
+// itself in Vault's OpenAPI document.
+func TestAPIPageIsComplete(t *testing.T) {
+	t.Parallel()
+	content, err := os.ReadFile(filepath.Join(servers.Repo(), "docs", "api.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := string(content)
+	v := servers.StartVault(t)
+	document, err := v.Client.Logical().ReadRaw("sys/internal/specs/openapi")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer document.Body.Close()
+	type operation struct {
+		OperationID string         `json:"operationId"`
+		Summary     string         `json:"summary"`
+		Responses   map[string]any `json:"responses"`
+	}
+	var openapi struct {
+		Paths      map[string]map[string]json.RawMessage `json:"paths"`
+		Components struct {
+			Schemas map[string]struct {
+				Properties map[string]any `json:"properties"`
+			} `json:"schemas"`
+		} `json:"components"`
+	}
+	if err := json.NewDecoder(document.Body).Decode(&openapi); err != nil {
+		t.Fatal(err)
+	}
+	mentions := func(what string) {
+		t.Helper()
+		if !strings.Contains(page, "`"+what+"`") {
+			t.Errorf("docs/api.md does not mention `%s`", what)
+		}
+	}
+
+	var paths, fields int
+	for path, item := range openapi.Paths {
+		path, ours := strings.CutPrefix(path, "/"+servers.Mount+"/")
+		if !ours {
+			continue
+		}
+		paths++
+		mentions(strings.NewReplacer("{", "<", "}", ">").Replace(path))
+		for _, method := range []string{"get", "post", "patch", "delete"} {
+			if item[method] == nil {
+				continue
+			}
+			var op operation
+			if err := json.Unmarshal(item[method], &op); err != nil {
+				t.Fatal(err)
+			}
+			if op.Summary == "" || op.OperationID == "" || len(op.Responses) == 0 {
+				t.Errorf("%s %s: the OpenAPI document lacks a summary, an operation ID or responses: %s", method, path, item[method])
+			}
+		}
+	}
+	for name, schema := range openapi.Components.Schemas {
+		if strings.HasPrefix(name, "Regcred") {
+			for field := range schema.Properties {
+				fields++
+				mentions(field)
+			}
+		}
+	}
+	if paths == 0 || fields == 0 {
+		t.Errorf("found %d paths and %d fields of the engine in the OpenAPI document", paths, fields)
+	}
+}

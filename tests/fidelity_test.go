@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package tests
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	dockercli "github.com/docker/cli/cli/config"
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+
+	"vault-plugin-secrets-regcred/tests/servers"
+)
+
+// login is a user name and a password as a reader of a pull secret finds them.
+type login struct {
+	Username string `json:"username"`
+	Password string `json:"password"`
+}
+
+// hostileLogins are credentials that templates and hand-made JSON break on.
+var hostileLogins = map[string]login{
+	"plain":               {"robot", "p4ss"},
+	"deploy token":        {"gitlab+deploy-token-910431", "gldt-x9Qm"},
+	"Harbor robot":        {"robot$team+puller", "$HOME ${x} $(id) `id`"},
+	"quotes":              {`ro"bot'`, `"double" 'single'`},
+	"backslashes":         {`dom\user`, `\n\\ \" \u0000 \`},
+	"HTML":                {"<robot>&", "</script>&amp;<>"},
+	"percent":             {"100%", "%s %d %% %20"},
+	"colons":              {"robot", "a:b::c:"},
+	"spaces":              {"ro bot", " leading and trailing "},
+	"tabs and newlines":   {"robot", "\ta\n\r\nb\v\f"},
+	"not ASCII":           {"Jürgen", "пароль密码"},
+	"emoji":               {"🤖", "🔑👩‍👩‍👧‍👦"},
+	"line separators":     {"robot", "a\u2028b\u2029c\u0085d"},
+	"other controls":      {"robot", "\x01\x1b[31m\x7f"},
+	"JSON":                {"robot", `{"auths":{}}`},
+	"braces of templates": {"robot", `{{ .Data }} #{x} <%= y %>`},
+	"base64 padding":      {"r", "=="},
+	"long":                {"robot", strings.Repeat("0123456789abcdef", 256)},
+	"service-account key": {"_json_key", "{\n  \"type\": \"service_account\",\n  \"private_key\": \"-----BEGIN PRIVATE KEY-----\\nMIIE\\n-----END PRIVATE KEY-----\\n\"\n}"},
+}
+
+// keyKinds are the registry keys of DESIGN's input rules, each with an image
+// that it is for and the readers that do not match it.
+var keyKinds = []struct {
+	registry string
+	image    string
+	not      []string
+}{
+	{"registry.example.com", "registry.example.com/team/app", nil},
+	{"https://index.docker.io/v1/", "docker.io/library/busybox", nil},
+	{"registry.example.com:5000", "registry.example.com:5000/team/app", nil},
+	{"registry.example.com:443", "registry.example.com:443/team/app", nil},
+	{"127.0.0.1:5000", "127.0.0.1:5000/team/app", nil},
+	{"localhost:5000", "localhost:5000/app", nil},
+	{"[::1]:5000", "[::1]:5000/team/app", []string{"containers"}}, // cannot even name such an image
+	{"registry.example.com/team", "registry.example.com/team/app", nil},
+	{"docker.io/acme", "docker.io/acme/app", []string{"docker", "go-containerregistry"}},
+	{"*.example.com", "registry.example.com/team/app", []string{"docker", "go-containerregistry", "containers"}},
+}
+
+// TestBytesAreThoseOfKubectl compares with what a real kubectl writes.
+func TestBytesAreThoseOfKubectl(t *testing.T) {
+	t.Parallel()
+	v := servers.StartVault(t)
+	compare := func(what, registry string, l login, email string) {
+		t.Helper()
+		body := fields{"registry": registry, "username": l.Username, "password": l.Password, "email": email}
+		write(t, v.Client, "regcred/roles/app", body)
+		want := kubectlDockerConfig(t, registry, l, email)
+		data := read(t, v.Client, "regcred/creds/app")
+		if diff := cmp.Diff(want, data[".dockerconfigjson"]); diff != "" {
+			t.Errorf("%s: .dockerconfigjson differs from kubectl's (-kubectl +regcred):\n%s", what, diff)
+		}
+		if diff := cmp.Diff(base64.StdEncoding.EncodeToString([]byte(want)), data["dockerconfigjson"]); diff != "" {
+			t.Errorf("%s: dockerconfigjson is not base64 of kubectl's bytes:\n%s", what, diff)
+		}
+	}
+	for what, l := range hostileLogins {
+		compare(what, "registry.example.com", l, "")
+	}
+	for _, kind := range keyKinds {
+		compare(kind.registry, kind.registry, hostileLogins["HTML"], `"ops" <ops@example.com>`)
+	}
+}
+
+// kubectlDockerConfig returns the Docker config in the Secret that kubectl
+// makes of the same input.
+func kubectlDockerConfig(t *testing.T, registry string, l login, email string) string {
+	t.Helper()
+	args := []string{
+		"create", "secret", "docker-registry", "regcred", "--dry-run=client", "-o", "json",
+		"--docker-server=" + registry, "--docker-username=" + l.Username, "--docker-password=" + l.Password,
+	}
+	if email != "" {
+		args = append(args, "--docker-email="+email)
+	}
+	cmd := exec.Command(servers.Bin(t, "kubectl"), args...)
+	cmd.Env = []string{"HOME=" + t.TempDir()}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("kubectl: %v\n%s", err, out)
+	}
+	var secret struct {
+		Type string            `json:"type"`
+		Data map[string][]byte `json:"data"`
+	}
+	if err := json.Unmarshal(out, &secret); err != nil {
+		t.Fatalf("reading kubectl's output: %v", err)
+	}
+	if secret.Type != "kubernetes.io/dockerconfigjson" {
+		t.Fatalf("kubectl made a Secret of type %q", secret.Type)
+	}
+	return string(secret.Data[".dockerconfigjson"])
+}
+
+// lookUp is one question to a reader: which credential does this Docker config
+// hold for this image?
+type lookUp struct {
+	Config string `json:"config"`
+	Image  string `json:"image"`
+}
+
+// found is a reader's answer.
+type found struct {
+	Credentials []login `json:"credentials"`
+	Error       string  `json:"error"`
+}
+
+// readers are the libraries with which tools read pull secrets, each by what
+// it is called here.
+var readers = map[string]func(*testing.T, []lookUp) []found{
+	"kubelet":              func(t *testing.T, l []lookUp) []found { return askProgram(t, "read-kubelet", l) },
+	"containers":           func(t *testing.T, l []lookUp) []found { return askProgram(t, "read-containers", l) },
+	"docker":               askEach(askDocker),
+	"go-containerregistry": askEach(askGoContainerRegistry),
+}
+
+// TestEveryReaderFindsTheCredential reads pull secrets from a real Vault and
+// looks an image up in them as each tool would. It sets the environment, from
+// which go-containerregistry learns where its file is, and so is not parallel.
+func TestEveryReaderFindsTheCredential(t *testing.T) {
+	v := servers.StartVault(t)
+	type question struct {
+		what string
+		want login
+		not  []string
+		lookUp
+	}
+	forms := map[string][]question{}
+	for what, l := range hostileLogins {
+		for _, kind := range keyKinds {
+			write(t, v.Client, "regcred/roles/app", fields{"registry": kind.registry, "username": l.Username, "password": l.Password})
+			for form, config := range map[string]any{
+				".dockerconfigjson": read(t, v.Client, "regcred/creds/app/kubernetes")[".dockerconfigjson"],
+				"config.json":       read(t, v.Client, "regcred/creds/app/docker")["config.json"],
+			} {
+				forms[form] = append(forms[form], question{
+					what: fmt.Sprintf("%s at %s", what, kind.registry), want: l, not: kind.not,
+					lookUp: lookUp{Config: config.(string), Image: kind.image},
+				})
+			}
+		}
+	}
+	for form, questions := range forms {
+		lookUps := make([]lookUp, len(questions))
+		for i, q := range questions {
+			lookUps[i] = q.lookUp
+		}
+		for reader, ask := range readers {
+			t.Run(reader+" reads "+form, func(t *testing.T) {
+				answers := ask(t, lookUps)
+				if len(answers) != len(questions) {
+					t.Fatalf("want %d answers, got %d", len(questions), len(answers))
+				}
+				for i, q := range questions {
+					if slices.Contains(q.not, reader) {
+						if len(answers[i].Credentials) > 0 {
+							t.Errorf("%s: this reader is known not to match such a key, and now does: %v", q.what, answers[i])
+						}
+						continue
+					}
+					want := found{Credentials: []login{q.want}}
+					if diff := cmp.Diff(want, answers[i]); diff != "" {
+						t.Errorf("%s (-want +got):\n%s", q.what, diff)
+					}
+				}
+			})
+		}
+	}
+}
+
+// askProgram asks a reader whose library needs a module of its own.
+func askProgram(t *testing.T, program string, questions []lookUp) []found {
+	t.Helper()
+	in, err := json.Marshal(questions)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(servers.Bin(t, program))
+	cmd.Stdin = bytes.NewReader(in)
+	cmd.Env = []string{"HOME=" + t.TempDir(), "TMPDIR=" + t.TempDir()}
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", program, err, stderr.String())
+	}
+	var answers []found
+	if err := json.Unmarshal(out, &answers); err != nil {
+		t.Fatalf("%s: %v", program, err)
+	}
+	return answers
+}
+
+func askEach(ask func(*testing.T, lookUp) found) func(*testing.T, []lookUp) []found {
+	return func(t *testing.T, questions []lookUp) []found {
+		answers := make([]found, len(questions))
+		for i, q := range questions {
+			answers[i] = ask(t, q)
+		}
+		return answers
+	}
+}
+
+// askDocker reads as the Docker CLI does, which looks Docker Hub up under the
+// address of its old index.
+func askDocker(_ *testing.T, q lookUp) found {
+	host, _, _ := strings.Cut(q.Image, "/")
+	if host == "docker.io" {
+		host = "https://index.docker.io/v1/"
+	}
+	file, err := dockercli.LoadFromReader(strings.NewReader(q.Config))
+	if err != nil {
+		return found{Error: err.Error()}
+	}
+	auth, err := file.GetAuthConfig(host)
+	return foundOrError(login{auth.Username, auth.Password}, err)
+}
+
+// askGoContainerRegistry reads as crane, ko and kaniko do.
+func askGoContainerRegistry(t *testing.T, q lookUp) found {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(q.Config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("DOCKER_CONFIG", dir)
+	repository, err := name.NewRepository(q.Image)
+	if err != nil {
+		return found{Error: err.Error()}
+	}
+	authenticator, err := authn.DefaultKeychain.Resolve(repository)
+	if err != nil {
+		return found{Error: err.Error()}
+	}
+	auth, err := authn.Authorization(t.Context(), authenticator)
+	if err != nil {
+		return found{Error: err.Error()}
+	}
+	return foundOrError(login{auth.Username, auth.Password}, nil)
+}
+
+func foundOrError(l login, err error) found {
+	switch {
+	case err != nil:
+		return found{Error: err.Error()}
+	case l == login{}:
+		return found{}
+	}
+	return found{Credentials: []login{l}}
+}

@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package tests
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/hashicorp/vault/api"
+
+	"vault-plugin-secrets-regcred/tests/servers"
+)
+
+func TestRolesSurviveSealAndRestart(t *testing.T) {
+	t.Parallel()
+	v := servers.StartRaftVault(t)
+	write(t, v.Client, "regcred/config", fields{"allowed_registries": "registry.example.com,docker.io", "expiry_warning": "24h"})
+	write(t, v.Client, "regcred/roles/one", credential(fields{"email": "ops@example.com", "expires_at": "2027-01-31T00:00:00Z"}))
+	write(t, v.Client, "regcred/roles/two", dockerConfig(`{"auths":{"docker.io":{"auth":"dTpw"},"registry.example.com":{"auth":"dTpw"}}}`))
+	paths := []string{"regcred/config", "regcred/roles/one", "regcred/roles/two", "regcred/creds/one", "regcred/creds/two"}
+	before := readAll(t, v.Client, paths)
+
+	if err := v.Client.Sys().Seal(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.Client.Logical().Read("regcred/creds/one"); !isStatus(err, 503) {
+		t.Errorf("reading from a sealed Vault: want status 503, got %v", err)
+	}
+	v.Unseal(t)
+	if diff := cmp.Diff(before, readAll(t, v.Client, paths)); diff != "" {
+		t.Errorf("after seal and unseal (-before +after):\n%s", diff)
+	}
+
+	v.Restart(t)
+	v.Unseal(t)
+	if diff := cmp.Diff(before, readAll(t, v.Client, paths)); diff != "" {
+		t.Errorf("after a restart (-before +after):\n%s", diff)
+	}
+}
+
+// TestRegisterReloadAndUpgrade is the life of the plugin on a production
+// server: registered by checksum and version, reloaded, upgraded under load to
+// a second build, and back.
+func TestRegisterReloadAndUpgrade(t *testing.T) {
+	t.Parallel()
+	v := servers.StartRaftVault(t)
+	write(t, v.Client, "regcred/roles/app", credential(nil))
+	before := read(t, v.Client, "regcred/creds/app")
+	unchanged := func(after string) {
+		t.Helper()
+		if diff := cmp.Diff(before, read(t, v.Client, "regcred/creds/app")); diff != "" {
+			t.Errorf("after %s (-before +after):\n%s", after, diff)
+		}
+	}
+
+	// A binary that is not the registered one is never run.
+	if err := os.WriteFile(filepath.Join(v.PluginDir, "tampered"), []byte("#!/bin/sh\nexit 0\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := v.Client.Sys().RegisterPlugin(&api.RegisterPluginInput{
+		Name: "tampered", Type: api.PluginTypeSecrets, Command: "tampered", SHA256: strings.Repeat("ab", 32),
+	}); err == nil {
+		if err := v.Client.Sys().Mount("tampered", &api.MountInput{Type: "tampered"}); err == nil {
+			t.Error("a plugin with another checksum must not start")
+		}
+	}
+
+	reload(t, v)
+	unchanged("a reload")
+
+	const version = "v9.9.9"
+	v.Register(t, buildPlugin(t, version), servers.PluginName+"-"+version, version)
+	stop := readInLoop(t, v, before)
+	tune(t, v, version)
+	reload(t, v)
+	if got := runningVersion(t, v); got != version {
+		t.Errorf("running version after the upgrade: want %q, got %q", version, got)
+	}
+	unchanged("an upgrade")
+	write(t, v.Client, "regcred/roles/new", credential(nil))
+	stop()
+
+	v.Restart(t)
+	v.Unseal(t)
+	if got := runningVersion(t, v); got != version {
+		t.Errorf("running version after a restart: want %q, got %q", version, got)
+	}
+	unchanged("a restart of the upgraded engine")
+}
+
+// reload has Vault start the plugin's process anew.
+func reload(t *testing.T, v *servers.Vault) {
+	t.Helper()
+	if out := v.CLI(t, "", "plugin", "reload", "-type=secret", "-plugin="+servers.PluginName); !strings.Contains(out, "Success!") {
+		t.Fatalf("reloading: %s", out)
+	}
+}
+
+func tune(t *testing.T, v *servers.Vault, version string) {
+	t.Helper()
+	v.CLI(t, "", "secrets", "tune", "-plugin-version="+version, servers.Mount)
+}
+
+// runningVersion is what the plugin says its version is.
+func runningVersion(t *testing.T, v *servers.Vault) string {
+	t.Helper()
+	mounts, err := v.Client.Sys().ListMounts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return mounts[servers.Mount+"/"].RunningVersion
+}
+
+// buildPlugin builds the plugin once more, as another version.
+func buildPlugin(t *testing.T, version string) string {
+	t.Helper()
+	binary := filepath.Join(t.TempDir(), servers.PluginName)
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-X main.version="+version, "-o", binary, "./cmd/vault-plugin-secrets-regcred")
+	cmd.Dir = servers.Repo()
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("building the plugin: %v\n%s", err, out)
+	}
+	return binary
+}
+
+// readInLoop reads creds/app until the returned function is called. While
+// Vault replaces the process a request may fail; no answer may be a wrong one,
+// and none a 404, on which sync tools delete the Secret.
+func readInLoop(t *testing.T, v *servers.Vault, want map[string]any) (stop func()) {
+	t.Helper()
+	var (
+		readers sync.WaitGroup
+		ended   = make(chan struct{})
+		count   int
+	)
+	readers.Go(func() {
+		for {
+			select {
+			case <-ended:
+				return
+			default:
+			}
+			secret, err := v.Client.Logical().Read("regcred/creds/app")
+			switch {
+			case err != nil:
+				continue
+			case secret == nil:
+				t.Error("a read during the upgrade gave status 404")
+				return
+			}
+			count++
+			if diff := cmp.Diff(want, secret.Data); diff != "" {
+				t.Errorf("a read during the upgrade (-want +got):\n%s", diff)
+				return
+			}
+		}
+	})
+	return func() {
+		time.Sleep(100 * time.Millisecond) // some reads by the new process
+		close(ended)
+		readers.Wait()
+		if count == 0 {
+			t.Error("no read succeeded during the upgrade")
+		}
+	}
+}
+
+func TestPluginTellsItsVersion(t *testing.T) {
+	t.Parallel()
+	binary := buildPlugin(t, "v1.2.3")
+	for flag, want := range map[string]string{"-version": "v1.2.3\n", "--version": "v1.2.3\n"} {
+		out, err := exec.Command(binary, flag).Output()
+		if err != nil || string(out) != want {
+			t.Errorf("%s: want %q, got %q, %v", flag, want, out, err)
+		}
+	}
+	// Run by hand it says what it is instead of waiting for ever.
+	out, err := exec.Command(binary).CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "plugin") {
+		t.Errorf("run by hand: want an error that speaks of a plugin, got %v\n%s", err, out)
+	}
+}
+
+func TestAuditShowsOnlyHMACs(t *testing.T) {
+	t.Parallel()
+	v := servers.StartVault(t)
+	log := filepath.Join(t.TempDir(), "audit.log")
+	if err := v.Client.Sys().EnableAuditWithOptions("file", &api.EnableAuditOptions{Type: "file", Options: map[string]string{"file_path": log}}); err != nil {
+		t.Fatal(err)
+	}
+	const user, email = "user-m4rk", "ops-m4rk@example.com"
+	write(t, v.Client, "regcred/roles/app", fields{"registry": "registry.example.com", "username": user, "password": marker, "email": email})
+	write(t, v.Client, "regcred/roles/all", dockerConfig(fmt.Sprintf(`{"auths":{"registry.example.com":{"username":%q,"password":%q}}}`, user, marker)))
+	var derived []string
+	for _, path := range []string{"app", "all", "app/kubernetes", "app/docker"} {
+		for _, value := range read(t, v.Client, "regcred/creds/"+path) {
+			if text := value.(string); text != "registry.example.com" {
+				derived = append(derived, text)
+			}
+		}
+	}
+	_, err := v.Client.Logical().Write("regcred/roles/app", fields{"pasword": marker})
+	refusal(t, err)
+
+	content, err := os.ReadFile(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries := 0
+	for line := range strings.Lines(string(content)) {
+		var entry struct {
+			Request struct {
+				Path string `json:"path"`
+			} `json:"request"`
+		}
+		if err := json.Unmarshal([]byte(line), &entry); err != nil {
+			t.Fatalf("audit log: %v", err)
+		}
+		if strings.HasPrefix(entry.Request.Path, servers.Mount+"/") {
+			entries++
+		}
+		for _, secret := range append(derived, marker, email) {
+			if strings.Contains(line, secret) {
+				t.Errorf("the audit log shows %q:\n%s", secret, line)
+			}
+		}
+	}
+	if want := 14; entries != want { // a request and a response for each of seven
+		t.Errorf("want %d audit entries for %s/, got %d", want, servers.Mount, entries)
+	}
+	for _, secret := range append(derived, marker, email, user) {
+		if strings.Contains(v.Log(), secret) {
+			t.Errorf("Vault's log at level trace shows %q", secret)
+		}
+	}
+}
+
+func readAll(t testing.TB, client *api.Client, paths []string) map[string]any {
+	t.Helper()
+	all := map[string]any{}
+	for _, path := range paths {
+		all[path] = read(t, client, path)
+	}
+	return all
+}

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package servers
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+const (
+	startLimit = 60 * time.Second // a loaded machine with two cores
+	stopLimit  = 20 * time.Second
+	shownLines = 40 // of each server's log when a test fails
+)
+
+// Repo is the root of the repository.
+func Repo() string {
+	_, file, _, _ := runtime.Caller(0)
+	return filepath.Dir(filepath.Dir(filepath.Dir(file)))
+}
+
+// Bin returns the path of a program in .bin, and fails the test if "make" has
+// not put it there.
+func Bin(t testing.TB, name string) string {
+	t.Helper()
+	path := filepath.Join(Repo(), ".bin", name)
+	if _, err := os.Stat(path); err != nil {
+		t.Fatalf("%s is missing: run \"make test\", which builds it", path)
+	}
+	return path
+}
+
+// Plugin is the path of the plugin's binary.
+func Plugin(t testing.TB) string {
+	t.Helper()
+	path := filepath.Join(Repo(), "bin", "vault-plugin-secrets-regcred")
+	if _, err := os.Stat(path); err != nil {
+		t.Fatalf("%s is missing: run \"make build\"", path)
+	}
+	return path
+}
+
+// Process is a running server.
+type Process struct {
+	name string
+	cmd  *exec.Cmd
+	log  logBuffer
+	done chan struct{}
+}
+
+// start runs cmd until the test ends and waits until ready returns nil.
+func start(t testing.TB, name string, cmd *exec.Cmd, ready func() error) *Process {
+	t.Helper()
+	p := &Process{name: name, cmd: cmd, done: make(chan struct{})}
+	cmd.Stdout, cmd.Stderr = &p.log, &p.log
+	endWithParent(cmd)
+	if err := cmd.Start(); err != nil {
+		t.Fatalf("starting %s: %v", name, err)
+	}
+	go func() {
+		_ = cmd.Wait()
+		close(p.done)
+	}()
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("end of the log of %s:\n%s", name, p.log.tail(shownLines))
+		}
+		p.Stop()
+	})
+
+	deadline := time.Now().Add(startLimit)
+	for {
+		err := ready()
+		if err == nil {
+			return p
+		}
+		select {
+		case <-p.done:
+			t.Fatalf("%s ended while starting", name)
+		case <-time.After(50 * time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s is not ready after %s: %v", name, startLimit, err)
+		}
+	}
+}
+
+// Stop ends the process and waits for it. It does nothing the second time.
+func (p *Process) Stop() {
+	_ = p.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-p.done:
+	case <-time.After(stopLimit):
+		_ = p.cmd.Process.Kill()
+		<-p.done
+	}
+}
+
+// PID is the process id.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
+// Log is all that the process has written so far.
+func (p *Process) Log() string { return p.log.String() }
+
+// logBuffer collects what a process writes.
+type logBuffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *logBuffer) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(b)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+// tail returns the last lines that matter: those of level trace, which the
+// tests search for secrets, do not.
+func (l *logBuffer) tail(n int) string {
+	lines := strings.Split(strings.TrimRight(l.String(), "\n"), "\n")
+	lines = slices.DeleteFunc(lines, func(line string) bool { return strings.Contains(line, "[TRACE]") })
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
+
+// freeAddr returns a loopback address with a port that nothing listens on.
+func freeAddr(t testing.TB) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	return listener.Addr().String()
+}
+
+func dial(addr string) error {
+	conn, err := net.DialTimeout("tcp", addr, time.Second)
+	if err != nil {
+		return fmt.Errorf("nothing listens yet: %w", err)
+	}
+	return conn.Close()
+}

@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//go:build !linux
+
+package servers
+
+import "os/exec"
+
+// endWithParent can do nothing where the kernel has no such signal.
+func endWithParent(*exec.Cmd) {}

@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package servers
+
+import (
+	"bytes"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/vault/api"
+)
+
+const (
+	// PluginName is the name under which the tests register the plugin.
+	PluginName = "vault-plugin-secrets-regcred"
+
+	// Mount is the path at which dev servers have the engine.
+	Mount = "regcred"
+)
+
+// Vault is a running Vault or OpenBao server.
+type Vault struct {
+	*Process
+	Addr      string // as in VAULT_ADDR
+	Token     string // a root token
+	PluginDir string
+	Client    *api.Client
+
+	program string
+	dir     string
+	listen  string
+	unseal  string
+}
+
+// StartVault starts a dev server, logging at level trace, with the plugin in
+// its catalog and enabled at [Mount].
+func StartVault(t testing.TB) *Vault {
+	t.Helper()
+	v := newVault(t)
+	v.Token = randomToken()
+	cmd := exec.Command(v.program, "server", "-dev", "-dev-no-store-token",
+		"-dev-root-token-id="+v.Token, "-dev-listen-address="+v.listen,
+		"-dev-plugin-dir="+v.PluginDir, "-log-level=trace")
+	cmd.Env = v.Env()
+	v.Process = start(t, "vault", cmd, v.answers)
+	v.connect(t)
+	v.Enable(t, Mount)
+	return v
+}
+
+// StartRaftVault starts a server with integrated storage, which survives a
+// [Vault.Restart]. The plugin is registered with its checksum and version and
+// enabled at [Mount], as on a production server.
+func StartRaftVault(t testing.TB) *Vault {
+	t.Helper()
+	v := newVault(t)
+	v.launchRaft(t)
+	v.connect(t)
+	init, err := v.Client.Sys().Init(&api.InitRequest{SecretShares: 1, SecretThreshold: 1})
+	if err != nil {
+		t.Fatalf("initialising: %v", err)
+	}
+	v.Token, v.unseal = init.RootToken, init.Keys[0]
+	v.Unseal(t)
+	v.Register(t, Plugin(t), PluginName, "")
+	v.Enable(t, Mount)
+	return v
+}
+
+func newVault(t testing.TB) *Vault {
+	t.Helper()
+	v := &Vault{program: Bin(t, "vault"), dir: t.TempDir(), listen: freeAddr(t)}
+	v.Addr = "http://" + v.listen
+	v.PluginDir = filepath.Join(v.dir, "plugins")
+	for _, dir := range []string{v.PluginDir, filepath.Join(v.dir, "raft")} {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	v.copyPlugin(t, Plugin(t), PluginName)
+	return v
+}
+
+func (v *Vault) launchRaft(t testing.TB) {
+	t.Helper()
+	config := filepath.Join(v.dir, "server.hcl")
+	text := fmt.Sprintf(`
+storage "raft" {
+  path    = %q
+  node_id = "one"
+}
+listener "tcp" {
+  address     = %q
+  tls_disable = true
+}
+api_addr         = %q
+cluster_addr     = %q
+plugin_directory = %q
+disable_mlock    = true
+log_level        = "trace"
+`, filepath.Join(v.dir, "raft"), v.listen, v.Addr, "http://"+freeAddr(t), v.PluginDir)
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(v.program, "server", "-config="+config)
+	cmd.Env = v.Env()
+	v.Process = start(t, "vault", cmd, v.answers)
+}
+
+// Restart stops a server started by [StartRaftVault] and starts it again with
+// the same storage; it is sealed afterwards.
+func (v *Vault) Restart(t testing.TB) {
+	t.Helper()
+	v.Stop()
+	v.launchRaft(t)
+}
+
+// Unseal unseals the server and waits until it is active.
+func (v *Vault) Unseal(t testing.TB) {
+	t.Helper()
+	if _, err := v.Client.Sys().Unseal(v.unseal); err != nil {
+		t.Fatalf("unsealing: %v", err)
+	}
+	v.Client.SetToken(v.Token)
+	for deadline := time.Now().Add(startLimit); ; time.Sleep(50 * time.Millisecond) {
+		health, err := v.Client.Sys().Health()
+		if err == nil && !health.Sealed && !health.Standby {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("not active after %s: %+v, %v", startLimit, health, err)
+		}
+	}
+}
+
+func (v *Vault) answers() error {
+	if err := dial(v.listen); err != nil {
+		return err
+	}
+	client, err := v.newClient()
+	if err != nil {
+		return err
+	}
+	health, err := client.Sys().Health()
+	if err != nil {
+		return err
+	}
+	if v.Token != "" && v.unseal == "" && (!health.Initialized || health.Sealed || health.Standby) {
+		return fmt.Errorf("dev server is not active: %+v", health)
+	}
+	return nil
+}
+
+func (v *Vault) newClient() (*api.Client, error) {
+	config := api.DefaultConfig()
+	if config.Error != nil {
+		return nil, config.Error
+	}
+	config.Address = v.Addr
+	config.MaxRetries = 0
+	client, err := api.NewClient(config)
+	if err == nil {
+		client.SetToken(v.Token)
+	}
+	return client, err
+}
+
+func (v *Vault) connect(t testing.TB) {
+	t.Helper()
+	client, err := v.newClient()
+	if err != nil {
+		t.Fatal(err)
+	}
+	v.Client = client
+}
+
+// NewToken returns a new token that has the given policies and no other.
+func (v *Vault) NewToken(policies ...string) (string, error) {
+	secret, err := v.Client.Auth().Token().Create(&api.TokenCreateRequest{Policies: policies, NoDefaultPolicy: true})
+	if err != nil {
+		return "", err
+	}
+	return secret.Auth.ClientToken, nil
+}
+
+// Register copies a plugin binary into the plugin directory under the given
+// name and registers it as [PluginName], with a version unless that is empty.
+func (v *Vault) Register(t testing.TB, binary, name, version string) {
+	t.Helper()
+	err := v.Client.Sys().RegisterPlugin(&api.RegisterPluginInput{
+		Name:    PluginName,
+		Type:    api.PluginTypeSecrets,
+		Command: name,
+		SHA256:  v.copyPlugin(t, binary, name),
+		Version: version,
+	})
+	if err != nil {
+		t.Fatalf("registering %s: %v", name, err)
+	}
+}
+
+func (v *Vault) copyPlugin(t testing.TB, binary, name string) (sha string) {
+	t.Helper()
+	content, err := os.ReadFile(binary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A rename, because a running binary cannot be written to.
+	path := filepath.Join(v.PluginDir, name)
+	if err := os.WriteFile(path+".new", content, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256(content)
+	return hex.EncodeToString(sum[:])
+}
+
+// Enable mounts the engine.
+func (v *Vault) Enable(t testing.TB, path string) {
+	t.Helper()
+	if err := v.Client.Sys().Mount(path, &api.MountInput{Type: PluginName}); err != nil {
+		t.Fatalf("enabling the engine at %s: %v", path, err)
+	}
+}
+
+// Env is the environment in which the CLI talks to this server as root.
+func (v *Vault) Env() []string {
+	env := []string{
+		"PATH=" + filepath.Dir(v.program) + string(os.PathListSeparator) + os.Getenv("PATH"),
+		"HOME=" + v.dir,
+		"TMPDIR=" + v.dir,
+		"VAULT_ADDR=" + v.Addr, "VAULT_TOKEN=" + v.Token,
+		"BAO_ADDR=" + v.Addr, "BAO_TOKEN=" + v.Token,
+		"VAULT_CLI_NO_COLOR=1",
+	}
+	return env
+}
+
+// CLI runs the vault program against this server as root, and returns what it
+// wrote to standard output. It fails the test if the program does.
+func (v *Vault) CLI(t testing.TB, stdin string, args ...string) string {
+	t.Helper()
+	cmd := exec.Command(v.program, args...)
+	cmd.Env = v.Env()
+	cmd.Stdin = strings.NewReader(stdin)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("vault %s: %v\n%s%s", strings.Join(args, " "), err, out, stderr.String())
+	}
+	return string(out)
+}
+
+func randomToken() string { return "test-" + rand.Text() }

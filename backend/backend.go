@@ -9,12 +9,15 @@ package backend
 
 import (
 	"context"
+	"crypto/x509"
 	"strings"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/helper/locksutil"
 	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-regcred/backend/registry"
 )
 
 // operationPrefix starts the OpenAPI operation IDs of all paths.
@@ -31,7 +34,8 @@ type backend struct {
 	// configLock does the same for the settings of the mount.
 	configLock *locksutil.LockEntry
 
-	now func() time.Time
+	now         func() time.Time
+	newVerifier func(*x509.CertPool) verifier
 }
 
 // Factory returns what makes the engine of a mount. version is reported to
@@ -52,6 +56,9 @@ func newBackend(version string) *backend {
 		roleLocks:  locksutil.CreateLocks(),
 		configLock: new(locksutil.LockEntry),
 		now:        time.Now,
+		newVerifier: func(cas *x509.CertPool) verifier {
+			return registry.New(registry.Options{CAs: cas})
+		},
 	}
 	b.Backend = &framework.Backend{
 		Help:           strings.TrimSpace(backendHelp),
@@ -64,6 +71,8 @@ func newBackend(version string) *backend {
 			b.pathConfig(),
 			b.pathRoles(),
 			b.pathCreds(),
+			b.pathVerify(),
+			b.pathExpiring(),
 		),
 	}
 	return b
@@ -101,5 +110,6 @@ const backendHelp = `
 The regcred secrets engine answers with finished pull secrets: the Docker
 config JSON that a Kubernetes Secret of type kubernetes.io/dockerconfigjson
 holds. A role under roles/ holds a registry's hostname, user name and password
-(or a whole Docker config), and creds/<role> reads the pull secret.
+(or a whole Docker config), or joins other roles. creds/<role> reads the pull
+secret, and verify/<role> proves that it can pull.
 `

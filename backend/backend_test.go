@@ -5,6 +5,7 @@ package backend
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -26,6 +27,9 @@ import (
 	"github.com/hashicorp/vault/sdk/helper/consts"
 	"github.com/hashicorp/vault/sdk/helper/testhelpers/schema"
 	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-regcred/backend/dockerconfig"
+	"vault-plugin-secrets-regcred/backend/registry"
 )
 
 const (
@@ -46,6 +50,28 @@ type engine struct {
 	t       testing.TB
 	storage logical.Storage
 	events  *logical.MockEventSender
+
+	// registries is what stands in for them: nothing is dialled.
+	registries *fakeRegistries
+}
+
+// fakeRegistries answers as it is told, by registry key, and remembers what it
+// was asked.
+type fakeRegistries struct {
+	mu      sync.Mutex
+	answers map[dockerconfig.Key]registry.Result
+	asked   []string // registry key, user name and repository
+	cas     *x509.CertPool
+}
+
+func (f *fakeRegistries) Verify(_ context.Context, c dockerconfig.Credential, repository string) registry.Result {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.asked = append(f.asked, fmt.Sprintf("%s %s %s", c.Registry, c.Username, repository))
+	if answer, told := f.answers[c.Registry]; told {
+		return answer
+	}
+	return registry.Result{Verdict: registry.OK, Accepted: true}
 }
 
 func newEngine(t testing.TB, change ...func(*logical.BackendConfig)) *engine {
@@ -67,6 +93,11 @@ func newEngine(t testing.TB, change ...func(*logical.BackendConfig)) *engine {
 	}
 	e.backend = made.(*backend)
 	e.now = func() time.Time { return noon }
+	e.registries = &fakeRegistries{answers: map[dockerconfig.Key]registry.Result{}}
+	e.newVerifier = func(cas *x509.CertPool) verifier {
+		e.registries.cas = cas
+		return e.registries
+	}
 	t.Cleanup(func() {
 		checkHoldsNoSecret(t, "the log", log.String())
 		checkHoldsNoSecret(t, "the events", fmt.Sprint(e.events.Events))
@@ -140,9 +171,9 @@ func (e *engine) write(path string, data fields) *logical.Response {
 	return e.must(logical.UpdateOperation, path, data)
 }
 
-func (e *engine) patch(path string, data fields) *logical.Response {
+func (e *engine) patch(path string, data fields) {
 	e.t.Helper()
-	return e.must(logical.PatchOperation, path, data)
+	e.must(logical.PatchOperation, path, data)
 }
 
 // read returns the data of what is there.
@@ -364,6 +395,9 @@ func (s *faultyStorage) Put(ctx context.Context, entry *logical.StorageEntry) er
 }
 
 func (s *faultyStorage) Delete(ctx context.Context, key string) error {
+	if strings.HasPrefix(key, expiryStoragePrefix) {
+		return errStorage // never a failure of the request
+	}
 	if err := s.call(); err != nil {
 		return err
 	}
@@ -397,12 +431,18 @@ func TestEveryStorageFailureIsAnError(t *testing.T) {
 			if resp != nil || !errors.Is(err, errStorage) {
 				t.Errorf("storage call %d fails: want its error and no response, got %v and %v", failAt, err, resp)
 			}
-			checkSame(t, "storage after a failure", before, e.snapshot())
+			checkSame(t, "storage after a failure", withoutExpiries(before), withoutExpiries(e.snapshot()))
 			if len(e.events.Events) > 0 {
 				t.Errorf("storage call %d fails: want no event, got %v", failAt, e.events.Events)
 			}
 		}
 	})
+}
+
+// withoutExpiries leaves out the index of expiries, which may have keys too many.
+func withoutExpiries(storage map[string]string) map[string]string {
+	maps.DeleteFunc(storage, func(key, _ string) bool { return strings.HasPrefix(key, expiryStoragePrefix) })
+	return storage
 }
 
 func TestExistenceCheckReportsStorageFailure(t *testing.T) {
@@ -485,6 +525,8 @@ func TestOpenAPIDocumentIsComplete(t *testing.T) {
 		"GET /creds/{role}":            "regcred-read-pull-secret",
 		"GET /creds/{role}/kubernetes": "regcred-read-kubernetes-pull-secret",
 		"GET /creds/{role}/docker":     "regcred-read-docker-config",
+		"GET /expiring":                "regcred-read-expiring-roles",
+		"POST /verify/{role}":          "regcred-verify-role",
 	}, got)
 }
 
@@ -493,7 +535,8 @@ func TestEngineReportsItsVersion(t *testing.T) {
 	checkSame(t, "type", logical.TypeLogical, newEngine(t).Type())
 }
 
-// Writes go to the active node of the primary, reads are answered everywhere.
+// Writes go to the active node of the primary; reads, and verifications, which
+// write nothing, are answered everywhere.
 func TestOnlyWritesAreForwarded(t *testing.T) {
 	for name, state := range map[string]consts.ReplicationState{
 		"standby":   consts.ReplicationPerformanceStandby,
@@ -507,7 +550,7 @@ func TestOnlyWritesAreForwarded(t *testing.T) {
 				})
 				e.storage = active.storage
 				resp, err := e.direct(op, path)
-				if writes(op) {
+				if writes(op) && !strings.HasPrefix(path, "verify/") {
 					if !errors.Is(err, logical.ErrReadOnly) {
 						t.Errorf("want ErrReadOnly, which Vault forwards on, got response %v, error %v", resp, err)
 					}
@@ -552,7 +595,7 @@ func TestConcurrentUpdatesOfDifferentFieldsLoseNone(t *testing.T) {
 	e.storage = slowStorage{e.storage}
 	var writers sync.WaitGroup
 	for _, c := range []struct{ path, readPath, field, write, want string }{
-		{"roles/app", "creds/app", "registry", "r%d.example.com", "r%d.example.com"},
+		{"roles/app", "creds/app", "registry", "ghcr.io/r%d", "ghcr.io/r%d"},
 		{"roles/app", "creds/app", "username", "u%d", "u%d"},
 		{"roles/app", "creds/app", "password", marker + "%d", marker + "%d"},
 		{"roles/app", "creds/app", "expires_at", "20%d-01-01T00:00:00Z", "20%d-01-01T00:00:00Z"},

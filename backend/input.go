@@ -19,9 +19,9 @@ const (
 	// maxBodySize is the most bytes that the fields of one write may have.
 	maxBodySize = 1 << 20
 
-	// maxNameLength is the most bytes of a role's name: that of a Kubernetes
-	// Secret, and few enough for a file name in Vault's file storage.
-	maxNameLength = 253
+	// maxNameLength is the most bytes of a role's name: few enough for a file
+	// name in Vault's file storage, with the time of expiryKey in front.
+	maxNameLength = 200
 
 	// nameRegex is the part of a path that holds a role's name. It takes more
 	// than checkName does, so that a bad name is an error with a reason and
@@ -100,15 +100,24 @@ func checkType(name string, fieldType framework.FieldType, value any) error {
 			return fmt.Errorf("%s: must be a list of strings, or one string with commas", name)
 		}
 	case framework.TypeDurationSecond:
-		one := framework.FieldData{
-			Raw:    map[string]any{name: value},
-			Schema: map[string]*framework.FieldSchema{name: {Type: fieldType}},
-		}
-		if one.Validate() != nil {
+		if !converts(fieldType, value) {
 			return fmt.Errorf("%s: must be a duration that is not negative: a number of seconds, or a text such as 336h", name)
+		}
+	case framework.TypeBool:
+		if !converts(fieldType, value) {
+			return fmt.Errorf("%s: must be true or false", name)
 		}
 	}
 	return nil
+}
+
+// converts reports whether the framework can make the type of the value.
+func converts(fieldType framework.FieldType, value any) bool {
+	one := framework.FieldData{
+		Raw:    map[string]any{"field": value},
+		Schema: map[string]*framework.FieldSchema{"field": {Type: fieldType}},
+	}
+	return one.Validate() == nil
 }
 
 // isTextOrList refuses what the framework would take for an empty list or turn

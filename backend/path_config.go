@@ -4,6 +4,7 @@ package backend
 
 import (
 	"context"
+	"crypto/x509"
 	"fmt"
 	"net/http"
 	"strings"
@@ -28,6 +29,10 @@ type config struct {
 
 	// ExpiryWarning is how long before a role's expires_at its reads warn.
 	ExpiryWarning time.Duration
+
+	// CAPEM are the certificates that are trusted beside the system's when a
+	// registry is asked, in PEM form.
+	CAPEM string
 }
 
 // storedConfig is config as it stands in storage.
@@ -35,6 +40,7 @@ type storedConfig struct {
 	SchemaVersion     int                `json:"schema_version"`
 	AllowedRegistries []dockerconfig.Key `json:"allowed_registries"`
 	ExpiryWarning     int64              `json:"expiry_warning"` // seconds
+	CAPEM             string             `json:"ca_pem,omitempty"`
 }
 
 // allows reports whether a role may name the registry: a pattern matches its
@@ -60,6 +66,22 @@ func (c config) checkAllowed(docker dockerconfig.Config) error {
 	return nil
 }
 
+// certPool returns the certificates that are trusted when a registry is asked;
+// nil are the system's.
+func (c config) certPool() (*x509.CertPool, error) {
+	if c.CAPEM == "" {
+		return nil, nil
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		return nil, fmt.Errorf("reading the system's CA certificates: %w", err)
+	}
+	if !pool.AppendCertsFromPEM([]byte(c.CAPEM)) {
+		return nil, refusef("ca_pem: must hold at least one certificate in PEM form, beginning with -----BEGIN CERTIFICATE-----")
+	}
+	return pool, nil
+}
+
 func (b *backend) config(ctx context.Context, storage logical.Storage) (config, error) {
 	c := config{ExpiryWarning: defaultExpiryWarning}
 	var stored storedConfig
@@ -69,6 +91,7 @@ func (b *backend) config(ctx context.Context, storage logical.Storage) (config, 
 	}
 	c.AllowedRegistries = stored.AllowedRegistries
 	c.ExpiryWarning = time.Duration(stored.ExpiryWarning) * time.Second
+	c.CAPEM = stored.CAPEM
 	return c, nil
 }
 
@@ -82,6 +105,10 @@ func (b *backend) pathConfig() []*framework.Path {
 			Type:        framework.TypeDurationSecond,
 			Default:     int(defaultExpiryWarning.Seconds()),
 			Description: "How long before a role's expires_at its reads carry a warning.",
+		},
+		"ca_pem": {
+			Type:        framework.TypeString,
+			Description: "CA certificates in PEM form that are trusted beside the system's when a registry is asked.",
 		},
 	}
 	done := noContent("The settings are stored.")
@@ -135,10 +162,14 @@ func (b *backend) readConfig(ctx context.Context, req *logical.Request, _ *frame
 	for i, key := range c.AllowedRegistries {
 		registries[i] = key.ImageName()
 	}
-	return &logical.Response{Data: map[string]any{
+	data := map[string]any{
 		"allowed_registries": registries,
 		"expiry_warning":     int64(c.ExpiryWarning.Seconds()),
-	}}, nil
+	}
+	if c.CAPEM != "" {
+		data["ca_pem"] = c.CAPEM
+	}
+	return &logical.Response{Data: data}, nil
 }
 
 func (b *backend) writeConfig(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
@@ -160,10 +191,17 @@ func (b *backend) writeConfig(ctx context.Context, req *logical.Request, data *f
 	if in.has("expiry_warning") {
 		c.ExpiryWarning = time.Duration(data.Get("expiry_warning").(int)) * time.Second
 	}
+	if in.has("ca_pem") {
+		c.CAPEM = in.text("ca_pem")
+		if _, err := c.certPool(); err != nil {
+			return answer(err)
+		}
+	}
 	err = putEntry(ctx, req.Storage, configStorageKey, storedConfig{
 		SchemaVersion:     schemaVersion,
 		AllowedRegistries: c.AllowedRegistries,
 		ExpiryWarning:     int64(c.ExpiryWarning.Seconds()),
+		CAPEM:             c.CAPEM,
 	})
 	if err != nil {
 		return nil, err
@@ -215,4 +253,7 @@ registry.gitlab.com, registry.example.com:5000, *.example.com, docker.io,
 ghcr.io/team. A pattern without a path allows every path of its host.
 
 expiry_warning is a duration, by default 336h.
+
+ca_pem is for registries with certificates of a private CA; verify/<role> is
+what asks registries.
 `

@@ -6,17 +6,55 @@ import (
 	"context"
 	"encoding/base64"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-regcred/backend/dockerconfig"
 )
+
+// pullSecret is what a role answers with.
+type pullSecret struct {
+	Docker    dockerconfig.Config
+	ExpiresAt time.Time // the earliest of its credentials, zero where not known
+	Warnings  []string
+}
+
+// pullSecret returns what reading the role gives. An error that is the
+// caller's says why it is refused.
+func (b *backend) pullSecret(ctx context.Context, storage logical.Storage, name string, r *role) (pullSecret, error) {
+	settings, err := b.config(ctx, storage)
+	if err != nil {
+		return pullSecret{}, err
+	}
+	sources, err := b.sources(ctx, storage, name, r)
+	if err != nil {
+		return pullSecret{}, err
+	}
+	var secret pullSecret
+	if secret.Docker, err = join(sources); err != nil {
+		return pullSecret{}, err
+	}
+	if err := settings.checkAllowed(secret.Docker); err != nil {
+		return pullSecret{}, err
+	}
+	for _, s := range sources {
+		at := s.expiresAt()
+		if secret.ExpiresAt.IsZero() || !at.IsZero() && at.Before(secret.ExpiresAt) {
+			secret.ExpiresAt = at
+		}
+		secret.Warnings = append(secret.Warnings, expiryWarnings(s.name, at, b.now(), settings.ExpiryWarning)...)
+	}
+	return secret, nil
+}
 
 // credsFormat is one way in which a pull secret is read.
 type credsFormat struct {
 	suffix, operationSuffix    string
 	summary, synopsis, details string
 	fields                     map[string]*framework.FieldSchema
-	data                       func(*staticRole) map[string]any
+	data                       func(pullSecret) map[string]any
 }
 
 // credsFormats are creds/<role> and what lies below it. Values are strings or
@@ -58,8 +96,8 @@ func credsFormats() []credsFormat {
 			synopsis:        "Reads a role's pull secret with the field .dockerconfigjson only.",
 			details:         "For tools that copy every field of a response: the Secret they make holds .dockerconfigjson and nothing else.",
 			fields:          map[string]*framework.FieldSchema{".dockerconfigjson": dockerconfigjson},
-			data: func(r *staticRole) map[string]any {
-				return map[string]any{".dockerconfigjson": string(r.Docker.JSON())}
+			data: func(s pullSecret) map[string]any {
+				return map[string]any{".dockerconfigjson": string(s.Docker.JSON())}
 			},
 		},
 		{
@@ -73,26 +111,26 @@ func credsFormats() []credsFormat {
 				Description:  "The Docker config as JSON, with the field auth only.",
 				DisplayAttrs: &framework.DisplayAttributes{Sensitive: true},
 			}},
-			data: func(r *staticRole) map[string]any {
-				return map[string]any{"config.json": string(r.Docker.AuthJSON())}
+			data: func(s pullSecret) map[string]any {
+				return map[string]any{"config.json": string(s.Docker.AuthJSON())}
 			},
 		},
 	}
 }
 
-func allForms(r *staticRole) map[string]any {
-	docker := r.Docker.JSON()
+func allForms(s pullSecret) map[string]any {
+	docker := s.Docker.JSON()
 	data := map[string]any{
 		"dockerconfigjson":  base64.StdEncoding.EncodeToString(docker),
 		".dockerconfigjson": string(docker),
 	}
-	if credentials := r.Docker.Credentials(); len(credentials) == 1 {
+	if credentials := s.Docker.Credentials(); len(credentials) == 1 {
 		data["registry"] = credentials[0].Registry.ImageName()
 		data["username"] = credentials[0].Username
 		data["password"] = credentials[0].Password.Reveal()
 	}
-	if !r.ExpiresAt.IsZero() {
-		data["expires_at"] = formatTime(r.ExpiresAt)
+	if !s.ExpiresAt.IsZero() {
+		data["expires_at"] = formatTime(s.ExpiresAt)
 	}
 	return data
 }
@@ -136,15 +174,11 @@ func (b *backend) readCreds(format credsFormat) framework.OperationFunc {
 		if err != nil || r == nil {
 			return nil, err
 		}
-		settings, err := b.config(ctx, req.Storage)
+		secret, err := b.pullSecret(ctx, req.Storage, name, r)
 		if err != nil {
-			return nil, err
-		}
-		if err := settings.checkAllowed(r.Static.Docker); err != nil {
 			return answer(err)
 		}
-		resp := &logical.Response{Data: format.data(r.Static)}
-		return withWarnings(resp, expiryWarnings(name, r.Static.ExpiresAt, b.now(), settings.ExpiryWarning)), nil
+		return withWarnings(&logical.Response{Data: format.data(secret)}, secret.Warnings), nil
 	}
 }
 

@@ -5,9 +5,11 @@ package backend
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,12 +23,38 @@ import (
 const (
 	roleStoragePrefix = "roles/"
 	typeStatic        = "static"
+	typeBundle        = "bundle"
 )
 
-// role is what roles/<role> defines and creds/<role> reads.
+// role is what roles/<role> defines and creds/<role> reads. One of the pointers
+// is set, and is its type.
 type role struct {
-	Static    *staticRole
+	Static *staticRole
+	Bundle *bundleRole
+
+	// AllowedBundles are names and globs of the bundles that may join it.
+	AllowedBundles []string
+
+	// VerifyRepository is what a verification pulls from, as it was written.
+	VerifyRepository string
+
 	UpdatedAt time.Time
+}
+
+func (r *role) roleType() string {
+	if r.Bundle != nil {
+		return typeBundle
+	}
+	return typeStatic
+}
+
+// expiresAt is when the role's own credential stops working at the registry;
+// zero where that is not known, or where it has none of its own.
+func (r *role) expiresAt() time.Time {
+	if r == nil || r.Static == nil {
+		return time.Time{}
+	}
+	return r.Static.ExpiresAt
 }
 
 // storedRole is a role as it stands in storage.
@@ -36,75 +64,100 @@ type storedRole struct {
 	Type          string    `json:"type"`
 	UpdatedAt     time.Time `json:"updated_at"`
 	// Docker is a pointer because fmt's %p prints a struct without asking it.
-	Docker    *json.RawMessage `json:"dockerconfig"`
-	ExpiresAt time.Time        `json:"expires_at,omitzero"`
+	Docker           *json.RawMessage `json:"dockerconfig,omitempty"`
+	ExpiresAt        time.Time        `json:"expires_at,omitzero"`
+	Members          []string         `json:"members,omitempty"`
+	AllowedBundles   []string         `json:"allowed_bundles,omitempty"`
+	VerifyRepository string           `json:"verify_repository,omitempty"`
 }
 
 // role returns nil where there is none of that name.
 func (b *backend) role(ctx context.Context, storage logical.Storage, name string) (*role, error) {
-	stored := storedRole{Docker: new(json.RawMessage)}
+	var stored storedRole
 	found, err := getEntry(ctx, storage, roleStoragePrefix+name, &stored, &stored.SchemaVersion)
 	if err != nil || !found {
 		return nil, err
 	}
-	if stored.Type != typeStatic {
-		return nil, fmt.Errorf("role %q has the unknown type %q", name, stored.Type)
+	r := &role{
+		AllowedBundles:   stored.AllowedBundles,
+		VerifyRepository: stored.VerifyRepository,
+		UpdatedAt:        stored.UpdatedAt,
 	}
-	if stored.Docker == nil {
-		return nil, fmt.Errorf("role %q has no Docker config", name)
+	switch {
+	case stored.Type == typeBundle:
+		r.Bundle = &bundleRole{Members: stored.Members}
+	case stored.Type == typeStatic && stored.Docker != nil:
+		docker, err := dockerconfig.Decode(*stored.Docker)
+		if err != nil {
+			return nil, unreadablef("role %q: %w", name, err)
+		}
+		r.Static = &staticRole{Docker: docker, ExpiresAt: stored.ExpiresAt}
+	default:
+		return nil, unreadablef("role %q: this plugin cannot read its type %q", name, stored.Type)
 	}
-	docker, err := dockerconfig.Decode(*stored.Docker)
-	if err != nil {
-		return nil, fmt.Errorf("role %q: %w", name, err)
-	}
-	return &role{
-		Static:    &staticRole{Docker: docker, ExpiresAt: stored.ExpiresAt},
-		UpdatedAt: stored.UpdatedAt,
-	}, nil
+	return r, nil
 }
 
-func (b *backend) putRole(ctx context.Context, storage logical.Storage, name string, r *role) error {
-	docker := json.RawMessage(r.Static.Docker.JSON())
-	return putEntry(ctx, storage, roleStoragePrefix+name, storedRole{
-		SchemaVersion: schemaVersion,
-		Type:          typeStatic,
-		UpdatedAt:     r.UpdatedAt,
-		Docker:        &docker,
-		ExpiresAt:     r.Static.ExpiresAt,
-	})
+// putRole stores a role in place of old, which is nil for a new one.
+func (b *backend) putRole(ctx context.Context, storage logical.Storage, name string, r, old *role) error {
+	stored := storedRole{
+		SchemaVersion:    schemaVersion,
+		Type:             r.roleType(),
+		UpdatedAt:        r.UpdatedAt,
+		AllowedBundles:   r.AllowedBundles,
+		VerifyRepository: r.VerifyRepository,
+	}
+	if r.Static != nil {
+		docker := json.RawMessage(r.Static.Docker.JSON())
+		stored.Docker, stored.ExpiresAt = &docker, r.Static.ExpiresAt
+	}
+	if r.Bundle != nil {
+		stored.Members = r.Bundle.Members
+	}
+	if err := putExpiry(ctx, storage, r.expiresAt(), name); err != nil {
+		return err
+	}
+	if err := putEntry(ctx, storage, roleStoragePrefix+name, stored); err != nil {
+		return err
+	}
+	if before := old.expiresAt(); expiryKey(before, name) != expiryKey(r.expiresAt(), name) {
+		b.deleteExpiry(ctx, storage, before, name)
+	}
+	return nil
 }
 
 // readBack returns all of a role but its passwords and what derives from them.
 func (r *role) readBack() map[string]any {
 	data := map[string]any{
-		"type":       typeStatic,
+		"type":       r.roleType(),
 		"updated_at": formatTime(r.UpdatedAt),
 	}
-	if !r.Static.ExpiresAt.IsZero() {
-		data["expires_at"] = formatTime(r.Static.ExpiresAt)
+	if len(r.AllowedBundles) > 0 {
+		data["allowed_bundles"] = r.AllowedBundles
 	}
-	credentials := r.Static.Docker.Credentials()
-	registries := make([]string, len(credentials))
-	described := make([]map[string]any, len(credentials))
-	for i, c := range credentials {
-		registries[i] = string(c.Registry)
-		described[i] = map[string]any{"registry": c.Registry.ImageName(), "username": c.Username}
-		if c.Email != "" {
-			described[i]["email"] = c.Email
-		}
+	if r.VerifyRepository != "" {
+		data["verify_repository"] = r.VerifyRepository
 	}
-	data["registries"] = registries
-	if len(described) == 1 {
-		maps.Copy(data, described[0])
-	} else {
-		data["credentials"] = described
+	if r.Bundle != nil {
+		data["members"] = r.Bundle.Members
+	}
+	if r.Static != nil {
+		maps.Copy(data, r.Static.readBack())
 	}
 	return data
 }
 
 func (b *backend) pathRoles() []*framework.Path {
-	fields := staticFields()
-	fields[roleField] = roleNameField()
+	fields := map[string]*framework.FieldSchema{
+		roleField: roleNameField(),
+		"verify": {
+			Type:        framework.TypeBool,
+			Description: "Store the role only if its credentials can pull.",
+		},
+	}
+	maps.Copy(fields, staticFields())
+	maps.Copy(fields, bundleFields())
+	maps.Copy(fields, memberFields())
 	return []*framework.Path{
 		{
 			Pattern:      "roles/?$",
@@ -170,14 +223,17 @@ func roleNameField() *framework.FieldSchema {
 
 func roleReadBackFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
-		"type":        {Type: framework.TypeString, Required: true, Description: "Type of the role: static.", AllowedValues: []any{typeStatic}},
-		"registries":  {Type: framework.TypeStringSlice, Required: true, Description: "Keys under auths that the pull secret has, sorted."},
-		"registry":    {Type: framework.TypeString, Description: "Registry as in image names, where the role holds one."},
-		"username":    {Type: framework.TypeString, Description: "User name, where the role holds one registry."},
-		"email":       {Type: framework.TypeString, Description: "Email, where the role holds one registry and has an email."},
-		"credentials": {Type: framework.TypeSlice, Description: "Where the role holds several registries: registry, username and email of each."},
-		"expires_at":  {Type: framework.TypeString, Description: "When the credential stops working at the registry, RFC 3339, where known."},
-		"updated_at":  {Type: framework.TypeString, Required: true, Description: "When the role was last written, RFC 3339."},
+		"type":              {Type: framework.TypeString, Required: true, Description: "Type of the role: static or bundle.", AllowedValues: []any{typeStatic, typeBundle}},
+		"registries":        {Type: framework.TypeStringSlice, Description: "Keys under auths that the pull secret has, sorted."},
+		"registry":          {Type: framework.TypeString, Description: "Registry as in image names, where a static role holds one."},
+		"username":          {Type: framework.TypeString, Description: "User name, where a static role holds one registry."},
+		"email":             {Type: framework.TypeString, Description: "Email, where a static role holds one registry and has an email."},
+		"credentials":       {Type: framework.TypeSlice, Description: "Where a static role holds several registries: registry, username and email of each."},
+		"members":           {Type: framework.TypeStringSlice, Description: "Names of the roles that a bundle joins, sorted."},
+		"allowed_bundles":   {Type: framework.TypeStringSlice, Description: "Names and globs of the bundles that may join the role."},
+		"verify_repository": {Type: framework.TypeString, Description: "Repository that verify/<role> pulls from."},
+		"expires_at":        {Type: framework.TypeString, Description: "When the credential stops working at the registry, RFC 3339, where known; of a bundle, the earliest."},
+		"updated_at":        {Type: framework.TypeString, Required: true, Description: "When the role was last written, RFC 3339."},
 	}
 }
 
@@ -207,15 +263,22 @@ func (b *backend) readRole(ctx context.Context, req *logical.Request, data *fram
 	if err != nil || r == nil {
 		return nil, err
 	}
-	settings, err := b.config(ctx, req.Storage)
-	if err != nil {
+	resp := &logical.Response{Data: r.readBack()}
+	secret, err := b.pullSecret(ctx, req.Storage, name, r)
+	if isInputError(err) {
+		return withWarnings(resp, []string{fmt.Sprintf("creds/%s is refused: %s", name, err)}), nil
+	} else if err != nil {
 		return nil, err
 	}
-	warnings := expiryWarnings(name, r.Static.ExpiresAt, b.now(), settings.ExpiryWarning)
-	if err := settings.checkAllowed(r.Static.Docker); err != nil {
-		warnings = append(warnings, fmt.Sprintf("creds/%s is refused: %s", name, err))
+	registries := []string{}
+	for _, c := range secret.Docker.Credentials() {
+		registries = append(registries, string(c.Registry))
 	}
-	return withWarnings(&logical.Response{Data: r.readBack()}, warnings), nil
+	resp.Data["registries"] = registries
+	if !secret.ExpiresAt.IsZero() {
+		resp.Data["expires_at"] = formatTime(secret.ExpiresAt)
+	}
+	return withWarnings(resp, secret.Warnings), nil
 }
 
 // writeRole creates, updates and patches: an update and a patch keep the
@@ -229,32 +292,85 @@ func (b *backend) writeRole(ctx context.Context, req *logical.Request, data *fra
 	lock.Lock()
 	defer lock.Unlock()
 
-	r, err := b.role(ctx, req.Storage, name)
+	old, err := b.role(ctx, req.Storage, name)
 	if err != nil {
 		return nil, err
 	}
-	if r == nil {
-		if req.Operation == logical.PatchOperation {
-			return nil, logical.CodedError(http.StatusNotFound, fmt.Sprintf("role %q does not exist; a write creates it", name))
+	if old == nil && req.Operation == logical.PatchOperation {
+		return nil, noSuchRole(name)
+	}
+	in := input{data}
+	r, warnings, err := in.applyRole(name, old, b.now())
+	if err != nil {
+		return answer(err)
+	}
+	if _, err := b.pullSecret(ctx, req.Storage, name, r); err != nil {
+		return answer(err) // it would be refused when it is read
+	}
+	if data.Get("verify").(bool) {
+		if err := b.verifyBeforeWrite(ctx, req.Storage, name, r); err != nil {
+			return answer(err)
 		}
-		r = &role{}
 	}
-	static, warnings, err := input{data}.applyStatic(r.Static, b.now())
-	if err != nil {
-		return answer(err)
-	}
-	settings, err := b.config(ctx, req.Storage)
-	if err != nil {
-		return nil, err
-	}
-	if err := settings.checkAllowed(static.Docker); err != nil {
-		return answer(err)
-	}
-	if err := b.putRole(ctx, req.Storage, name, &role{Static: static, UpdatedAt: b.now()}); err != nil {
+	if err := b.putRole(ctx, req.Storage, name, r, old); err != nil {
 		return nil, err
 	}
 	b.sendEvent(ctx, req, "role-write", "creds/"+name)
 	return withWarnings(nil, warnings), nil
+}
+
+func noSuchRole(name string) error {
+	return logical.CodedError(http.StatusNotFound, fmt.Sprintf("role %q does not exist; a write to roles/%s creates it", name, name))
+}
+
+// applyRole returns the role as the write makes it, and what the caller should
+// know about it. The fields that the write does not name stay as in old, which
+// is nil for a new role.
+func (in input) applyRole(name string, old *role, now time.Time) (*role, []string, error) {
+	r := &role{}
+	if old != nil {
+		*r = *old
+	}
+	r.UpdatedAt = now
+	if in.named(bundleFields()) != "" || r.Bundle != nil {
+		for _, fields := range []map[string]*framework.FieldSchema{staticFields(), memberFields()} {
+			if field := in.named(fields); field != "" {
+				return nil, nil, refusef("%s: a bundle has members and nothing of its own; leave it out, or write it to a role of another name", field)
+			}
+		}
+		if r.Static != nil {
+			return nil, nil, refusef("members: this role holds credentials of its own; delete it first, or write members to a role of another name")
+		}
+		var err error
+		r.Bundle, err = in.applyBundle(name, r.Bundle)
+		return r, nil, err
+	}
+
+	var warnings []string
+	var err error
+	if r.Static, warnings, err = in.applyStatic(r.Static, now); err != nil {
+		return nil, nil, err
+	}
+	if in.has("allowed_bundles") {
+		r.AllowedBundles = in.Get("allowed_bundles").([]string)
+	}
+	if in.has("verify_repository") {
+		r.VerifyRepository = in.text("verify_repository")
+	}
+	if err := r.checkVerifyRepository(); err != nil {
+		return nil, nil, err
+	}
+	return r, warnings, nil
+}
+
+// named returns the first of the fields that the write names, if any.
+func (in input) named(fields map[string]*framework.FieldSchema) string {
+	for _, field := range slices.Sorted(maps.Keys(fields)) {
+		if in.has(field) {
+			return field
+		}
+	}
+	return ""
 }
 
 func (b *backend) deleteRole(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
@@ -266,16 +382,16 @@ func (b *backend) deleteRole(ctx context.Context, req *logical.Request, data *fr
 	lock.Lock()
 	defer lock.Unlock()
 
-	existed, err := b.roleExists(ctx, req, data)
-	if err != nil {
-		return nil, fmt.Errorf("deleting role %q: %w", name, err)
-	}
-	if !existed {
+	old, err := b.role(ctx, req.Storage, name)
+	if unreadable := (unreadableError{}); err != nil && !errors.As(err, &unreadable) {
+		return nil, err
+	} else if old == nil && err == nil {
 		return nil, nil
 	}
 	if err := req.Storage.Delete(ctx, roleStoragePrefix+name); err != nil {
 		return nil, fmt.Errorf("deleting role %q: %w", name, err)
 	}
+	b.deleteExpiry(ctx, req.Storage, old.expiresAt(), name)
 	b.sendEvent(ctx, req, "role-delete", "creds/"+name)
 	return nil, nil
 }
@@ -288,11 +404,17 @@ A static role holds the credential of a registry:
 or, in dockerconfigjson, a whole Docker config with any number of registries.
 hostname means the same as registry.
 
+A bundle role joins the credentials of other roles into one pull secret: members
+names them, and each must name the bundle in its allowed_bundles.
+
 A write to an existing role keeps the fields that it does not name, so that
 "vault write regcred/roles/my_app password=..." rotates a password; "vault
 patch" does the same and fails where there is no such role. What is wrong with
 a value is said with the field's name and changes nothing; what was changed on
 the way in is a warning.
+
+verify=true stores the role only if every registry accepts the credential, and
+gives an image where there is a repository to try.
 
 Reading a role never returns a password.
 `

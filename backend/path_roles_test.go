@@ -77,8 +77,8 @@ func TestUpdateKeepsFieldsItDoesNotName(t *testing.T) {
 		value string
 		want  state
 	}{
-		"registry":   {"quay.io", state{"quay.io", before.username, before.password, before.email, before.expires}},
-		"hostname":   {"quay.io", state{"quay.io", before.username, before.password, before.email, before.expires}},
+		"registry":   {"ghcr.io/team", state{"ghcr.io/team", before.username, before.password, before.email, before.expires}},
+		"hostname":   {"ghcr.io/team", state{"ghcr.io/team", before.username, before.password, before.email, before.expires}},
 		"username":   {"you", state{before.registry, "you", before.password, before.email, before.expires}},
 		"password":   {marker + "2", state{before.registry, before.username, marker + "2", before.email, before.expires}},
 		"email":      {"", state{before.registry, before.username, before.password, "", before.expires}},
@@ -180,7 +180,7 @@ func TestBadNamesAreRefused(t *testing.T) {
 	e := newEngine(t)
 	for _, name := range []string{".", "..", "-a", "a-", ".a", "a.", "a..b", "a b", "a\n", "ä", "a%2fb", "a*", "+", strings.Repeat("a", maxNameLength+1)} {
 		for _, op := range []logical.Operation{logical.ReadOperation, logical.UpdateOperation, logical.PatchOperation, logical.DeleteOperation} {
-			e.refused(op, "roles/"+name, nil, "role: a name has at most 253 letters, digits and '_'")
+			e.refused(op, "roles/"+name, nil, "role: a name has at most 200 letters, digits and '_'")
 		}
 		e.refused(logical.ReadOperation, "creds/"+name, nil, "role: a name")
 	}
@@ -190,12 +190,32 @@ func TestBadNamesAreRefused(t *testing.T) {
 	}
 }
 
+// Who may write a role and not read it must not have its password sent to a
+// host of theirs.
+func TestStoredPasswordGoesToNoOtherHost(t *testing.T) {
+	e := newEngine(t)
+	e.write("roles/app", credential)
+	for _, other := range []string{"evil.example.com", "ghcr.io:5000", "docker.io", "*.io", "evil.example.com/ghcr.io"} {
+		for _, data := range []fields{{"registry": other}, {"hostname": other}, {"registry": other, "username": "you", "verify": true}} {
+			e.refused(logical.UpdateOperation, "roles/app", data, "registry: is on another host than before; write the password with it")
+			e.refused(logical.PatchOperation, "roles/app", data, "registry: is on another host than before; write the password with it")
+		}
+	}
+	if len(e.registries.asked) > 0 {
+		t.Errorf("registries were asked: %v", e.registries.asked)
+	}
+	e.write("roles/app", fields{"registry": "ghcr.io/team"})
+	e.write("roles/app", fields{"registry": "https://GHCR.IO/v2/"})
+	e.write("roles/app", fields{"registry": "quay.io", "password": password})
+	checkSame(t, "registry", "quay.io", e.read("creds/app")["registry"])
+}
+
 func TestHostnameMeansRegistry(t *testing.T) {
 	e := newEngine(t)
 	e.write("roles/app", fields{"hostname": "ghcr.io", "username": "me", "password": password})
 	checkSame(t, "role", without(appReadBack, "email", "expires_at"), e.read("roles/app"))
 
-	if resp := e.write("roles/app", fields{"hostname": "https://QUAY.io/", "registry": "quay.io"}); resp != nil {
+	if resp := e.write("roles/app", fields{"hostname": "https://QUAY.io/", "registry": "quay.io", "password": password}); resp != nil {
 		t.Errorf("both names, one registry: want no warning, got %v", resp)
 	}
 	checkSame(t, "registry", any("quay.io"), e.read("roles/app")["registry"])
@@ -203,7 +223,7 @@ func TestHostnameMeansRegistry(t *testing.T) {
 	for _, hostname := range []any{"ghcr.io", "", nil, "a b"} {
 		e.refused(logical.UpdateOperation, "roles/app", fields{"registry": "quay.io", "hostname": hostname}, "registry and hostname: mean the same and have different values")
 	}
-	checkWarnings(t, e.write("roles/app", fields{"hostname": "Docker.io"}).Warnings, `hostname: stored as "https://index.docker.io/v1/"`)
+	checkWarnings(t, e.write("roles/app", fields{"hostname": "Docker.io", "password": password}).Warnings, `hostname: stored as "https://index.docker.io/v1/"`)
 }
 
 func TestDockerConfigReplacesTheRole(t *testing.T) {
@@ -255,7 +275,7 @@ func TestRoleRefuses(t *testing.T) {
 		"after year 9999":       {fields{"expires_at": "9999-12-31T23:59:59-12:00"}, []string{"expires_at: must be a time"}},
 		"before year 0":         {fields{"expires_at": "0000-01-01T00:00:00+12:00"}, []string{"expires_at: must be a time"}},
 		"both forms":            {fields{"dockerconfigjson": several, "password": marker}, []string{"dockerconfigjson: holds registry, username, password and email already"}},
-		"unknown field":         {fields{"pasword": marker}, []string{`unknown field "pasword"; the fields are: dockerconfigjson, email, expires_at, hostname, password, registry, username`}},
+		"unknown field":         {fields{"pasword": marker}, []string{`unknown field "pasword"; the fields are: allowed_bundles, dockerconfigjson, email, expires_at, hostname, members, password, registry, username, verify, verify_repository`}},
 		"unknown fields":        {fields{"z": marker, "a\n": marker}, []string{`unknown field "a\n", "z"`}},
 		"long unknown field":    {fields{strings.Repeat("a", 1000): 1}, []string{`unknown field "` + strings.Repeat("a", maxQuotedField) + `"; `}},
 		"role in the body":      {fields{"role": "app"}, []string{`unknown field "role"`}},
@@ -352,9 +372,9 @@ func TestWriteWarns(t *testing.T) {
 		want []string
 	}{
 		"nothing to say":        {fields{"username": "you"}, nil},
-		"normalised registry":   {fields{"registry": "https://Quay.io/v2/"}, []string{`registry: stored as "quay.io"`}},
+		"normalised registry":   {fields{"registry": "https://GHCR.io/v2/"}, []string{`registry: stored as "ghcr.io"`}},
 		"path":                  {fields{"registry": "ghcr.io/team"}, []string{`registry: "ghcr.io/team" is limited to a path`}},
-		"glob":                  {fields{"registry": "*.example.com"}, []string{`registry: "*.example.com" has a '*'`}},
+		"glob":                  {fields{"registry": "*.example.com", "password": marker, "expires_at": ""}, []string{`registry: "*.example.com" has a '*'`}},
 		"trailing newline":      {fields{"password": password + "\n", "expires_at": ""}, []string{"password: its trailing newline was removed"}},
 		"expiry stays":          {fields{"password": marker}, []string{"expires_at: stays 2027-01-31T00:00:00Z"}},
 		"expiry stays, too":     {fields{"dockerconfigjson": `{"auths":{"ghcr.io":{"username":"me","password":"x"}}}`}, []string{"expires_at: stays 2027-01-31T00:00:00Z"}},

@@ -22,6 +22,22 @@ type staticRole struct {
 	ExpiresAt time.Time
 }
 
+// readBack returns all but the passwords and what derives from them.
+func (s *staticRole) readBack() map[string]any {
+	credentials := s.Docker.Credentials()
+	described := make([]map[string]any, len(credentials))
+	for i, c := range credentials {
+		described[i] = map[string]any{"registry": c.Registry.ImageName(), "username": c.Username}
+		if c.Email != "" {
+			described[i]["email"] = c.Email
+		}
+	}
+	if len(described) == 1 {
+		return described[0]
+	}
+	return map[string]any{"credentials": described}
+}
+
 // staticFields are the fields of roles/<role> that make a role static.
 func staticFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
@@ -115,8 +131,14 @@ func (in input) applyCredential(old []dockerconfig.Credential) (dockerconfig.Con
 	var warnings []string
 	var err error
 	if in.has("registry", "hostname") {
+		before := c.Registry
 		if c.Registry, warnings, err = in.registry(); err != nil {
 			return dockerconfig.Config{}, nil, refuse(err)
+		}
+		// Or who may write a role, and not read it, could have its password
+		// sent to a host of theirs, by verify or by whoever pulls.
+		if before != "" && c.Registry.Host() != before.Host() && !in.has("password") {
+			return dockerconfig.Config{}, nil, refusef("registry: is on another host than before; write the password with it, because a stored password is only ever used for the host that it was given for")
 		}
 	}
 	if in.has("username") {
@@ -157,7 +179,7 @@ func (in input) checkComplete() error {
 	if missing == nil {
 		return nil
 	}
-	return refusef("missing %s: a new role needs registry, username and password, or dockerconfigjson", strings.Join(missing, ", "))
+	return refusef("missing %s: a new role needs registry, username and password, or dockerconfigjson, or members", strings.Join(missing, ", "))
 }
 
 // registry reads the field that has two names.
@@ -176,42 +198,4 @@ func (in input) registry() (dockerconfig.Key, []string, error) {
 		}
 	}
 	return key, fieldWarnings(field, warnings), nil
-}
-
-func parseExpiry(text string) (time.Time, error) {
-	if text == "" {
-		return time.Time{}, nil
-	}
-	at, err := time.Parse(time.RFC3339, text)
-	at = at.UTC() // storage cannot hold every offset that Parse accepts
-	if err != nil || at.Year() < 1 || at.Year() > 9999 {
-		return time.Time{}, errors.New("must be a time as in RFC 3339, such as 2027-01-31T00:00:00Z")
-	}
-	return at, nil
-}
-
-// expiryWarnings warns of credentials that have stopped working at the
-// registry, or will within the given time.
-func expiryWarnings(name string, expiresAt, now time.Time, within time.Duration) []string {
-	left := expiresAt.Sub(now)
-	switch {
-	case expiresAt.IsZero() || left > within:
-		return nil
-	case left <= 0:
-		return []string{fmt.Sprintf("the credential of role %q expired at %s; write a new password and expires_at to roles/%s", name, formatTime(expiresAt), name)}
-	}
-	return []string{fmt.Sprintf("the credential of role %q expires at %s, in %s; write a new password and expires_at to roles/%s", name, formatTime(expiresAt), inWords(left), name)}
-}
-
-// inWords rounds down to what a person plans with.
-func inWords(d time.Duration) string {
-	switch {
-	case d >= 48*time.Hour:
-		return fmt.Sprintf("%d days", int(d.Hours())/24)
-	case d >= 2*time.Hour:
-		return fmt.Sprintf("%d hours", int(d.Hours()))
-	case d >= 2*time.Minute:
-		return fmt.Sprintf("%d minutes", int(d.Minutes()))
-	}
-	return "less than two minutes"
 }

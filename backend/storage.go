@@ -21,6 +21,14 @@ type unprintable struct{}
 // Format implements [fmt.Formatter].
 func (unprintable) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "[redacted]") }
 
+// unreadableError is about an entry that is there and cannot be understood. It
+// can only be deleted.
+type unreadableError struct{ error }
+
+func unreadablef(format string, args ...any) error {
+	return unreadableError{fmt.Errorf(format, args...)}
+}
+
 // getEntry reads the entry under key into stored, a pointer to a struct whose
 // field for the schema version is version. It reports whether there is one.
 func getEntry(ctx context.Context, storage logical.Storage, key string, stored any, version *int) (bool, error) {
@@ -33,10 +41,10 @@ func getEntry(ctx context.Context, storage logical.Storage, key string, stored a
 	}
 	err = entry.DecodeJSON(stored)
 	if *version > schemaVersion { // it stands first, and what follows may have another type
-		return false, fmt.Errorf("reading %s: the stored entry has schema version %d and this plugin knows up to %d; run the newer plugin that wrote it", key, *version, schemaVersion)
+		return false, unreadablef("reading %s: the stored entry has schema version %d and this plugin knows up to %d; run the newer plugin that wrote it", key, *version, schemaVersion)
 	}
 	if err != nil || *version < 1 {
-		return false, fmt.Errorf("reading %s: the stored entry is damaged", key) // err may quote a secret
+		return false, unreadablef("reading %s: the stored entry is damaged", key) // err may quote a secret
 	}
 	return true, nil
 }

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"vault-plugin-secrets-regcred/tests/clients"
 	"vault-plugin-secrets-regcred/tests/servers"
 )
 
@@ -21,7 +22,8 @@ import (
 // text and a line "…" for any lines; times, tokens, checksums and the server's
 // address may differ. All blocks of a page are one session, on a Vault of its
 // own with the engine at regcred/, unless the page enables it there itself. In
-// the working directory, bin/ has the plugin and new/ a build of version v0.2.0.
+// the working directory, bin/ has the plugin and new/ a build of version v0.2.0;
+// registry.example.com:5000 is a real registry with the image team/my_app:1.4.
 //
 // A block of the language "sh" holds commands that another test executes: each
 // line stands in .ci/run, or in a "console" block of the same page as a command
@@ -126,34 +128,24 @@ func runSession(t *testing.T, session []step) {
 	t.Helper()
 	const mark = "@@@ end of step @@@"
 	v := servers.StartVault(t)
-	var script strings.Builder
+	var commands, script strings.Builder
 	for _, s := range session {
-		if strings.HasPrefix(s.command, "vault secrets enable -path="+servers.Mount+" ") {
-			if err := v.Client.Sys().Unmount(servers.Mount); err != nil {
-				t.Fatal(err)
-			}
-		}
+		commands.WriteString(s.command)
 		fmt.Fprintf(&script, "{\n%s} 2>&1\necho; echo '%s'\n", s.command, mark)
 	}
-	// The pages install the plugin where an operator would, as root.
-	const pluginDir = "/opt/vault/plugins"
-	const preamble = "set +o history; sudo() { \"$@\"; }\n"
-	cmd := exec.CommandContext(t.Context(), "bash", "-c", preamble+strings.ReplaceAll(script.String(), pluginDir, v.PluginDir))
-	cmd.Dir = t.TempDir()
-	if err := os.Symlink(filepath.Join(servers.Repo(), "bin"), filepath.Join(cmd.Dir, "bin")); err != nil {
-		t.Fatal(err)
-	}
-	if strings.Contains(script.String(), "new/"+servers.PluginName) {
-		if err := os.Symlink(filepath.Dir(buildPlugin(t, "v0.2.0")), filepath.Join(cmd.Dir, "new")); err != nil {
-			t.Fatal(err)
-		}
-	}
-	cmd.Env = append(v.Env(), "HOME="+cmd.Dir)
+	dir, stands := prepare(t, v, commands.String())
+	fromPage, toPage := replacers(stands)
+
+	// The pages install the plugin as root.
+	const preamble = "sudo() { \"$@\"; }\n"
+	cmd := exec.CommandContext(t.Context(), "bash", "-c", preamble+fromPage.Replace(script.String()))
+	cmd.Dir = dir
+	cmd.Env = append(v.Env(), "HOME="+dir)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Errorf("the session failed: %v", err)
 	}
-	outputs := strings.Split(strings.ReplaceAll(string(out), v.PluginDir, pluginDir), mark)
+	outputs := strings.Split(toPage.Replace(string(out)), mark)
 	for i, s := range session {
 		if i >= len(outputs) {
 			t.Fatalf("$ %s: the session ended before", s.command)
@@ -162,6 +154,44 @@ func runSession(t *testing.T, session []step) {
 			t.Errorf("$ %s--- the page says:\n%s\n--- it printed:\n%s", s.command, normalise(s.output), got)
 		}
 	}
+}
+
+// prepare sets up what the commands of a page rely on: the working directory,
+// and what stands for the names in it.
+func prepare(t *testing.T, v *servers.Vault, commands string) (dir string, stands map[string]string) {
+	t.Helper()
+	dir = t.TempDir()
+	stands = map[string]string{"/opt/vault/plugins": v.PluginDir}
+	links := map[string]string{"bin": filepath.Join(servers.Repo(), "bin")}
+	if strings.Contains(commands, "new/"+servers.PluginName) {
+		links["new"] = filepath.Dir(buildPlugin(t, "v0.2.0"))
+	}
+	for name, target := range links {
+		if err := os.Symlink(target, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if strings.Contains(commands, "vault secrets enable -path="+servers.Mount+" ") {
+		if err := v.Client.Sys().Unmount(servers.Mount); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if name := "registry.example.com:5000"; strings.Contains(commands, name) {
+		const username, password = "robot", "s3cr3t"
+		registry := servers.StartRegistry(t, username, password)
+		clients.Push(t, registry.Addr+"/team/my_app:1.4", username, password)
+		stands[name] = registry.Addr
+	}
+	return dir, stands
+}
+
+// replacers put what stands for the names of a page in their place, and back.
+func replacers(stands map[string]string) (fromPage, toPage *strings.Replacer) {
+	var from, to []string
+	for name, value := range stands {
+		from, to = append(from, name, value), append(to, value, name)
+	}
+	return strings.NewReplacer(from...), strings.NewReplacer(to...)
 }
 
 var variable = []struct {

@@ -3,7 +3,6 @@
 package tests
 
 import (
-	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -19,36 +18,31 @@ import (
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 
+	"vault-plugin-secrets-regcred/tests/clients"
 	"vault-plugin-secrets-regcred/tests/servers"
 )
 
-// login is a user name and a password as a reader of a pull secret finds them.
-type login struct {
-	Username string `json:"username"`
-	Password string `json:"password"`
-}
-
 // hostileLogins are credentials that templates and hand-made JSON break on.
-var hostileLogins = map[string]login{
-	"plain":               {"robot", "p4ss"},
-	"deploy token":        {"gitlab+deploy-token-910431", "gldt-x9Qm"},
-	"Harbor robot":        {"robot$team+puller", "$HOME ${x} $(id) `id`"},
-	"quotes":              {`ro"bot'`, `"double" 'single'`},
-	"backslashes":         {`dom\user`, `\n\\ \" \u0000 \`},
-	"HTML":                {"<robot>&", "</script>&amp;<>"},
-	"percent":             {"100%", "%s %d %% %20"},
-	"colons":              {"robot", "a:b::c:"},
-	"spaces":              {"ro bot", " leading and trailing "},
-	"tabs and newlines":   {"robot", "\ta\n\r\nb\v\f"},
-	"not ASCII":           {"Jürgen", "пароль密码"},
-	"emoji":               {"🤖", "🔑👩‍👩‍👧‍👦"},
-	"line separators":     {"robot", "a\u2028b\u2029c\u0085d"},
-	"other controls":      {"robot", "\x01\x1b[31m\x7f"},
-	"JSON":                {"robot", `{"auths":{}}`},
-	"braces of templates": {"robot", `{{ .Data }} #{x} <%= y %>`},
-	"base64 padding":      {"r", "=="},
-	"long":                {"robot", strings.Repeat("0123456789abcdef", 256)},
-	"service-account key": {"_json_key", "{\n  \"type\": \"service_account\",\n  \"private_key\": \"-----BEGIN PRIVATE KEY-----\\nMIIE\\n-----END PRIVATE KEY-----\\n\"\n}"},
+var hostileLogins = map[string]clients.Login{
+	"plain":               {Username: "robot", Password: "p4ss"},
+	"deploy token":        {Username: "gitlab+deploy-token-910431", Password: "gldt-x9Qm"},
+	"Harbor robot":        {Username: "robot$team+puller", Password: "$HOME ${x} $(id) `id`"},
+	"quotes":              {Username: `ro"bot'`, Password: `"double" 'single'`},
+	"backslashes":         {Username: `dom\user`, Password: `\n\\ \" \u0000 \`},
+	"HTML":                {Username: "<robot>&", Password: "</script>&amp;<>"},
+	"percent":             {Username: "100%", Password: "%s %d %% %20"},
+	"colons":              {Username: "robot", Password: "a:b::c:"},
+	"spaces":              {Username: "ro bot", Password: " leading and trailing "},
+	"tabs and newlines":   {Username: "robot", Password: "\ta\n\r\nb\v\f"},
+	"not ASCII":           {Username: "Jürgen", Password: "пароль密码"},
+	"emoji":               {Username: "🤖", Password: "🔑👩‍👩‍👧‍👦"},
+	"line separators":     {Username: "robot", Password: "a\u2028b\u2029c\u0085d"},
+	"other controls":      {Username: "robot", Password: "\x01\x1b[31m\x7f"},
+	"JSON":                {Username: "robot", Password: `{"auths":{}}`},
+	"braces of templates": {Username: "robot", Password: `{{ .Data }} #{x} <%= y %>`},
+	"base64 padding":      {Username: "r", Password: "=="},
+	"long":                {Username: "robot", Password: strings.Repeat("0123456789abcdef", 256)},
+	"service-account key": {Username: "_json_key", Password: "{\n  \"type\": \"service_account\",\n  \"private_key\": \"-----BEGIN PRIVATE KEY-----\\nMIIE\\n-----END PRIVATE KEY-----\\n\"\n}"},
 }
 
 // keyKinds are the registry keys of DESIGN's input rules, each with an image
@@ -74,7 +68,7 @@ var keyKinds = []struct {
 func TestBytesAreThoseOfKubectl(t *testing.T) {
 	t.Parallel()
 	v := servers.StartVault(t)
-	compare := func(what, registry string, l login, email string) {
+	compare := func(what, registry string, l clients.Login, email string) {
 		t.Helper()
 		body := fields{"registry": registry, "username": l.Username, "password": l.Password, "email": email}
 		write(t, v.Client, "regcred/roles/app", body)
@@ -97,7 +91,7 @@ func TestBytesAreThoseOfKubectl(t *testing.T) {
 
 // kubectlDockerConfig returns the Docker config in the Secret that kubectl
 // makes of the same input.
-func kubectlDockerConfig(t *testing.T, registry string, l login, email string) string {
+func kubectlDockerConfig(t *testing.T, registry string, l clients.Login, email string) string {
 	t.Helper()
 	args := []string{
 		"create", "secret", "docker-registry", "regcred", "--dry-run=client", "-o", "json",
@@ -125,24 +119,11 @@ func kubectlDockerConfig(t *testing.T, registry string, l login, email string) s
 	return string(secret.Data[".dockerconfigjson"])
 }
 
-// lookUp is one question to a reader: which credential does this Docker config
-// hold for this image?
-type lookUp struct {
-	Config string `json:"config"`
-	Image  string `json:"image"`
-}
-
-// found is a reader's answer.
-type found struct {
-	Credentials []login `json:"credentials"`
-	Error       string  `json:"error"`
-}
-
 // readers are the libraries with which tools read pull secrets, each by what
 // it is called here.
-var readers = map[string]func(*testing.T, []lookUp) []found{
-	"kubelet":              func(t *testing.T, l []lookUp) []found { return askProgram(t, "read-kubelet", l) },
-	"containers":           func(t *testing.T, l []lookUp) []found { return askProgram(t, "read-containers", l) },
+var readers = map[string]func(*testing.T, []clients.LookUp) []clients.Found{
+	"kubelet":              func(t *testing.T, l []clients.LookUp) []clients.Found { return clients.Ask(t, "read-kubelet", l) },
+	"containers":           func(t *testing.T, l []clients.LookUp) []clients.Found { return clients.Ask(t, "read-containers", l) },
 	"docker":               askEach(askDocker),
 	"go-containerregistry": askEach(askGoContainerRegistry),
 }
@@ -154,9 +135,9 @@ func TestEveryReaderFindsTheCredential(t *testing.T) {
 	v := servers.StartVault(t)
 	type question struct {
 		what string
-		want login
+		want clients.Login
 		not  []string
-		lookUp
+		clients.LookUp
 	}
 	forms := map[string][]question{}
 	for what, l := range hostileLogins {
@@ -168,15 +149,15 @@ func TestEveryReaderFindsTheCredential(t *testing.T) {
 			} {
 				forms[form] = append(forms[form], question{
 					what: fmt.Sprintf("%s at %s", what, kind.registry), want: l, not: kind.not,
-					lookUp: lookUp{Config: config.(string), Image: kind.image},
+					LookUp: clients.LookUp{Config: config.(string), Image: kind.image},
 				})
 			}
 		}
 	}
 	for form, questions := range forms {
-		lookUps := make([]lookUp, len(questions))
+		lookUps := make([]clients.LookUp, len(questions))
 		for i, q := range questions {
-			lookUps[i] = q.lookUp
+			lookUps[i] = q.LookUp
 		}
 		for reader, ask := range readers {
 			t.Run(reader+" reads "+form, func(t *testing.T) {
@@ -191,7 +172,7 @@ func TestEveryReaderFindsTheCredential(t *testing.T) {
 						}
 						continue
 					}
-					want := found{Credentials: []login{q.want}}
+					want := clients.Found{Credentials: []clients.Login{q.want}}
 					if diff := cmp.Diff(want, answers[i]); diff != "" {
 						t.Errorf("%s (-want +got):\n%s", q.what, diff)
 					}
@@ -201,32 +182,9 @@ func TestEveryReaderFindsTheCredential(t *testing.T) {
 	}
 }
 
-// askProgram asks a reader whose library needs a module of its own.
-func askProgram(t *testing.T, program string, questions []lookUp) []found {
-	t.Helper()
-	in, err := json.Marshal(questions)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(servers.Bin(t, program))
-	cmd.Stdin = bytes.NewReader(in)
-	cmd.Env = []string{"HOME=" + t.TempDir(), "TMPDIR=" + t.TempDir()}
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("%s: %v\n%s", program, err, stderr.String())
-	}
-	var answers []found
-	if err := json.Unmarshal(out, &answers); err != nil {
-		t.Fatalf("%s: %v", program, err)
-	}
-	return answers
-}
-
-func askEach(ask func(*testing.T, lookUp) found) func(*testing.T, []lookUp) []found {
-	return func(t *testing.T, questions []lookUp) []found {
-		answers := make([]found, len(questions))
+func askEach(ask func(*testing.T, clients.LookUp) clients.Found) func(*testing.T, []clients.LookUp) []clients.Found {
+	return func(t *testing.T, questions []clients.LookUp) []clients.Found {
+		answers := make([]clients.Found, len(questions))
 		for i, q := range questions {
 			answers[i] = ask(t, q)
 		}
@@ -236,21 +194,21 @@ func askEach(ask func(*testing.T, lookUp) found) func(*testing.T, []lookUp) []fo
 
 // askDocker reads as the Docker CLI does, which looks Docker Hub up under the
 // address of its old index.
-func askDocker(_ *testing.T, q lookUp) found {
+func askDocker(_ *testing.T, q clients.LookUp) clients.Found {
 	host, _, _ := strings.Cut(q.Image, "/")
 	if host == "docker.io" {
 		host = "https://index.docker.io/v1/"
 	}
 	file, err := dockercli.LoadFromReader(strings.NewReader(q.Config))
 	if err != nil {
-		return found{Error: err.Error()}
+		return clients.Found{Error: err.Error()}
 	}
 	auth, err := file.GetAuthConfig(host)
-	return foundOrError(login{auth.Username, auth.Password}, err)
+	return foundOrError(clients.Login{Username: auth.Username, Password: auth.Password}, err)
 }
 
 // askGoContainerRegistry reads as crane, ko and kaniko do.
-func askGoContainerRegistry(t *testing.T, q lookUp) found {
+func askGoContainerRegistry(t *testing.T, q clients.LookUp) clients.Found {
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(q.Config), 0o600); err != nil {
 		t.Fatal(err)
@@ -258,25 +216,25 @@ func askGoContainerRegistry(t *testing.T, q lookUp) found {
 	t.Setenv("DOCKER_CONFIG", dir)
 	repository, err := name.NewRepository(q.Image)
 	if err != nil {
-		return found{Error: err.Error()}
+		return clients.Found{Error: err.Error()}
 	}
 	authenticator, err := authn.DefaultKeychain.Resolve(repository)
 	if err != nil {
-		return found{Error: err.Error()}
+		return clients.Found{Error: err.Error()}
 	}
 	auth, err := authn.Authorization(t.Context(), authenticator)
 	if err != nil {
-		return found{Error: err.Error()}
+		return clients.Found{Error: err.Error()}
 	}
-	return foundOrError(login{auth.Username, auth.Password}, nil)
+	return foundOrError(clients.Login{Username: auth.Username, Password: auth.Password}, nil)
 }
 
-func foundOrError(l login, err error) found {
+func foundOrError(l clients.Login, err error) clients.Found {
 	switch {
 	case err != nil:
-		return found{Error: err.Error()}
-	case l == login{}:
-		return found{}
+		return clients.Found{Error: err.Error()}
+	case l == clients.Login{}:
+		return clients.Found{}
 	}
-	return found{Credentials: []login{l}}
+	return clients.Found{Credentials: []clients.Login{l}}
 }

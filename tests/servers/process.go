@@ -36,7 +36,7 @@ func Bin(t testing.TB, name string) string {
 	t.Helper()
 	path := filepath.Join(Repo(), ".bin", name)
 	if _, err := os.Stat(path); err != nil {
-		t.Fatalf("%s is missing: run \"make test\", which builds it", path)
+		t.Fatalf("%s is missing: run \"make test\" or \"make e2e\", which build what they need", path)
 	}
 	return path
 }
@@ -104,6 +104,16 @@ func (p *Process) Stop() {
 	case <-time.After(stopLimit):
 		_ = p.cmd.Process.Kill()
 		<-p.done
+	}
+}
+
+// Ended reports whether the process has ended.
+func (p *Process) Ended() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
 	}
 }
 

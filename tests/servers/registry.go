@@ -17,6 +17,7 @@ import (
 type Registry struct {
 	*Process
 	Addr string // host:port, as in image names
+	CA   string // PEM; empty with plain http
 
 	htpasswd string
 }
@@ -24,29 +25,52 @@ type Registry struct {
 // StartRegistry starts a registry with plain http and htpasswd authentication.
 func StartRegistry(t testing.TB, username, password string) *Registry {
 	t.Helper()
-	dir := t.TempDir()
-	r := &Registry{Addr: freeAddr(t), htpasswd: filepath.Join(dir, "htpasswd")}
+	return startHtpasswdRegistry(t, username, password, nil)
+}
+
+// StartTLSRegistry starts a registry with htpasswd authentication and a
+// certificate of a private CA, for 127.0.0.1 and localhost.
+func StartTLSRegistry(t testing.TB, username, password string) *Registry {
+	t.Helper()
+	return startHtpasswdRegistry(t, username, password, newCertificate(t))
+}
+
+func startHtpasswdRegistry(t testing.TB, username, password string, cert *certificate) *Registry {
+	t.Helper()
+	r := &Registry{Addr: freeAddr(t), htpasswd: filepath.Join(t.TempDir(), "htpasswd")}
 	r.SetPassword(t, username, password)
+	r.Process = startDistribution(t, r.Addr, cert, fmt.Sprintf(`
+  htpasswd:
+    realm: tests
+    path: %q
+`, r.htpasswd))
+	if cert != nil {
+		r.CA = cert.ca
+	}
+	return r
+}
+
+// startDistribution starts a registry with the given member "auth" of its
+// configuration, and waits until it asks for a credential.
+func startDistribution(t testing.TB, addr string, cert *certificate, auth string) *Process {
+	t.Helper()
+	dir := t.TempDir()
 	config := filepath.Join(dir, "config.yml")
 	text := fmt.Sprintf(`
 version: 0.1
 storage:
   filesystem:
     rootdirectory: %q
-http:
+auth:%shttp:
   addr: %q
-auth:
-  htpasswd:
-    realm: tests
-    path: %q
-`, filepath.Join(dir, "data"), r.Addr, r.htpasswd)
+%s`, filepath.Join(dir, "data"), auth, addr, cert.config())
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(Bin(t, "registry"), "serve", config)
 	cmd.Env = []string{"OTEL_TRACES_EXPORTER=none", "HOME=" + dir}
-	r.Process = start(t, "registry", cmd, r.answers)
-	return r
+	client, scheme := cert.client()
+	return start(t, "registry", cmd, func() error { return asksForCredential(client, scheme, addr) })
 }
 
 // SetPassword replaces the user of the registry. It holds from the next request
@@ -66,11 +90,11 @@ func (r *Registry) SetPassword(t testing.TB, username, password string) {
 	}
 }
 
-func (r *Registry) answers() error {
-	if err := dial(r.Addr); err != nil {
+func asksForCredential(client *http.Client, scheme, addr string) error {
+	if err := dial(addr); err != nil {
 		return err
 	}
-	resp, err := http.Get("http://" + r.Addr + "/v2/")
+	resp, err := client.Get(scheme + "://" + addr + "/v2/")
 	if err != nil {
 		return err
 	}

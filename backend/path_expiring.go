@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"context"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+)
+
+func (b *backend) pathExpiring() []*framework.Path {
+	return []*framework.Path{{
+		Pattern: "expiring",
+		Fields: map[string]*framework.FieldSchema{
+			"within": {
+				Type: framework.TypeDurationSecond, Query: true,
+				Description: "How far to look ahead; by default the mount's expiry_warning.",
+			},
+		},
+		DisplayAttrs: &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationSuffix: "expiring-roles"},
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.ReadOperation: &framework.PathOperation{
+				Callback: b.readExpiring,
+				Summary:  "Read which roles have a credential that expires within a time, or has expired.",
+				Responses: okResponse("The roles, soonest first.", map[string]*framework.FieldSchema{
+					"roles":      {Type: framework.TypeStringSlice, Required: true, Description: "Names of the roles, soonest first."},
+					"expires_at": {Type: framework.TypeMap, Required: true, Description: "When the credential of each stops working at the registry, RFC 3339, by role."},
+				}),
+			},
+		},
+		HelpSynopsis:    "Finds the roles whose credentials expire soon, or have expired.",
+		HelpDescription: "One read finds them among any number of roles: \"vault read regcred/expiring within=720h\". A bundle is not listed; its members are.",
+	}}
+}
+
+func (b *backend) readExpiring(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	settings, err := b.config(ctx, req.Storage)
+	if err != nil {
+		return nil, err
+	}
+	within := settings.ExpiryWarning
+	if seconds, named := data.GetOk("within"); named {
+		within = time.Duration(seconds.(int)) * time.Second
+	}
+	names, times, err := b.expiringBefore(ctx, req.Storage, b.now().Add(within))
+	if err != nil {
+		return nil, err
+	}
+	expiresAt := make(map[string]any, len(times))
+	for name, at := range times {
+		expiresAt[name] = formatTime(at)
+	}
+	return &logical.Response{Data: map[string]any{"roles": names, "expires_at": expiresAt}}, nil
+}

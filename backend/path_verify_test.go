@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-regcred/backend/registry"
+)
+
+func verify(t *testing.T, e *engine, role string, data fields) fields {
+	t.Helper()
+	return e.must(logical.UpdateOperation, "verify/"+role, data).Data
+}
+
+func TestVerifyAnswersForOneRegistry(t *testing.T) {
+	e := newEngine(t)
+	e.write("roles/app", with(credential, fields{"verify_repository": "group/app:1"}))
+	e.registries.answers["ghcr.io"] = registry.Result{Verdict: registry.Denied, Message: "DENIED: not yours"}
+	checkSame(t, "answer", fields{
+		"verdict": "denied", "registry": "ghcr.io", "repository": "group/app:1", "message": "DENIED: not yours",
+		"results": []fields{{"role": "app", "registry": "ghcr.io", "repository": "group/app:1", "verdict": "denied", "message": "DENIED: not yours"}},
+	}, verify(t, e, "app", nil))
+	checkSame(t, "asked", []string{"ghcr.io me group/app:1"}, e.registries.asked)
+
+	verify(t, e, "app", fields{"repository": "other/app"})
+	verify(t, e, "app", fields{"repository": "ghcr.io/other/app:2"})
+	checkSame(t, "asked", []string{"ghcr.io me other/app", "ghcr.io me other/app:2"}, e.registries.asked[1:])
+}
+
+func TestVerifyAnswersForEachMemberWithTheWorstVerdict(t *testing.T) {
+	e := newEngine(t)
+	e.write("roles/b", with(member("b.example.com", "all"), fields{"verify_repository": "app"}))
+	e.write("roles/a", member("a.example.com", "all"))
+	e.write("roles/all", fields{"members": "a,b"})
+	for want, answers := range map[string][2]registry.Verdict{
+		"ok":          {registry.OK, registry.OK},
+		"unverified":  {registry.Unverified, registry.OK},
+		"not_found":   {registry.Unverified, registry.NotFound},
+		"unreachable": {registry.Unreachable, registry.NotFound},
+		"denied":      {registry.Unreachable, registry.Denied},
+	} {
+		e.registries.answers["a.example.com"] = registry.Result{Verdict: answers[0]}
+		e.registries.answers["b.example.com"] = registry.Result{Verdict: answers[1]}
+		checkSame(t, "answer", fields{"verdict": want, "results": []fields{
+			{"role": "a", "registry": "a.example.com", "verdict": string(answers[0])},
+			{"role": "b", "registry": "b.example.com", "verdict": string(answers[1]), "repository": "app"},
+		}}, verify(t, e, "all", nil))
+	}
+	e.registries.asked = nil
+	verify(t, e, "all", fields{"repository": "a.example.com/one"})
+	slices.Sort(e.registries.asked)
+	checkSame(t, "asked", []string{"a.example.com user one", "b.example.com user app"}, e.registries.asked)
+	e.refused(logical.UpdateOperation, "verify/all", fields{"repository": "one"}, "repository: must have one of the pull secret's registries in front")
+	e.refused(logical.UpdateOperation, "verify/all", fields{"repository": "a.example.com/One Two"}, "repository: ")
+}
+
+func TestVerifyChoosesRepositoriesByRegistryAndPath(t *testing.T) {
+	e := newEngine(t)
+	e.write("roles/app", fields{
+		"dockerconfigjson":  `{"auths":{"ghcr.io/a":{"auth":"dTpw"},"ghcr.io/b":{"auth":"dTpw"},"docker.io":{"auth":"dTpw"}}}`,
+		"verify_repository": "ghcr.io/a/app",
+	})
+	verify(t, e, "app", nil)
+	verify(t, e, "app", fields{"repository": "docker.io/acme/app:1"})
+	slices.Sort(e.registries.asked)
+	checkSame(t, "asked", []string{
+		"ghcr.io/a u a/app", "ghcr.io/a u a/app", "ghcr.io/b u ", "ghcr.io/b u ",
+		"https://index.docker.io/v1/ u ", "https://index.docker.io/v1/ u acme/app:1",
+	}, e.registries.asked)
+	e.refused(logical.UpdateOperation, "roles/app", fields{"verify_repository": "quay.io/app"}, "verify_repository: must have one of the role's registries in front")
+	e.refused(logical.UpdateOperation, "roles/app", fields{"verify_repository": "ghcr.io/A B"}, "verify_repository: ")
+}
+
+func TestVerifyOnWriteStoresOnlyWhatTheRegistriesAccept(t *testing.T) {
+	for verdict, c := range map[registry.Verdict]struct{ accepted, stored bool }{
+		registry.OK:          {true, true},
+		registry.Denied:      {false, false},
+		registry.NotFound:    {false, false},
+		registry.Unreachable: {false, false},
+		registry.Unverified:  {true, true},
+	} {
+		e := newEngine(t)
+		e.registries.answers["ghcr.io"] = registry.Result{Verdict: verdict, Accepted: c.accepted, Message: "said so"}
+		data := with(credential, fields{"verify": true})
+		if c.stored {
+			e.write("roles/app", data)
+			e.read("creds/app")
+			continue
+		}
+		e.refused(logical.UpdateOperation, "roles/app", data, "verify: nothing is stored", `registry "ghcr.io": `+string(verdict), "said so")
+	}
+	e := newEngine(t)
+	e.registries.answers["ghcr.io"] = registry.Result{Verdict: registry.Unverified, Message: "names no single registry"}
+	e.refused(logical.UpdateOperation, "roles/app", with(credential, fields{"verify": "true"}), "names no single registry")
+	e.write("roles/app", with(credential, fields{"verify": false}))
+	e.refused(logical.UpdateOperation, "roles/app", fields{"verify": "perhaps"}, "verify: must be true or false")
+}
+
+func TestVerifyAsksOnlyAllowedRegistries(t *testing.T) {
+	e := newEngine(t)
+	e.write("roles/app", credential)
+	e.write("config", fields{"allowed_registries": "quay.io"})
+	e.refused(logical.UpdateOperation, "verify/app", nil, `registry "ghcr.io" is not among the allowed_registries`)
+	e.refused(logical.UpdateOperation, "roles/new", with(credential, fields{"verify": true}), "allowed_registries")
+	if len(e.registries.asked) > 0 {
+		t.Errorf("registries were asked: %v", e.registries.asked)
+	}
+}
+
+func TestVerifyOfAMissingRoleIsNotFound(t *testing.T) {
+	e := newEngine(t)
+	if _, err := e.request(logical.UpdateOperation, "verify/app", nil); err == nil || err.(logical.HTTPCodedError).Code() != 404 { //nolint:errorlint // as Vault does
+		t.Errorf("want status 404, got %v", err)
+	}
+}
+
+func TestVerifyTrustsTheCAOfTheConfig(t *testing.T) {
+	e := newEngine(t)
+	e.write("roles/app", credential)
+	verify(t, e, "app", nil)
+	if e.registries.cas != nil {
+		t.Error("want the system's certificates without ca_pem")
+	}
+	e.refused(logical.UpdateOperation, "config", fields{"ca_pem": "no certificate"}, "ca_pem: must hold at least one certificate in PEM form")
+	e.write("config", fields{"ca_pem": testCA})
+	verify(t, e, "app", nil)
+	if e.registries.cas == nil {
+		t.Error("want a pool with the certificate of ca_pem")
+	}
+	checkSame(t, "read-back", testCA, e.read("config")["ca_pem"])
+	e.write("config", fields{"ca_pem": ""})
+	checkSame(t, "read-back", nil, e.read("config")["ca_pem"])
+}
+
+// testCA is a certificate that nobody has the key of.
+const testCA = `-----BEGIN CERTIFICATE-----
+MIIBhzCCAS2gAwIBAgIUYCBW0Sfjv7MAr2qrPFCWNSzNprowCgYIKoZIzj0EAwIw
+GDEWMBQGA1UEAwwNcmVnY3JlZCB0ZXN0czAgFw0yNjExMjMwNDE3MDNaGA8yMTI2
+MTAzMDA0MTcwM1owGDEWMBQGA1UEAwwNcmVnY3JlZCB0ZXN0czBZMBMGByqGSM49
+AgEGCCqGSM49AwEHA0IABHcPLGEWtlxRAjTdPxkq8wpaZ3CE7rzoGK2JPHwppwOK
+38eWrKs9tAUiQJm1Rc7dpWhWAJN6T1BAH66mi81TQ8KjUzBRMB0GA1UdDgQWBBRK
+xm7LTOxU/co3zs18V6mrAefTgDAfBgNVHSMEGDAWgBRKxm7LTOxU/co3zs18V6mr
+AefTgDAPBgNVHRMBAf8EBTADAQH/MAoGCCqGSM49BAMCA0gAMEUCIQCCkyfxV64a
+rDSysbyujykQjnDQOElWcgKgFP9J9b+zDgIgQfyJIWPi9WF+PbB+w4qB5Ha+ODw+
+a6tdTnnAu/L05AA=
+-----END CERTIFICATE-----
+`

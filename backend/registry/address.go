@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package registry
+
+import (
+	"net/netip"
+	"net/url"
+	"strings"
+	"syscall"
+)
+
+// metadataAddrs are cloud metadata services and the like that are not
+// link-local: they hand out credentials to whoever can reach them.
+var metadataAddrs = map[netip.Addr]bool{
+	netip.MustParseAddr("fd00:ec2::254"):   true, // AWS
+	netip.MustParseAddr("fd20:ce::254"):    true, // Google Cloud
+	netip.MustParseAddr("100.100.100.200"): true, // Alibaba Cloud
+	netip.MustParseAddr("192.0.0.192"):     true, // Oracle Cloud
+	netip.MustParseAddr("168.63.129.16"):   true, // Azure
+}
+
+var (
+	broadcast   = netip.MustParseAddr("255.255.255.255")
+	thisNetwork = netip.MustParsePrefix("0.0.0.0/8") // Linux takes 0.0.0.0 for loopback
+
+	// embeddings are the prefixes of IPv6 addresses that lead to an IPv4
+	// address, and the byte at which that begins.
+	embeddings = []struct {
+		prefix netip.Prefix
+		start  int
+	}{
+		{netip.MustParsePrefix("::/96"), 12},           // IPv4-compatible
+		{netip.MustParsePrefix("::ffff:0:0:0/96"), 12}, // IPv4-translated
+		{netip.MustParsePrefix("64:ff9b::/96"), 12},    // NAT64
+		{netip.MustParsePrefix("64:ff9b:1::/48"), 12},  // NAT64 of the local network
+		{netip.MustParsePrefix("2002::/16"), 2},        // 6to4
+	}
+)
+
+// forbidden reports whether no registry can have an address.
+func forbidden(addr netip.Addr) bool {
+	addr = addr.WithZone("").Unmap()
+	switch {
+	case !addr.IsValid(), addr.IsUnspecified(), addr.IsMulticast(), addr.IsLinkLocalUnicast(),
+		addr == broadcast, thisNetwork.Contains(addr), metadataAddrs[addr]:
+		return true
+	case addr.Is4(), addr.IsLoopback():
+		return false
+	}
+	bytes := addr.As16()
+	for _, e := range embeddings {
+		if e.prefix.Contains(addr) && forbidden(netip.AddrFrom4([4]byte(bytes[e.start:e.start+4]))) {
+			return true
+		}
+	}
+	return false
+}
+
+// refuseForbidden is the Control function of the dialer, which calls it with
+// each address that it is about to connect to, after names are resolved.
+func refuseForbidden(_, address string, _ syscall.RawConn) error {
+	parsed, err := netip.ParseAddrPort(address)
+	if err != nil || forbidden(parsed.Addr()) {
+		return failf(Unreachable, "%s is an address that no registry has; nothing was sent there", address)
+	}
+	return nil
+}
+
+// refuseLiteral does the same for a host that stands in a URL, because behind
+// a proxy the dialer sees only the address of the proxy. Numbers that are not
+// an address in its usual form ("2852039166", "0xa9.0xfe.43518") are refused
+// outright: some resolvers make an address of them.
+func refuseLiteral(u *url.URL) error {
+	host := u.Hostname()
+	addr, err := netip.ParseAddr(host)
+	if err == nil && !forbidden(addr) {
+		return nil
+	}
+	if err != nil && !endsInNumber(host) {
+		return nil
+	}
+	return failf(Unreachable, "%s is an address that no registry has; nothing was sent there", u.Host)
+}
+
+// endsInNumber is the test by which browsers tell addresses from names.
+func endsInNumber(host string) bool {
+	host = strings.TrimSuffix(host, ".")
+	last := strings.ToLower(host[strings.LastIndexByte(host, '.')+1:])
+	digits := "0123456789"
+	if rest, hex := strings.CutPrefix(last, "0x"); hex {
+		last, digits = "0"+rest, "0123456789abcdef"
+	}
+	return last == "" || strings.Trim(last, digits) == ""
+}

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package registry
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+)
+
+// connect finds out how to reach the registry and returns its challenge.
+//
+// go-containerregistry's own way, for the hosts that may be plain http, is a
+// race in which plain http wins over a TLS that takes more than 0.3 s, or
+// whose certificate is wrong. A credential must not depend on that: here plain
+// http is tried only where TLS turned out not to be spoken.
+func (s *session) connect(ctx context.Context) (*transport.Challenge, error) {
+	var tlsSpoken atomic.Bool
+	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		TLSHandshakeDone: func(_ tls.ConnectionState, err error) {
+			if err == nil {
+				tlsSpoken.Store(true)
+			}
+		},
+	})
+	s.use("https", never)
+	challenge, err := s.ask(traced, http.MethodGet, s.url(""))
+	if s.registry.Scheme() == "http" && !tlsSpoken.Load() && speaksNoTLS(err) {
+		s.use("http", registryOnly)
+		challenge, err = s.ask(ctx, http.MethodGet, s.url(""))
+	}
+	if err != nil {
+		return nil, err
+	}
+	// The answer may have come by a redirect from plain http to TLS.
+	if challenge.Insecure {
+		s.use("http", anywhere)
+	} else {
+		s.use("https", never)
+	}
+	return challenge, nil
+}
+
+func (s *session) use(scheme string, plain plainHTTP) {
+	s.scheme, s.guard.plain = scheme, plain
+	s.guard.registry = originOf(s.url(""))
+}
+
+// url is that of an endpoint of the registry's API.
+func (s *session) url(endpoint string) *url.URL {
+	return &url.URL{Scheme: s.scheme, Host: s.registry.RegistryStr(), Path: "/v2/" + endpoint}
+}
+
+// speaksNoTLS reports whether an error shows that at an address there is
+// nothing, or something that does not speak TLS. A certificate that is not
+// trusted is TLS, and so is a handshake that hangs.
+func speaksNoTLS(err error) bool {
+	var record tls.RecordHeaderError
+	if errors.Is(err, http.ErrSchemeMismatch) || errors.As(err, &record) ||
+		errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) {
+		return true
+	}
+	var refused *failure
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "dial" && !errors.As(err, &refused)
+}
+
+// ask sends an unauthenticated request and returns the challenge in the
+// answer, which is empty if the registry asks for nothing.
+func (s *session) ask(ctx context.Context, method string, u *url.URL) (*transport.Challenge, error) {
+	s.guard.status = 0
+	challenge, err := transport.Ping(ctx, placeholder, &redirectPing{guard: s.guard, method: method, url: u})
+	switch status := statusOf(err); {
+	case status == http.StatusNotFound || status == http.StatusMethodNotAllowed:
+		return nil, failf(Unreachable, "%s answered %d at %s: there is no registry", u.Host, status, u.Path)
+	case err != nil:
+		return nil, err
+	case s.guard.isWebPage() && s.guard.status == http.StatusOK:
+		return nil, failf(Unreachable, "%s answered with a web page: there is no registry, or a proxy or login page in front of it", u.Host)
+	case s.guard.status == http.StatusUnauthorized && s.guard.answered != s.guard.registry:
+		return nil, failf(Unreachable, "the registry leads to another server for its challenge, which is not followed")
+	case s.guard.status == http.StatusUnauthorized && challenge.Scheme == "":
+		return nil, failf(Unreachable, "the registry answered 401 without saying how to authenticate")
+	}
+	return challenge, nil
+}
+
+func asksForNothing(challenge *transport.Challenge) bool { return challenge.Scheme == "" }
+
+// placeholder is the registry that go-containerregistry is told to ping. The
+// name decides which schemes it would try, and what these are is decided by
+// [session.connect].
+var placeholder, _ = name.NewRegistry("registry.invalid")
+
+// redirectPing sends to url what is sent to the placeholder.
+type redirectPing struct {
+	guard  *guard
+	method string
+	url    *url.URL
+}
+
+// RoundTrip implements [http.RoundTripper].
+func (p *redirectPing) RoundTrip(in *http.Request) (*http.Response, error) {
+	out := in.Clone(in.Context())
+	if in.URL.Host == placeholder.RegistryStr() {
+		out.Method, out.URL, out.Host = p.method, p.url, ""
+		out.Header.Set("Accept", acceptedManifests)
+	}
+	resp, err := p.guard.RoundTrip(out)
+	if err != nil {
+		return nil, err
+	}
+	// Relative to the registry, not to the placeholder.
+	if location, err := resp.Location(); err == nil {
+		resp.Header.Set("Location", location.String())
+	}
+	return resp, nil
+}
+
+// authenticate follows a challenge and returns a client whose requests to the
+// registry are authenticated. The scopes are for bearer tokens.
+func (s *session) authenticate(ctx context.Context, challenge *transport.Challenge, scopes ...string) (*http.Client, error) {
+	switch strings.ToLower(challenge.Scheme) {
+	case "":
+		return &http.Client{Transport: s.guard}, nil
+	case "basic":
+		inner, err := transport.FromToken(s.registry, s.authenticator(), s.guard, challenge, nil)
+		return &http.Client{Transport: inner}, err
+	case "bearer":
+		token, err := s.token(ctx, challenge, scopes)
+		return &http.Client{Transport: &bearer{guard: s.guard, token: token}}, err
+	}
+	return nil, failf(Unreachable, "the registry asks for authentication by %q; only basic and bearer are known", challenge.Scheme)
+}
+
+// token exchanges the credential for a token at the token server that the
+// registry names.
+func (s *session) token(ctx context.Context, challenge *transport.Challenge, scopes []string) (string, error) {
+	realm, err := url.Parse(challenge.Parameters["realm"])
+	if err != nil || realm.Host == "" {
+		return "", failf(Unreachable, "the registry names no token server, or not by a URL")
+	}
+	if err := s.guard.check(http.MethodGet, realm); err != nil {
+		return "", err
+	}
+	// go-containerregistry refuses token servers at loopback and private
+	// addresses, other than at the registry's own. Those are allowed here, and
+	// which are not is the guard's to say.
+	server, err := name.NewRegistry(realm.Host)
+	if err != nil {
+		return "", failf(Unreachable, "the registry names no token server, or not by a URL")
+	}
+	s.guard.realm = originOf(realm)
+	token, err := transport.Exchange(ctx, server, s.authenticator(), s.guard, scopes, challenge)
+	switch {
+	case statusOf(err) == http.StatusNotFound:
+		return "", failf(Unreachable, "the token server %s answered 404", realm.Host)
+	case err != nil && s.guard.status == http.StatusOK && describeNetwork(err) == "":
+		return "", failf(Unreachable, "the token server %s answered without a token", realm.Host)
+	case err != nil:
+		return "", err
+	}
+	return cmp.Or(token.AccessToken, token.Token), nil
+}
+
+// bearer adds a token to all requests; the guard takes it off those to others
+// than the registry.
+type bearer struct {
+	guard *guard
+	token string
+}
+
+// RoundTrip implements [http.RoundTripper].
+func (b *bearer) RoundTrip(in *http.Request) (*http.Response, error) {
+	out := in.Clone(in.Context())
+	if originOf(in.URL) == b.guard.registry {
+		out.Header.Set("Authorization", "Bearer "+b.token)
+	}
+	return b.guard.RoundTrip(out)
+}

@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package registry
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"html"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
+
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+)
+
+const (
+	redacted       = "[redacted]"
+	maxMessage     = 300 // runes
+	maxDiagnostics = 3   // errors that one answer may list
+)
+
+// failure is an error that has its verdict and message already.
+type failure struct {
+	verdict Verdict
+	message string
+}
+
+func (f *failure) Error() string { return f.message }
+
+func failf(verdict Verdict, format string, args ...any) error {
+	return &failure{verdict, fmt.Sprintf(format, args...)}
+}
+
+// failed turns an error into a Result. Errors whose text is not known to be
+// harmless are not quoted: some of go-containerregistry's hold whole answers,
+// and some of net/http's hold URLs with tokens in them.
+func (s *session) failed(err error) Result {
+	var known *failure
+	if errors.As(err, &known) {
+		return Result{Verdict: known.verdict, Message: known.message}
+	}
+	verdict := Unreachable
+	switch statusOf(err) {
+	case 0:
+		return Result{Verdict: verdict, Message: cmp.Or(describeNetwork(err), "the answer is not that of a registry")}
+	case http.StatusUnauthorized, http.StatusForbidden:
+		verdict = Denied
+	case http.StatusNotFound:
+		if s.repository.path != "" {
+			verdict = NotFound
+		}
+	}
+	return Result{Verdict: verdict, Message: s.describe(err)}
+}
+
+// statusOf returns the HTTP status that an error is about, 0 if none.
+func statusOf(err error) int {
+	var answer *transport.Error
+	if errors.As(err, &answer) {
+		return answer.StatusCode
+	}
+	return 0
+}
+
+// describe says what was answered: the status, and codes and messages of the
+// registry's own. Details and bodies of another form are left out, because
+// these may hold anything.
+func (s *session) describe(err error) string {
+	var answer *transport.Error
+	if !errors.As(err, &answer) {
+		return ""
+	}
+	text := fmt.Sprintf("%s answered %d %s", s.who(answer.Request), answer.StatusCode, http.StatusText(answer.StatusCode))
+	var own []string
+	for _, d := range answer.Errors[:min(len(answer.Errors), maxDiagnostics)] {
+		own = append(own, strings.Trim(fmt.Sprintf("%s: %s", d.Code, d.Message), ": "))
+	}
+	if len(own) > 0 {
+		text += ": " + strings.Join(own, "; ")
+	}
+	if s.guard.retryAfter != "" {
+		text += "; it can be asked again " + s.guard.retryAfter
+	}
+	return text
+}
+
+// who names the server that a request went to.
+func (s *session) who(req *http.Request) string {
+	switch {
+	case req == nil || originOf(req.URL) == s.guard.registry:
+		return "the registry"
+	case originOf(req.URL) == s.guard.realm:
+		return "the token server " + req.URL.Host
+	}
+	return req.URL.Host
+}
+
+// describeNetwork says why there was no complete answer, and is empty for an
+// error about what a complete one says.
+func describeNetwork(err error) string {
+	var (
+		timeout net.Error
+		dns     *net.DNSError
+		cert    *tls.CertificateVerificationError
+		op      *net.OpError
+		large   *http.MaxBytesError
+	)
+	switch {
+	case errors.Is(err, context.Canceled):
+		return "verifying was cancelled"
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
+		return "there was no complete answer within the time limit"
+	case errors.As(err, &cert):
+		return "the TLS certificate is not trusted: " + cert.Err.Error()
+	case errors.As(err, &dns):
+		return "the name cannot be resolved: " + dns.Error()
+	case errors.As(err, &op):
+		return "the connection failed: " + op.Error()
+	case errors.Is(err, http.ErrSchemeMismatch):
+		return "the registry answers plain http, which is accepted only from localhost, loopback and private addresses"
+	case errors.As(err, &large):
+		return fmt.Sprintf("the answer is longer than %d bytes", large.Limit)
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return "the connection was closed in the middle of the answer"
+	}
+	return ""
+}
+
+// present makes a message fit to be shown: one line, free of the secrets in
+// any form in which a server may have given them back, and short.
+func present(message string, secrets []string) string {
+	if message == "" {
+		return ""
+	}
+	hidden := newRedactor(secrets)
+	// Twice, because cleaning changes secrets with control characters, and
+	// makes a secret of one that has control characters strewn in.
+	message = hidden(clean(hidden(message)))
+	if runes := []rune(message); len(runes) > maxMessage {
+		message = strings.TrimSpace(string(runes[:maxMessage-1])) + "…"
+	}
+	return message
+}
+
+// clean makes one line of a text and removes what a terminal could act upon.
+func clean(text string) string {
+	text = strings.Map(func(r rune) rune {
+		switch {
+		case unicode.IsSpace(r):
+			return ' '
+		case unicode.IsGraphic(r):
+			return r
+		}
+		return -1
+	}, strings.ToValidUTF8(text, "\uFFFD"))
+	return strings.Join(strings.Fields(text), " ")
+}
+
+// newRedactor returns a function that replaces all forms of the secrets.
+func newRedactor(secrets []string) func(string) string {
+	var all []string
+	for _, secret := range secrets {
+		for _, form := range forms(secret) {
+			all = append(all, form, clean(form))
+		}
+	}
+	slices.Sort(all)
+	all = slices.DeleteFunc(slices.Compact(all), func(s string) bool { return s == "" })
+	// The longest first, so that no rest of one is left behind.
+	slices.SortStableFunc(all, func(a, b string) int { return len(b) - len(a) })
+	pairs := []string{redacted, redacted} // stays as it is if it holds a secret by chance
+	for _, s := range all {
+		pairs = append(pairs, s, redacted)
+	}
+	return strings.NewReplacer(pairs...).Replace
+}
+
+// hexEscapes are the parts of an escaped text whose case depends on who wrote it.
+var hexEscapes = regexp.MustCompile(`%[0-9A-F]{2}|\\u[0-9a-f]{4}`)
+
+// forms are the ways in which a text is commonly written.
+func forms(secret string) []string {
+	if secret == "" {
+		return nil
+	}
+	escaped := []string{
+		url.QueryEscape(secret),
+		url.PathEscape(secret),
+		(&url.URL{Path: secret}).EscapedPath(),
+		html.EscapeString(secret),
+		inJSON(secret, true),
+		inJSON(secret, false),
+		unquote(strconv.Quote(secret)),
+		unquote(strconv.QuoteToASCII(secret)),
+	}
+	all := []string{secret}
+	for _, s := range escaped {
+		lower := hexEscapes.ReplaceAllStringFunc(s, strings.ToLower)
+		upper := hexEscapes.ReplaceAllStringFunc(s, func(e string) string { return e[:2] + strings.ToUpper(e[2:]) })
+		all = append(all, s, lower, upper)
+	}
+	for _, encoding := range []*base64.Encoding{base64.StdEncoding, base64.RawStdEncoding, base64.URLEncoding, base64.RawURLEncoding} {
+		all = append(all, encoding.EncodeToString([]byte(secret)))
+	}
+	return all
+}
+
+func inJSON(s string, escapeHTML bool) string {
+	var b strings.Builder
+	encoder := json.NewEncoder(&b)
+	encoder.SetEscapeHTML(escapeHTML)
+	_ = encoder.Encode(s)
+	return unquote(strings.TrimSuffix(b.String(), "\n"))
+}
+
+func unquote(s string) string { return s[1 : len(s)-1] }

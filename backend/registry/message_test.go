@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package registry
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"html"
+	"net/url"
+	"strconv"
+	"strings"
+	"testing"
+	"unicode/utf8"
+)
+
+func TestPresent(t *testing.T) {
+	long := strings.Repeat("ü", 400)
+	for _, row := range []struct{ name, message, want string }{
+		{"nothing", "", ""},
+		{"as it is", "the registry answered 403 Forbidden: DENIED: no", "the registry answered 403 Forbidden: DENIED: no"},
+		{"many lines", " one\r\ntwo\n\n\tthree\u2028four ", "one two three four"},
+		{"control characters", "a\x1b[31mb\x00c\x7f\u009bd\u202ee\u200bf\ufefff", "a[31mbcdeff"},
+		{"not UTF-8", "a\xffb", "a\uFFFDb"},
+		{"too long", long, long[:2*299] + "…"},
+		{"just short enough", long[:2*300], long[:2*300]},
+		{"the secret", "it is hunter2!", "it is [redacted]!"},
+		{"often", "hunter2hunter2 hunter2", "[redacted][redacted] [redacted]"},
+		{"with control characters in it", "h\x00unter2 hun\u200bter2", "[redacted] [redacted]"},
+		{"at the end of what fits", strings.Repeat("x", 290) + "hunter2hunter2", strings.Repeat("x", 290) + "[redacted…"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			if got := present(row.message, []string{"hunter2"}); got != row.want {
+				t.Errorf("got  %q\nwant %q", got, row.want)
+			}
+		})
+	}
+}
+
+func TestRedactedStaysReadable(t *testing.T) {
+	if got, want := present("a red one", []string{"red"}), "a [redacted] one"; got != want {
+		t.Errorf("got %q; want %q", got, want)
+	}
+}
+
+func FuzzPresentHidesTheSecret(f *testing.F) {
+	f.Add("before ", "secret", " after")
+	f.Add(`{"a":"`, `p"4\ss:<&>$ ü/%+`, `"}`)
+	f.Add("x", "multi\nline\nkey", "y")
+	f.Add("", "👩‍👩‍👧", "\x00")
+	f.Fuzz(func(t *testing.T, before, secret, after string) {
+		if len(secret) < 6 || !utf8.ValidString(secret) || strings.ContainsRune(secret, 0) || clean(secret) == "" || strings.Contains(redacted, clean(secret)) {
+			return // no password, or one that any message may hold
+		}
+		encoded, err := json.Marshal(secret)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, form := range []string{
+			secret, clean(secret), string(encoded), strconv.Quote(secret), html.EscapeString(secret),
+			url.QueryEscape(secret), url.PathEscape(secret), strings.ToLower(url.PathEscape(secret)),
+			base64.StdEncoding.EncodeToString([]byte(secret)), base64.RawURLEncoding.EncodeToString([]byte(secret)),
+		} {
+			got := present(before+form+after, []string{secret})
+			if !strings.Contains(before+after, secret) && strings.Contains(got, secret) && !strings.Contains(redacted, secret) {
+				t.Errorf("%q holds the secret %q", got, secret)
+			}
+			if got != clean(got) || utf8.RuneCountInString(got) > maxMessage {
+				t.Errorf("%q is not one line of at most %d runes", got, maxMessage)
+			}
+		}
+	})
+}
+
+func TestRetryAfter(t *testing.T) {
+	for header, want := range map[string]string{
+		"": "", "0": "in 0s", "90": "in 1m30s", "-1": "", "1.5": "", "soon": "", "99999999999": "",
+		"Wed, 21 Oct 2026 07:28:00 GMT": "at 2026-10-21T07:28:00Z",
+		"90; drop table":                "",
+	} {
+		if got := parseRetryAfter(header); got != want {
+			t.Errorf("%q: got %q; want %q", header, got, want)
+		}
+	}
+}

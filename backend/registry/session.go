@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package registry
+
+import (
+	"context"
+	"encoding/base64"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+
+	"vault-plugin-secrets-regcred/backend/dockerconfig"
+)
+
+// session is one verification.
+type session struct {
+	credential dockerconfig.Credential
+	registry   name.Registry
+	repository repository // zero: none to try
+	scheme     string     // of the registry, as found out
+
+	guard     *guard
+	transport *http.Transport
+	opened    *connections
+}
+
+func (v *Verifier) newSession(ctx context.Context, c dockerconfig.Credential) *session {
+	s := &session{credential: c}
+	s.transport, s.opened = v.newTransport(ctx)
+	s.guard = &guard{inner: s.transport}
+	return s
+}
+
+func (s *session) close() {
+	s.transport.CloseIdleConnections()
+	s.opened.close()
+}
+
+// secrets are the texts that must not be in a message.
+func (s *session) secrets() []string {
+	password := s.credential.Password.Reveal()
+	pair := s.credential.Username + ":" + password
+	return append(s.guard.sent, password, pair, base64.StdEncoding.EncodeToString([]byte(pair)))
+}
+
+func (s *session) verify(ctx context.Context, repository string) Result {
+	var err error
+	s.registry, s.repository, err = newTarget(s.credential.Registry, repository)
+	if err != nil {
+		return Result{Verdict: Unverified, Message: err.Error()}
+	}
+	challenge, err := s.connect(ctx)
+	if err != nil {
+		return s.failed(err)
+	}
+	if s.repository.path == "" {
+		return s.verifyCredential(ctx, challenge)
+	}
+	return s.verifyPull(ctx, challenge)
+}
+
+// verifyCredential tries the credential as "docker login" does.
+func (s *session) verifyCredential(ctx context.Context, challenge *transport.Challenge) Result {
+	if asksForNothing(challenge) {
+		return Result{Verdict: Unverified, Message: "the registry asks for no credential where no repository is named, so this one was not tried; name a repository to pull from"}
+	}
+	client, err := s.authenticate(ctx, challenge)
+	if err == nil {
+		err = s.get(ctx, client, s.url(""))
+	}
+	if err != nil {
+		return s.failed(err)
+	}
+	return Result{
+		Verdict:  Unverified,
+		Accepted: true,
+		Message:  "the registry accepts the credential; whether it can pull was not tried, because no repository was named",
+	}
+}
+
+// verifyPull tries what a container runtime would.
+func (s *session) verifyPull(ctx context.Context, challenge *transport.Challenge) Result {
+	err := s.pullAs(ctx, challenge)
+	if statusOf(err) == http.StatusUnauthorized {
+		// Some registries ask for nothing until a repository is named, or for
+		// a scope of their own for it. Runtimes follow that challenge too.
+		if own, askErr := s.ask(ctx, http.MethodHead, s.manifestURL(s.repository.reference())); askErr == nil && s.differ(own, challenge) {
+			challenge = own
+			err = s.pullAs(ctx, challenge, own.Parameters["scope"])
+		}
+	}
+	switch {
+	case err != nil:
+		return s.failed(err)
+	case asksForNothing(challenge):
+		return Result{Verdict: OK, Message: "the registry asked for no credential, so this one was not tried"}
+	}
+	return Result{Verdict: OK}
+}
+
+func (s *session) pullAs(ctx context.Context, challenge *transport.Challenge, scopes ...string) error {
+	scopes = slices.DeleteFunc(scopes, func(scope string) bool { return scope == "" || scope == s.pullScope() })
+	client, err := s.authenticate(ctx, challenge, append(scopes, s.pullScope())...)
+	if err != nil {
+		return err
+	}
+	return s.pull(ctx, client)
+}
+
+func (s *session) pullScope() string {
+	return s.registry.Repo(s.repository.path).Scope(transport.PullScope)
+}
+
+// differ reports whether following the challenge for a manifest can give what
+// following the registry's own did not.
+func (s *session) differ(manifest, registry *transport.Challenge) bool {
+	scope := manifest.Parameters["scope"]
+	return scope != "" && scope != s.pullScope() ||
+		!strings.EqualFold(manifest.Scheme, registry.Scheme) ||
+		manifest.Parameters["realm"] != registry.Parameters["realm"]
+}
+
+func (s *session) authenticator() authn.Authenticator {
+	return &authn.Basic{Username: s.credential.Username, Password: s.credential.Password.Reveal()}
+}

@@ -9,6 +9,7 @@ export CGO_ENABLED ?= 0
 GO     ?= go
 PLUGIN := bin/vault-plugin-secrets-regcred
 TOOLS  := registry crane kubectl read-kubelet read-containers
+E2E    := $(TOOLS) etcd kube-apiserver external-secrets
 
 .PHONY: help
 help: ## list the targets
@@ -39,13 +40,20 @@ test: build vault tools ## unit tests, then the engine on a real Vault with real
 	CGO_ENABLED=1 $(GO) test -race -cover ./...
 	cd tests && CGO_ENABLED=1 $(GO) test -race -count=1 -timeout=20m ./...
 
+.PHONY: e2e
+e2e: build vault skopeo $(E2E:%=.bin/%) ## the Kubernetes consumers: kube-apiserver, External Secrets, Vault Agent
+	@cd tests/tools/external-secrets && $(GO) mod download github.com/external-secrets/external-secrets
+	cd tests/e2e && CGO_ENABLED=1 $(GO) test -race -count=1 -parallel=8 -timeout=30m -tags e2e
+
 .PHONY: tools
 tools: $(TOOLS:%=.bin/%) skopeo ## what the tests need beside Vault, to .bin/
 
 .bin/registry .bin/crane: tests/tools/registry/go.sum
-.bin/kubectl: tests/tools/kubernetes/go.sum
+.bin/kubectl .bin/kube-apiserver: tests/tools/kubernetes/go.sum
 .bin/read-kubelet: tests/tools/kubernetes/go.sum tests/tools/kubernetes/read-kubelet/main.go
 .bin/read-containers: tests/tools/containers/go.sum tests/tools/containers/read-containers/main.go
+.bin/etcd: tests/tools/etcd/go.sum
+.bin/external-secrets: tests/tools/external-secrets/go.sum
 .bin/gofumpt .bin/golangci-lint: tests/tools/lint/go.sum
 .bin/%: scripts/tool.sh
 	@scripts/tool.sh $*
@@ -60,7 +68,7 @@ lint: .bin/gofumpt .bin/golangci-lint ## formatting, go vet and golangci-lint
 		if [ -n "$$unformatted" ]; then echo "not formatted (make fmt mends it):"; echo "$$unformatted"; exit 1; fi
 	$(GO) vet ./...
 	.bin/golangci-lint run ./...
-	cd tests && $(GO) vet ./... && ../.bin/golangci-lint run ./...
+	cd tests && $(GO) vet -tags e2e ./... && ../.bin/golangci-lint run --build-tags e2e ./...
 
 .PHONY: fmt
 fmt: .bin/gofumpt ## format the Go files

@@ -20,11 +20,16 @@ case ${1:-} in
     go_build kube-apiserver tests/tools/kubernetes -ldflags="$small -X k8s.io/component-base/version.gitVersion=v1.35.4" \
       k8s.io/kubernetes/cmd/kube-apiserver
     ;;
+  kubelet)
+    go_build kubelet tests/tools/kubernetes -ldflags="$small -X k8s.io/component-base/version.gitVersion=v1.35.4" \
+      k8s.io/kubernetes/cmd/kubelet
+    ;;
   etcd) go_build etcd tests/tools/etcd -ldflags="$small" go.etcd.io/etcd/server/v3 ;;
   external-secrets) go_build external-secrets tests/tools/external-secrets -ldflags="$small" github.com/external-secrets/external-secrets ;;
   read-kubelet) go_build read-kubelet tests/tools/kubernetes -ldflags="$small" ./read-kubelet ;;
   read-containers) go_build read-containers tests/tools/containers -ldflags="$small" ./read-containers ;;
+  pause) CGO_ENABLED=0 go_build pause tests -ldflags="$small" ./tools/pause ;;
   gofumpt) go_build gofumpt tests/tools/lint -ldflags="$small" mvdan.cc/gofumpt ;;
   golangci-lint) go_build golangci-lint tests/tools/lint -ldflags="$small" github.com/golangci/golangci-lint/v2/cmd/golangci-lint ;;
-  *) die "usage: scripts/tool.sh registry|crane|kubectl|kube-apiserver|etcd|external-secrets|read-kubelet|read-containers|gofumpt|golangci-lint" ;;
+  *) die "usage: scripts/tool.sh registry|crane|kubectl|kube-apiserver|kubelet|etcd|external-secrets|read-kubelet|read-containers|pause|gofumpt|golangci-lint" ;;
 esac

@@ -1,0 +1,9 @@
+kubectl apply -f - <<EOF
+apiVersion: v1
+kind: Secret
+metadata:
+  name: regcred
+type: kubernetes.io/dockerconfigjson
+data:
+  .dockerconfigjson: $(vault read -field=dockerconfigjson regcred/creds/my_app)
+EOF

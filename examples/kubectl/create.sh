@@ -1,0 +1,2 @@
+vault read -field=.dockerconfigjson regcred/creds/my_app |
+  kubectl create secret docker-registry regcred --from-file=.dockerconfigjson=/dev/stdin

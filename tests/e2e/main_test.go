@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//go:build e2e
+
+// Package e2e proves that the tools that read pull secrets get one that pulls,
+// each as its real program in or beside a real Kubernetes API server. Every
+// manifest is the one in examples, with nothing replaced but addresses and the
+// paths of files.
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"vault-plugin-secrets-regcred/tests/clients"
+	"vault-plugin-secrets-regcred/tests/servers"
+)
+
+// TestConsumers has one cluster for all tests; each has a Vault, a registry and
+// namespaces of its own.
+func TestConsumers(t *testing.T) {
+	k := servers.StartKubernetes(t)
+	servers.StartExternalSecrets(t, k)
+	for _, test := range []struct {
+		name string
+		run  func(*testing.T, *servers.Kubernetes)
+	}{
+		// Those that wait for an interval to pass come first.
+		{"a changed password reaches every consumer", testRotation},
+		{"Vault Agent supervises a child", testVaultAgentSupervisor},
+		{"kubectl makes a Secret that pulls", testKubectlMakesSecret},
+		{"kubectl says what is wrong with a Secret", testKubectlRefusals},
+		{"External Secrets makes a Secret with nothing but the key asked for", testExternalSecretsMinimal},
+		{"External Secrets copies all fields of creds", testExternalSecretsAllFields},
+		{"External Secrets decodes base64", testExternalSecretsBase64},
+		{"External Secrets is held to its policy", testExternalSecretsPolicy},
+		{"External Secrets needs every line of the examples", testExternalSecretsExamplesAreMinimal},
+		{"Vault Agent writes config.json", testVaultAgentConfigJSON},
+		{"Vault Agent applies a Secret", testVaultAgentSecret},
+		{"Vault Agent needs every line of the examples", testVaultAgentExamplesAreMinimal},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			test.run(t, k)
+		})
+	}
+}
+
+func TestMain(m *testing.M) {
+	// What the user has set up must not reach the programs under test.
+	for _, name := range []string{"VAULT_ADDR", "VAULT_TOKEN", "VAULT_NAMESPACE", "DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "KUBECONFIG"} {
+		_ = os.Unsetenv(name)
+	}
+	os.Exit(m.Run())
+}
+
+// world is a registry with a private image, and a Vault in which the role
+// my_app holds the password for it.
+type world struct {
+	vault    *servers.Vault
+	registry *servers.Registry
+	image    string
+	login    clients.Login
+}
+
+const (
+	// waitLimit is how long a consumer may take for what it does at once.
+	waitLimit = 30 * time.Second
+
+	// rotationLimit is how long a changed password may take to arrive: twice
+	// the interval of the examples.
+	rotationLimit = 2 * time.Minute
+)
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	login := clients.Login{Username: "robot$team+puller", Password: `p"4\ss:<&>$`}
+	registry := servers.StartRegistry(t, login.Username, login.Password)
+	w := &world{vault: servers.StartVault(t), registry: registry, image: registry.Addr + "/team/app:1", login: login}
+	clients.Push(t, w.image, login.Username, login.Password)
+	w.vault.CLI(t, login.Password, "write", "regcred/roles/my_app", "registry="+registry.Addr, "username="+login.Username, "password=-")
+	return w
+}
+
+// changePassword replaces the password at the registry and in Vault.
+func (w *world) changePassword(t *testing.T, password string) {
+	t.Helper()
+	w.login.Password = password
+	w.registry.SetPassword(t, w.login.Username, password)
+	w.vault.CLI(t, "", "write", "regcred/roles/my_app", "password="+password)
+}
+
+// usePolicy sets the policy my_app.
+func (w *world) usePolicy(t *testing.T, policy string) {
+	t.Helper()
+	w.vault.CLI(t, policy, "policy", "write", "my_app", "-")
+}
+
+// creds returns the fields of a path under creds/.
+func (w *world) creds(t *testing.T, path string) map[string]string {
+	t.Helper()
+	secret, err := w.vault.Client.Logical().Read("regcred/creds/" + path)
+	if err != nil || secret == nil {
+		t.Fatalf("reading creds/%s: %v, %v", path, secret, err)
+	}
+	data := map[string]string{}
+	for name, value := range secret.Data {
+		data[name] = fmt.Sprint(value)
+	}
+	return data
+}
+
+// pulls proves that the image can be pulled with a Docker config, and that the
+// kubelet finds the credential in it.
+func (w *world) pulls(t *testing.T, config string) {
+	t.Helper()
+	for client, pull := range clients.Pullers {
+		if out, err := pull(t, w.image, config); err != nil {
+			t.Errorf("%s cannot pull: %v\n%s", client, err, out)
+		}
+	}
+	want := []clients.Found{{Credentials: []clients.Login{w.login}}}
+	got := clients.Ask(t, "read-kubelet", []clients.LookUp{{Config: config, Image: w.image}})
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("what the kubelet finds for the image (-want +got):\n%s", diff)
+	}
+}
+
+// isRefused proves that the registry refuses a Docker config.
+func (w *world) isRefused(t *testing.T, config string) {
+	t.Helper()
+	for client, pull := range clients.Pullers {
+		out, err := pull(t, w.image, config)
+		if err == nil || !strings.Contains(strings.ToLower(out), "unauthorized") && !strings.Contains(out, "authentication required") {
+			t.Errorf("%s: want a refusal by the registry, got %v\n%s", client, err, out)
+		}
+	}
+}
+
+// kubernetesSecret is what a Secret holds beside what tools note in it.
+type kubernetesSecret struct {
+	Type string
+	Data map[string]string
+}
+
+// pullSecret is a Secret of the type that a pod's imagePullSecrets must have.
+func pullSecret(data map[string]string) kubernetesSecret {
+	return kubernetesSecret{Type: "kubernetes.io/dockerconfigjson", Data: data}
+}
+
+// getSecret reads the Secret that all examples make.
+func getSecret(k *servers.Kubernetes) (kubernetesSecret, error) {
+	out, err := k.TryKubectl("", "get", "secret", "regcred", "-o", "json")
+	if err != nil {
+		return kubernetesSecret{}, err
+	}
+	var object struct {
+		Type string            `json:"type"`
+		Data map[string][]byte `json:"data"`
+	}
+	if err := json.Unmarshal([]byte(out), &object); err != nil {
+		return kubernetesSecret{}, fmt.Errorf("reading kubectl's output: %w", err)
+	}
+	secret := kubernetesSecret{Type: object.Type, Data: map[string]string{}}
+	for key, value := range object.Data {
+		secret.Data[key] = string(value)
+	}
+	return secret, nil
+}
+
+// compareSecret compares a whole Secret.
+func compareSecret(got, want kubernetesSecret) error {
+	if diff := cmp.Diff(want, got); diff != "" {
+		return fmt.Errorf("the Secret (-want +got):\n%s", diff)
+	}
+	return nil
+}
+
+// dockerConfig returns what the Secret regcred holds, which must be nothing
+// but a Docker config.
+func dockerConfig(k *servers.Kubernetes) (string, error) {
+	secret, err := getSecret(k)
+	if err != nil {
+		return "", err
+	}
+	config := secret.Data[".dockerconfigjson"]
+	return config, compareSecret(secret, pullSecret(map[string]string{".dockerconfigjson": config}))
+}
+
+// example returns a file of examples in which the given strings are replaced,
+// as strings.NewReplacer does it. All of them must be there.
+func example(t *testing.T, path string, oldnew ...string) string {
+	t.Helper()
+	content, err := os.ReadFile(filepath.Join(servers.Repo(), "examples", path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i < len(oldnew); i += 2 {
+		if !strings.Contains(string(content), oldnew[i]) {
+			t.Fatalf("examples/%s does not contain %q", path, oldnew[i])
+		}
+	}
+	return strings.NewReplacer(oldnew...).Replace(string(content))
+}
+
+// linesToCut names the lines of a text that say something, by number. Line 0
+// is none.
+func linesToCut(text string) map[int]string {
+	names := map[int]string{0: "nothing"}
+	number := 0
+	for line := range strings.Lines(text) {
+		number++
+		if line = strings.TrimSpace(line); line != "}" && line != "---" {
+			names[number] = fmt.Sprintf("line %d: %s", number, line)
+		}
+	}
+	return names
+}
+
+func withoutLine(text string, line int) string {
+	if line == 0 {
+		return text
+	}
+	lines := slices.Collect(strings.Lines(text))
+	return strings.Join(slices.Delete(lines, line-1, line), "")
+}
+
+// cutLimit is how long to watch an example without a line; most never work.
+func cutLimit(line int) time.Duration {
+	if line == 0 {
+		return waitLimit
+	}
+	return 10 * time.Second
+}
+
+// wantNeeded judges what came of an example without a line: with line 0 left
+// out it works, or the test proves nothing.
+func wantNeeded(t *testing.T, line int, err error) {
+	t.Helper()
+	switch {
+	case line == 0 && err != nil:
+		t.Errorf("the whole example fails: %v", err)
+	case line != 0 && err == nil:
+		t.Error("the example works without the line")
+	}
+}
+
+// eventually waits until check returns nil.
+func eventually(t *testing.T, limit time.Duration, check func() error) {
+	t.Helper()
+	if err := within(limit, check); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// within calls check until it returns nil, for a while.
+func within(limit time.Duration, check func() error) error {
+	for deadline := time.Now().Add(limit); ; time.Sleep(250 * time.Millisecond) {
+		err := check()
+		if err == nil {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("after %s: %w", limit, err)
+		}
+	}
+}

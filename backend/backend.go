@@ -11,6 +11,7 @@ import (
 	"context"
 	"crypto/x509"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -27,12 +28,8 @@ const operationPrefix = "regcred"
 type backend struct {
 	*framework.Backend
 
-	// roleLocks order the writes to one role, which are a read, a change and
-	// a write.
-	roleLocks []*locksutil.LockEntry
-
-	// configLock does the same for the settings of the mount.
-	configLock *locksutil.LockEntry
+	roleLocks  []*locksutil.LockEntry // by role; see lockRole
+	configLock sync.Mutex             // orders the writes to the config
 
 	now         func() time.Time
 	newVerifier func(*x509.CertPool) verifier
@@ -53,9 +50,8 @@ func Factory(version string) logical.Factory {
 
 func newBackend(version string) *backend {
 	b := &backend{
-		roleLocks:  locksutil.CreateLocks(),
-		configLock: new(locksutil.LockEntry),
-		now:        time.Now,
+		roleLocks: locksutil.CreateLocks(),
+		now:       time.Now,
 		newVerifier: func(cas *x509.CertPool) verifier {
 			return registry.New(registry.Options{CAs: cas})
 		},

@@ -46,6 +46,15 @@ func checkName(name string) error {
 	return nil
 }
 
+// roleName returns the name in the path.
+func roleName(data *framework.FieldData) (string, error) {
+	name := data.Get(roleField).(string)
+	if err := checkName(name); err != nil {
+		return "", refuse(err)
+	}
+	return name, nil
+}
+
 // checkFields refuses values that the framework would silently turn into some
 // other text or repeat in an error, and, in a write, fields that the path does
 // not have, so that a misspelt name never stores less than was meant.

@@ -166,9 +166,9 @@ func (b *backend) pathCreds() []*framework.Path {
 
 func (b *backend) readCreds(format credsFormat) framework.OperationFunc {
 	return func(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-		name := data.Get(roleField).(string)
-		if err := checkName(name); err != nil {
-			return answer(refuse(err))
+		name, err := roleName(data)
+		if err != nil {
+			return answer(err)
 		}
 		r, err := b.role(ctx, req.Storage, name)
 		if err != nil || r == nil {

@@ -255,9 +255,9 @@ func (b *backend) listRoles(ctx context.Context, req *logical.Request, _ *framew
 }
 
 func (b *backend) readRole(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	name := data.Get(roleField).(string)
-	if err := checkName(name); err != nil {
-		return answer(refuse(err))
+	name, err := roleName(data)
+	if err != nil {
+		return answer(err)
 	}
 	r, err := b.role(ctx, req.Storage, name)
 	if err != nil || r == nil {
@@ -284,13 +284,11 @@ func (b *backend) readRole(ctx context.Context, req *logical.Request, data *fram
 // writeRole creates, updates and patches: an update and a patch keep the
 // fields they do not name, and only a patch needs the role to exist.
 func (b *backend) writeRole(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	name := data.Get(roleField).(string)
-	if err := checkName(name); err != nil {
-		return answer(refuse(err))
+	name, err := roleName(data)
+	if err != nil {
+		return answer(err)
 	}
-	lock := locksutil.LockForKey(b.roleLocks, name)
-	lock.Lock()
-	defer lock.Unlock()
+	defer b.lockRole(name)()
 
 	old, err := b.role(ctx, req.Storage, name)
 	if err != nil {
@@ -317,6 +315,14 @@ func (b *backend) writeRole(ctx context.Context, req *logical.Request, data *fra
 	}
 	b.sendEvent(ctx, req, "role-write", "creds/"+name)
 	return withWarnings(nil, warnings), nil
+}
+
+// lockRole orders the writes to a role, which are a read, a change and a write.
+// The function that it returns ends it.
+func (b *backend) lockRole(name string) (unlock func()) {
+	lock := locksutil.LockForKey(b.roleLocks, name)
+	lock.Lock()
+	return lock.Unlock
 }
 
 func noSuchRole(name string) error {
@@ -374,13 +380,11 @@ func (in input) named(fields map[string]*framework.FieldSchema) string {
 }
 
 func (b *backend) deleteRole(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	name := data.Get(roleField).(string)
-	if err := checkName(name); err != nil {
-		return answer(refuse(err))
+	name, err := roleName(data)
+	if err != nil {
+		return answer(err)
 	}
-	lock := locksutil.LockForKey(b.roleLocks, name)
-	lock.Lock()
-	defer lock.Unlock()
+	defer b.lockRole(name)()
 
 	old, err := b.role(ctx, req.Storage, name)
 	if unreadable := (unreadableError{}); err != nil && !errors.As(err, &unreadable) {

@@ -71,9 +71,9 @@ func (b *backend) pathVerify() []*framework.Path {
 }
 
 func (b *backend) verifyRole(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	name := data.Get(roleField).(string)
-	if err := checkName(name); err != nil {
-		return answer(refuse(err))
+	name, err := roleName(data)
+	if err != nil {
+		return answer(err)
 	}
 	r, err := b.role(ctx, req.Storage, name)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log"
@@ -167,7 +168,9 @@ func writeManifest(w http.ResponseWriter) {
 func writeError(w http.ResponseWriter, status int, code, message string) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	fmt.Fprintf(w, `{"errors":[{"code":%q,"message":%q,"detail":"detail-of-the-error"}]}`, code, message)
+	_ = json.NewEncoder(w).Encode(map[string]any{"errors": []any{
+		map[string]string{"code": code, "message": message, "detail": "detail-of-the-error"},
+	}})
 }
 
 // tokenHandler answers as a token server that knows the one user.

@@ -143,10 +143,9 @@ func present(message string, secrets []string) string {
 	if message == "" {
 		return ""
 	}
-	hidden := newRedactor(secrets)
-	// Twice, because cleaning changes secrets with control characters, and
-	// makes a secret of one that has control characters strewn in.
-	message = hidden(clean(hidden(message)))
+	// Cleaned first, because that makes a secret of one that has control
+	// characters strewn in.
+	message = redact(clean(message), secrets)
 	if runes := []rune(message); len(runes) > maxMessage {
 		message = strings.TrimSpace(string(runes[:maxMessage-1])) + "…"
 	}
@@ -167,23 +166,23 @@ func clean(text string) string {
 	return strings.Join(strings.Fields(text), " ")
 }
 
-// newRedactor returns a function that replaces all forms of the secrets.
-func newRedactor(secrets []string) func(string) string {
+// redact replaces all forms of the secrets in a cleaned text.
+func redact(text string, secrets []string) string {
 	var all []string
 	for _, secret := range secrets {
 		for _, form := range forms(secret) {
-			all = append(all, form, clean(form))
+			all = append(all, clean(form))
 		}
 	}
 	slices.Sort(all)
 	all = slices.DeleteFunc(slices.Compact(all), func(s string) bool { return s == "" })
 	// The longest first, so that no rest of one is left behind.
 	slices.SortStableFunc(all, func(a, b string) int { return len(b) - len(a) })
-	pairs := []string{redacted, redacted} // stays as it is if it holds a secret by chance
+	var pairs []string
 	for _, s := range all {
 		pairs = append(pairs, s, redacted)
 	}
-	return strings.NewReplacer(pairs...).Replace
+	return strings.NewReplacer(pairs...).Replace(text)
 }
 
 // hexEscapes are the parts of an escaped text whose case depends on who wrote it.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"net/url"
 	"slices"
@@ -399,6 +400,51 @@ func TestGuardOnlyReads(t *testing.T) {
 	}
 }
 
+// roundTripper is a function as [http.RoundTripper].
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// go-containerregistry has rules of its own for this; the guard must not need
+// them.
+func TestGuardKeepsCredentialsFromOthers(t *testing.T) {
+	for target, want := range map[string]bool{
+		"https://registry.example.com/v2/":          true,
+		"https://registry.example.com:443/v2/":      true,
+		"https://REGISTRY.example.com/other":        true,
+		"https://auth.example.com:8443/token":       true,
+		"http://registry.example.com/v2/":           false,
+		"http://registry.example.com:443/v2/":       false,
+		"https://registry.example.com:8443/v2/":     false,
+		"https://auth.example.com/token":            false,
+		"http://auth.example.com:8443/token":        false,
+		"https://registry.example.com.evil.example": false,
+		"https://x.registry.example.com/":           false,
+		"https://example.com/":                      false,
+		"https://registry.example.com@evil.example": false,
+		"https://127.0.0.1/":                        false,
+	} {
+		var sent http.Header
+		g := &guard{
+			plain:    anywhere,
+			registry: origin{"https", "registry.example.com", "443"},
+			realm:    origin{"https", "auth.example.com", "8443"},
+			inner: roundTripper(func(r *http.Request) (*http.Response, error) {
+				sent = r.Header
+				return &http.Response{StatusCode: http.StatusOK, Body: http.NoBody, Request: r}, nil
+			}),
+		}
+		request := httptest.NewRequest(http.MethodGet, target, nil)
+		request.Header.Set("Authorization", "Basic "+basicAuth)
+		if _, err := g.RoundTrip(request); err != nil {
+			t.Fatalf("%s: %v", target, err)
+		}
+		if got := sent.Get("Authorization") != ""; got != want {
+			t.Errorf("%s got the credential: %t; want %t", target, got, want)
+		}
+	}
+}
+
 // A registry that wants to see what it can get into a message.
 func TestMessagesHoldNoSecretThatWasSentBack(t *testing.T) {
 	echo := func(r *http.Request) string {
@@ -448,6 +494,9 @@ func TestMessagesHoldNoSecretThatWasSentBack(t *testing.T) {
 		} {
 			t.Run(where+" "+name, func(t *testing.T) {
 				result := verify(t, newVerifier(t, nil), newTLS(t, "registry.example.com", h).host, "team/app")
+				if wantsRedacted := strings.HasSuffix(name, " error"); wantsRedacted && !strings.Contains(result.Message, redacted) {
+					t.Errorf("message %q; want %s in it", result.Message, redacted)
+				}
 				if result.Verdict == OK || result.Message == "" {
 					t.Errorf("got %+v; want a fault with a message", result)
 				}

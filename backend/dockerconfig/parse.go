@@ -48,24 +48,34 @@ func Parse(input string) (Config, []string, error) {
 		return Config{}, nil, errors.New("must hold at least one registry under auths")
 	}
 
-	var (
-		credentials []Credential
-		warnings    []string
-		writtenAs   = make(map[Key]string, len(entries))
-	)
+	credentials, warnings, err := parseEntries(entries, helped)
+	if err != nil {
+		return Config{}, nil, err
+	}
+	config, err := New(credentials...)
+	if err != nil {
+		return Config{}, nil, err
+	}
+	return config, append(warnings, leftOut(top, "auths")...), nil
+}
+
+// parseEntries reads the members of auths. helped says that the config names a
+// program that keeps passwords.
+func parseEntries(entries []member, helped bool) (credentials []Credential, warnings []string, err error) {
+	writtenAs := make(map[Key]string, len(entries))
 	for i, e := range entries {
 		key, keyWarnings, err := ParseKey(e.name)
 		if err != nil {
 			// The name is not repeated: it may be a URL with a password.
-			return Config{}, nil, fmt.Errorf("registry %d of auths %w", i+1, err)
+			return nil, nil, fmt.Errorf("registry %d of auths %w", i+1, err)
 		}
 		if other, twice := writtenAs[key]; twice {
-			return Config{}, nil, fmt.Errorf("%q and %q are the same registry %q; keep one of them", other, e.name, key)
+			return nil, nil, fmt.Errorf("%q and %q are the same registry %q; keep one of them", other, e.name, key)
 		}
 		writtenAs[key] = e.name
 		credential, entryWarnings, err := parseEntry(key, e.value, helped)
 		if err != nil {
-			return Config{}, nil, fmt.Errorf("auths[%q]%w", key, err)
+			return nil, nil, fmt.Errorf("auths[%q]%w", key, err)
 		}
 		credentials = append(credentials, credential)
 		for _, w := range keyWarnings {
@@ -75,11 +85,7 @@ func Parse(input string) (Config, []string, error) {
 			warnings = append(warnings, fmt.Sprintf("auths[%q]%s", e.name, w))
 		}
 	}
-	config, err := New(credentials...)
-	if err != nil {
-		return Config{}, nil, err
-	}
-	return config, append(warnings, leftOut(top, "auths")...), nil
+	return credentials, warnings, nil
 }
 
 var errNoPassword = errors.New("holds no password: credsStore and credHelpers name programs on the machine it comes from, and kubelet can run none of them there; " +

@@ -13,7 +13,7 @@ E2E    := $(TOOLS) etcd kube-apiserver external-secrets
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: build vault ## start a real Vault, read a pull secret from it, stop it again
@@ -45,13 +45,19 @@ e2e: build vault skopeo $(E2E:%=.bin/%) ## the Kubernetes consumers: kube-apiser
 	@cd tests/tools/external-secrets && $(GO) mod download github.com/external-secrets/external-secrets
 	cd tests/e2e && CGO_ENABLED=1 $(GO) test -race -count=1 -parallel=8 -timeout=30m -tags e2e
 
+.PHONY: e2e-kubelet
+e2e-kubelet: build vault skopeo $(TOOLS:%=.bin/%) .bin/etcd .bin/kube-apiserver .bin/kubelet .bin/pause ## a kubelet with containerd runs pods from a private registry (Linux, root)
+	@scripts/node.sh
+	cd tests/e2e && CGO_ENABLED=1 $(GO) test -race -count=1 -parallel=8 -timeout=10m -tags e2e,e2e_kubelet -run='^TestKubelet$$'
+
 .PHONY: tools
 tools: $(TOOLS:%=.bin/%) skopeo ## what the tests need beside Vault, to .bin/
 
 .bin/registry .bin/crane: tests/tools/registry/go.sum
-.bin/kubectl .bin/kube-apiserver: tests/tools/kubernetes/go.sum
+.bin/kubectl .bin/kube-apiserver .bin/kubelet: tests/tools/kubernetes/go.sum
 .bin/read-kubelet: tests/tools/kubernetes/go.sum tests/tools/kubernetes/read-kubelet/main.go
 .bin/read-containers: tests/tools/containers/go.sum tests/tools/containers/read-containers/main.go
+.bin/pause: tests/tools/pause/main.go
 .bin/etcd: tests/tools/etcd/go.sum
 .bin/external-secrets: tests/tools/external-secrets/go.sum
 .bin/gofumpt .bin/golangci-lint: tests/tools/lint/go.sum
@@ -68,7 +74,7 @@ lint: .bin/gofumpt .bin/golangci-lint ## formatting, go vet and golangci-lint
 		if [ -n "$$unformatted" ]; then echo "not formatted (make fmt mends it):"; echo "$$unformatted"; exit 1; fi
 	$(GO) vet ./...
 	.bin/golangci-lint run ./...
-	cd tests && $(GO) vet -tags e2e ./... && ../.bin/golangci-lint run --build-tags e2e ./...
+	cd tests && $(GO) vet -tags e2e,e2e_kubelet ./... && ../.bin/golangci-lint run --build-tags e2e,e2e_kubelet ./...
 
 .PHONY: fmt
 fmt: .bin/gofumpt ## format the Go files

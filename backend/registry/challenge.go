@@ -81,7 +81,7 @@ func speaksNoTLS(err error) bool {
 // answer, which is empty if the registry asks for nothing.
 func (s *session) ask(ctx context.Context, method string, u *url.URL) (*transport.Challenge, error) {
 	s.guard.status = 0
-	challenge, err := transport.Ping(ctx, placeholder, &redirectPing{guard: s.guard, method: method, url: u})
+	challenge, err := transport.Ping(ctx, pingTarget, &redirectPing{guard: s.guard, method: method, url: u})
 	switch status := statusOf(err); {
 	case status == http.StatusNotFound || status == http.StatusMethodNotAllowed:
 		return nil, failf(Unreachable, "%s answered %d at %s: there is no registry", u.Host, status, u.Path)
@@ -99,12 +99,12 @@ func (s *session) ask(ctx context.Context, method string, u *url.URL) (*transpor
 
 func asksForNothing(challenge *transport.Challenge) bool { return challenge.Scheme == "" }
 
-// placeholder is the registry that go-containerregistry is told to ping. The
+// pingTarget is the registry that go-containerregistry is told to ping. The
 // name decides which schemes it would try, and what these are is decided by
 // [session.connect].
-var placeholder, _ = name.NewRegistry("registry.invalid")
+var pingTarget, _ = name.NewRegistry("registry.invalid")
 
-// redirectPing sends to url what is sent to the placeholder.
+// redirectPing sends to url what is sent to pingTarget.
 type redirectPing struct {
 	guard  *guard
 	method string
@@ -114,7 +114,7 @@ type redirectPing struct {
 // RoundTrip implements [http.RoundTripper].
 func (p *redirectPing) RoundTrip(in *http.Request) (*http.Response, error) {
 	out := in.Clone(in.Context())
-	if in.URL.Host == placeholder.RegistryStr() {
+	if in.URL.Host == pingTarget.RegistryStr() {
 		out.Method, out.URL, out.Host = p.method, p.url, ""
 		out.Header.Set("Accept", acceptedManifests)
 	}
@@ -122,7 +122,7 @@ func (p *redirectPing) RoundTrip(in *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Relative to the registry, not to the placeholder.
+	// Relative to the registry, not to pingTarget.
 	if location, err := resp.Location(); err == nil {
 		resp.Header.Set("Location", location.String())
 	}
@@ -175,8 +175,10 @@ func (s *session) token(ctx context.Context, challenge *transport.Challenge, sco
 	return cmp.Or(token.AccessToken, token.Token), nil
 }
 
-// bearer adds a token to all requests; the guard takes it off those to others
-// than the registry.
+// bearer adds a token to requests to the registry, and to no others.
+//
+// go-containerregistry's own would also ask for another token by itself where
+// this one is refused, with a realm at a private address not allowed.
 type bearer struct {
 	guard *guard
 	token string

@@ -4,6 +4,7 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -251,6 +252,33 @@ func TestNothingIsLeftBehind(t *testing.T) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%d goroutines; want at most the %d of before", runtime.NumGoroutine(), before)
 		}
+	}
+}
+
+func TestDiallingEndsWithTheSession(t *testing.T) {
+	session, end := context.WithCancel(t.Context())
+	ended := make(chan error, 10)
+	c := &connections{ctx: session, dialer: net.Dialer{Resolver: &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		end()
+		<-ctx.Done()
+		ended <- ctx.Err()
+		return nil, ctx.Err()
+	}}}}
+	// The context of a request that was given up is not cancelled for a dial.
+	if _, err := c.dial(context.Background(), "tcp", "registry.example.com:443"); err == nil {
+		t.Error("dialled without a name server")
+	}
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("dialling ended with %v; want the end of the session", err)
+	}
+}
+
+func TestConnectionThatComesTooLateIsClosed(t *testing.T) {
+	c := &connections{ctx: t.Context()}
+	c.close()
+	addr := listen(t, func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) })
+	if conn, err := c.dial(t.Context(), "tcp", addr); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("got %v, %v; want a closed connection", conn, err)
 	}
 }
 

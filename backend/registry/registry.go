@@ -73,7 +73,7 @@ func (v *Verifier) Verify(ctx context.Context, c dockerconfig.Credential, reposi
 	ctx, cancel := context.WithTimeout(ctx, v.timeout)
 	defer cancel()
 	s := v.newSession(ctx, c)
-	defer s.close()
+	defer s.opened.close()
 	result := s.verify(ctx, repository)
 	result.Accepted = result.Accepted || result.Verdict == OK
 	result.Message = present(result.Message, s.secrets())

@@ -23,21 +23,13 @@ type session struct {
 	repository repository // zero: none to try
 	scheme     string     // of the registry, as found out
 
-	guard     *guard
-	transport *http.Transport
-	opened    *connections
+	guard  *guard
+	opened *connections
 }
 
 func (v *Verifier) newSession(ctx context.Context, c dockerconfig.Credential) *session {
-	s := &session{credential: c}
-	s.transport, s.opened = v.newTransport(ctx)
-	s.guard = &guard{inner: s.transport}
-	return s
-}
-
-func (s *session) close() {
-	s.transport.CloseIdleConnections()
-	s.opened.close()
+	inner, opened := v.newTransport(ctx)
+	return &session{credential: c, guard: &guard{inner: inner}, opened: opened}
 }
 
 // secrets are the texts that must not be in a message.

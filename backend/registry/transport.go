@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"sync"
-	"time"
 )
 
 // newTransport returns a transport for one session and the connections that
@@ -26,8 +25,6 @@ func (v *Verifier) newTransport(ctx context.Context) (*http.Transport, *connecti
 		TLSHandshakeTimeout:    v.timeout,
 		MaxResponseHeaderBytes: maxHeader,
 		DisableCompression:     true, // a small answer must not unfold into a large one
-		MaxIdleConns:           4,
-		IdleConnTimeout:        time.Second,
 	}, opened
 }
 

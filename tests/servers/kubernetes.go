@@ -61,7 +61,7 @@ func StartKubernetes(t testing.TB) *Kubernetes {
 		"--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", "--secure-port="+port,
 		"--token-auth-file="+tokens, "--authorization-mode=RBAC",
 		"--service-account-issuer="+k.Issuer, "--service-account-signing-key-file="+key, "--service-account-key-file="+key,
-		// Pods are never run, and this one would wait for a controller to make service accounts.
+		// No controller makes the service accounts that this one would wait for.
 		"--disable-admission-plugins=ServiceAccount",
 		"--service-cluster-ip-range=10.0.0.0/24")
 	cmd.Env = []string{"HOME=" + dir}

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: MPL-2.0
+
+// Command pause is all that the containers of the tests run: it prints its
+// arguments and waits until it is told to end.
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+)
+
+func main() {
+	end := make(chan os.Signal, 1)
+	signal.Notify(end, syscall.SIGINT, syscall.SIGTERM)
+	fmt.Println(strings.Join(os.Args[1:], " "))
+	<-end
+}

@@ -52,6 +52,7 @@ e2e-kubelet: build vault skopeo $(TOOLS:%=.bin/%) .bin/etcd .bin/kube-apiserver 
 
 .PHONY: tools
 tools: $(TOOLS:%=.bin/%) skopeo ## what the tests need beside Vault, to .bin/
+	@cd tests/tools/schemas && $(GO) mod download
 
 .bin/registry .bin/crane: tests/tools/registry/go.sum
 .bin/kubectl .bin/kube-apiserver .bin/kubelet: tests/tools/kubernetes/go.sum

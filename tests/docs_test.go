@@ -60,12 +60,14 @@ func TestDocs(t *testing.T) {
 func pages(t *testing.T) []string {
 	t.Helper()
 	pages := []string{"README.md", "SECURITY.md", "CONTRIBUTING.md"}
-	docs, err := filepath.Glob(filepath.Join(servers.Repo(), "docs", "*.md"))
-	if err != nil || len(docs) == 0 {
-		t.Fatalf("found no pages in docs: %v", err)
-	}
-	for _, doc := range docs {
-		pages = append(pages, filepath.Join("docs", filepath.Base(doc)))
+	for _, folder := range []string{"docs", filepath.Join("docs", "consumers")} {
+		docs, err := filepath.Glob(filepath.Join(servers.Repo(), folder, "*.md"))
+		if err != nil || len(docs) == 0 {
+			t.Fatalf("found no pages in %s: %v", folder, err)
+		}
+		for _, doc := range docs {
+			pages = append(pages, filepath.Join(folder, filepath.Base(doc)))
+		}
 	}
 	return pages
 }

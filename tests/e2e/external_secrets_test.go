@@ -15,7 +15,7 @@ import (
 
 const (
 	exampleVault   = "https://vault.example.com:8200"
-	exampleSubject = `"system:serviceaccount:my-app:regcred"`
+	exampleSubject = `"system:serviceaccount:app:regcred"`
 	minimalPath    = "creds/my_app/kubernetes"
 )
 
@@ -141,7 +141,7 @@ func (w *world) trustCluster(t *testing.T, k *servers.Kubernetes, namespaces ...
 	t.Helper()
 	subjects := make([]string, len(namespaces))
 	for i, namespace := range namespaces {
-		subjects[i] = strings.Replace(exampleSubject, "my-app", namespace, 1)
+		subjects[i] = strings.Replace(exampleSubject, ":app:", ":"+namespace+":", 1)
 	}
 	role := example(t, "external-secrets/jwt-role.json", exampleSubject, strings.Join(subjects, ","))
 	w.vault.CLI(t, "", "auth", "enable", "jwt")

@@ -1,0 +1,3 @@
+path "regcred/roles/my_app" {
+  capabilities = ["create", "read", "update", "delete"]
+}

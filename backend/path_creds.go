@@ -19,32 +19,34 @@ type pullSecret struct {
 	Docker    dockerconfig.Config
 	ExpiresAt time.Time // the earliest of its credentials, zero where not known
 	Warnings  []string
+
+	sources  []source // the roles that it is made of
+	settings config   // of the mount, by which it is allowed
 }
 
 // pullSecret returns what reading the role gives. An error that is the
 // caller's says why it is refused.
 func (b *backend) pullSecret(ctx context.Context, storage logical.Storage, name string, r *role) (pullSecret, error) {
-	settings, err := b.config(ctx, storage)
-	if err != nil {
-		return pullSecret{}, err
-	}
-	sources, err := b.sources(ctx, storage, name, r)
-	if err != nil {
-		return pullSecret{}, err
-	}
 	var secret pullSecret
-	if secret.Docker, err = join(sources); err != nil {
+	var err error
+	if secret.settings, err = b.config(ctx, storage); err != nil {
 		return pullSecret{}, err
 	}
-	if err := settings.checkAllowed(secret.Docker); err != nil {
+	if secret.sources, err = b.sources(ctx, storage, name, r); err != nil {
 		return pullSecret{}, err
 	}
-	for _, s := range sources {
+	if secret.Docker, err = join(secret.sources); err != nil {
+		return pullSecret{}, err
+	}
+	if err := secret.settings.checkAllowed(secret.Docker); err != nil {
+		return pullSecret{}, err
+	}
+	for _, s := range secret.sources {
 		at := s.expiresAt()
 		if secret.ExpiresAt.IsZero() || !at.IsZero() && at.Before(secret.ExpiresAt) {
 			secret.ExpiresAt = at
 		}
-		secret.Warnings = append(secret.Warnings, expiryWarnings(s.name, at, b.now(), settings.ExpiryWarning)...)
+		secret.Warnings = append(secret.Warnings, expiryWarnings(s.name, at, b.now(), secret.settings.ExpiryWarning)...)
 	}
 	return secret, nil
 }

@@ -110,31 +110,24 @@ func (b *backend) verifyBeforeWrite(ctx context.Context, storage logical.Storage
 // verify asks the registries of a role, some at a time. Only registries that
 // the role may name are asked.
 func (b *backend) verify(ctx context.Context, storage logical.Storage, name string, r *role, repository string) ([]verification, error) {
-	if _, err := b.pullSecret(ctx, storage, name, r); err != nil {
-		return nil, err
-	}
-	sources, err := b.sources(ctx, storage, name, r)
+	secret, err := b.pullSecret(ctx, storage, name, r)
 	if err != nil {
 		return nil, err
 	}
-	settings, err := b.config(ctx, storage)
-	if err != nil {
-		return nil, err
-	}
-	cas, err := settings.certPool()
+	cas, err := secret.settings.certPool()
 	if err != nil {
 		return nil, err
 	}
 
 	var results []verification
 	var credentials []dockerconfig.Credential
-	for _, s := range sources {
+	for _, s := range secret.sources {
 		for _, c := range s.Static.Docker.Credentials() {
 			results = append(results, verification{role: s.name, registry: c.Registry, repository: s.VerifyRepository})
 			credentials = append(credentials, c)
 		}
 	}
-	if err := chooseRepositories(results, sources, repository); err != nil {
+	if err := chooseRepositories(results, secret.sources, repository); err != nil {
 		return nil, err
 	}
 

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -68,6 +69,19 @@ func (in input) applyBundle(name string, old *bundleRole) (*bundleRole, error) {
 		}
 	}
 	return &bundleRole{Members: members}, nil
+}
+
+// parseAllowedBundles refuses patterns that no name of a role can match.
+func parseAllowedBundles(patterns []string) ([]string, error) {
+	if len(patterns) > dockerconfig.MaxRegistries {
+		return nil, fmt.Errorf("must have at most %d names, not %d", dockerconfig.MaxRegistries, len(patterns))
+	}
+	for i, pattern := range patterns {
+		if checkName(strings.ReplaceAll(pattern, "*", "x")) != nil {
+			return nil, fmt.Errorf("entry %d must be the name of a role, in which '*' stands for any characters, such as team-*", i+1)
+		}
+	}
+	return patterns, nil
 }
 
 // allowsBundle reports whether a bundle of that name may join the role.

@@ -57,14 +57,14 @@ func (b *backend) deleteExpiry(ctx context.Context, storage logical.Storage, at 
 }
 
 // expiringBefore returns the names of the roles that expire before a time,
-// soonest first.
-func (b *backend) expiringBefore(ctx context.Context, storage logical.Storage, before time.Time) ([]string, map[string]time.Time, error) {
+// soonest first. The warnings name those that cannot be read.
+func (b *backend) expiringBefore(ctx context.Context, storage logical.Storage, before time.Time) (names []string, times map[string]time.Time, warnings []string, err error) {
 	keys, err := storage.List(ctx, expiryStoragePrefix)
 	if err != nil {
-		return nil, nil, fmt.Errorf("listing expiries: %w", err)
+		return nil, nil, nil, fmt.Errorf("listing expiries: %w", err)
 	}
 	slices.Sort(keys)
-	names, times := []string{}, map[string]time.Time{}
+	names, times = []string{}, map[string]time.Time{}
 	for _, key := range keys {
 		at, name, ok := parseExpiryKey(key)
 		if !ok {
@@ -74,15 +74,19 @@ func (b *backend) expiringBefore(ctx context.Context, storage logical.Storage, b
 			break
 		}
 		r, err := b.role(ctx, storage, name)
+		if unreadable := (unreadableError{}); errors.As(err, &unreadable) {
+			warnings = append(warnings, err.Error())
+			continue
+		}
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, nil, err
 		}
 		if r != nil && expiryKey(r.expiresAt(), name) == expiryStoragePrefix+key {
 			names = append(names, name)
 			times[name] = at
 		}
 	}
-	return names, times, nil
+	return names, times, warnings, nil
 }
 
 func parseExpiry(text string) (time.Time, error) {

@@ -109,7 +109,7 @@ func checkType(name string, fieldType framework.FieldType, value any) error {
 			return fmt.Errorf("%s: must be a list of strings, or one string with commas", name)
 		}
 	case framework.TypeDurationSecond:
-		if !converts(fieldType, value) {
+		if !converts(fieldType, value) || value == "" {
 			return fmt.Errorf("%s: must be a duration that is not negative: a number of seconds, or a text such as 336h", name)
 		}
 	case framework.TypeBool:

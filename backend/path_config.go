@@ -3,8 +3,10 @@
 package backend
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"net/http"
 	"strings"
@@ -76,8 +78,16 @@ func (c config) certPool() (*x509.CertPool, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the system's CA certificates: %w", err)
 	}
-	if !pool.AppendCertsFromPEM([]byte(c.CAPEM)) {
-		return nil, refusef("ca_pem: must hold at least one certificate in PEM form, beginning with -----BEGIN CERTIFICATE-----")
+	for rest := []byte(c.CAPEM); len(bytes.TrimSpace(rest)) > 0; {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil || block.Type != "CERTIFICATE" {
+			return nil, refusef("ca_pem: must hold certificates in PEM form and nothing else, each beginning with -----BEGIN CERTIFICATE-----")
+		}
+		certificate, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, refusef("ca_pem: must hold valid certificates; one of them is damaged")
+		}
+		pool.AddCert(certificate)
 	}
 	return pool, nil
 }
@@ -111,7 +121,7 @@ func (b *backend) pathConfig() []*framework.Path {
 			Description: "CA certificates in PEM form that are trusted beside the system's when a registry is asked.",
 		},
 	}
-	done := noContent("The settings are stored.")
+	done := stored("The settings are stored.")
 	return []*framework.Path{{
 		Pattern:        "config",
 		Fields:         fields,
@@ -223,10 +233,10 @@ func (b *backend) deleteConfig(ctx context.Context, req *logical.Request, _ *fra
 
 func parseAllowedRegistries(patterns []string) (keys []dockerconfig.Key, warnings []string, err error) {
 	const field = "allowed_registries"
-	for _, pattern := range patterns {
+	for i, pattern := range patterns {
 		key, _, err := dockerconfig.ParseKey(pattern)
 		if err != nil {
-			return nil, nil, refuse(fieldError(field, err))
+			return nil, nil, refusef("%s: entry %d %w", field, i+1, err)
 		}
 		if stored := key.ImageName(); stored != pattern {
 			warnings = append(warnings, fmt.Sprintf("%s: stored as %q", field, stored))
@@ -238,6 +248,14 @@ func parseAllowedRegistries(patterns []string) (keys []dockerconfig.Key, warning
 
 func okResponse(description string, fields map[string]*framework.FieldSchema) map[int][]framework.Response {
 	return map[int][]framework.Response{http.StatusOK: {{Description: description, Fields: fields}}}
+}
+
+// stored describes the answers to a write that may come with warnings.
+func stored(description string) map[int][]framework.Response {
+	return map[int][]framework.Response{
+		http.StatusNoContent: {{Description: description}},
+		http.StatusOK:        {{Description: description + " There are warnings."}},
+	}
 }
 
 func noContent(description string) map[int][]framework.Response {

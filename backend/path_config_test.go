@@ -64,16 +64,16 @@ func TestConfigRefuses(t *testing.T) {
 		"no duration":         {fields{"expiry_warning": "soon"}, "expiry_warning: must be a duration"},
 		"too long":            {fields{"expiry_warning": 18446744074}, "expiry_warning: must be a duration"},
 		"duration object":     {fields{"expiry_warning": fields{"a": 1}}, "expiry_warning: must be a duration"},
-		"path glob":           {fields{"allowed_registries": "ghcr.io/*"}, "allowed_registries: must not have '*' in its path"},
-		"empty":               {fields{"allowed_registries": "ghcr.io,,quay.io"}, "allowed_registries: must not be empty"},
-		"user info":           {fields{"allowed_registries": "me:" + marker + "@ghcr.io"}, "allowed_registries: must not contain '@'"},
+		"path glob":           {fields{"allowed_registries": "ghcr.io/*"}, "allowed_registries: entry 1 must not have '*' in its path"},
+		"empty":               {fields{"allowed_registries": "ghcr.io,,quay.io"}, "allowed_registries: entry 2 must not be empty"},
+		"user info":           {fields{"allowed_registries": "me:" + marker + "@ghcr.io"}, "allowed_registries: entry 1 must not contain '@'"},
 		"registries object":   {fields{"allowed_registries": fields{"a": marker}}, "allowed_registries: must be a list"},
 		"registries objects":  {fields{"allowed_registries": []any{fields{"a": marker}}}, "allowed_registries: must be a list"},
 		"empty object":        {fields{"allowed_registries": fields{}}, "allowed_registries: must be a list"},
 		"registries false":    {fields{"allowed_registries": false}, "allowed_registries: must be a list"},
 		"registries number":   {fields{"allowed_registries": 1}, "allowed_registries: must be a list"},
 		"unknown":             {fields{"allowed_registry": "ghcr.io"}, `unknown field "allowed_registry"; the fields are: allowed_registries, ca_pem, expiry_warning`},
-		"one good, one wrong": {fields{"expiry_warning": 5, "allowed_registries": "a b"}, "allowed_registries: must not contain white space"},
+		"one good, one wrong": {fields{"expiry_warning": 5, "allowed_registries": "a b"}, "allowed_registries: entry 1 must not contain white space"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			newEngine(t).refused(logical.UpdateOperation, "config", c.data, c.want)
@@ -173,4 +173,18 @@ func TestTightenedRegistriesCountAtOnce(t *testing.T) {
 
 	e.write("config", fields{"allowed_registries": ""})
 	checkSame(t, "user name", any("me"), e.read("creds/app")["username"])
+}
+
+// A role that allowed_registries has come to refuse can still be locked down,
+// and says all of itself.
+func TestRoleThatIsNotAllowedAnyMoreCanBeLockedDown(t *testing.T) {
+	e := newEngine(t)
+	e.write("roles/app", with(credential, fields{"allowed_bundles": "*", "expires_at": "2027-01-31T00:00:00Z"}))
+	e.write("config", fields{"allowed_registries": "quay.io"})
+	e.write("roles/app", fields{"allowed_bundles": ""})
+	e.refused(logical.UpdateOperation, "roles/app", fields{"password": password + "2"}, `registry "ghcr.io" is not among the allowed_registries`)
+	role := e.read("roles/app")
+	checkSame(t, "allowed_bundles", nil, role["allowed_bundles"])
+	checkSame(t, "registries", []string{"ghcr.io"}, role["registries"])
+	checkSame(t, "expires_at", "2027-01-31T00:00:00Z", role["expires_at"])
 }

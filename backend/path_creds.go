@@ -147,7 +147,7 @@ func (b *backend) pathCreds() []*framework.Path {
 			Fields: map[string]*framework.FieldSchema{
 				roleField: roleNameField(),
 				"version": {
-					Type: framework.TypeString, Query: true,
+					Type: framework.TypeStringSlice, Query: true, // takes whatever stands there
 					Description: "Accepted and ignored, for clients that ask every engine for a version.",
 				},
 			},

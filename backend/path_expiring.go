@@ -44,7 +44,7 @@ func (b *backend) readExpiring(ctx context.Context, req *logical.Request, data *
 	if seconds, named := data.GetOk("within"); named {
 		within = time.Duration(seconds.(int)) * time.Second
 	}
-	names, times, err := b.expiringBefore(ctx, req.Storage, b.now().Add(within))
+	names, times, warnings, err := b.expiringBefore(ctx, req.Storage, b.now().Add(within))
 	if err != nil {
 		return nil, err
 	}
@@ -52,5 +52,5 @@ func (b *backend) readExpiring(ctx context.Context, req *logical.Request, data *
 	for name, at := range times {
 		expiresAt[name] = formatTime(at)
 	}
-	return &logical.Response{Data: map[string]any{"roles": names, "expires_at": expiresAt}}, nil
+	return withWarnings(&logical.Response{Data: map[string]any{"roles": names, "expires_at": expiresAt}}, warnings), nil
 }

@@ -51,6 +51,18 @@ func TestStaleExpiryIsNotListed(t *testing.T) {
 	checkSame(t, "roles", []string{"app"}, expiring(t, e, "24h"))
 }
 
+// One role that cannot be read must not hide the others.
+func TestExpiringNamesRolesItCannotRead(t *testing.T) {
+	e := newEngine(t)
+	for _, name := range []string{"app", "newer"} {
+		e.write("roles/"+name, with(credential, fields{"expires_at": formatTime(noon.Add(time.Hour))}))
+	}
+	e.store("roles/newer", `{"schema_version":9}`)
+	resp := e.must(logical.ReadOperation, "expiring", nil)
+	checkSame(t, "roles", []string{"app"}, resp.Data["roles"].([]string))
+	checkWarnings(t, resp.Warnings, "reading roles/newer: the stored entry has schema version 9")
+}
+
 // One listing, and one read for each role that is found, whatever the number.
 func TestExpiringIsCheapWithManyRoles(t *testing.T) {
 	e := newEngine(t)

@@ -143,6 +143,7 @@ func (r *role) readBack() map[string]any {
 	}
 	if r.Static != nil {
 		maps.Copy(data, r.Static.readBack())
+		maps.Copy(data, servedBy(r.Static.Docker, r.Static.ExpiresAt))
 	}
 	return data
 }
@@ -188,17 +189,17 @@ func (b *backend) pathRoles() []*framework.Path {
 				logical.CreateOperation: forwarded(framework.PathOperation{
 					Callback:  b.writeRole,
 					Summary:   "Create a role.",
-					Responses: noContent("The role is stored."),
+					Responses: stored("The role is stored."),
 				}),
 				logical.UpdateOperation: forwarded(framework.PathOperation{
 					Callback:  b.writeRole,
 					Summary:   "Create a role, or change the named fields of an existing one.",
-					Responses: noContent("The role is stored."),
+					Responses: stored("The role is stored."),
 				}),
 				logical.PatchOperation: forwarded(framework.PathOperation{
 					Callback:  b.writeRole,
 					Summary:   "Change the named fields of an existing role; null empties a field.",
-					Responses: noContent("The role is stored."),
+					Responses: stored("The role is stored."),
 				}),
 				logical.DeleteOperation: forwarded(framework.PathOperation{
 					Callback:  b.deleteRole,
@@ -270,51 +271,113 @@ func (b *backend) readRole(ctx context.Context, req *logical.Request, data *fram
 	} else if err != nil {
 		return nil, err
 	}
-	registries := []string{}
-	for _, c := range secret.Docker.Credentials() {
-		registries = append(registries, string(c.Registry))
-	}
-	resp.Data["registries"] = registries
-	if !secret.ExpiresAt.IsZero() {
-		resp.Data["expires_at"] = formatTime(secret.ExpiresAt)
+	if r.Bundle != nil {
+		maps.Copy(resp.Data, servedBy(secret.Docker, secret.ExpiresAt))
 	}
 	return withWarnings(resp, secret.Warnings), nil
 }
 
+// servedBy describes what a read of creds/ gives.
+func servedBy(docker dockerconfig.Config, expiresAt time.Time) map[string]any {
+	registries := []string{}
+	for _, c := range docker.Credentials() {
+		registries = append(registries, string(c.Registry))
+	}
+	data := map[string]any{"registries": registries}
+	if !expiresAt.IsZero() {
+		data["expires_at"] = formatTime(expiresAt)
+	}
+	return data
+}
+
 // writeRole creates, updates and patches: an update and a patch keep the
-// fields they do not name, and only a patch needs the role to exist.
+// fields they do not name.
 func (b *backend) writeRole(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	name, err := roleName(data)
 	if err != nil {
 		return answer(err)
 	}
-	defer b.lockRole(name)()
+	in := input{data}
+	var verified *proposal
+	if data.Get("verify").(bool) {
+		// Before the lock, which must not wait for a registry.
+		if verified, err = b.verifyProposal(ctx, req, name, in); err != nil {
+			return answer(err)
+		}
+	}
 
+	defer b.lockRole(name)()
+	p, err := b.propose(ctx, req, name, in)
+	if err != nil {
+		return answer(err)
+	}
+	if verified != nil && !verified.pullsLike(p) {
+		return answer(refusef("verify: nothing is stored, because role %q was changed meanwhile; try again", name))
+	}
+	if err := b.putRole(ctx, req.Storage, name, p.role, p.old); err != nil {
+		return nil, err
+	}
+	b.sendEvent(ctx, req, "role-write", "creds/"+name)
+	return withWarnings(nil, p.warnings), nil
+}
+
+// proposal is what a write would store in place of old.
+type proposal struct {
+	role, old *role
+	warnings  []string
+	secret    pullSecret // of the role, unless it cannot have changed
+}
+
+// propose refuses what could not be read afterwards, and an update by who may
+// only create: Vault asks its policies before the role is locked, and by now it
+// may be there.
+func (b *backend) propose(ctx context.Context, req *logical.Request, name string, in input) (*proposal, error) {
 	old, err := b.role(ctx, req.Storage, name)
 	if err != nil {
 		return nil, err
 	}
-	if old == nil && req.Operation == logical.PatchOperation {
+	switch {
+	case old == nil && req.Operation == logical.PatchOperation:
 		return nil, noSuchRole(name)
+	case old != nil && req.Operation == logical.CreateOperation:
+		return nil, refusef("role %q was created meanwhile; try again", name)
 	}
-	in := input{data}
-	r, warnings, err := in.applyRole(name, old, b.now())
-	if err != nil {
-		return answer(err)
-	}
-	if _, err := b.pullSecret(ctx, req.Storage, name, r); err != nil {
-		return answer(err) // it would be refused when it is read
-	}
-	if data.Get("verify").(bool) {
-		if err := b.verifyBeforeWrite(ctx, req.Storage, name, r); err != nil {
-			return answer(err)
-		}
-	}
-	if err := b.putRole(ctx, req.Storage, name, r, old); err != nil {
+	p := &proposal{old: old}
+	if p.role, p.warnings, err = in.applyRole(name, old, b.now()); err != nil {
 		return nil, err
 	}
-	b.sendEvent(ctx, req, "role-write", "creds/"+name)
-	return withWarnings(nil, warnings), nil
+	// What allowed_registries has come to refuse can still be locked down.
+	if old != nil && old.Static != nil && old.Static.Docker.Equal(p.role.Static.Docker) && !in.Get("verify").(bool) {
+		return p, nil
+	}
+	if p.secret, err = b.pullSecret(ctx, req.Storage, name, p.role); err != nil {
+		return nil, in.aboutCredential(err)
+	}
+	return p, nil
+}
+
+// verifyProposal asks the registries about what a write would store.
+func (b *backend) verifyProposal(ctx context.Context, req *logical.Request, name string, in input) (*proposal, error) {
+	p, err := b.propose(ctx, req, name, in)
+	if err != nil {
+		return nil, err
+	}
+	return p, b.verifyBeforeWrite(ctx, p.secret)
+}
+
+// pullsLike reports whether what was found out about one holds for the other.
+func (p *proposal) pullsLike(other *proposal) bool {
+	return p.secret.Docker.Equal(other.secret.Docker) && p.role.VerifyRepository == other.role.VerifyRepository
+}
+
+// aboutCredential names the field that an error about the pull secret is about.
+func (in input) aboutCredential(err error) error {
+	for _, field := range []string{"members", "dockerconfigjson"} {
+		if isInputError(err) && in.has(field) && !strings.HasPrefix(err.Error(), field+":") {
+			return refuse(fieldError(field, err))
+		}
+	}
+	return err
 }
 
 // lockRole orders the writes to a role, which are a read, a change and a write.
@@ -358,7 +421,9 @@ func (in input) applyRole(name string, old *role, now time.Time) (*role, []strin
 		return nil, nil, err
 	}
 	if in.has("allowed_bundles") {
-		r.AllowedBundles = in.Get("allowed_bundles").([]string)
+		if r.AllowedBundles, err = parseAllowedBundles(in.Get("allowed_bundles").([]string)); err != nil {
+			return nil, nil, refuse(fieldError("allowed_bundles", err))
+		}
 	}
 	if in.has("verify_repository") {
 		r.VerifyRepository = in.text("verify_repository")

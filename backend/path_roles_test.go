@@ -422,3 +422,18 @@ func TestReadDuringWriteSeesOldOrNew(t *testing.T) {
 	close(done)
 	readers.Wait()
 }
+
+// Vault asks its policies whether a role is created or updated before the role
+// is locked: who may only create must not update what has come meanwhile.
+func TestCreateOfARoleThatIsThereIsRefused(t *testing.T) {
+	e := newEngine(t)
+	e.write("roles/app", credential)
+	resp, err := e.HandleRequest(t.Context(), &logical.Request{
+		Operation: logical.CreateOperation, Path: "roles/app", Storage: e.storage, Data: fields{"allowed_bundles": "mine"},
+	})
+	if err != nil || !resp.IsError() {
+		t.Fatalf("want a refusal, got %v, %v", resp, err)
+	}
+	checkContains(t, resp.Error().Error(), `role "app" was created meanwhile`)
+	checkSame(t, "allowed_bundles", nil, e.read("roles/app")["allowed_bundles"])
+}

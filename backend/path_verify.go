@@ -25,6 +25,9 @@ const (
 
 	// verifyAtOnce is how many registries are asked at the same time.
 	verifyAtOnce = 8
+
+	// maxQuotedFailures is how many refusals an error repeats.
+	maxQuotedFailures = 5
 )
 
 // verifier proves that a credential can pull from a repository of its
@@ -82,16 +85,20 @@ func (b *backend) verifyRole(ctx context.Context, req *logical.Request, data *fr
 	if r == nil {
 		return nil, noSuchRole(name)
 	}
-	results, err := b.verify(ctx, req.Storage, name, r, data.Get("repository").(string))
+	secret, err := b.pullSecret(ctx, req.Storage, name, r)
+	if err != nil {
+		return answer(err)
+	}
+	results, err := b.verify(ctx, secret, data.Get("repository").(string))
 	if err != nil {
 		return answer(err)
 	}
 	return &logical.Response{Data: verifyResponse(results)}, nil
 }
 
-// verifyBeforeWrite refuses a role whose credentials the registries refuse.
-func (b *backend) verifyBeforeWrite(ctx context.Context, storage logical.Storage, name string, r *role) error {
-	results, err := b.verify(ctx, storage, name, r, "")
+// verifyBeforeWrite refuses a pull secret that its registries refuse.
+func (b *backend) verifyBeforeWrite(ctx context.Context, secret pullSecret) error {
+	results, err := b.verify(ctx, secret, "")
 	if err != nil {
 		return err
 	}
@@ -101,19 +108,17 @@ func (b *backend) verifyBeforeWrite(ctx context.Context, storage logical.Storage
 			failed = append(failed, fmt.Sprintf("registry %q: %s (%s)", v.registry.ImageName(), v.Verdict, v.Message))
 		}
 	}
+	if len(failed) > maxQuotedFailures {
+		failed = append(failed[:maxQuotedFailures], fmt.Sprintf("and %d more", len(failed)-maxQuotedFailures))
+	}
 	if failed != nil {
 		return refusef("verify: nothing is stored, because not every credential can pull: %s", strings.Join(failed, "; "))
 	}
 	return nil
 }
 
-// verify asks the registries of a role, some at a time. Only registries that
-// the role may name are asked.
-func (b *backend) verify(ctx context.Context, storage logical.Storage, name string, r *role, repository string) ([]verification, error) {
-	secret, err := b.pullSecret(ctx, storage, name, r)
-	if err != nil {
-		return nil, err
-	}
+// verify asks the registries of a pull secret, some at a time.
+func (b *backend) verify(ctx context.Context, secret pullSecret, repository string) ([]verification, error) {
 	cas, err := secret.settings.certPool()
 	if err != nil {
 		return nil, err
@@ -185,7 +190,10 @@ func repositoryIn(key dockerconfig.Key, repository string, single bool) (path st
 	if path, err = registry.ParseRepository(path); err != nil {
 		return "", false, err
 	}
-	if inPath := key.Path() == "" || strings.HasPrefix(path, key.Path()+"/"); !inPath && !single {
+	if !registry.Covers(key, path) {
+		if single {
+			return "", false, fmt.Errorf("must lie in %s, because no tool uses the credential elsewhere", key.ImageName())
+		}
 		return "", false, nil
 	}
 	return path, true, nil

@@ -3,11 +3,14 @@
 package backend
 
 import (
+	"context"
+	"crypto/x509"
 	"slices"
 	"testing"
 
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"vault-plugin-secrets-regcred/backend/dockerconfig"
 	"vault-plugin-secrets-regcred/backend/registry"
 )
 
@@ -73,6 +76,74 @@ func TestVerifyChoosesRepositoriesByRegistryAndPath(t *testing.T) {
 	}, e.registries.asked)
 	e.refused(logical.UpdateOperation, "roles/app", fields{"verify_repository": "quay.io/app"}, "verify_repository: must have one of the role's registries in front")
 	e.refused(logical.UpdateOperation, "roles/app", fields{"verify_repository": "ghcr.io/A B"}, "verify_repository: ")
+
+	// GitLab's images may have the very path of the project.
+	e.write("roles/app", fields{"verify_repository": "ghcr.io/a:1.4"})
+	e.registries.asked = nil
+	verify(t, e, "app", nil)
+	slices.Sort(e.registries.asked)
+	checkSame(t, "asked", []string{"ghcr.io/a u a:1.4", "ghcr.io/b u ", "https://index.docker.io/v1/ u "}, e.registries.asked)
+	e.write("roles/single", with(credential, fields{"registry": "ghcr.io/a"}))
+	e.refused(logical.UpdateOperation, "roles/single", fields{"verify_repository": "other/app"}, "verify_repository: must lie in ghcr.io/a")
+	e.refused(logical.UpdateOperation, "verify/single", fields{"repository": "aa/app"}, "repository: must lie in ghcr.io/a")
+}
+
+// A registry that hangs must not keep others from writing, and what was
+// verified must be what is stored.
+func TestVerifyOnWriteWaitsWithoutTheLock(t *testing.T) {
+	e := newEngine(t)
+	asked, answer := make(chan struct{}), make(chan struct{})
+	e.newVerifier = func(*x509.CertPool) verifier { return slowRegistry{asked, answer} }
+	done := make(chan *logical.Response)
+	go func() {
+		resp, err := e.HandleRequest(t.Context(), &logical.Request{
+			Operation: logical.CreateOperation, Path: "roles/app", Storage: e.storage, Data: with(credential, fields{"verify": true}),
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		done <- resp
+	}()
+	<-asked
+	e.write("roles/app", with(credential, fields{"username": "other"})) // would wait for ever
+	close(answer)
+	resp := <-done
+	if !resp.IsError() {
+		t.Fatalf("want a refusal, because the role is there by now, got %v", resp)
+	}
+	checkContains(t, resp.Error().Error(), "meanwhile; try again")
+	checkSame(t, "user name", "other", e.read("creds/app")["username"])
+}
+
+// slowRegistry answers when it is told to.
+type slowRegistry struct{ asked, answer chan struct{} }
+
+func (s slowRegistry) Verify(context.Context, dockerconfig.Credential, string) registry.Result {
+	close(s.asked)
+	<-s.answer
+	return registry.Result{Verdict: registry.OK, Accepted: true}
+}
+
+func TestVerifyOnWriteStoresOnlyWhatWasVerified(t *testing.T) {
+	e := newEngine(t)
+	e.write("roles/app", credential)
+	e.newVerifier = func(*x509.CertPool) verifier {
+		return changingRegistry(func() { e.write("roles/app", fields{"password": marker + "-meanwhile"}) })
+	}
+	resp, err := e.request(logical.UpdateOperation, "roles/app", fields{"email": "a@example.com", "verify": true})
+	if err != nil || !resp.IsError() {
+		t.Fatalf("want a refusal, because another password was written meanwhile, got %v, %v", resp, err)
+	}
+	checkContains(t, resp.Error().Error(), "changed meanwhile; try again")
+	checkSame(t, "password", marker+"-meanwhile", e.read("creds/app")["password"])
+}
+
+// changingRegistry does something while it is asked.
+type changingRegistry func()
+
+func (c changingRegistry) Verify(context.Context, dockerconfig.Credential, string) registry.Result {
+	c()
+	return registry.Result{Verdict: registry.OK, Accepted: true}
 }
 
 func TestVerifyOnWriteStoresOnlyWhatTheRegistriesAccept(t *testing.T) {
@@ -125,7 +196,10 @@ func TestVerifyTrustsTheCAOfTheConfig(t *testing.T) {
 	if e.registries.cas != nil {
 		t.Error("want the system's certificates without ca_pem")
 	}
-	e.refused(logical.UpdateOperation, "config", fields{"ca_pem": "no certificate"}, "ca_pem: must hold at least one certificate in PEM form")
+	const key = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"
+	for _, bad := range []string{"no certificate", testCA + key, key + testCA, testCA + "rest", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"} {
+		e.refused(logical.UpdateOperation, "config", fields{"ca_pem": bad}, "ca_pem: must hold")
+	}
 	e.write("config", fields{"ca_pem": testCA})
 	verify(t, e, "app", nil)
 	if e.registries.cas == nil {

@@ -135,7 +135,7 @@ func (in input) applyCredential(old []dockerconfig.Credential) (dockerconfig.Con
 		if c.Registry, warnings, err = in.registry(); err != nil {
 			return dockerconfig.Config{}, nil, refuse(err)
 		}
-		// Or who may write a role, and not read it, could have its password
+		// Or who may write the role, and read nothing, could have its password
 		// sent to a host of theirs, by verify or by whoever pulls.
 		if before != "" && c.Registry.Host() != before.Host() && !in.has("password") {
 			return dockerconfig.Config{}, nil, refusef("registry: is on another host than before; write the password with it, because a stored password is only ever used for the host that it was given for")
@@ -160,7 +160,7 @@ func (in input) applyCredential(old []dockerconfig.Credential) (dockerconfig.Con
 	}
 	docker, err := dockerconfig.New(c)
 	if err != nil {
-		return dockerconfig.Config{}, nil, refuse(err)
+		return dockerconfig.Config{}, nil, refuse(fieldError("password", err)) // it alone can be too long
 	}
 	return docker, warnings, nil
 }

@@ -58,6 +58,13 @@ func fromCredentials(credentials []Credential) Config {
 // Credentials returns the credentials, sorted by registry key.
 func (c Config) Credentials() []Credential { return slices.Clone(c.credentials) }
 
+// Equal reports whether both hold the same credentials.
+func (c Config) Equal(other Config) bool {
+	return slices.EqualFunc(c.credentials, other.credentials, func(a, b Credential) bool {
+		return a.Registry == b.Registry && a.Username == b.Username && a.Password.Equal(b.Password) && a.Email == b.Email
+	})
+}
+
 // entry is one entry of "auths". Its fields and their order are those of
 // "kubectl create secret docker-registry".
 type entry struct {

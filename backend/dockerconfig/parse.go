@@ -205,8 +205,12 @@ func members(object []byte) ([]member, error) {
 	if token, err := decoder.Token(); err != nil || token != json.Delim('{') {
 		return nil, errors.New("must be a JSON object")
 	}
-	syntaxError := func() error {
-		return fmt.Errorf("must be valid JSON; it is not at byte %d", decoder.InputOffset())
+	syntaxError := func(err error) error {
+		at := decoder.InputOffset()
+		if syntax := (*json.SyntaxError)(nil); errors.As(err, &syntax) {
+			at = syntax.Offset
+		}
+		return fmt.Errorf("must be valid JSON; it is not at byte %d", at)
 	}
 	var list []member
 	seen := map[string]bool{}
@@ -214,11 +218,11 @@ func members(object []byte) ([]member, error) {
 		token, err := decoder.Token()
 		name, ok := token.(string)
 		if err != nil || !ok {
-			return nil, syntaxError()
+			return nil, syntaxError(err)
 		}
 		var value json.RawMessage
 		if err := decoder.Decode(&value); err != nil {
-			return nil, syntaxError()
+			return nil, syntaxError(err)
 		}
 		if seen[name] {
 			return nil, fmt.Errorf("must have each name once; member %d has the name of an earlier one", len(list)+1)
@@ -227,7 +231,7 @@ func members(object []byte) ([]member, error) {
 		list = append(list, member{name, value})
 	}
 	if _, err := decoder.Token(); err != nil {
-		return nil, syntaxError()
+		return nil, syntaxError(err)
 	}
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
 		return nil, errors.New("must have nothing behind the JSON object")

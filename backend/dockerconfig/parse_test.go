@@ -242,3 +242,15 @@ func TestParseRefusesJSONOfAnyDepthWithoutHarm(t *testing.T) {
 	_, _, err := dockerconfig.Parse(`{"auths":{"registry.example.com":{"auth":` + deep)
 	refusal{"it is not at byte", "must be valid JSON"}.check(t, err)
 }
+
+func TestParseTellsWhereJSONEnds(t *testing.T) {
+	for input, at := range map[string]string{
+		`{"auths":{"ghcr.io":{"username":"a","password":"b"},}}`: "at byte 51",
+		`{"auths":{"ghcr.io":{"username":"a""password":"b"}}}`:   "at byte 34",
+		`{"auths":{"ghcr.io":{"username":"a","password":"b"}}`:   "at byte 52",
+	} {
+		if _, _, err := dockerconfig.Parse(input); err == nil || !strings.HasSuffix(err.Error(), at) {
+			t.Errorf("%s: want an error that ends in %q, got %v", input, at, err)
+		}
+	}
+}

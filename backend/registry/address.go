@@ -12,7 +12,6 @@ import (
 // metadataAddrs are cloud metadata services and the like that are not
 // link-local: they hand out credentials to whoever can reach them.
 var metadataAddrs = map[netip.Addr]bool{
-	netip.MustParseAddr("fd00:ec2::254"):   true, // AWS
 	netip.MustParseAddr("fd20:ce::254"):    true, // Google Cloud
 	netip.MustParseAddr("100.100.100.200"): true, // Alibaba Cloud
 	netip.MustParseAddr("192.0.0.192"):     true, // Oracle Cloud
@@ -21,7 +20,8 @@ var metadataAddrs = map[netip.Addr]bool{
 
 var (
 	broadcast   = netip.MustParseAddr("255.255.255.255")
-	thisNetwork = netip.MustParsePrefix("0.0.0.0/8") // Linux takes 0.0.0.0 for loopback
+	thisNetwork = netip.MustParsePrefix("0.0.0.0/8")     // Linux takes 0.0.0.0 for loopback
+	awsServices = netip.MustParsePrefix("fd00:ec2::/32") // metadata, and credentials of pods
 
 	// embeddings are the prefixes of IPv6 addresses that lead to an IPv4
 	// address, and the byte at which that begins.
@@ -42,7 +42,7 @@ func forbidden(addr netip.Addr) bool {
 	addr = addr.WithZone("").Unmap()
 	switch {
 	case !addr.IsValid(), addr.IsUnspecified(), addr.IsMulticast(), addr.IsLinkLocalUnicast(),
-		addr == broadcast, thisNetwork.Contains(addr), metadataAddrs[addr]:
+		addr == broadcast, thisNetwork.Contains(addr), awsServices.Contains(addr), metadataAddrs[addr]:
 		return true
 	case addr.Is4(), addr.IsLoopback():
 		return false
@@ -79,7 +79,7 @@ func refuseLiteral(u *url.URL) error {
 	if err != nil && !endsInNumber(host) {
 		return nil
 	}
-	return failf(Unreachable, "%s is an address that no registry has; nothing was sent there", u.Host)
+	return failf(Unreachable, "%s is an address that no registry has; nothing was sent there", theirs(u.Host))
 }
 
 // endsInNumber is the test by which browsers tell addresses from names.

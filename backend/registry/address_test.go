@@ -22,7 +22,7 @@ func TestForbiddenAddresses(t *testing.T) {
 		"fe80::1": true, "febf::1": true, "fe80::1%eth0": true, "fe80::a9fe:a9fe": true,
 		"224.0.0.1": true, "239.255.255.250": true, "ff02::1": true, "ff0e::1": true,
 		"100.100.100.200": true, "192.0.0.192": true, "168.63.129.16": true,
-		"fd00:ec2::254": true, "fd00:ec2::254%1": true, "fd20:ce::254": true,
+		"fd00:ec2::23": true, "fd00:ec2::254": true, "fd00:ec2::254%1": true, "fd20:ce::254": true,
 
 		"::ffff:169.254.169.254": true, "::ffff:a9fe:a9fe": true, "::ffff:0.0.0.0": true, "::ffff:100.100.100.200": true, "::ffff:168.63.129.16": true, "::ffff:255.255.255.255": true, "::ffff:224.0.0.1": true,
 		"::169.254.169.254": true, "::2": true, "::192.0.0.192": true,

@@ -11,7 +11,9 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -22,10 +24,11 @@ import (
 
 // connect finds out how to reach the registry and returns its challenge.
 //
-// go-containerregistry's own way, for the hosts that may be plain http, is a
-// race in which plain http wins over a TLS that takes more than 0.3 s, or
-// whose certificate is wrong. A credential must not depend on that: here plain
-// http is tried only where TLS turned out not to be spoken.
+// Plain http is for this machine only. Anywhere else whoever can cut a TLS
+// handshake off would be sent the credential. go-containerregistry's own way,
+// which takes private addresses for safe, is a race besides, in which plain
+// http wins over a TLS that takes more than 0.3 s, or whose certificate is
+// wrong: here it is tried only where TLS turned out not to be spoken.
 func (s *session) connect(ctx context.Context) (*transport.Challenge, error) {
 	var tlsSpoken atomic.Bool
 	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
@@ -37,7 +40,7 @@ func (s *session) connect(ctx context.Context) (*transport.Challenge, error) {
 	})
 	s.use("https", never)
 	challenge, err := s.ask(traced, http.MethodGet, s.url(""))
-	if s.registry.Scheme() == "http" && !tlsSpoken.Load() && speaksNoTLS(err) {
+	if isThisMachine(s.url("").Hostname()) && !tlsSpoken.Load() && speaksNoTLS(err) {
 		s.use("http", registryOnly)
 		challenge, err = s.ask(ctx, http.MethodGet, s.url(""))
 	}
@@ -51,6 +54,14 @@ func (s *session) connect(ctx context.Context) (*transport.Challenge, error) {
 		s.use("https", never)
 	}
 	return challenge, nil
+}
+
+// isThisMachine reports whether a host leads to no other machine.
+func isThisMachine(host string) bool {
+	if addr, err := netip.ParseAddr(host); err == nil {
+		return addr.Unmap().IsLoopback()
+	}
+	return host == "localhost" || strings.HasSuffix(host, ".localhost")
 }
 
 func (s *session) use(scheme string, plain plainHTTP) {
@@ -84,11 +95,11 @@ func (s *session) ask(ctx context.Context, method string, u *url.URL) (*transpor
 	challenge, err := transport.Ping(ctx, pingTarget, &redirectPing{guard: s.guard, method: method, url: u})
 	switch status := statusOf(err); {
 	case status == http.StatusNotFound || status == http.StatusMethodNotAllowed:
-		return nil, failf(Unreachable, "%s answered %d at %s: there is no registry", u.Host, status, u.Path)
+		return nil, failf(Unreachable, "%s answered %d at %s: there is no registry", theirs(u.Host), status, u.Path)
 	case err != nil:
 		return nil, err
 	case s.guard.isWebPage() && s.guard.status == http.StatusOK:
-		return nil, failf(Unreachable, "%s answered with a web page: there is no registry, or a proxy or login page in front of it", u.Host)
+		return nil, failf(Unreachable, "%s answered with a web page: there is no registry, or a proxy or login page in front of it", theirs(u.Host))
 	case s.guard.status == http.StatusUnauthorized && s.guard.answered != s.guard.registry:
 		return nil, failf(Unreachable, "the registry leads to another server for its challenge, which is not followed")
 	case s.guard.status == http.StatusUnauthorized && challenge.Scheme == "":
@@ -142,7 +153,7 @@ func (s *session) authenticate(ctx context.Context, challenge *transport.Challen
 		token, err := s.token(ctx, challenge, scopes)
 		return &http.Client{Transport: &bearer{guard: s.guard, token: token}}, err
 	}
-	return nil, failf(Unreachable, "the registry asks for authentication by %q; only basic and bearer are known", challenge.Scheme)
+	return nil, failf(Unreachable, "the registry asks for authentication by %s; only basic and bearer are known", theirs(strconv.Quote(challenge.Scheme)))
 }
 
 // token exchanges the credential for a token at the token server that the
@@ -166,9 +177,9 @@ func (s *session) token(ctx context.Context, challenge *transport.Challenge, sco
 	token, err := transport.Exchange(ctx, server, s.authenticator(), s.guard, scopes, challenge)
 	switch {
 	case statusOf(err) == http.StatusNotFound:
-		return "", failf(Unreachable, "the token server %s answered 404", realm.Host)
+		return "", failf(Unreachable, "the token server %s answered 404", theirs(realm.Host))
 	case err != nil && s.guard.status == http.StatusOK && describeNetwork(err) == "":
-		return "", failf(Unreachable, "the token server %s answered without a token", realm.Host)
+		return "", failf(Unreachable, "the token server %s answered without a token", theirs(realm.Host))
 	case err != nil:
 		return "", err
 	}

@@ -84,10 +84,16 @@ func (s *session) describe(err error) string {
 	text := fmt.Sprintf("%s answered %d %s", s.who(answer.Request), answer.StatusCode, http.StatusText(answer.StatusCode))
 	var own []string
 	for _, d := range answer.Errors[:min(len(answer.Errors), maxDiagnostics)] {
-		own = append(own, strings.Trim(fmt.Sprintf("%s: %s", d.Code, d.Message), ": "))
+		message := d.Message
+		if s.repository.in(message) {
+			// What is redacted in it would tell whoever named the repository
+			// whether that is the password.
+			message = ""
+		}
+		own = append(own, strings.Trim(fmt.Sprintf("%s: %s", d.Code, message), ": "))
 	}
 	if len(own) > 0 {
-		text += ": " + strings.Join(own, "; ")
+		text += ": " + theirs(strings.Join(own, "; "))
 	}
 	if s.guard.retryAfter != "" {
 		text += "; it can be asked again " + s.guard.retryAfter
@@ -101,9 +107,9 @@ func (s *session) who(req *http.Request) string {
 	case req == nil || originOf(req.URL) == s.guard.registry:
 		return "the registry"
 	case originOf(req.URL) == s.guard.realm:
-		return "the token server " + req.URL.Host
+		return "the token server " + theirs(req.URL.Host)
 	}
-	return req.URL.Host
+	return theirs(req.URL.Host)
 }
 
 // describeNetwork says why there was no complete answer, and is empty for an
@@ -122,13 +128,13 @@ func describeNetwork(err error) string {
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
 		return "there was no complete answer within the time limit"
 	case errors.As(err, &cert):
-		return "the TLS certificate is not trusted: " + cert.Err.Error()
+		return "the TLS certificate is not trusted: " + theirs(cert.Err.Error())
 	case errors.As(err, &dns):
-		return "the name cannot be resolved: " + dns.Error()
+		return "the name cannot be resolved: " + theirs(dns.Error())
 	case errors.As(err, &op):
-		return "the connection failed: " + op.Error()
+		return "the connection failed: " + theirs(op.Error())
 	case errors.Is(err, http.ErrSchemeMismatch):
-		return "the registry answers plain http, which is accepted only from localhost, loopback and private addresses"
+		return "the registry answers plain http, which is accepted only from localhost and loopback addresses"
 	case errors.As(err, &large):
 		return fmt.Sprintf("the answer is longer than %d bytes", large.Limit)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
@@ -137,19 +143,34 @@ func describeNetwork(err error) string {
 	return ""
 }
 
-// present makes a message fit to be shown: one line, free of the secrets in
-// any form in which a server may have given them back, and short.
+// What servers said stands between these in a message. No text has them of its
+// own, because they are control characters.
+const beginTheirs, endTheirs = "\x02", "\x03"
+
+// theirs marks a text that came from a server, and may hold what it was sent.
+func theirs(text string) string {
+	return beginTheirs + strings.NewReplacer(beginTheirs, "", endTheirs, "").Replace(text) + endTheirs
+}
+
+// present makes a message fit to be shown: one line, short, and free of the
+// secrets in any form in which a server may have given them back. Only what
+// servers said is searched for them: in our own words, or in what the caller
+// named, a redaction would tell what the secret is.
 func present(message string, secrets []string) string {
-	if message == "" {
-		return ""
+	var shown strings.Builder
+	for message != "" {
+		ours, rest, _ := strings.Cut(message, beginTheirs)
+		said, after, _ := strings.Cut(rest, endTheirs)
+		// Cleaned first, because that makes a secret of one that has control
+		// characters strewn in.
+		shown.WriteString(ours + redact(clean(said), secrets))
+		message = after
 	}
-	// Cleaned first, because that makes a secret of one that has control
-	// characters strewn in.
-	message = redact(clean(message), secrets)
-	if runes := []rune(message); len(runes) > maxMessage {
-		message = strings.TrimSpace(string(runes[:maxMessage-1])) + "…"
+	runes := []rune(clean(shown.String()))
+	if len(runes) > maxMessage {
+		return strings.TrimSpace(string(runes[:maxMessage-1])) + "…"
 	}
-	return message
+	return string(runes)
 }
 
 // clean makes one line of a text and removes what a terminal could act upon.

@@ -29,10 +29,47 @@ func TestPresent(t *testing.T) {
 		{"at the end of what fits", strings.Repeat("x", 290) + "hunter2hunter2", strings.Repeat("x", 290) + "[redacted…"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			if got := present(row.message, []string{"hunter2"}); got != row.want {
+			if got := present(theirs(row.message), []string{"hunter2"}); got != row.want {
 				t.Errorf("got  %q\nwant %q", got, row.want)
 			}
 		})
+	}
+}
+
+// A redaction in our own words, or in what the caller named, would tell what
+// the secret is.
+func TestPresentLeavesOurOwnWordsAlone(t *testing.T) {
+	message := "the registry hunter2 answered: " + theirs("hunter2 \x02hunter2\x03") + " and hunter2 " + theirs("no")
+	want := "the registry hunter2 answered: [redacted] [redacted] and hunter2 no"
+	if got := present(message, []string{"hunter2"}); got != want {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
+	if got := present("there was no complete answer", []string{"p"}); got != "there was no complete answer" {
+		t.Errorf("our own words were redacted: %q", got)
+	}
+}
+
+func TestRepositoryInATextIsFound(t *testing.T) {
+	r := repository{path: "group/app", tag: "1.4"}
+	for text, want := range map[string]bool{"no group/app here": true, "unknown tag 1.4": true, "no such repository": false, "": false} {
+		if got := r.in(text); got != want {
+			t.Errorf("%q: got %v", text, got)
+		}
+	}
+	if (repository{}).in("anything") {
+		t.Error("no repository is in no text")
+	}
+}
+
+func TestPlainHTTPIsForThisMachineOnly(t *testing.T) {
+	for host, want := range map[string]bool{
+		"localhost": true, "a.localhost": true, "127.0.0.1": true, "127.9.9.9": true, "::1": true, "::ffff:127.0.0.1": true,
+		"10.0.0.1": false, "192.168.1.1": false, "172.16.0.1": false, "fd00::1": false, "registry.local": false,
+		"localhost.example.com": false, "127.0.0.1.example.com": false, "registry.example.com": false, "": false,
+	} {
+		if got := isThisMachine(host); got != want {
+			t.Errorf("%q: got %v", host, got)
+		}
 	}
 }
 
@@ -54,7 +91,7 @@ func FuzzPresentHidesTheSecret(f *testing.F) {
 			url.QueryEscape(secret), url.PathEscape(secret), strings.ToLower(url.PathEscape(secret)),
 			base64.StdEncoding.EncodeToString([]byte(secret)), base64.RawURLEncoding.EncodeToString([]byte(secret)),
 		} {
-			got := present(before+form+after, []string{secret})
+			got := present(theirs(before+form+after), []string{secret})
 			if !strings.Contains(before+after, secret) && strings.Contains(got, secret) && !strings.Contains(redacted, secret) {
 				t.Errorf("%q holds the secret %q", got, secret)
 			}

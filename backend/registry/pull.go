@@ -58,7 +58,7 @@ func (s *session) head(ctx context.Context, client *http.Client, reference strin
 		return err
 	}
 	if !isManifest(resp.Header) {
-		return failf(Unreachable, "%s answered 200, but not with a manifest: there is no registry, or a proxy or login page in front of it", resp.Request.URL.Host)
+		return failf(Unreachable, "%s answered 200, but not with a manifest: there is no registry, or a proxy or login page in front of it", theirs(resp.Request.URL.Host))
 	}
 	return nil
 }

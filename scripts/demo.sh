@@ -6,7 +6,7 @@
 
 log=$(mktemp)
 trap 'stop_vault "${VAULT_PID:-}"; rm -f "$log"' EXIT
-"$VAULT" version
+"$VAULT" version || cannot_use
 start_vault "$log"
 show "$VAULT" secrets enable -path=regcred vault-plugin-secrets-regcred
 show "$VAULT" write regcred/roles/my_app registry=registry.gitlab.com \

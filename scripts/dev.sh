@@ -5,18 +5,28 @@
 # stays until it is stopped. .dev/ holds its process id, its log, and env.sh.
 . "$(dirname "$0")/lib.sh"
 
-running() { [ -f .dev/pid ] && kill -0 "$(cat .dev/pid)" 2>/dev/null; }
+# After a reboot the process id may be a stranger's.
+running() { [ -f .dev/pid ] && is_ours "$(cat .dev/pid)"; }
 
 case ${1:-} in
   start)
     if ! running; then
       mkdir -p .dev
       chmod 700 .dev
-      set -m # so that the server does not end with this terminal's Ctrl-C
+      trap 'stop_vault "${VAULT_PID:-}"' EXIT
+      trap 'exit 130' INT
+      trap 'exit 143' TERM HUP
       start_vault .dev/vault.log
-      echo "$VAULT_PID" >.dev/pid
-      printf 'export VAULT_ADDR=%s VAULT_TOKEN=%s PATH=%q:$PATH\n' "$VAULT_ADDR" "$VAULT_TOKEN" "$PWD/.bin" >.dev/env.sh
       "$VAULT" secrets enable -path=regcred vault-plugin-secrets-regcred >/dev/null
+      {
+        # What the user has set up for another server must not reach this one.
+        echo 'eval "$(env | sed -nE '\''s/^((VAULT|BAO)_[A-Za-z0-9_]*)=.*/unset \1;/p'\'')"'
+        printf 'export VAULT_ADDR=%s VAULT_TOKEN=%s\n' "$VAULT_ADDR" "$VAULT_TOKEN"
+        printf 'export BAO_ADDR=%s BAO_TOKEN=%s\n' "$VAULT_ADDR" "$VAULT_TOKEN"
+        printf 'export PATH=%q:$PATH\n' "$PWD/.bin"
+      } >.dev/env.sh
+      echo "$VAULT_PID" >.dev/pid
+      trap - EXIT INT TERM HUP
     fi
     cat <<TEXT
 Vault runs in dev mode (nothing is kept on disk), with the engine at regcred/.

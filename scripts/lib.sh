@@ -4,7 +4,8 @@
 # What the scripts share; to be sourced.
 
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+unset CDPATH
+cd -P "$(dirname "${BASH_SOURCE[0]}")/.."
 
 VAULT=$PWD/.bin/vault
 
@@ -21,14 +22,15 @@ die() {
 # go_build PROGRAM MODULE-FOLDER go-build-arguments...: builds .bin/PROGRAM and
 # counts the packages meanwhile, because the large ones take minutes.
 go_build() {
-  local program=$1 module=$2 log status=0
+  local program=$1 module=$2 log tty='' status=0
   shift 2
   log=$(mktemp)
   echo "building .bin/$program from source (the first time takes a while) ..."
   mkdir -p .bin
+  if [ -t 1 ]; then tty=1; fi
   (cd "$module" && "${GO:-go}" build -v -mod=readonly -trimpath -o "$OLDPWD/.bin/$program" "$@") 2>&1 |
     tee "$log" |
-    awk -v tty="$([ -t 1 ] && echo 1 || true)" '
+    awk -v tty="$tty" '
       tty           { printf "\r  %d packages", NR; fflush() }
       !tty && NR % 250 == 0 { printf "  %d packages\n", NR; fflush() }
       END           { if (tty && NR) print "" }' || status=$?
@@ -54,6 +56,9 @@ free_port() {
   die "found no free port on 127.0.0.1"
 }
 
+# By this argument a server of ours is known.
+DEV_PLUGINS=-dev-plugin-dir=$PWD/bin
+
 # start_vault LOG: starts a dev server with the plugin enabled at regcred/ and
 # the role my_app, and sets VAULT_ADDR, VAULT_TOKEN and VAULT_PID.
 start_vault() {
@@ -62,9 +67,11 @@ start_vault() {
   VAULT_ADDR=http://127.0.0.1:$port
   VAULT_TOKEN=dev-$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
   export VAULT_ADDR VAULT_TOKEN BAO_ADDR=$VAULT_ADDR BAO_TOKEN=$VAULT_TOKEN
+  set -m # so that a Ctrl-C in the terminal ends the script only, which stops the server
   "$VAULT" server -dev -dev-no-store-token -dev-root-token-id="$VAULT_TOKEN" \
-    -dev-listen-address="127.0.0.1:$port" -dev-plugin-dir="$PWD/bin" >"$log" 2>&1 </dev/null &
+    -dev-listen-address="127.0.0.1:$port" "$DEV_PLUGINS" >"$log" 2>&1 </dev/null &
   VAULT_PID=$!
+  set +m
   for _ in $(seq 300); do
     if "$VAULT" status >/dev/null 2>&1; then
       return
@@ -74,7 +81,27 @@ start_vault() {
   done
   tail -n 20 "$log" >&2
   stop_vault "$VAULT_PID"
-  die "Vault did not start; the end of its log is above"
+  VAULT_PID=
+  cannot_use "; the end of its log is above"
+}
+
+# cannot_use [MORE]: the program that .bin/vault leads to is of no use.
+cannot_use() {
+  local program=$VAULT
+  if [ -L "$VAULT" ]; then program="$(readlink "$VAULT") (.bin/vault)"; fi
+  die "$program did not start${1:-}.
+To use another: VAULT_BIN=/path/to/vault make vault. To build Vault from source: VAULT_BIN=build make vault"
+}
+
+# is_ours PID: whether it is a server that start_vault started here.
+is_ours() {
+  local command
+  if [ -r "/proc/$1/cmdline" ]; then
+    command=$(tr '\0' ' ' <"/proc/$1/cmdline")
+  else
+    command=$(ps -ww -o command= -p "$1" 2>/dev/null) || return 1
+  fi
+  [[ " $command " == *" $DEV_PLUGINS "* ]]
 }
 
 # stop_vault PID: ends it and its plugin, and waits for that.

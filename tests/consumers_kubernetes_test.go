@@ -330,6 +330,7 @@ func (c *consumer) movedFromTemplate(t *testing.T) {
 func TestSecretsStoreCSI(t *testing.T) {
 	c := newConsumer(t, "secrets-store-csi")
 	definition := secretProviderClassSchema(t)
+	audience := boundAudience(t)
 	// internal/provider/provider.go, keyFromData.
 	keyFromData := func(data map[string]any, key string) (string, error) {
 		if inner, ok := data["data"].(map[string]any); ok {
@@ -366,6 +367,7 @@ func TestSecretsStoreCSI(t *testing.T) {
 				Parameters struct {
 					VaultAddress       string `json:"vaultAddress"`
 					VaultAuthMountPath string `json:"vaultAuthMountPath"`
+					Audience           string `json:"audience"`
 					RoleName           string `json:"roleName"`
 					Objects            string `json:"objects"`
 				} `json:"parameters"`
@@ -424,6 +426,7 @@ func TestSecretsStoreCSI(t *testing.T) {
 		container, volume := pod.Spec.Containers[0], pod.Spec.Volumes[0]
 		if err := errors.Join(
 			want("provider", "vault "+exampleAddress+" jwt my_app", strings.Join([]string{class.Spec.Provider, p.VaultAddress, p.VaultAuthMountPath, p.RoleName}, " ")),
+			want("audience", audience, p.Audience), // internal/auth/kubernetes_jwt.go: without it, that of kube-apiserver
 			want("pod", metadata{Name: "app", Namespace: class.Metadata.Namespace}, pod.Metadata),
 			want("pull secret", class.Spec.SecretObjects[0].SecretName, pod.Spec.ImagePullSecrets[0].Name),
 			want("service account and container", "regcred app registry.gitlab.com/team/app", strings.Join([]string{pod.Spec.ServiceAccountName, container.Name, container.Image}, " ")),
@@ -462,6 +465,22 @@ func TestSecretsStoreCSI(t *testing.T) {
 			t.Errorf("want status 404, got %v", err)
 		}
 	})
+}
+
+// boundAudience is what the role of docs/consumers/login.md demands of a token.
+func boundAudience(t *testing.T) string {
+	t.Helper()
+	content, err := os.ReadFile(filepath.Join(servers.Repo(), "examples", "external-secrets", "jwt-role.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var role struct {
+		BoundAudiences string `json:"bound_audiences"`
+	}
+	if err := json.Unmarshal(content, &role); err != nil || role.BoundAudiences == "" {
+		t.Fatalf("examples/external-secrets/jwt-role.json: no audience in %s (%v)", content, err)
+	}
+	return role.BoundAudiences
 }
 
 // schema is a structural schema as resource definitions have it.

@@ -3,12 +3,16 @@
 package tests
 
 import (
+	"crypto/ed25519"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -22,7 +26,8 @@ import (
 // text and a line "…" for any lines; times, tokens, checksums and the server's
 // address may differ. All blocks of a page are one session, on a Vault of its
 // own with the engine at regcred/, unless the page enables it there itself. In
-// the working directory, bin/ has the plugin and new/ a build of version v0.2.0;
+// the working directory, bin/ has the plugin and new/ a build of version v0.2.0,
+// policy.hcl and jwt-role.json are those of External Secrets, sa.pub is a public key;
 // registry.example.com:5000 is a real registry with the image team/my_app:1.4.
 //
 // A block of the language "sh" holds commands that another test executes: each
@@ -44,6 +49,9 @@ func TestDocs(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, b := range blocks {
+				if !slices.Contains(languages, b.language) {
+					t.Errorf("%s: a block of the language %q: nothing tells whether to execute it; known are %q", page, b.language, languages)
+				}
 				if b.language != "sh" {
 					continue
 				}
@@ -55,6 +63,75 @@ func TestDocs(t *testing.T) {
 			}
 		})
 	}
+}
+
+// languages are those that a block may have. Beside "console" and "sh" none is
+// executed by TestDocs; "bash" is for the scripts in examples/, which other
+// tests execute.
+var languages = []string{"console", "sh", "bash", "yaml", "hcl", "json", "text"}
+
+// TestLinksLeadSomewhere follows the links of all pages to files and headings
+// of this repository.
+func TestLinksLeadSomewhere(t *testing.T) {
+	t.Parallel()
+	var found int
+	for _, page := range append(pages(t), "CHANGELOG.md") {
+		for _, match := range link.FindAllStringSubmatch(prose(t, page), -1) {
+			target := match[1]
+			if strings.Contains(target, "://") || strings.HasPrefix(target, "mailto:") {
+				continue
+			}
+			found++
+			file, anchor, hasAnchor := strings.Cut(target, "#")
+			path := filepath.Join(filepath.Dir(page), file)
+			if file == "" {
+				path = page
+			}
+			if _, err := os.Stat(filepath.Join(servers.Repo(), path)); err != nil {
+				t.Errorf("%s: (%s) leads nowhere", page, target)
+			} else if hasAnchor && !slices.Contains(anchors(t, path), anchor) {
+				t.Errorf("%s: (%s): %s has no such heading", page, target, path)
+			}
+		}
+	}
+	if found < 50 {
+		t.Errorf("found %d links", found)
+	}
+}
+
+var (
+	link    = regexp.MustCompile(`\]\(([^()\s]+)\)`)
+	heading = regexp.MustCompile(`(?m)^#+ +(.*)$`)
+	dropped = regexp.MustCompile(`[^\p{L}\p{N}_ -]`)
+)
+
+// anchors are the names that GitHub gives to the headings of a page.
+func anchors(t *testing.T, page string) []string {
+	t.Helper()
+	var names []string
+	seen := map[string]int{}
+	for _, match := range heading.FindAllStringSubmatch(prose(t, page), -1) {
+		name := strings.ReplaceAll(dropped.ReplaceAllString(strings.ToLower(match[1]), ""), " ", "-")
+		if seen[name]++; seen[name] > 1 {
+			name = fmt.Sprintf("%s-%d", name, seen[name]-1)
+		}
+		names = append(names, name)
+	}
+	return names
+}
+
+// prose is a page without its blocks.
+func prose(t *testing.T, page string) string {
+	t.Helper()
+	content, err := os.ReadFile(filepath.Join(servers.Repo(), page))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := fence.ReplaceAllString(string(content), "")
+	if strings.Contains(text, "\n```") {
+		t.Errorf("%s: a fence that is not understood", page)
+	}
+	return text
 }
 
 func pages(t *testing.T) []string {
@@ -74,7 +151,7 @@ func pages(t *testing.T) []string {
 
 type block struct{ language, text string }
 
-var fence = regexp.MustCompile("(?ms)^```([a-z]*)\n(.*?)^```$")
+var fence = regexp.MustCompile("(?ms)^```([^\n]*)\n(.*?)^```$")
 
 func blocksOf(t *testing.T, page string) []block {
 	t.Helper()
@@ -165,6 +242,11 @@ func prepare(t *testing.T, v *servers.Vault, commands string) (dir string, stand
 	dir = t.TempDir()
 	stands = map[string]string{"/opt/vault/plugins": v.PluginDir}
 	links := map[string]string{"bin": filepath.Join(servers.Repo(), "bin")}
+	for _, name := range []string{"policy.hcl", "jwt-role.json"} {
+		if strings.Contains(commands, name) {
+			links[name] = filepath.Join(servers.Repo(), "examples", "external-secrets", name)
+		}
+	}
 	if strings.Contains(commands, "new/"+servers.PluginName) {
 		links["new"] = filepath.Dir(buildPlugin(t, "v0.2.0"))
 	}
@@ -178,6 +260,9 @@ func prepare(t *testing.T, v *servers.Vault, commands string) (dir string, stand
 			t.Fatal(err)
 		}
 	}
+	if strings.Contains(commands, "@sa.pub") {
+		writePublicKey(t, filepath.Join(dir, "sa.pub"))
+	}
 	if name := "registry.example.com:5000"; strings.Contains(commands, name) {
 		const username, password = "robot", "s3cr3t"
 		registry := servers.StartRegistry(t, username, password)
@@ -185,6 +270,22 @@ func prepare(t *testing.T, v *servers.Vault, commands string) (dir string, stand
 		stands[name] = registry.Addr
 	}
 	return dir, stands
+}
+
+// writePublicKey writes a key as that with which a cluster signs tokens.
+func writePublicKey(t *testing.T, file string) {
+	t.Helper()
+	public, _, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKIXPublicKey(public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), 0o600); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // replacers put what stands for the names of a page in their place, and back.

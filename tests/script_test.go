@@ -95,9 +95,6 @@ func cmdShows(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func TestMain(m *testing.M) {
-	// What the user has set up must not reach the programs under test.
-	for _, name := range []string{"VAULT_ADDR", "VAULT_TOKEN", "VAULT_NAMESPACE", "DOCKER_CONFIG", "REGISTRY_AUTH_FILE"} {
-		_ = os.Unsetenv(name)
-	}
+	servers.CleanEnv()
 	os.Exit(m.Run())
 }

@@ -1,4 +1,4 @@
-kubectl apply -f - <<EOF
+kubectl apply --server-side --force-conflicts -f - <<EOF
 apiVersion: v1
 kind: Secret
 metadata:

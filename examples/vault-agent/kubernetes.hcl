@@ -18,6 +18,6 @@ template {
   destination = "/run/vault-agent/regcred.yaml"
   perms       = "0600"
   exec {
-    command = ["kubectl", "apply", "-f", "/run/vault-agent/regcred.yaml"]
+    command = ["kubectl", "apply", "--server-side", "--force-conflicts", "-f", "/run/vault-agent/regcred.yaml"]
   }
 }

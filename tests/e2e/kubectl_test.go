@@ -22,6 +22,9 @@ func testKubectlMakesSecret(t *testing.T, k *servers.Kubernetes) {
 	for _, script := range []string{"create.sh", "update.sh", "apply.sh"} {
 		t.Run(script, func(t *testing.T) {
 			k := k.Namespace(t, "kubectl-"+strings.TrimSuffix(script, ".sh"))
+			if script != "create.sh" {
+				k.Kubectl(t, "", "create", "secret", "docker-registry", "regcred", "--docker-server=old", "--docker-username=old", "--docker-password=old")
+			}
 			if out, err := runScript(t, w, k, example(t, "kubectl/"+script)); err != nil {
 				t.Fatalf("%v\n%s", err, out)
 			}
@@ -34,6 +37,34 @@ func testKubectlMakesSecret(t *testing.T, k *servers.Kubernetes) {
 			}
 			w.pulls(t, got.Data[".dockerconfigjson"])
 		})
+	}
+}
+
+// testKubectlAfterPlainApply goes over from a plain "kubectl apply", as the page
+// says.
+func testKubectlAfterPlainApply(t *testing.T, k *servers.Kubernetes) {
+	w := newWorld(t)
+	w.usePolicy(t, example(t, "kubectl/policy.hcl"))
+	k = k.Namespace(t, "kubectl-plain")
+	if out, err := runScript(t, w, k, example(t, "kubectl/apply.sh", " --server-side --force-conflicts", "")); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if _, err := getSecret(k); err == nil {
+		t.Fatal("a plain apply leaves no copy: the annotation is not looked for where it stands")
+	}
+	k.Kubectl(t, "", "annotate", "secret", "regcred", "kubectl.kubernetes.io/last-applied-configuration-")
+	for _, script := range []string{"update.sh", "apply.sh"} {
+		w.vault.CLI(t, "", "write", "regcred/roles/my_app", "password=newer-"+script)
+		if out, err := runScript(t, w, k, example(t, "kubectl/"+script)); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		got, err := getSecret(k)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := compareSecret(got, pullSecret(w.creds(t, "my_app/kubernetes"))); err != nil {
+			t.Errorf("%s: %v", script, err)
+		}
 	}
 }
 

@@ -37,6 +37,7 @@ func TestConsumers(t *testing.T) {
 		{"a changed password reaches every consumer", testRotation},
 		{"Vault Agent supervises a child", testVaultAgentSupervisor},
 		{"kubectl makes a Secret that pulls", testKubectlMakesSecret},
+		{"kubectl leaves no copy behind after a plain apply", testKubectlAfterPlainApply},
 		{"kubectl says what is wrong with a Secret", testKubectlRefusals},
 		{"External Secrets makes a Secret with nothing but the key asked for", testExternalSecretsMinimal},
 		{"External Secrets copies all fields of creds", testExternalSecretsAllFields},
@@ -55,10 +56,7 @@ func TestConsumers(t *testing.T) {
 }
 
 func TestMain(m *testing.M) {
-	// What the user has set up must not reach the programs under test.
-	for _, name := range []string{"VAULT_ADDR", "VAULT_TOKEN", "VAULT_NAMESPACE", "DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "KUBECONFIG"} {
-		_ = os.Unsetenv(name)
-	}
+	servers.CleanEnv()
 	os.Exit(m.Run())
 }
 
@@ -163,11 +161,17 @@ func getSecret(k *servers.Kubernetes) (kubernetesSecret, error) {
 		return kubernetesSecret{}, err
 	}
 	var object struct {
+		Metadata struct {
+			Annotations map[string]string `json:"annotations"`
+		} `json:"metadata"`
 		Type string            `json:"type"`
 		Data map[string][]byte `json:"data"`
 	}
 	if err := json.Unmarshal([]byte(out), &object); err != nil {
 		return kubernetesSecret{}, fmt.Errorf("reading kubectl's output: %w", err)
+	}
+	if copied := object.Metadata.Annotations["kubectl.kubernetes.io/last-applied-configuration"]; copied != "" {
+		return kubernetesSecret{}, fmt.Errorf("an annotation holds a copy of the Secret: %s", copied)
 	}
 	secret := kubernetesSecret{Type: object.Type, Data: map[string]string{}}
 	for key, value := range object.Data {

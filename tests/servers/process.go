@@ -82,12 +82,15 @@ func start(t testing.TB, name string, cmd *exec.Cmd, ready func() error) *Proces
 	deadline := time.Now().Add(startLimit)
 	for {
 		err := ready()
+		// Another process may have taken the port, and answer in its place.
+		if p.Ended() {
+			t.Fatalf("%s ended while starting", name)
+		}
 		if err == nil {
 			return p
 		}
 		select {
 		case <-p.done:
-			t.Fatalf("%s ended while starting", name)
 		case <-time.After(50 * time.Millisecond):
 		}
 		if time.Now().After(deadline) {

@@ -133,7 +133,7 @@ func converts(fieldType framework.FieldType, value any) bool {
 // into some text.
 func isTextOrList(value any) bool {
 	switch value := value.(type) {
-	case nil, string:
+	case nil, string, []string:
 		return true
 	case []any:
 		return !slices.ContainsFunc(value, func(element any) bool { _, text := element.(string); return !text })

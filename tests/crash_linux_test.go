@@ -57,7 +57,8 @@ func TestKillDuringRequestsLosesNothing(t *testing.T) {
 	generation := func(n int) fields {
 		return fields{
 			"registry": fmt.Sprintf("registry-%d.example.com", n), "username": fmt.Sprintf("user-%d", n),
-			"password": fmt.Sprintf("%s-%d-%s", marker, n, strings.Repeat("x", 64<<10)),
+			"password":   fmt.Sprintf("%s-%d-%s", marker, n, strings.Repeat("x", 64<<10)),
+			"expires_at": time.Date(2100, 1, 1, n, 0, 0, 0, time.UTC).Format(time.RFC3339),
 		}
 	}
 	for i := range writers {
@@ -91,11 +92,20 @@ func TestKillDuringRequestsLosesNothing(t *testing.T) {
 			t.Errorf("role %d: acknowledged up to write %d of %d, and %d is stored", i, acked[i], tried[i], n)
 		}
 		want := generation(n)
-		got := fields{"registry": data["registry"], "username": data["username"], "password": data["password"]}
+		got := fields{"registry": data["registry"], "username": data["username"], "password": data["password"], "expires_at": data["expires_at"]}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("role %d is a mix of two writes (-want +got):\n%.500s", i, diff)
 		}
 		t.Logf("role %d: %d writes, of which number %d is stored", i, tried[i], n)
+	}
+	// The index of expiries is written beside the roles, and may have keys too
+	// many, which find nothing, and none too few.
+	secret, err := v.Client.Logical().ReadWithData("regcred/expiring", map[string][]string{"within": {"2000000h"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if roles := secret.Data["roles"].([]any); len(roles) != writers {
+		t.Errorf("want all %d roles to be found by their expiry, got %v", writers, roles)
 	}
 	if strings.Contains(v.Log(), marker) {
 		t.Error("Vault's log at level trace holds a secret")

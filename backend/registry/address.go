@@ -56,9 +56,10 @@ func forbidden(addr netip.Addr) bool {
 	return false
 }
 
-// refuseForbidden is the Control function of the dialer, which calls it with
-// each address that it is about to connect to, after names are resolved.
-func refuseForbidden(_, address string, _ syscall.RawConn) error {
+// RefuseForbidden is the Control function of a [net.Dialer], which calls it
+// with each address that it is about to connect to, after names are resolved.
+// It refuses those that no registry has, such as cloud metadata services.
+func RefuseForbidden(_, address string, _ syscall.RawConn) error {
 	parsed, err := netip.ParseAddrPort(address)
 	if err != nil || forbidden(parsed.Addr()) {
 		return failf(Unreachable, "%s is an address that no registry has; nothing was sent there", address)

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
+	"vault-plugin-secrets-regcred/backend/redact"
 )
 
 const (
@@ -104,7 +105,7 @@ func (f *fake) wantNothingSecret(t *testing.T) {
 	for i, r := range f.requests {
 		all := fmt.Sprintln(r.Method, r.RequestURI, r.Host, r.Header, f.bodies[i])
 		for _, secret := range []string{password, token} {
-			for _, form := range append(forms(secret), basicAuth) {
+			for _, form := range append(redact.Forms(secret), basicAuth) {
 				if strings.Contains(all, form) {
 					t.Errorf("%s was sent a secret: %s", f.host, all)
 				}
@@ -263,11 +264,11 @@ func wantPresentable(t *testing.T, result Result) {
 	if n := len([]rune(result.Message)); n > maxMessage {
 		t.Errorf("the message has %d runes; want at most %d: %q", n, maxMessage, result.Message)
 	}
-	if result.Message != clean(result.Message) {
+	if result.Message != redact.Clean(result.Message) {
 		t.Errorf("message %q; want one line without control characters", result.Message)
 	}
 	for _, secret := range []string{password, token, basicAuth} {
-		for _, form := range forms(secret) {
+		for _, form := range redact.Forms(secret) {
 			if strings.Contains(result.Message, form) {
 				t.Errorf("message %q holds a secret", result.Message)
 			}

@@ -6,26 +6,19 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
-	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"html"
 	"io"
 	"net"
 	"net/http"
-	"net/url"
-	"regexp"
-	"slices"
-	"strconv"
 	"strings"
-	"unicode"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+
+	"vault-plugin-secrets-regcred/backend/redact"
 )
 
 const (
-	redacted       = "[redacted]"
 	maxMessage     = 300 // runes
 	maxDiagnostics = 3   // errors that one answer may list
 )
@@ -163,85 +156,8 @@ func present(message string, secrets []string) string {
 		said, after, _ := strings.Cut(rest, endTheirs)
 		// Cleaned first, because that makes a secret of one that has control
 		// characters strewn in.
-		shown.WriteString(ours + redact(clean(said), secrets))
+		shown.WriteString(ours + redact.Redact(redact.Clean(said), secrets))
 		message = after
 	}
-	runes := []rune(clean(shown.String()))
-	if len(runes) > maxMessage {
-		return strings.TrimSpace(string(runes[:maxMessage-1])) + "…"
-	}
-	return string(runes)
+	return redact.Shorten(redact.Clean(shown.String()), maxMessage)
 }
-
-// clean makes one line of a text and removes what a terminal could act upon.
-func clean(text string) string {
-	text = strings.Map(func(r rune) rune {
-		switch {
-		case unicode.IsSpace(r):
-			return ' '
-		case unicode.IsGraphic(r):
-			return r
-		}
-		return -1
-	}, strings.ToValidUTF8(text, "\uFFFD"))
-	return strings.Join(strings.Fields(text), " ")
-}
-
-// redact replaces all forms of the secrets in a cleaned text.
-func redact(text string, secrets []string) string {
-	var all []string
-	for _, secret := range secrets {
-		for _, form := range forms(secret) {
-			all = append(all, clean(form))
-		}
-	}
-	slices.Sort(all)
-	all = slices.DeleteFunc(slices.Compact(all), func(s string) bool { return s == "" })
-	// The longest first, so that no rest of one is left behind.
-	slices.SortStableFunc(all, func(a, b string) int { return len(b) - len(a) })
-	var pairs []string
-	for _, s := range all {
-		pairs = append(pairs, s, redacted)
-	}
-	return strings.NewReplacer(pairs...).Replace(text)
-}
-
-// hexEscapes are the parts of an escaped text whose case depends on who wrote it.
-var hexEscapes = regexp.MustCompile(`%[0-9A-F]{2}|\\u[0-9a-f]{4}`)
-
-// forms are the ways in which a text is commonly written.
-func forms(secret string) []string {
-	if secret == "" {
-		return nil
-	}
-	escaped := []string{
-		url.QueryEscape(secret),
-		url.PathEscape(secret),
-		(&url.URL{Path: secret}).EscapedPath(),
-		html.EscapeString(secret),
-		inJSON(secret, true),
-		inJSON(secret, false),
-		unquote(strconv.Quote(secret)),
-		unquote(strconv.QuoteToASCII(secret)),
-	}
-	all := []string{secret}
-	for _, s := range escaped {
-		lower := hexEscapes.ReplaceAllStringFunc(s, strings.ToLower)
-		upper := hexEscapes.ReplaceAllStringFunc(s, func(e string) string { return e[:2] + strings.ToUpper(e[2:]) })
-		all = append(all, s, lower, upper)
-	}
-	for _, encoding := range []*base64.Encoding{base64.StdEncoding, base64.RawStdEncoding, base64.URLEncoding, base64.RawURLEncoding} {
-		all = append(all, encoding.EncodeToString([]byte(secret)))
-	}
-	return all
-}
-
-func inJSON(s string, escapeHTML bool) string {
-	var b strings.Builder
-	encoder := json.NewEncoder(&b)
-	encoder.SetEscapeHTML(escapeHTML)
-	_ = encoder.Encode(s)
-	return unquote(strings.TrimSuffix(b.String(), "\n"))
-}
-
-func unquote(s string) string { return s[1 : len(s)-1] }

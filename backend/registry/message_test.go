@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"vault-plugin-secrets-regcred/backend/redact"
 )
 
 func TestPresent(t *testing.T) {
@@ -79,7 +81,7 @@ func FuzzPresentHidesTheSecret(f *testing.F) {
 	f.Add("x", "multi\nline\nkey", "y")
 	f.Add("", "👩‍👩‍👧", "\x00")
 	f.Fuzz(func(t *testing.T, before, secret, after string) {
-		if len(secret) < 6 || !utf8.ValidString(secret) || strings.ContainsRune(secret, 0) || clean(secret) == "" || strings.Contains(redacted, clean(secret)) {
+		if len(secret) < 6 || !utf8.ValidString(secret) || strings.ContainsRune(secret, 0) || redact.Clean(secret) == "" || strings.Contains(redact.Redacted, redact.Clean(secret)) {
 			return // no password, or one that any message may hold
 		}
 		encoded, err := json.Marshal(secret)
@@ -87,15 +89,15 @@ func FuzzPresentHidesTheSecret(f *testing.F) {
 			t.Fatal(err)
 		}
 		for _, form := range []string{
-			secret, clean(secret), string(encoded), strconv.Quote(secret), html.EscapeString(secret),
+			secret, redact.Clean(secret), string(encoded), strconv.Quote(secret), html.EscapeString(secret),
 			url.QueryEscape(secret), url.PathEscape(secret), strings.ToLower(url.PathEscape(secret)),
 			base64.StdEncoding.EncodeToString([]byte(secret)), base64.RawURLEncoding.EncodeToString([]byte(secret)),
 		} {
 			got := present(theirs(before+form+after), []string{secret})
-			if !strings.Contains(before+after, secret) && strings.Contains(got, secret) && !strings.Contains(redacted, secret) {
+			if !strings.Contains(before+after, secret) && strings.Contains(got, secret) && !strings.Contains(redact.Redacted, secret) {
 				t.Errorf("%q holds the secret %q", got, secret)
 			}
-			if got != clean(got) || utf8.RuneCountInString(got) > maxMessage {
+			if got != redact.Clean(got) || utf8.RuneCountInString(got) > maxMessage {
 				t.Errorf("%q is not one line of at most %d runes", got, maxMessage)
 			}
 		}

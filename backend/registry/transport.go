@@ -16,7 +16,7 @@ import (
 func (v *Verifier) newTransport(ctx context.Context) (*http.Transport, *connections) {
 	opened := &connections{
 		ctx:    ctx,
-		dialer: net.Dialer{Control: refuseForbidden, Resolver: v.resolver},
+		dialer: net.Dialer{Control: RefuseForbidden, Resolver: v.resolver},
 	}
 	return &http.Transport{
 		Proxy:                  v.proxy,

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package issuer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// Client is an opened connection: the [Issuer] of its type, with what all
+// types share around each call.
+type Client struct {
+	issuer  Issuer
+	conn    Connection
+	secrets []string
+}
+
+// Open opens a connection. Its errors are for who wrote the fields.
+func Open(t Type, c Connection) (*Client, error) {
+	issuer, err := t.New(c)
+	if err != nil {
+		return nil, err
+	}
+	return &Client{issuer: issuer, conn: c, secrets: c.Secrets.Reveal()}, nil
+}
+
+// Close gives up the connections that are kept open between calls.
+func (c *Client) Close() { c.conn.HTTP.CloseIdleConnections() }
+
+// Check is [Issuer.Check].
+func (c *Client) Check(ctx context.Context) (Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
+	defer cancel()
+	status, err := c.issuer.Check(ctx)
+	return status, c.explain(err)
+}
+
+// Mint is [Issuer.Mint]. A credential without a user name or password, which
+// an answer of another kind may look like, is an error.
+func (c *Client) Mint(ctx context.Context, r Request) (Credential, error) {
+	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
+	defer cancel()
+	minted, err := c.issuer.Mint(ctx, r)
+	if err == nil && (minted.Username == "" || minted.Password.Reveal() == "") {
+		err = Garbledf("the answer has no credential")
+	}
+	return minted, c.explain(err)
+}
+
+// Revoke is [Issuer.Revoke].
+func (c *Client) Revoke(ctx context.Context, target Settings, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
+	defer cancel()
+	return c.explain(c.issuer.Revoke(ctx, target, id))
+}
+
+// RevokeNamed revokes all that has the name.
+func (c *Client) RevokeNamed(ctx context.Context, target Settings, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
+	defer cancel()
+	ids, err := c.issuer.Find(ctx, target, name)
+	if err != nil {
+		return c.explain(err)
+	}
+	for _, id := range ids {
+		if err := c.issuer.Revoke(ctx, target, id); err != nil {
+			return c.explain(err)
+		}
+	}
+	return nil
+}
+
+// ErrRootNotRotatable is that of a type whose administrative credential the
+// engine cannot replace.
+var ErrRootNotRotatable = errors.New("the administrative credential of this type of connection cannot be replaced by the engine; write a new one to the connection")
+
+func (c *Client) rotator() (RootRotator, error) {
+	if r, ok := c.issuer.(RootRotator); ok {
+		return r, nil
+	}
+	return nil, ErrRootNotRotatable
+}
+
+// PrepareRoot is that of [RootRotator], as are the following.
+func (c *Client) PrepareRoot(ctx context.Context, name string) (Root, error) {
+	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
+	defer cancel()
+	r, err := c.rotator()
+	if err != nil {
+		return Root{}, err
+	}
+	root, err := r.PrepareRoot(ctx, name)
+	return root, c.explain(err)
+}
+
+// ActivateRoot puts a prepared credential in force.
+func (c *Client) ActivateRoot(ctx context.Context, root Root) error {
+	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
+	defer cancel()
+	r, err := c.rotator()
+	if err != nil {
+		return err
+	}
+	return c.explain(r.ActivateRoot(ctx, root), root.Secrets.Reveal()...)
+}
+
+// DiscardRoot ends a prepared credential that is not wanted.
+func (c *Client) DiscardRoot(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
+	defer cancel()
+	r, err := c.rotator()
+	if err != nil {
+		return err
+	}
+	return c.explain(r.DiscardRoot(ctx, name))
+}
+
+// RetireRoot ends the credential that the client was opened with.
+func (c *Client) RetireRoot(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
+	defer cancel()
+	r, err := c.rotator()
+	if err != nil {
+		return err
+	}
+	return c.explain(r.RetireRoot(ctx))
+}
+
+// explain completes an error: with the registry that it is about, and with the
+// secrets that it must not repeat.
+func (c *Client) explain(err error, more ...string) error {
+	if err == nil {
+		return nil
+	}
+	var e *Error
+	if !errors.As(err, &e) {
+		e = Failed(err).(*Error)
+	}
+	e.secrets = slices.Concat(c.secrets, more)
+	where := c.conn.URL
+	if where == "" {
+		where = string(c.conn.Registries[0])
+	}
+	return fmt.Errorf("the registry's API at %s: %w", where, e)
+}

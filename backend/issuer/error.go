@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package issuer
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+
+	"vault-plugin-secrets-regcred/backend/redact"
+)
+
+// maxMessage is how many runes of what a registry said an error repeats.
+const maxMessage = 300
+
+// Error is a call that the registry refused, or that failed.
+type Error struct {
+	// Status is the HTTP status of the answer, 0 if there was none, or none
+	// that could be understood.
+	Status int
+
+	// RetryAfter is how long the registry asks to wait, 0 if it does not say.
+	RetryAfter time.Duration
+
+	definite bool
+	ours     string // what happened, in our own words
+	theirs   string // what the registry said, as it said it
+	secrets  []string
+}
+
+// Error implements error. It is one line and holds none of the secrets of the
+// connection, whatever the registry said.
+func (e *Error) Error() string {
+	text := e.ours
+	if said := redact.Redact(redact.Clean(e.theirs), e.secrets); said != "" {
+		text += ": " + redact.Shorten(said, maxMessage)
+	}
+	if e.RetryAfter > 0 {
+		text += fmt.Sprintf("; it can be asked again in %s", e.RetryAfter)
+	}
+	return text
+}
+
+// Definite reports whether it is certain that the call that failed has changed
+// nothing at the registry, now and later.
+func Definite(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && e.definite
+}
+
+// StatusOf returns the HTTP status that an error is about, 0 if none.
+func StatusOf(err error) int {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Status
+	}
+	return 0
+}
+
+// RetryAfter returns how long the registry asks to wait, 0 if it does not say.
+func RetryAfter(err error) time.Duration {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.RetryAfter
+	}
+	return 0
+}
+
+// Answered is the error of an answer with a status that is not of success.
+// said is the registry's own message, of which nothing else is repeated than
+// what is fit to be shown; empty if there is none.
+func Answered(status int, header http.Header, said string) error {
+	e := &Error{
+		Status: status,
+		// What a server of the 5xx kind has done before it failed is its secret.
+		definite: status >= 400 && status < 500 && status != http.StatusRequestTimeout,
+		ours:     fmt.Sprintf("answered %d %s", status, http.StatusText(status)),
+		theirs:   said,
+	}
+	switch status {
+	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
+		e.RetryAfter = parseRetryAfter(header.Get("Retry-After"))
+	}
+	if status >= 300 && status < 400 {
+		e.ours = fmt.Sprintf("answered %d, a redirect, which is not followed because it could lead the administrative credential elsewhere; write the url to which it leads", status)
+		e.theirs = ""
+	}
+	return e
+}
+
+// Refusedf is the error of a registry that could be understood and that does
+// not do what was asked, without a status that says so.
+func Refusedf(format string, args ...any) error {
+	return &Error{definite: true, ours: fmt.Sprintf(format, args...)}
+}
+
+// Garbledf is the error of an answer of success that lacks what it must have.
+func Garbledf(format string, args ...any) error {
+	return &Error{ours: fmt.Sprintf(format, args...)}
+}
+
+// Failed is the error of a call without an answer that could be understood.
+// Nothing of err is repeated that may hold what was sent.
+func Failed(err error) error {
+	var e *Error
+	if err == nil || errors.As(err, &e) {
+		return err
+	}
+	return &Error{ours: describe(err), definite: neverSent(err)}
+}
+
+// neverSent reports whether the failure came before a connection was made.
+func neverSent(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "dial"
+}
+
+func describe(err error) string {
+	var (
+		timeout net.Error
+		dns     *net.DNSError
+		cert    *tls.CertificateVerificationError
+		op      *net.OpError
+		large   *http.MaxBytesError
+	)
+	switch {
+	case errors.Is(err, context.Canceled):
+		return "the call was cancelled"
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
+		return "gave no complete answer within the time limit"
+	case errors.As(err, &cert):
+		return "its TLS certificate is not trusted (ca_pem of the connection takes certificates of a private CA): " + redact.Clean(cert.Err.Error())
+	case errors.As(err, &dns):
+		return "its name cannot be resolved"
+	case errors.Is(err, http.ErrSchemeMismatch):
+		return "answers plain http where https was asked for"
+	case errors.As(err, &op):
+		return "the connection failed: " + redact.Clean(op.Error())
+	case errors.As(err, &large):
+		return fmt.Sprintf("the answer is longer than %d bytes", large.Limit)
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return "the connection was closed in the middle of the answer"
+	}
+	return "the answer could not be understood"
+}
+
+// parseRetryAfter reads the header of that name, in either form; 0 if it says
+// nothing usable.
+func parseRetryAfter(header string) time.Duration {
+	if seconds, err := strconv.ParseUint(header, 10, 31); err == nil {
+		return time.Duration(seconds) * time.Second
+	}
+	if at, err := http.ParseTime(header); err == nil {
+		return max(0, time.Until(at).Round(time.Second))
+	}
+	return 0
+}

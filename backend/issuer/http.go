@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package issuer
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/hashicorp/go-retryablehttp"
+
+	"vault-plugin-secrets-regcred/backend/registry"
+)
+
+const (
+	// CallTimeout limits one call of an [Issuer], with its retries.
+	CallTimeout = 30 * time.Second
+
+	maxBody      = 4 << 20 // bytes of one answer
+	maxHeader    = 64 << 10
+	retryMax     = 3
+	retryMin     = 200 * time.Millisecond
+	retryLongest = 5 * time.Second // a registry that asks for more gets an error
+	userAgent    = "vault-plugin-secrets-regcred"
+)
+
+// NewHTTP returns a client for the API of a registry. It retries what is safe
+// to be repeated: any call that was not taken (no connection, 429), and reads
+// and deletions that failed otherwise. It follows no redirect, which would lead
+// the administrative credential elsewhere, and connects to no address that no
+// registry has. cas are trusted in place of the system's; nil are those.
+func NewHTTP(cas *x509.CertPool) *http.Client {
+	inner := &http.Transport{
+		Proxy:                  http.ProxyFromEnvironment,
+		DialContext:            (&net.Dialer{Timeout: 10 * time.Second, Control: registry.RefuseForbidden}).DialContext,
+		TLSClientConfig:        &tls.Config{RootCAs: cas, MinVersion: tls.VersionTLS12},
+		TLSHandshakeTimeout:    10 * time.Second,
+		MaxResponseHeaderBytes: maxHeader,
+		MaxIdleConnsPerHost:    1,
+		IdleConnTimeout:        5 * time.Second,
+		DisableCompression:     true, // a small answer must not unfold into a large one
+	}
+	return &http.Client{
+		Transport: &transport{
+			repeatable: retrying(inner, retryRepeatable),
+			once:       retrying(inner, retryUntaken),
+			inner:      inner,
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+// transport chooses by the method what may be repeated.
+type transport struct {
+	repeatable, once http.RoundTripper
+	inner            *http.Transport
+}
+
+// RoundTrip implements [http.RoundTripper].
+func (t *transport) RoundTrip(in *http.Request) (*http.Response, error) {
+	out := in.Clone(in.Context())
+	out.Header.Set("User-Agent", userAgent)
+	next := t.once
+	switch in.Method {
+	case http.MethodGet, http.MethodHead, http.MethodDelete:
+		next = t.repeatable
+	}
+	resp, err := next.RoundTrip(out)
+	if err != nil {
+		return nil, err
+	}
+	resp.Body = http.MaxBytesReader(nil, resp.Body, maxBody)
+	return resp, nil
+}
+
+// CloseIdleConnections is what [http.Client.CloseIdleConnections] calls.
+func (t *transport) CloseIdleConnections() { t.inner.CloseIdleConnections() }
+
+func retrying(inner http.RoundTripper, policy retryablehttp.CheckRetry) http.RoundTripper {
+	client := retryablehttp.NewClient()
+	client.HTTPClient = &http.Client{
+		Transport:     inner,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	client.Logger = nil
+	client.RetryMax, client.RetryWaitMin, client.RetryWaitMax = retryMax, retryMin, retryLongest
+	client.CheckRetry = policy
+	client.ErrorHandler = retryablehttp.PassthroughErrorHandler
+	return &retryablehttp.RoundTripper{Client: client}
+}
+
+func retryUntaken(ctx context.Context, resp *http.Response, err error) (bool, error) {
+	switch {
+	case ctx.Err() != nil:
+		return false, ctx.Err()
+	case err != nil:
+		return neverSent(err), nil
+	}
+	return resp.StatusCode == http.StatusTooManyRequests && waitIsShort(resp), nil
+}
+
+func retryRepeatable(ctx context.Context, resp *http.Response, err error) (bool, error) {
+	if ctx.Err() != nil {
+		return false, ctx.Err()
+	}
+	retry, err := retryablehttp.DefaultRetryPolicy(ctx, resp, err)
+	if resp != nil {
+		return retry && waitIsShort(resp), nil
+	}
+	return retry, err
+}
+
+func waitIsShort(resp *http.Response) bool {
+	return parseRetryAfter(resp.Header.Get("Retry-After")) <= retryLongest
+}

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: MPL-2.0
+
+// Package issuertest is for tests of issuers: a server on loopback in which
+// faults can be planted, a registry that accepts what it is told, and what
+// every type of issuer must do ([Conform]).
+package issuertest
+
+import (
+	"bytes"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// Fault is what a server does in place of answering as it should.
+type Fault func(w http.ResponseWriter, r *http.Request, act http.Handler)
+
+// Server is a server on a loopback address.
+type Server struct {
+	*httptest.Server
+
+	act http.Handler
+
+	mu     sync.Mutex
+	faults []*planted
+	before func(*http.Request)
+	after  func(*http.Request)
+	calls  []string
+	done   chan struct{}
+}
+
+type planted struct {
+	match func(*http.Request) bool
+	times int
+	fault Fault
+}
+
+// NewServer starts a server that answers with a handler, until the test ends.
+func NewServer(t testing.TB, act http.Handler) *Server {
+	t.Helper()
+	s := &Server{act: act, done: make(chan struct{})}
+	s.Server = httptest.NewServer(s)
+	t.Cleanup(func() {
+		close(s.done)
+		s.CloseClientConnections()
+		s.Close()
+	})
+	return s
+}
+
+// Host returns host:port.
+func (s *Server) Host() string { return strings.TrimPrefix(s.URL, "http://") }
+
+// Plant makes the next requests that match meet a fault, the given number of
+// times; -1 is for ever. A nil match is any request.
+func (s *Server) Plant(times int, match func(*http.Request) bool, fault Fault) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if match == nil {
+		match = func(*http.Request) bool { return true }
+	}
+	s.faults = append(s.faults, &planted{match, times, fault})
+}
+
+// Mend takes all faults away.
+func (s *Server) Mend() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.faults = nil
+}
+
+// Watch has functions called with each request, before the server acts and
+// after it has acted but not answered. Either may be nil.
+func (s *Server) Watch(before, after func(*http.Request)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.before, s.after = before, after
+}
+
+// Calls returns method and path of all requests so far.
+func (s *Server) Calls() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]string(nil), s.calls...)
+}
+
+// ServeHTTP implements [http.Handler].
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	s.calls = append(s.calls, r.Method+" "+r.URL.Path)
+	before, after, fault := s.before, s.after, s.fault(r)
+	s.mu.Unlock()
+	if before != nil {
+		before(r)
+	}
+	if fault != nil {
+		fault(w, r.WithContext(contextUntil(r.Context(), s.done)), s.act)
+		return
+	}
+	if after == nil {
+		s.act.ServeHTTP(w, r)
+		return
+	}
+	recorded := httptest.NewRecorder()
+	s.act.ServeHTTP(recorded, r)
+	after(r)
+	copyAnswer(w, recorded)
+}
+
+// fault returns what to do with a request, nil for what is right.
+func (s *Server) fault(r *http.Request) Fault {
+	for _, p := range s.faults {
+		if p.times != 0 && p.match(r) {
+			p.times--
+			return p.fault
+		}
+	}
+	return nil
+}
+
+func copyAnswer(w http.ResponseWriter, recorded *httptest.ResponseRecorder) {
+	for name, values := range recorded.Header() {
+		w.Header()[name] = values
+	}
+	w.WriteHeader(recorded.Code)
+	_, _ = io.Copy(w, bytes.NewReader(recorded.Body.Bytes()))
+}
+
+// Status answers with a status and body, and does nothing.
+func Status(code int, body string, header ...string) Fault {
+	return func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
+		answer(w, code, body, header)
+	}
+}
+
+// StatusAfterActing does what was asked and answers with a status all the same.
+func StatusAfterActing(code int, body string) Fault {
+	return func(w http.ResponseWriter, r *http.Request, act http.Handler) {
+		act.ServeHTTP(httptest.NewRecorder(), r)
+		answer(w, code, body, nil)
+	}
+}
+
+func answer(w http.ResponseWriter, code int, body string, header []string) {
+	w.Header().Set("Content-Type", "application/json")
+	for i := 0; i+1 < len(header); i += 2 {
+		w.Header().Set(header[i], header[i+1])
+	}
+	w.WriteHeader(code)
+	_, _ = io.WriteString(w, body)
+}
+
+// TooManyRequests answers 429 and asks to wait for a number of seconds.
+func TooManyRequests(seconds int) Fault {
+	return Status(http.StatusTooManyRequests, `{"message":"429 Too Many Requests"}`, "Retry-After", strconv.Itoa(seconds))
+}
+
+// Cut closes the connection, and does nothing.
+func Cut(w http.ResponseWriter, _ *http.Request, _ http.Handler) { cut(w) }
+
+// CutAfterActing does what was asked and closes the connection.
+func CutAfterActing(w http.ResponseWriter, r *http.Request, act http.Handler) {
+	act.ServeHTTP(httptest.NewRecorder(), r)
+	cut(w)
+}
+
+func cut(w http.ResponseWriter) {
+	conn, _, err := w.(http.Hijacker).Hijack()
+	if err != nil {
+		panic(err)
+	}
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0)
+	}
+	_ = conn.Close()
+}
+
+// Hang answers nothing until the client gives up or the test ends.
+func Hang(_ http.ResponseWriter, r *http.Request, _ http.Handler) { <-r.Context().Done() }
+
+// HangAfterActing does what was asked first.
+func HangAfterActing(_ http.ResponseWriter, r *http.Request, act http.Handler) {
+	act.ServeHTTP(httptest.NewRecorder(), r)
+	<-r.Context().Done()
+}
+
+// Garbage answers with success and what nobody can understand.
+func Garbage(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
+	answer(w, http.StatusOK, `<html>{"token":["`, nil)
+}
+
+// GarbageAfterActing does what was asked first.
+func GarbageAfterActing(w http.ResponseWriter, r *http.Request, act http.Handler) {
+	act.ServeHTTP(httptest.NewRecorder(), r)
+	answer(w, http.StatusCreated, `{}`, nil)
+}
+
+// Method matches requests by their method.
+func Method(method string) func(*http.Request) bool {
+	return func(r *http.Request) bool { return r.Method == method }
+}

@@ -8,7 +8,7 @@ export CGO_ENABLED ?= 0
 
 GO     ?= go
 PLUGIN := bin/vault-plugin-secrets-regcred
-TOOLS  := registry crane kubectl read-kubelet read-containers
+TOOLS  := registry crane gitea kubectl read-kubelet read-containers
 E2E    := $(TOOLS) etcd kube-apiserver external-secrets
 
 .PHONY: help
@@ -53,6 +53,7 @@ e2e-kubelet: build vault skopeo $(TOOLS:%=.bin/%) .bin/etcd .bin/kube-apiserver 
 .PHONY: tools
 tools: $(TOOLS:%=.bin/%) skopeo ## what the tests need beside Vault, to .bin/
 	@cd tests/tools/schemas && $(GO) mod download
+	@cd tests/tools/gitea && $(GO) mod download code.gitea.io/gitea
 
 .bin/registry .bin/crane: tests/tools/registry/go.sum
 .bin/kubectl .bin/kube-apiserver .bin/kubelet: tests/tools/kubernetes/go.sum
@@ -61,6 +62,7 @@ tools: $(TOOLS:%=.bin/%) skopeo ## what the tests need beside Vault, to .bin/
 .bin/pause: tests/tools/pause/main.go
 .bin/etcd: tests/tools/etcd/go.sum
 .bin/external-secrets: tests/tools/external-secrets/go.sum
+.bin/gitea: tests/tools/gitea/go.sum
 .bin/gofumpt .bin/golangci-lint: tests/tools/lint/go.sum
 .bin/%: scripts/tool.sh
 	@scripts/tool.sh $*

@@ -10,6 +10,7 @@ package backend
 import (
 	"context"
 	"crypto/x509"
+	"net/http"
 	"strings"
 	"sync"
 	"time"
@@ -18,6 +19,7 @@ import (
 	"github.com/hashicorp/vault/sdk/helper/locksutil"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"vault-plugin-secrets-regcred/backend/issuer"
 	"vault-plugin-secrets-regcred/backend/registry"
 )
 
@@ -28,11 +30,23 @@ const operationPrefix = "regcred"
 type backend struct {
 	*framework.Backend
 
-	roleLocks  []*locksutil.LockEntry // by role; see lockRole
-	configLock sync.Mutex             // orders the writes to the config
+	roleLocks       []*locksutil.LockEntry // by role; see lockRole
+	connectionLocks []*locksutil.LockEntry // by connection; see lockConnection
+	configLock      sync.Mutex             // orders the writes to the config
+
+	rotating nameLocks // by role; held while its shared credential is minted
+	inHand   sync.Map  // names of credentials that a request is at work on
+	next     schedule  // of the shared roles
+	tended   sync.Map  // names of shared roles that are tended in the background
+
+	lifetime   context.Context // ends with the engine
+	end        context.CancelFunc
+	background sync.WaitGroup
 
 	now         func() time.Time
+	sleep       func(context.Context, time.Duration)
 	newVerifier func(*x509.CertPool) verifier
+	newHTTP     func(*x509.CertPool) *http.Client // for the APIs of registries
 }
 
 // Factory returns what makes the engine of a mount. version is reported to
@@ -50,18 +64,23 @@ func Factory(version string) logical.Factory {
 
 func newBackend(version string) *backend {
 	b := &backend{
-		roleLocks: locksutil.CreateLocks(),
-		now:       time.Now,
+		roleLocks:       locksutil.CreateLocks(),
+		connectionLocks: locksutil.CreateLocks(),
+		now:             time.Now,
+		sleep:           sleep,
 		newVerifier: func(cas *x509.CertPool) verifier {
 			return registry.New(registry.Options{CAs: cas})
 		},
+		newHTTP: issuer.NewHTTP,
 	}
+	b.lifetime, b.end = context.WithCancel(context.Background())
 	b.Backend = &framework.Backend{
 		Help:           strings.TrimSpace(backendHelp),
 		BackendType:    logical.TypeLogical,
 		RunningVersion: version,
 		PathsSpecial: &logical.Paths{
-			SealWrapStorage: []string{roleStoragePrefix},
+			SealWrapStorage: []string{roleStoragePrefix, connectionStoragePrefix, sharedStoragePrefix, framework.WALPrefix},
+			LocalStorage:    []string{framework.WALPrefix, leaseIndexPrefix},
 		},
 		Paths: framework.PathAppend(
 			b.pathConfig(),
@@ -69,9 +88,25 @@ func newBackend(version string) *backend {
 			b.pathCreds(),
 			b.pathVerify(),
 			b.pathExpiring(),
+			b.pathRotate(),
+			b.pathConnections(),
+			b.pathRotateRoot(),
 		),
+		Secrets:           b.leasedSecrets(),
+		PeriodicFunc:      b.periodic,
+		WALRollback:       b.walRollback,
+		WALRollbackMinAge: walMinAge,
+		Clean:             b.stop,
 	}
 	return b
+}
+
+// sleep waits, or until the context ends.
+func sleep(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
 }
 
 // HandleExistenceCheck implements [logical.Backend]. Only the path decides, so
@@ -106,6 +141,7 @@ const backendHelp = `
 The regcred secrets engine answers with finished pull secrets: the Docker
 config JSON that a Kubernetes Secret of type kubernetes.io/dockerconfigjson
 holds. A role under roles/ holds a registry's hostname, user name and password
-(or a whole Docker config), or joins other roles. creds/<role> reads the pull
-secret, and verify/<role> proves that it can pull.
+(or a whole Docker config), joins other roles, or has a connection mint its
+credential at the registry. creds/<role> reads the pull secret, verify/<role>
+proves that it can pull, and rotate/<role> replaces a minted credential.
 `

@@ -53,6 +53,11 @@ type engine struct {
 
 	// registries is what stands in for them: nothing is dialled.
 	registries *fakeRegistries
+
+	// minting is the registry of the connections of type "test".
+	minting *mintingRegistry
+
+	clock *clock
 }
 
 // fakeRegistries answers as it is told, by registry key, and remembers what it
@@ -92,13 +97,18 @@ func newEngine(t testing.TB, change ...func(*logical.BackendConfig)) *engine {
 		t.Fatalf("Factory: %v", err)
 	}
 	e.backend = made.(*backend)
-	e.now = func() time.Time { return noon }
+	e.clock = &clock{at: noon}
+	e.now = e.clock.now
+	e.sleep = func(context.Context, time.Duration) {}
+	e.newHTTP = func(*x509.CertPool) *http.Client { return &http.Client{Transport: noNetwork{}} }
+	e.minting = newMintingRegistry(t)
 	e.registries = &fakeRegistries{answers: map[dockerconfig.Key]registry.Result{}}
 	e.newVerifier = func(cas *x509.CertPool) verifier {
 		e.registries.cas = cas
 		return e.registries
 	}
 	t.Cleanup(func() {
+		e.Cleanup(context.Background())
 		checkHoldsNoSecret(t, "the log", log.String())
 		checkHoldsNoSecret(t, "the events", fmt.Sprint(e.events.Events))
 	})
@@ -128,7 +138,7 @@ func (e *engine) request(op logical.Operation, path string, data fields) (*logic
 	}
 	if resp != nil {
 		checkHoldsNoSecret(e.t, fmt.Sprintf("the warnings of %s %s", op, path), resp.Warnings)
-		if resp.Secret != nil || resp.Auth != nil {
+		if resp.Auth != nil || resp.Secret != nil && !strings.HasPrefix(path, "creds/leased") {
 			e.t.Errorf("%s %s has a lease", op, path)
 		}
 	}
@@ -329,12 +339,18 @@ var samples = map[string]fields{
 	"config":    {"allowed_registries": "ghcr.io,*.example.com", "expiry_warning": "24h"},
 }
 
+// connectionSample is a write of a connection that its registry accepts.
+func (e *engine) connectionSample() fields {
+	return fields{"type": "test", "url": e.minting.url, "registry": "registry.example.com", "username": "admin", "password": adminPassword, "allowed_roles": "*"}
+}
+
 func newSampledEngine(t testing.TB, change ...func(*logical.BackendConfig)) *engine {
 	t.Helper()
 	e := newEngine(t, change...)
 	for path, data := range samples {
 		e.write(path, data)
 	}
+	e.write("connections/app", e.connectionSample())
 	e.events.Events = nil
 	return e
 }
@@ -359,7 +375,11 @@ func (e *engine) direct(op logical.Operation, path string) (*logical.Response, e
 	e.t.Helper()
 	req := &logical.Request{Operation: op, Path: path, Storage: e.storage}
 	if op != logical.DeleteOperation && writes(op) {
-		req.Data = overJSON(e.t, samples[path])
+		data := samples[path]
+		if path == "connections/app" {
+			data = e.connectionSample()
+		}
+		req.Data = overJSON(e.t, data)
 	}
 	return e.HandleRequest(e.t.Context(), req)
 }
@@ -414,6 +434,9 @@ func (s *faultyStorage) List(ctx context.Context, prefix string) ([]string, erro
 // A nil response would be a 404, on which sync tools delete the Secret.
 func TestEveryStorageFailureIsAnError(t *testing.T) {
 	everyOperation(t, func(t *testing.T, op logical.Operation, path string, _ framework.OperationProperties) {
+		if path == "connections/app/rotate-root" {
+			return // leaves what is finished later: TestDeathAtEveryStepOrphansNothing
+		}
 		for failAt := int64(1); ; failAt++ {
 			e := newSampledEngine(t)
 			before := e.snapshot()
@@ -485,7 +508,7 @@ func TestEveryOperationIsDescribed(t *testing.T) {
 
 func checkFieldsDescribed(t *testing.T, where string, schema map[string]*framework.FieldSchema) {
 	t.Helper()
-	secret := []string{"password", "dockerconfigjson", ".dockerconfigjson", "config.json"}
+	secret := []string{"password", "dockerconfigjson", ".dockerconfigjson", "config.json", "token", "secret_access_key"}
 	for name, field := range schema {
 		if field.Description == "" {
 			t.Errorf("%s: want a description of field %q", where, name)
@@ -514,7 +537,17 @@ func TestOpenAPIDocumentIsComplete(t *testing.T) {
 		}
 	}
 	checkSame(t, "operation IDs", map[string]string{
-		"GET /config":                  "regcred-read-configuration",
+		"GET /config": "regcred-read-configuration",
+
+		"GET /connections/":                    "regcred-list-connections",
+		"GET /connections/{name}":              "regcred-read-connection",
+		"POST /connections/{name}":             "regcred-write-connection",
+		"PATCH /connections/{name}":            "regcred-patch-connection",
+		"DELETE /connections/{name}":           "regcred-delete-connection",
+		"GET /connections/{name}/check":        "regcred-check-connection",
+		"POST /connections/{name}/rotate-root": "regcred-rotate-root-credential",
+		"POST /rotate/{role}":                  "regcred-rotate-role",
+
 		"POST /config":                 "regcred-configure",
 		"DELETE /config":               "regcred-delete-configuration",
 		"GET /roles/":                  "regcred-list-roles",

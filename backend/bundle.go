@@ -6,7 +6,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
+	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -59,7 +59,7 @@ func (in input) applyBundle(name string, old *bundleRole) (*bundleRole, error) {
 	}
 	for i, member := range members {
 		if err := checkName(member); err != nil {
-			return nil, refuse(fieldError("members", err))
+			return nil, refuse(fieldError("members", fieldError("role", err)))
 		}
 		if i > 0 && member == members[i-1] {
 			return nil, refusef("members: must name role %q once", member)
@@ -71,19 +71,6 @@ func (in input) applyBundle(name string, old *bundleRole) (*bundleRole, error) {
 	return &bundleRole{Members: members}, nil
 }
 
-// parseAllowedBundles refuses patterns that no name of a role can match.
-func parseAllowedBundles(patterns []string) ([]string, error) {
-	if len(patterns) > dockerconfig.MaxRegistries {
-		return nil, fmt.Errorf("must have at most %d names, not %d", dockerconfig.MaxRegistries, len(patterns))
-	}
-	for i, pattern := range patterns {
-		if checkName(strings.ReplaceAll(pattern, "*", "x")) != nil {
-			return nil, fmt.Errorf("entry %d must be the name of a role, in which '*' stands for any characters, such as team-*", i+1)
-		}
-	}
-	return patterns, nil
-}
-
 // allowsBundle reports whether a bundle of that name may join the role.
 func (r *role) allowsBundle(bundle string) bool {
 	return slices.ContainsFunc(r.AllowedBundles, func(pattern string) bool { return glob.Glob(pattern, bundle) })
@@ -93,6 +80,12 @@ func (r *role) allowsBundle(bundle string) bool {
 type source struct {
 	name string
 	*role
+
+	// What load finds:
+	docker    dockerconfig.Config
+	expiresAt time.Time
+	shared    shared    // of a shared role
+	rotation  *rotation // nil where the engine does not replace it
 }
 
 // sources returns the roles whose credentials the role of that name serves:
@@ -102,7 +95,7 @@ type source struct {
 // which roles there are.
 func (b *backend) sources(ctx context.Context, storage logical.Storage, name string, r *role) ([]source, error) {
 	if r.Bundle == nil {
-		return []source{{name, r}}, nil
+		return []source{{name: name, role: r}}, nil
 	}
 	sources := make([]source, len(r.Bundle.Members))
 	for i, member := range r.Bundle.Members {
@@ -110,10 +103,10 @@ func (b *backend) sources(ctx context.Context, storage logical.Storage, name str
 		if err != nil {
 			return nil, err
 		}
-		if m == nil || m.Bundle != nil || !m.allowsBundle(name) {
-			return nil, refusef("members: role %q cannot be joined: there is no such role, or it is a bundle, or its allowed_bundles does not name %q", member, name)
+		if m == nil || m.Bundle != nil || m.isLeased() || !m.allowsBundle(name) {
+			return nil, refusef("members: role %q cannot be joined: there is no such role, or it is a bundle or leased, or its allowed_bundles does not name %q", member, name)
 		}
-		sources[i] = source{member, m}
+		sources[i] = source{name: member, role: m}
 	}
 	return sources, nil
 }
@@ -121,12 +114,12 @@ func (b *backend) sources(ctx context.Context, storage logical.Storage, name str
 // join makes one Docker config of all sources, whatever their order.
 func join(sources []source) (dockerconfig.Config, error) {
 	if len(sources) == 1 {
-		return sources[0].Static.Docker, nil
+		return sources[0].docker, nil
 	}
 	var all []dockerconfig.Credential
 	owner := map[dockerconfig.Key]string{}
 	for _, s := range sources {
-		for _, c := range s.Static.Docker.Credentials() {
+		for _, c := range s.docker.Credentials() {
 			if other, twice := owner[c.Registry]; twice {
 				return dockerconfig.Config{}, refusef("members: roles %q and %q both hold registry %q, and a pull secret has one credential for each", other, s.name, c.Registry)
 			}

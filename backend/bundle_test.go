@@ -113,7 +113,7 @@ func TestJoinIsAUnion(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			sources = append(sources, source{fmt.Sprintf("role%d", i), &role{Static: &staticRole{Docker: docker}}})
+			sources = append(sources, source{name: fmt.Sprintf("role%d", i), docker: docker})
 		}
 		joined, err := join(sources)
 		random.Shuffle(len(sources), func(i, j int) { sources[i], sources[j] = sources[j], sources[i] })

@@ -26,6 +26,9 @@ func TestEveryWriteSendsAnEvent(t *testing.T) {
 		{logical.PatchOperation, "roles/app", fields{"password": password}, event{"regcred/role-write", fields{"path": "roles/app", "data_path": "creds/app", "operation": "patch", "modified": "true"}}},
 		{logical.DeleteOperation, "roles/app", nil, event{"regcred/role-delete", fields{"path": "roles/app", "data_path": "creds/app", "operation": "delete", "modified": "true"}}},
 		{logical.UpdateOperation, "config", fields{"expiry_warning": 1}, event{"regcred/config-write", fields{"path": "config", "data_path": "config", "operation": "update", "modified": "true"}}},
+		{logical.UpdateOperation, "connections/app", fields{"allowed_roles": "a"}, event{"regcred/connection-write", fields{"path": "connections/app", "data_path": "connections/app", "operation": "update", "modified": "true"}}},
+		{logical.DeleteOperation, "connections/app", nil, event{"regcred/connection-delete", fields{"path": "connections/app", "data_path": "connections/app", "operation": "delete", "modified": "true"}}},
+		{logical.UpdateOperation, "connections/app/rotate-root", nil, event{"regcred/root-rotate", fields{"path": "connections/app/rotate-root", "data_path": "connections/app", "operation": "update", "modified": "true"}}},
 		{logical.DeleteOperation, "config", nil, event{"regcred/config-delete", fields{"path": "config", "data_path": "config", "operation": "delete", "modified": "true"}}},
 	} {
 		e := newSampledEngine(t)
@@ -60,6 +63,7 @@ func TestWritesDoNotNeedTheEventBus(t *testing.T) {
 			e := newSampledEngine(t, func(conf *logical.BackendConfig) { conf.EventsSender = sender })
 			e.must(logical.DeleteOperation, "roles/app", nil)
 			e.must(logical.DeleteOperation, "config", nil)
+			e.must(logical.DeleteOperation, "connections/app", nil)
 			checkSame(t, "storage", map[string]string{}, e.snapshot())
 		})
 	}

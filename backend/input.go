@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -29,6 +30,10 @@ const (
 	nameRegex = `(?P<` + roleField + `>[^/]+)`
 	roleField = "role"
 
+	// connectionRegex does the same for a connection's name.
+	connectionRegex     = `(?P<` + connectionNameField + `>[^/]+)`
+	connectionNameField = "name"
+
 	// maxQuotedField is how much of an unknown field's name an error repeats.
 	maxQuotedField = 64
 
@@ -41,18 +46,33 @@ var validName = regexp.MustCompile(`^\w([\w.-]*\w)?$`)
 // checkName refuses names that Vault's storage or its policies cannot hold.
 func checkName(name string) error {
 	if len(name) > maxNameLength || !validName.MatchString(name) || strings.Contains(name, "..") {
-		return fmt.Errorf("role: a name has at most %d letters, digits and '_', with single '.' or any '-' inside, such as my_app", maxNameLength)
+		return fmt.Errorf("a name has at most %d letters, digits and '_', with single '.' or any '-' inside, such as my_app", maxNameLength)
 	}
 	return nil
 }
 
-// roleName returns the name in the path.
+// roleName returns the role's name in the path.
 func roleName(data *framework.FieldData) (string, error) {
-	name := data.Get(roleField).(string)
+	return nameIn(data, roleField, "role")
+}
+
+// connectionName returns the connection's name in the path.
+func connectionName(data *framework.FieldData) (string, error) {
+	return nameIn(data, connectionNameField, "connection")
+}
+
+func nameIn(data *framework.FieldData, field, what string) (string, error) {
+	name := data.Get(field).(string)
 	if err := checkName(name); err != nil {
-		return "", refuse(err)
+		return "", refuse(fieldError(what, err))
 	}
 	return name, nil
+}
+
+// standsInPath reports whether a field is a part of the path, and so none of
+// the body.
+func standsInPath(field *framework.FieldSchema) bool {
+	return field.DisplayAttrs != nil && field.DisplayAttrs.Identifier
 }
 
 // checkFields refuses values that the framework would silently turn into some
@@ -63,7 +83,7 @@ func checkFields(schema map[string]*framework.FieldSchema, req *logical.Request)
 	size := 0
 	for _, name := range slices.Sorted(maps.Keys(req.Data)) {
 		field, known := schema[name]
-		if !known || name == roleField { // the role's name is in the path
+		if !known || standsInPath(field) {
 			unknown = append(unknown, fmt.Sprintf("%.*q", maxQuotedField, name))
 			continue
 		}
@@ -91,7 +111,7 @@ func checkFields(schema map[string]*framework.FieldSchema, req *logical.Request)
 
 // writable returns the names of the fields that a request's body may have.
 func writable(schema map[string]*framework.FieldSchema) []string {
-	return slices.DeleteFunc(slices.Sorted(maps.Keys(schema)), func(name string) bool { return name == roleField })
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(schema)), func(name string) bool { return standsInPath(schema[name]) })
 }
 
 func checkType(name string, fieldType framework.FieldType, value any) error {
@@ -165,6 +185,13 @@ func (in input) has(fields ...string) bool {
 }
 
 func (in input) text(field string) string { return in.Get(field).(string) }
+
+func (in input) list(field string) []string { return in.Get(field).([]string) }
+
+// duration reads a field of type [framework.TypeDurationSecond].
+func (in input) duration(field string) time.Duration {
+	return time.Duration(in.Get(field).(int)) * time.Second
+}
 
 // fieldError says which field an error is about.
 func fieldError(field string, err error) error { return fmt.Errorf("%s: %w", field, err) }

@@ -68,17 +68,17 @@ func (c config) checkAllowed(docker dockerconfig.Config) error {
 	return nil
 }
 
-// certPool returns the certificates that are trusted when a registry is asked;
-// nil are the system's.
-func (c config) certPool() (*x509.CertPool, error) {
-	if c.CAPEM == "" {
+// parseCAs returns the certificates of a field ca_pem, and the system's; nil
+// are the system's alone.
+func parseCAs(text string) (*x509.CertPool, error) {
+	if text == "" {
 		return nil, nil
 	}
 	pool, err := x509.SystemCertPool()
 	if err != nil {
 		return nil, fmt.Errorf("reading the system's CA certificates: %w", err)
 	}
-	for rest := []byte(c.CAPEM); len(bytes.TrimSpace(rest)) > 0; {
+	for rest := []byte(text); len(bytes.TrimSpace(rest)) > 0; {
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil || block.Type != "CERTIFICATE" {
 			return nil, refusef("ca_pem: must hold certificates in PEM form and nothing else, each beginning with -----BEGIN CERTIFICATE-----")
@@ -203,7 +203,7 @@ func (b *backend) writeConfig(ctx context.Context, req *logical.Request, data *f
 	}
 	if in.has("ca_pem") {
 		c.CAPEM = in.text("ca_pem")
-		if _, err := c.certPool(); err != nil {
+		if _, err := parseCAs(c.CAPEM); err != nil {
 			return answer(err)
 		}
 	}

@@ -5,6 +5,8 @@ package backend
 import (
 	"context"
 	"encoding/base64"
+	"fmt"
+	"maps"
 	"strings"
 	"time"
 
@@ -14,10 +16,19 @@ import (
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
 )
 
+// purpose is what a pull secret is wanted for.
+type purpose int
+
+const (
+	toDescribe purpose = iota // registries and times; nothing is minted for it
+	toServe                   // with credentials that work
+)
+
 // pullSecret is what a role answers with.
 type pullSecret struct {
 	Docker    dockerconfig.Config
 	ExpiresAt time.Time // the earliest of its credentials, zero where not known
+	Rotation  *rotation // nil where the engine replaces none of them
 	Warnings  []string
 
 	sources  []source // the roles that it is made of
@@ -26,7 +37,7 @@ type pullSecret struct {
 
 // pullSecret returns what reading the role gives. An error that is the
 // caller's says why it is refused.
-func (b *backend) pullSecret(ctx context.Context, storage logical.Storage, name string, r *role) (pullSecret, error) {
+func (b *backend) pullSecret(ctx context.Context, storage logical.Storage, name string, r *role, why purpose) (pullSecret, error) {
 	var secret pullSecret
 	var err error
 	if secret.settings, err = b.config(ctx, storage); err != nil {
@@ -35,6 +46,11 @@ func (b *backend) pullSecret(ctx context.Context, storage logical.Storage, name 
 	if secret.sources, err = b.sources(ctx, storage, name, r); err != nil {
 		return pullSecret{}, err
 	}
+	for i := range secret.sources {
+		if err := b.load(ctx, storage, &secret.sources[i], why); err != nil {
+			return pullSecret{}, err
+		}
+	}
 	if secret.Docker, err = join(secret.sources); err != nil {
 		return pullSecret{}, err
 	}
@@ -42,13 +58,63 @@ func (b *backend) pullSecret(ctx context.Context, storage logical.Storage, name 
 		return pullSecret{}, err
 	}
 	for _, s := range secret.sources {
-		at := s.expiresAt()
-		if secret.ExpiresAt.IsZero() || !at.IsZero() && at.Before(secret.ExpiresAt) {
-			secret.ExpiresAt = at
+		if secret.ExpiresAt.IsZero() || !s.expiresAt.IsZero() && s.expiresAt.Before(secret.ExpiresAt) {
+			secret.ExpiresAt = s.expiresAt
 		}
-		secret.Warnings = append(secret.Warnings, expiryWarnings(s.name, at, b.now(), secret.settings.ExpiryWarning)...)
+		secret.Rotation = joinRotations(secret.Rotation, s.rotation)
+		secret.Warnings = append(secret.Warnings, b.sourceWarnings(s, secret.settings)...)
 	}
 	return secret, nil
+}
+
+// load finds the credentials of a source, and when they change.
+func (b *backend) load(ctx context.Context, storage logical.Storage, s *source, why purpose) (err error) {
+	if s.Static != nil {
+		s.docker, s.expiresAt = s.Static.Docker, s.Static.ExpiresAt
+		return nil
+	}
+	if s.isShared() {
+		if why == toServe {
+			s.shared, err = b.sharedToServe(ctx, storage, s.name, s.role)
+		} else {
+			s.shared, err = b.shared(ctx, storage, s.name)
+		}
+		if err != nil {
+			return err
+		}
+		s.rotation = s.shared.rotation(s.Dynamic, b.now())
+	}
+	if c := s.shared.Current; c != nil {
+		s.docker, s.expiresAt = c.Docker, c.ExpiresAt
+		return nil
+	}
+	c, err := b.connection(ctx, storage, s.Dynamic.Connection)
+	if err != nil {
+		return err
+	}
+	if c == nil {
+		return refusef("connection %q does not exist", s.Dynamic.Connection)
+	}
+	s.docker, err = placeholders(c)
+	return err
+}
+
+// sourceWarnings are what somebody who reads should know of a credential.
+func (b *backend) sourceWarnings(s source, settings config) []string {
+	if s.Static != nil {
+		return expiryWarnings(s.name, s.expiresAt, b.now(), settings.ExpiryWarning)
+	}
+	if s.shared.Failures > 0 && s.shared.Current != nil && !s.shared.rotateAt(s.Dynamic).After(b.now()) {
+		return []string{fmt.Sprintf("the credential of role %q is overdue for rotation since %s, and works until %s; roles/%s says why", s.name, formatTime(s.shared.rotateAt(s.Dynamic)), untilWhen(s.expiresAt), s.name)}
+	}
+	return nil
+}
+
+func untilWhen(at time.Time) string {
+	if at.IsZero() {
+		return "it is replaced"
+	}
+	return formatTime(at)
 }
 
 // credsFormat is one way in which a pull secret is read.
@@ -62,7 +128,7 @@ type credsFormat struct {
 // credsFormats are creds/<role> and what lies below it. Values are strings or
 // numbers, and no name is one that a tool gives a meaning of its own: sync
 // tools copy these fields into Kubernetes Secrets as they are.
-func credsFormats() []credsFormat {
+func (b *backend) credsFormats() []credsFormat {
 	dockerconfigjson := &framework.FieldSchema{
 		Type: framework.TypeString, Required: true,
 		Description:  "The Docker config as JSON, for tools that copy a response's fields into a Secret as they are.",
@@ -88,8 +154,12 @@ func credsFormats() []credsFormat {
 					DisplayAttrs: &framework.DisplayAttributes{Sensitive: true},
 				},
 				"expires_at": {Type: framework.TypeString, Description: "When the credential stops working at the registry, RFC 3339, where known."},
+
+				"last_vault_rotation": rotationFields(false)["last_vault_rotation"],
+				"rotation_period":     rotationFields(false)["rotation_period"],
+				"ttl":                 rotationFields(false)["ttl"],
 			},
-			data: allForms,
+			data: b.allForms,
 		},
 		{
 			suffix:          "/kubernetes",
@@ -120,7 +190,7 @@ func credsFormats() []credsFormat {
 	}
 }
 
-func allForms(s pullSecret) map[string]any {
+func (b *backend) allForms(s pullSecret) map[string]any {
 	docker := s.Docker.JSON()
 	data := map[string]any{
 		"dockerconfigjson":  base64.StdEncoding.EncodeToString(docker),
@@ -134,6 +204,9 @@ func allForms(s pullSecret) map[string]any {
 	if !s.ExpiresAt.IsZero() {
 		data["expires_at"] = formatTime(s.ExpiresAt)
 	}
+	if s.Rotation != nil {
+		maps.Copy(data, s.Rotation.fields(b.now()))
+	}
 	return data
 }
 
@@ -141,7 +214,7 @@ func allForms(s pullSecret) map[string]any {
 // copy every credential.
 func (b *backend) pathCreds() []*framework.Path {
 	var paths []*framework.Path
-	for _, format := range credsFormats() {
+	for _, format := range b.credsFormats() {
 		paths = append(paths, &framework.Path{
 			Pattern: "creds/" + nameRegex + format.suffix,
 			Fields: map[string]*framework.FieldSchema{
@@ -176,7 +249,10 @@ func (b *backend) readCreds(format credsFormat) framework.OperationFunc {
 		if err != nil || r == nil {
 			return nil, err
 		}
-		secret, err := b.pullSecret(ctx, req.Storage, name, r)
+		if r.isLeased() {
+			return b.readLeased(ctx, req, name, r, format)
+		}
+		secret, err := b.pullSecret(ctx, req.Storage, name, r, toServe)
 		if err != nil {
 			return answer(err)
 		}
@@ -195,6 +271,12 @@ Answers with a finished pull secret:
     expires_at          where it is known
 
 creds/<role>/kubernetes has only .dockerconfigjson, creds/<role>/docker only
-config.json. There is no lease. The same role gives the same bytes until it is
-changed.
+config.json. The same role gives the same bytes until its credential changes.
+
+    last_vault_rotation, rotation_period, ttl
+                        where the engine replaces the credential: when it last
+                        did, how often it does, and in how many seconds next
+
+There is no lease, but with a leased role: there each read mints a credential,
+which ends with the lease.
 `

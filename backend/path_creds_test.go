@@ -64,13 +64,18 @@ func TestPullSecretHasThreeForms(t *testing.T) {
 // One popular operator fails on lists, and tools give the names a meaning of
 // their own.
 func TestPullSecretHasOnlyPlainFields(t *testing.T) {
-	forbidden := []string{"data", "metadata", "custom_metadata", "_raw", "certificate", "expiration", "secret_id", "ttl", "last_vault_rotation", "rotation_period"}
+	forbidden := []string{"data", "metadata", "custom_metadata", "_raw", "certificate", "expiration", "secret_id"}
 	for _, role := range []fields{samples["roles/app"], {"dockerconfigjson": several}} {
 		e := newEngine(t)
 		e.write("roles/app", role)
 		everyOperation(t, func(t *testing.T, op logical.Operation, path string, properties framework.OperationProperties) {
 			if op != logical.ReadOperation || !strings.HasPrefix(path, "creds/") {
 				return
+			}
+			for _, name := range []string{"ttl", "last_vault_rotation", "rotation_period"} {
+				if value, has := e.read(path)[name]; has {
+					t.Errorf("want no field %s, which says that the engine rotates, got %v", name, value)
+				}
 			}
 			for name, value := range e.read(path) {
 				if _, text := value.(string); !text || slices.Contains(forbidden, name) {
@@ -157,5 +162,5 @@ func TestReadsChangeNothing(t *testing.T) {
 		}
 	})
 	checkSame(t, "storage", before, e.snapshot())
-	checkSame(t, "stored keys", []string{"config", "expiries/20270131T000000Z.app", "roles/app"}, slices.Sorted(maps.Keys(before)))
+	checkSame(t, "stored keys", []string{"config", "connections/app", "expiries/20270131T000000Z.app", "roles/app"}, slices.Sorted(maps.Keys(before)))
 }

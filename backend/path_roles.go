@@ -3,6 +3,7 @@
 package backend
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -24,13 +25,15 @@ const (
 	roleStoragePrefix = "roles/"
 	typeStatic        = "static"
 	typeBundle        = "bundle"
+	typeDynamic       = "dynamic"
 )
 
 // role is what roles/<role> defines and creds/<role> reads. One of the pointers
 // is set, and is its type.
 type role struct {
-	Static *staticRole
-	Bundle *bundleRole
+	Static  *staticRole
+	Bundle  *bundleRole
+	Dynamic *dynamicRole
 
 	// AllowedBundles are names and globs of the bundles that may join it.
 	AllowedBundles []string
@@ -42,10 +45,25 @@ type role struct {
 }
 
 func (r *role) roleType() string {
-	if r.Bundle != nil {
+	switch {
+	case r.Bundle != nil:
 		return typeBundle
+	case r.Dynamic != nil:
+		return typeDynamic
 	}
 	return typeStatic
+}
+
+func (r *role) isShared() bool { return r.Dynamic != nil && r.Dynamic.Mode == modeShared }
+
+func (r *role) isLeased() bool { return r.Dynamic != nil && r.Dynamic.Mode == modeLeased }
+
+// connection is the name of the connection that a role uses, empty for none.
+func (r *role) connection() string {
+	if r == nil || r.Dynamic == nil {
+		return ""
+	}
+	return r.Dynamic.Connection
 }
 
 // expiresAt is when the role's own credential stops working at the registry;
@@ -64,11 +82,12 @@ type storedRole struct {
 	Type          string    `json:"type"`
 	UpdatedAt     time.Time `json:"updated_at"`
 	// Docker is a pointer because fmt's %p prints a struct without asking it.
-	Docker           *json.RawMessage `json:"dockerconfig,omitempty"`
-	ExpiresAt        time.Time        `json:"expires_at,omitzero"`
-	Members          []string         `json:"members,omitempty"`
-	AllowedBundles   []string         `json:"allowed_bundles,omitempty"`
-	VerifyRepository string           `json:"verify_repository,omitempty"`
+	Docker           *json.RawMessage   `json:"dockerconfig,omitempty"`
+	ExpiresAt        time.Time          `json:"expires_at,omitzero"`
+	Members          []string           `json:"members,omitempty"`
+	Dynamic          *storedDynamicRole `json:"dynamic,omitempty"`
+	AllowedBundles   []string           `json:"allowed_bundles,omitempty"`
+	VerifyRepository string             `json:"verify_repository,omitempty"`
 }
 
 // role returns nil where there is none of that name.
@@ -92,6 +111,8 @@ func (b *backend) role(ctx context.Context, storage logical.Storage, name string
 			return nil, unreadablef("role %q: %w", name, err)
 		}
 		r.Static = &staticRole{Docker: docker, ExpiresAt: stored.ExpiresAt}
+	case stored.Type == typeDynamic && stored.Dynamic != nil:
+		r.Dynamic = stored.Dynamic.role()
 	default:
 		return nil, unreadablef("role %q: this plugin cannot read its type %q", name, stored.Type)
 	}
@@ -114,6 +135,12 @@ func (b *backend) putRole(ctx context.Context, storage logical.Storage, name str
 	if r.Bundle != nil {
 		stored.Members = r.Bundle.Members
 	}
+	if r.Dynamic != nil {
+		stored.Dynamic = r.Dynamic.stored()
+	}
+	if err := b.putConnectionRole(ctx, storage, r.connection(), name); err != nil {
+		return err
+	}
 	if err := putExpiry(ctx, storage, r.expiresAt(), name); err != nil {
 		return err
 	}
@@ -122,6 +149,9 @@ func (b *backend) putRole(ctx context.Context, storage logical.Storage, name str
 	}
 	if before := old.expiresAt(); expiryKey(before, name) != expiryKey(r.expiresAt(), name) {
 		b.deleteExpiry(ctx, storage, before, name)
+	}
+	if old.connection() != r.connection() {
+		b.deleteConnectionRole(ctx, storage, old.connection(), name)
 	}
 	return nil
 }
@@ -145,6 +175,9 @@ func (r *role) readBack() map[string]any {
 		maps.Copy(data, r.Static.readBack())
 		maps.Copy(data, servedBy(r.Static.Docker, r.Static.ExpiresAt))
 	}
+	if r.Dynamic != nil {
+		maps.Copy(data, r.Dynamic.readBack())
+	}
 	return data
 }
 
@@ -158,6 +191,7 @@ func (b *backend) pathRoles() []*framework.Path {
 	}
 	maps.Copy(fields, staticFields())
 	maps.Copy(fields, bundleFields())
+	maps.Copy(fields, dynamicFields())
 	maps.Copy(fields, memberFields())
 	return []*framework.Path{
 		{
@@ -223,8 +257,9 @@ func roleNameField() *framework.FieldSchema {
 }
 
 func roleReadBackFields() map[string]*framework.FieldSchema {
-	return map[string]*framework.FieldSchema{
-		"type":              {Type: framework.TypeString, Required: true, Description: "Type of the role: static or bundle.", AllowedValues: []any{typeStatic, typeBundle}},
+	fields := dynamicFields()
+	maps.Copy(fields, map[string]*framework.FieldSchema{
+		"type":              {Type: framework.TypeString, Required: true, Description: "Type of the role: static, bundle or dynamic.", AllowedValues: []any{typeStatic, typeBundle, typeDynamic}},
 		"registries":        {Type: framework.TypeStringSlice, Description: "Keys under auths that the pull secret has, sorted."},
 		"registry":          {Type: framework.TypeString, Description: "Registry as in image names, where a static role holds one."},
 		"username":          {Type: framework.TypeString, Description: "User name, where a static role holds one registry."},
@@ -235,7 +270,14 @@ func roleReadBackFields() map[string]*framework.FieldSchema {
 		"verify_repository": {Type: framework.TypeString, Description: "Repository that verify/<role> pulls from."},
 		"expires_at":        {Type: framework.TypeString, Description: "When the credential stops working at the registry, RFC 3339, where known; of a bundle, the earliest."},
 		"updated_at":        {Type: framework.TypeString, Required: true, Description: "When the role was last written, RFC 3339."},
-	}
+
+		"last_vault_rotation": {Type: framework.TypeString, Description: "Shared: when the credential was last replaced, RFC 3339."},
+		"next_rotation":       {Type: framework.TypeString, Description: "Shared: when it is replaced next, or tried to be, RFC 3339."},
+		"last_error":          {Type: framework.TypeString, Description: "Shared: why the last rotation failed, until one succeeds."},
+		"last_error_at":       {Type: framework.TypeString, Description: "Shared: when it failed, RFC 3339."},
+		"pending_revocations": {Type: framework.TypeSlice, Description: "Shared: name, revoke_at and last_error of each former credential that is still alive."},
+	})
+	return fields
 }
 
 func (b *backend) roleExists(ctx context.Context, req *logical.Request, data *framework.FieldData) (bool, error) {
@@ -265,14 +307,17 @@ func (b *backend) readRole(ctx context.Context, req *logical.Request, data *fram
 		return nil, err
 	}
 	resp := &logical.Response{Data: r.readBack()}
-	secret, err := b.pullSecret(ctx, req.Storage, name, r)
+	secret, err := b.pullSecret(ctx, req.Storage, name, r, toDescribe)
 	if isInputError(err) {
 		return withWarnings(resp, []string{fmt.Sprintf("creds/%s is refused: %s", name, err)}), nil
 	} else if err != nil {
 		return nil, err
 	}
-	if r.Bundle != nil {
+	if r.Static == nil {
 		maps.Copy(resp.Data, servedBy(secret.Docker, secret.ExpiresAt))
+	}
+	if r.isShared() {
+		maps.Copy(resp.Data, secret.sources[0].shared.readBack(r.Dynamic))
 	}
 	return withWarnings(resp, secret.Warnings), nil
 }
@@ -343,15 +388,18 @@ func (b *backend) propose(ctx context.Context, req *logical.Request, name string
 		return nil, refusef("role %q was created meanwhile; try again", name)
 	}
 	p := &proposal{old: old}
-	if p.role, p.warnings, err = in.applyRole(name, old, b.now()); err != nil {
+	if p.role, p.warnings, err = b.applyRole(ctx, req.Storage, in, name, old); err != nil {
 		return nil, err
 	}
 	// What allowed_registries has come to refuse can still be locked down.
-	if old != nil && old.Static != nil && old.Static.Docker.Equal(p.role.Static.Docker) && !in.Get("verify").(bool) {
+	if old != nil && old.givesLike(p.role) && !in.Get("verify").(bool) && !(p.role.Dynamic != nil && in.has("verify_repository")) {
 		return p, nil
 	}
-	if p.secret, err = b.pullSecret(ctx, req.Storage, name, p.role); err != nil {
+	if p.secret, err = b.pullSecret(ctx, req.Storage, name, p.role, toDescribe); err != nil {
 		return nil, in.aboutCredential(err)
+	}
+	if p.role.Dynamic != nil {
+		return p, p.role.checkVerifyRepository(p.secret.Docker)
 	}
 	return p, nil
 }
@@ -362,12 +410,30 @@ func (b *backend) verifyProposal(ctx context.Context, req *logical.Request, name
 	if err != nil {
 		return nil, err
 	}
-	return p, b.verifyBeforeWrite(ctx, p.secret)
+	secret, done := p.secret, func() {}
+	switch {
+	case p.role.Dynamic != nil:
+		secret, done, err = b.trial(ctx, req.Storage, name, p.role)
+	case p.role.Bundle != nil:
+		secret, err = b.pullSecret(ctx, req.Storage, name, p.role, toServe)
+		p.secret = secret
+	}
+	if err != nil {
+		return nil, registryError(err)
+	}
+	defer done()
+	return p, b.verifyBeforeWrite(ctx, secret)
 }
 
 // pullsLike reports whether what was found out about one holds for the other.
 func (p *proposal) pullsLike(other *proposal) bool {
-	return p.secret.Docker.Equal(other.secret.Docker) && p.role.VerifyRepository == other.role.VerifyRepository
+	if p.role.VerifyRepository != other.role.VerifyRepository || p.role.roleType() != other.role.roleType() {
+		return false
+	}
+	if p.role.Dynamic != nil {
+		return p.role.Dynamic.equal(other.role.Dynamic)
+	}
+	return p.secret.Docker.Equal(other.secret.Docker)
 }
 
 // aboutCredential names the field that an error about the pull secret is about.
@@ -395,43 +461,83 @@ func noSuchRole(name string) error {
 // applyRole returns the role as the write makes it, and what the caller should
 // know about it. The fields that the write does not name stay as in old, which
 // is nil for a new role.
-func (in input) applyRole(name string, old *role, now time.Time) (*role, []string, error) {
+func (b *backend) applyRole(ctx context.Context, storage logical.Storage, in input, name string, old *role) (*role, []string, error) {
 	r := &role{}
 	if old != nil {
 		*r = *old
 	}
-	r.UpdatedAt = now
-	if in.named(bundleFields()) != "" || r.Bundle != nil {
-		for _, fields := range []map[string]*framework.FieldSchema{staticFields(), memberFields()} {
-			if field := in.named(fields); field != "" {
-				return nil, nil, refusef("%s: a bundle has members and nothing of its own; leave it out, or write it to a role of another name", field)
-			}
-		}
-		if r.Static != nil {
-			return nil, nil, refusef("members: this role holds credentials of its own; delete it first, or write members to a role of another name")
-		}
-		var err error
-		r.Bundle, err = in.applyBundle(name, r.Bundle)
-		return r, nil, err
+	r.UpdatedAt = b.now()
+	if err := in.checkRoleType(old); err != nil {
+		return nil, nil, err
 	}
-
 	var warnings []string
 	var err error
-	if r.Static, warnings, err = in.applyStatic(r.Static, now); err != nil {
+	switch {
+	case in.named(bundleFields()) != "" || r.Bundle != nil:
+		r.Bundle, err = in.applyBundle(name, r.Bundle)
+		return r, nil, err
+	case in.named(dynamicFields()) != "" || r.Dynamic != nil:
+		r.Dynamic, warnings, err = b.applyDynamic(ctx, storage, in, name, r.Dynamic)
+	default:
+		r.Static, warnings, err = in.applyStatic(r.Static, b.now())
+	}
+	if err != nil {
 		return nil, nil, err
 	}
 	if in.has("allowed_bundles") {
-		if r.AllowedBundles, err = parseAllowedBundles(in.Get("allowed_bundles").([]string)); err != nil {
+		if r.AllowedBundles, err = parseRolePatterns(in.list("allowed_bundles")); err != nil {
 			return nil, nil, refuse(fieldError("allowed_bundles", err))
+		}
+		if len(r.AllowedBundles) > 0 && r.isLeased() {
+			return nil, nil, refusef("allowed_bundles: a bundle cannot join a leased role, because a bundle is read without a lease; use mode=shared")
 		}
 	}
 	if in.has("verify_repository") {
 		r.VerifyRepository = in.text("verify_repository")
 	}
-	if err := r.checkVerifyRepository(); err != nil {
-		return nil, nil, err
+	if r.Static != nil {
+		if err := r.checkVerifyRepository(r.Static.Docker); err != nil {
+			return nil, nil, err
+		}
 	}
 	return r, warnings, nil
+}
+
+// checkRoleType refuses fields of two types, and those of another type than the
+// role has.
+func (in input) checkRoleType(old *role) error {
+	if old == nil {
+		old = &role{}
+	}
+	member, static, dynamic, bundle := in.named(memberFields()), in.named(staticFields()), in.named(dynamicFields()), in.named(bundleFields())
+	switch {
+	case bundle != "" || old.Bundle != nil:
+		if field := cmp.Or(static, dynamic, member); field != "" {
+			return refusef("%s: a bundle has members and nothing of its own; leave it out, or write it to a role of another name", field)
+		}
+		if old.Static != nil || old.Dynamic != nil {
+			return refusef("members: this role holds credentials of its own; delete it first, or write members to a role of another name")
+		}
+	case dynamic != "" || old.Dynamic != nil:
+		if static != "" {
+			return refusef("%s: a role with a connection has its credential from there; leave it out, or write it to a role of another name", static)
+		}
+		if old.Static != nil {
+			return refusef("%s: this role is static; delete it first, or write a role of another name", dynamic)
+		}
+	}
+	return nil
+}
+
+// givesLike reports whether two roles of one type and name serve the same.
+func (r *role) givesLike(other *role) bool {
+	switch {
+	case r.Static != nil:
+		return r.Static.Docker.Equal(other.Static.Docker)
+	case r.Dynamic != nil:
+		return r.Dynamic.equal(other.Dynamic)
+	}
+	return false
 }
 
 // named returns the first of the fields that the write names, if any.
@@ -449,20 +555,41 @@ func (b *backend) deleteRole(ctx context.Context, req *logical.Request, data *fr
 	if err != nil {
 		return answer(err)
 	}
+	revoke, err := b.dropRole(ctx, req, name)
+	if err != nil {
+		return answer(err)
+	}
+	revoke() // with the role unlocked, because the registry may take long
+	return nil, nil
+}
+
+// dropRole deletes a role, and returns what remains to be done at its registry.
+func (b *backend) dropRole(ctx context.Context, req *logical.Request, name string) (revoke func(), err error) {
 	defer b.lockRole(name)()
+	nothing := func() {}
 
 	old, err := b.role(ctx, req.Storage, name)
 	if unreadable := (unreadableError{}); err != nil && !errors.As(err, &unreadable) {
 		return nil, err
 	} else if old == nil && err == nil {
-		return nil, nil
+		return nothing, nil
+	}
+	// What it has minted goes first, or a role that is made anew under the name
+	// would serve it.
+	revoke = nothing
+	if old == nil || old.isShared() {
+		if revoke, err = b.dropShared(ctx, req.Storage, name); err != nil {
+			return nil, err
+		}
 	}
 	if err := req.Storage.Delete(ctx, roleStoragePrefix+name); err != nil {
 		return nil, fmt.Errorf("deleting role %q: %w", name, err)
 	}
 	b.deleteExpiry(ctx, req.Storage, old.expiresAt(), name)
+	b.deleteConnectionRole(ctx, req.Storage, old.connection(), name)
+	b.schedule(name, time.Time{})
 	b.sendEvent(ctx, req, "role-delete", "creds/"+name)
-	return nil, nil
+	return revoke, nil
 }
 
 const roleHelp = `
@@ -472,6 +599,15 @@ A static role holds the credential of a registry:
 
 or, in dockerconfigjson, a whole Docker config with any number of registries.
 hostname means the same as registry.
+
+A dynamic role has a connection mint its credential at the registry:
+
+    connection, mode, and what the connection's type needs, such as project
+
+With mode=shared (the default) there is one credential, which the engine
+replaces every rotation_period and revokes grace_period later, and which is read
+without a lease. With mode=leased each read mints one, on a lease of ttl that can
+be renewed up to max_ttl.
 
 A bundle role joins the credentials of other roles into one pull secret: members
 names them, and each must name the bundle in its allowed_bundles.

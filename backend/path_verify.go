@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
+	"vault-plugin-secrets-regcred/backend/issuer"
 	"vault-plugin-secrets-regcred/backend/registry"
 )
 
@@ -25,6 +26,9 @@ const (
 
 	// verifyAtOnce is how many registries are asked at the same time.
 	verifyAtOnce = 8
+
+	// trialLifetime is how long a credential lives that is minted to be tried.
+	trialLifetime = 10 * time.Minute
 
 	// maxQuotedFailures is how many refusals an error repeats.
 	maxQuotedFailures = 5
@@ -85,15 +89,44 @@ func (b *backend) verifyRole(ctx context.Context, req *logical.Request, data *fr
 	if r == nil {
 		return nil, noSuchRole(name)
 	}
-	secret, err := b.pullSecret(ctx, req.Storage, name, r)
+	secret, done, err := b.secretToVerify(ctx, req.Storage, name, r)
 	if err != nil {
-		return answer(err)
+		return answer(registryError(err))
 	}
+	defer done()
 	results, err := b.verify(ctx, secret, data.Get("repository").(string))
 	if err != nil {
 		return answer(err)
 	}
 	return &logical.Response{Data: verifyResponse(results)}, nil
+}
+
+// secretToVerify returns the pull secret that a role serves. Of a leased role,
+// which serves another one to each, it is one that is minted for the purpose
+// and revoked when done.
+func (b *backend) secretToVerify(ctx context.Context, storage logical.Storage, name string, r *role) (secret pullSecret, done func(), err error) {
+	if !r.isLeased() {
+		secret, err = b.pullSecret(ctx, storage, name, r, toServe)
+		return secret, func() {}, err
+	}
+	return b.trial(ctx, storage, name, r)
+}
+
+// trial mints a credential for a dynamic role that nobody is given.
+func (b *backend) trial(ctx context.Context, storage logical.Storage, name string, r *role) (secret pullSecret, done func(), err error) {
+	if b.onStandby() {
+		return pullSecret{}, nil, logical.ErrReadOnly
+	}
+	settings, err := b.config(ctx, storage)
+	if err != nil {
+		return pullSecret{}, nil, err
+	}
+	made, err := b.mintFor(ctx, storage, name, r, func(issuer.Target) time.Duration { return trialLifetime })
+	if err != nil {
+		return pullSecret{}, nil, err
+	}
+	secret = pullSecret{Docker: made.Docker, settings: settings, sources: []source{{name: name, role: r, docker: made.Docker}}}
+	return secret, func() { b.abandon(ctx, storage, made) }, nil
 }
 
 // verifyBeforeWrite refuses a pull secret that its registries refuse.
@@ -119,7 +152,7 @@ func (b *backend) verifyBeforeWrite(ctx context.Context, secret pullSecret) erro
 
 // verify asks the registries of a pull secret, some at a time.
 func (b *backend) verify(ctx context.Context, secret pullSecret, repository string) ([]verification, error) {
-	cas, err := secret.settings.certPool()
+	cas, err := parseCAs(secret.settings.CAPEM)
 	if err != nil {
 		return nil, err
 	}
@@ -127,7 +160,7 @@ func (b *backend) verify(ctx context.Context, secret pullSecret, repository stri
 	var results []verification
 	var credentials []dockerconfig.Credential
 	for _, s := range secret.sources {
-		for _, c := range s.Static.Docker.Credentials() {
+		for _, c := range s.docker.Credentials() {
 			results = append(results, verification{role: s.name, registry: c.Registry, repository: s.VerifyRepository})
 			credentials = append(credentials, c)
 		}
@@ -200,11 +233,11 @@ func repositoryIn(key dockerconfig.Key, repository string, single bool) (path st
 }
 
 // checkVerifyRepository refuses a repository that a verification could not use.
-func (r *role) checkVerifyRepository() error {
+func (r *role) checkVerifyRepository(docker dockerconfig.Config) error {
 	if r.VerifyRepository == "" {
 		return nil
 	}
-	credentials := r.Static.Docker.Credentials()
+	credentials := docker.Credentials()
 	for _, c := range credentials {
 		_, fits, err := repositoryIn(c.Registry, r.VerifyRepository, len(credentials) == 1)
 		if err != nil {

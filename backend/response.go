@@ -39,13 +39,18 @@ func formatTime(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 // is best effort: not every server has a bus, and a write that is stored must
 // not fail for it.
 func (b *backend) sendEvent(ctx context.Context, req *logical.Request, event, dataPath string) {
+	b.sendEventOf(ctx, event, req.Path, dataPath, req.Operation)
+}
+
+// sendEventOf does the same for what no request, or one of another path, does.
+func (b *backend) sendEventOf(ctx context.Context, event, path, dataPath string, op logical.Operation) {
 	err := logical.SendEvent(ctx, b, operationPrefix+"/"+event,
-		logical.EventMetadataPath, req.Path,
+		logical.EventMetadataPath, path,
 		logical.EventMetadataDataPath, dataPath,
-		logical.EventMetadataOperation, string(req.Operation),
+		logical.EventMetadataOperation, string(op),
 		logical.EventMetadataModified, "true",
 	)
 	if err != nil {
-		b.Logger().Trace("event not sent", "event", event, "path", req.Path, "error", err)
+		b.Logger().Trace("event not sent", "event", event, "path", path, "error", err)
 	}
 }

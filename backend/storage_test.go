@@ -65,12 +65,12 @@ func TestEntriesItCannotReadAreLeftAlone(t *testing.T) {
 		"empty":                      {"", "the stored entry is damaged"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			for key := range samples {
+			for _, key := range []string{"config", "roles/app", "connections/app"} {
 				e := newSampledEngine(t)
 				e.store(key, c.value)
 				before := e.snapshot()
 				everyOperation(t, func(t *testing.T, op logical.Operation, path string, _ framework.OperationProperties) {
-					if op == logical.DeleteOperation || op == logical.ListOperation || path == "config" && key != "config" || path == "expiring" && key != "config" || path == "roles/app" && key == "config" && op != logical.ReadOperation {
+					if !reads(op, path, key) {
 						return
 					}
 					resp, err := e.direct(op, path)
@@ -85,6 +85,25 @@ func TestEntriesItCannotReadAreLeftAlone(t *testing.T) {
 			}
 		})
 	}
+}
+
+// reads reports whether an operation needs an entry that stands under a key.
+func reads(op logical.Operation, path, key string) bool {
+	switch {
+	case op == logical.DeleteOperation || op == logical.ListOperation:
+		return false
+	case path == "config" || path == "expiring":
+		return key == "config"
+	case path == "connections/app" && op == logical.ReadOperation, path == "connections/app/rotate-root":
+		return key == "connections/app"
+	case path == "connections/app" && op == logical.CreateOperation: // it is there already
+		return key == "connections/app"
+	case strings.HasPrefix(path, "connections/"):
+		return key != "roles/app"
+	case path == "roles/app" && op != logical.ReadOperation, path == "rotate/app":
+		return key == "roles/app"
+	}
+	return key != "connections/app"
 }
 
 func TestRolesItCannotUnderstandAreErrors(t *testing.T) {

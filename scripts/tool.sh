@@ -26,10 +26,15 @@ case ${1:-} in
     ;;
   etcd) go_build etcd tests/tools/etcd -ldflags="$small" go.etcd.io/etcd/server/v3 ;;
   external-secrets) go_build external-secrets tests/tools/external-secrets -ldflags="$small" github.com/external-secrets/external-secrets ;;
+  gitea)
+    # With SQLite, which is C.
+    CGO_ENABLED=1 go_build gitea tests/tools/gitea -tags=sqlite,sqlite_unlock_notify \
+      -ldflags="$small -X main.Version=1.26.0" code.gitea.io/gitea
+    ;;
   read-kubelet) go_build read-kubelet tests/tools/kubernetes -ldflags="$small" ./read-kubelet ;;
   read-containers) go_build read-containers tests/tools/containers -ldflags="$small" ./read-containers ;;
   pause) CGO_ENABLED=0 go_build pause tests -ldflags="$small" ./tools/pause ;;
   gofumpt) go_build gofumpt tests/tools/lint -ldflags="$small" mvdan.cc/gofumpt ;;
   golangci-lint) go_build golangci-lint tests/tools/lint -ldflags="$small" github.com/golangci/golangci-lint/v2/cmd/golangci-lint ;;
-  *) die "usage: scripts/tool.sh registry|crane|kubectl|kube-apiserver|kubelet|etcd|external-secrets|read-kubelet|read-containers|pause|gofumpt|golangci-lint" ;;
+  *) die "usage: scripts/tool.sh registry|crane|kubectl|kube-apiserver|kubelet|etcd|external-secrets|gitea|read-kubelet|read-containers|pause|gofumpt|golangci-lint" ;;
 esac

@@ -54,6 +54,12 @@ func Definite(err error) bool {
 	return errors.As(err, &e) && e.definite
 }
 
+// IsError reports whether an error is about a call to a registry.
+func IsError(err error) bool {
+	var e *Error
+	return errors.As(err, &e)
+}
+
 // StatusOf returns the HTTP status that an error is about, 0 if none.
 func StatusOf(err error) int {
 	var e *Error

@@ -1,0 +1,370 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-regcred/backend/issuer"
+)
+
+const (
+	modeLeased = "leased"
+	modeShared = "shared"
+
+	defaultRotationPeriod = 24 * time.Hour
+	defaultGracePeriod    = time.Hour
+
+	// minRotationPeriod keeps a slip of the pen from minting all the time.
+	minRotationPeriod = 5 * time.Second
+
+	// maxOverlap is how many credentials of a role may wait for the end of
+	// their grace period: all stand in one entry of limited size.
+	maxOverlap = 50
+
+	// shortGrace is less than what many consumers need to read again.
+	shortGrace = 5 * time.Minute
+)
+
+// dynamicRole is a role that has a connection mint its credential.
+type dynamicRole struct {
+	Connection string
+	Mode       string          // modeLeased or modeShared
+	For        issuer.Settings // the fields of the connection's type
+
+	TTL, MaxTTL time.Duration // leased; 0 is the mount's
+
+	RotationPeriod, GracePeriod time.Duration // shared
+}
+
+// storedDynamicRole is a dynamicRole as it stands in storage. Durations are in
+// seconds.
+type storedDynamicRole struct {
+	Connection     string          `json:"connection"`
+	Mode           string          `json:"mode"`
+	For            issuer.Settings `json:"for,omitempty"`
+	TTL            int64           `json:"ttl,omitempty"`
+	MaxTTL         int64           `json:"max_ttl,omitempty"`
+	RotationPeriod int64           `json:"rotation_period,omitempty"`
+	GracePeriod    int64           `json:"grace_period,omitempty"`
+}
+
+func (d *dynamicRole) stored() *storedDynamicRole {
+	return &storedDynamicRole{
+		Connection:     d.Connection,
+		Mode:           d.Mode,
+		For:            d.For,
+		TTL:            inSeconds(d.TTL),
+		MaxTTL:         inSeconds(d.MaxTTL),
+		RotationPeriod: inSeconds(d.RotationPeriod),
+		GracePeriod:    inSeconds(d.GracePeriod),
+	}
+}
+
+func (s *storedDynamicRole) role() *dynamicRole {
+	return &dynamicRole{
+		Connection:     s.Connection,
+		Mode:           s.Mode,
+		For:            s.For,
+		TTL:            ofSeconds(s.TTL),
+		MaxTTL:         ofSeconds(s.MaxTTL),
+		RotationPeriod: ofSeconds(s.RotationPeriod),
+		GracePeriod:    ofSeconds(s.GracePeriod),
+	}
+}
+
+func inSeconds(d time.Duration) int64 { return int64(d / time.Second) }
+
+func ofSeconds(n int64) time.Duration { return time.Duration(n) * time.Second }
+
+// equal reports whether both mint the same.
+func (d *dynamicRole) equal(other *dynamicRole) bool {
+	return d.Connection == other.Connection && d.Mode == other.Mode && maps.Equal(d.For, other.For) &&
+		d.TTL == other.TTL && d.MaxTTL == other.MaxTTL &&
+		d.RotationPeriod == other.RotationPeriod && d.GracePeriod == other.GracePeriod
+}
+
+// readBack returns the fields of the role; what its credential is, the shared
+// state adds.
+func (d *dynamicRole) readBack() map[string]any {
+	data := readBackSettings(fieldsOfTypes(roleFieldsOf), d.For)
+	data["connection"], data["mode"] = d.Connection, d.Mode
+	if d.Mode == modeLeased {
+		data["ttl"], data["max_ttl"] = inSeconds(d.TTL), inSeconds(d.MaxTTL)
+		return data
+	}
+	data["rotation_period"], data["grace_period"] = inSeconds(d.RotationPeriod), inSeconds(d.GracePeriod)
+	return data
+}
+
+// dynamicFields are the fields of roles/<role> that make a role dynamic.
+func dynamicFields() map[string]*framework.FieldSchema {
+	fields := fieldsOfTypes(roleFieldsOf)
+	maps.Copy(fields, map[string]*framework.FieldSchema{
+		"connection": {
+			Type:        framework.TypeString,
+			Description: "Name of the connection that mints the role's credential. Its allowed_roles must name this role.",
+		},
+		"mode": {
+			Type:          framework.TypeString,
+			Default:       modeShared,
+			Description:   "shared: one credential, rotated by the engine and read without a lease. leased: one credential per read, on a Vault lease.",
+			AllowedValues: []any{modeShared, modeLeased},
+		},
+		"ttl": {
+			Type:        framework.TypeDurationSecond,
+			Description: "Leased: how long a lease lasts before it is renewed. Empty or 0: the mount's default.",
+		},
+		"max_ttl": {
+			Type:        framework.TypeDurationSecond,
+			Description: "Leased: how long a lease can be renewed. Empty or 0: the mount's maximum.",
+		},
+		"rotation_period": {
+			Type:        framework.TypeDurationSecond,
+			Description: "Shared: how often the credential is replaced; by default 24h, or less where the registry lets none live as long.",
+		},
+		"grace_period": {
+			Type:        framework.TypeDurationSecond,
+			Description: "Shared: how long a replaced credential goes on working; by default 1h.",
+		},
+	})
+	return fields
+}
+
+// applyDynamic returns the dynamic part of a role as the write makes it; old is
+// nil for a new one. Whether the role may use the connection, and mint for what
+// it names, is checked here and at each mint.
+func (b *backend) applyDynamic(ctx context.Context, storage logical.Storage, in input, name string, old *dynamicRole) (*dynamicRole, []string, error) {
+	d := &dynamicRole{Mode: modeShared}
+	if old != nil {
+		*d = *old
+	}
+	if in.has("connection") {
+		d.Connection = in.text("connection")
+	}
+	if d.Connection == "" {
+		return nil, nil, refusef("connection: must be the name of the connection that mints the role's credential")
+	}
+	if err := in.applyMode(d, old); err != nil {
+		return nil, nil, err
+	}
+	if old != nil && in.named(dynamicFields()) == "" {
+		return d, nil, nil // can still be locked down when the connection is closed to it
+	}
+	c, err := b.connectionFor(ctx, storage, d.Connection, name)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := in.refuseOtherTypes("role", c.Type, roleFieldsOf); err != nil {
+		return nil, nil, err
+	}
+	settings := d.For
+	if old != nil && old.Connection != d.Connection {
+		settings = nil // those of another registry mean nothing here
+	}
+	target, err := b.target(c, in.applySettings(c.Type.RoleFields, settings))
+	if err != nil {
+		return nil, nil, err
+	}
+	d.For = target.Settings
+	warnings := target.Warnings
+	if d.Mode == modeLeased {
+		more, err := b.applyTTLs(in, d, target)
+		return d, append(warnings, more...), err
+	}
+	more, err := in.applyPeriods(d, old, target)
+	return d, append(warnings, more...), err
+}
+
+// applyMode sets the mode and refuses fields of the other one.
+func (in input) applyMode(d, old *dynamicRole) error {
+	if in.has("mode") {
+		mode := in.text("mode")
+		if mode == "" {
+			mode = modeShared
+		}
+		if mode != modeShared && mode != modeLeased {
+			return refusef("mode: must be %s (one credential, rotated by the engine) or %s (one credential per read)", modeShared, modeLeased)
+		}
+		if old != nil && old.Mode != mode {
+			return refusef("mode: is %s and cannot be changed; delete the role first, or write a role of another name", old.Mode)
+		}
+		d.Mode = mode
+	}
+	others, meant := []string{"ttl", "max_ttl"}, "rotation_period and grace_period"
+	if d.Mode == modeLeased {
+		others, meant = []string{"rotation_period", "grace_period"}, "ttl and max_ttl"
+	}
+	if i := slices.IndexFunc(others, func(field string) bool { return in.has(field) }); i >= 0 {
+		return refusef("%s: a role of mode %s has %s instead", others[i], d.Mode, meant)
+	}
+	return nil
+}
+
+// applyTTLs sets how long leases last, and says what caps that.
+func (b *backend) applyTTLs(in input, d *dynamicRole, target issuer.Target) (warnings []string, err error) {
+	if in.has("ttl") {
+		d.TTL = in.duration("ttl")
+	}
+	if in.has("max_ttl") {
+		d.MaxTTL = in.duration("max_ttl")
+	}
+	if d.MaxTTL > 0 && d.TTL > d.MaxTTL {
+		return nil, refusef("ttl: must be at most max_ttl, which is %s", d.MaxTTL)
+	}
+	most, capped := b.mostTTL(target)
+	for field, ttl := range map[string]time.Duration{"ttl": d.TTL, "max_ttl": d.MaxTTL} {
+		if ttl > most {
+			warnings = append(warnings, fmt.Sprintf("%s: leases last at most %s, which is %s", field, most, capped))
+		}
+	}
+	slices.Sort(warnings)
+	return warnings, nil
+}
+
+// mostTTL is how long a lease on a credential can last, and what says so.
+func (b *backend) mostTTL(target issuer.Target) (most time.Duration, capped string) {
+	most, capped = b.System().MaxLeaseTTL(), "the mount's maximum"
+	if target.MaxLifetime > 0 && target.MaxLifetime < most {
+		most, capped = target.MaxLifetime, "how long the registry lets such a credential live"
+	}
+	return most, capped
+}
+
+// applyPeriods sets how often the credential is replaced. Defaults are stored,
+// so that a role stays what it was when they change.
+func (in input) applyPeriods(d, old *dynamicRole, target issuer.Target) (warnings []string, err error) {
+	longest := target.MaxLifetime
+	if old == nil || in.has("rotation_period") {
+		d.RotationPeriod = in.duration("rotation_period")
+		if d.RotationPeriod == 0 && !in.has("rotation_period") || in.Raw["rotation_period"] == nil {
+			d.RotationPeriod = defaultRotationPeriod
+			if longest > 0 {
+				d.RotationPeriod = min(d.RotationPeriod, longest/2)
+			}
+		}
+	}
+	if old == nil || in.has("grace_period") {
+		d.GracePeriod = in.duration("grace_period")
+		if in.Raw["grace_period"] == nil {
+			d.GracePeriod = min(defaultGracePeriod, max(d.RotationPeriod, time.Minute))
+			if longest > 0 {
+				d.GracePeriod = min(d.GracePeriod, longest/4)
+			}
+		}
+	}
+	switch {
+	case d.RotationPeriod < minRotationPeriod:
+		return nil, refusef("rotation_period: must be at least %s", minRotationPeriod)
+	case d.GracePeriod > maxOverlap*d.RotationPeriod:
+		return nil, refusef("grace_period: must be at most %d times rotation_period, or too many credentials would be alive at once", maxOverlap)
+	case longest > 0 && d.RotationPeriod+d.GracePeriod > longest:
+		return nil, refusef("rotation_period: with grace_period must be at most %s together, because the registry lets such a credential live no longer", longest)
+	case d.GracePeriod < shortGrace && in.has("grace_period"):
+		warnings = append(warnings, fmt.Sprintf("grace_period: %s is short; what was read before a rotation stops working so long after it, and many tools read again after minutes only", d.GracePeriod))
+	}
+	return warnings, nil
+}
+
+// lifetime is how long a shared credential is to live at the registry: over the
+// next rotation and its grace period, and so long again that a registry which
+// cannot mint for a while costs nothing. One that is left behind, as by
+// disabling the mount, so ends by itself.
+func (d *dynamicRole) lifetime(target issuer.Target) time.Duration {
+	lifetime := 2*d.RotationPeriod + d.GracePeriod
+	if target.MaxLifetime > 0 {
+		lifetime = min(lifetime, target.MaxLifetime)
+	}
+	return lifetime
+}
+
+// connectionRolesPrefix is the index of the roles that use a connection, one
+// storage key for each. A key is written before the role and deleted after it,
+// so a crash in between leaves a key too many and never one too few: readers
+// compare with the role itself.
+const connectionRolesPrefix = "connection-roles/"
+
+func connectionRoleKey(connection, role string) string {
+	return connectionRolesPrefix + connection + "/" + role
+}
+
+func (b *backend) putConnectionRole(ctx context.Context, storage logical.Storage, connection, role string) error {
+	if connection == "" {
+		return nil
+	}
+	if err := storage.Put(ctx, &logical.StorageEntry{Key: connectionRoleKey(connection, role)}); err != nil {
+		return fmt.Errorf("noting that role %q uses connection %q: %w", role, connection, err)
+	}
+	return nil
+}
+
+// deleteConnectionRole takes a key out of the index. The role is changed
+// already, and a key too many does no harm, so a failure is not one of the
+// request.
+func (b *backend) deleteConnectionRole(ctx context.Context, storage logical.Storage, connection, role string) {
+	if connection == "" {
+		return
+	}
+	if err := storage.Delete(ctx, connectionRoleKey(connection, role)); err != nil {
+		b.Logger().Warn("a role stays in the index of its former connection", "role", role, "connection", connection, "error", err)
+	}
+}
+
+// connectionUse is what keeps a connection from being deleted.
+type connectionUse struct {
+	roles   []string
+	minted  int // credentials that are leased
+	waiting int // credentials to be found and revoked
+}
+
+// String is empty where there is nothing.
+func (u connectionUse) String() string {
+	var parts []string
+	if n := len(u.roles); n > 0 {
+		shown := u.roles[:min(n, maxQuotedFields)]
+		more := ""
+		if n > len(shown) {
+			more = fmt.Sprintf(" and %d more", n-len(shown))
+		}
+		parts = append(parts, "roles "+strings.Join(shown, ", ")+more)
+	}
+	if u.minted > 0 {
+		parts = append(parts, fmt.Sprintf("%d leased credentials", u.minted))
+	}
+	if u.waiting > 0 {
+		parts = append(parts, fmt.Sprintf("%d credentials that wait to be revoked", u.waiting))
+	}
+	return strings.Join(parts, ", ")
+}
+
+func (b *backend) connectionUse(ctx context.Context, storage logical.Storage, connection string) (connectionUse, error) {
+	var use connectionUse
+	names, err := storage.List(ctx, connectionRolesPrefix+connection+"/")
+	if err != nil {
+		return use, fmt.Errorf("listing the roles of connection %q: %w", connection, err)
+	}
+	for _, name := range names {
+		r, err := b.role(ctx, storage, name)
+		if err != nil {
+			return use, err
+		}
+		if r != nil && r.Dynamic != nil && r.Dynamic.Connection == connection {
+			use.roles = append(use.roles, name)
+		}
+	}
+	leases, err := storage.List(ctx, leasePrefix(connection))
+	if err != nil {
+		return use, fmt.Errorf("listing the leases of connection %q: %w", connection, err)
+	}
+	use.minted = len(leases)
+	use.waiting, err = b.waitingFor(ctx, storage, connection)
+	return use, err
+}

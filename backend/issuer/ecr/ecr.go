@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: MPL-2.0
+
+// Package ecr mints authorization tokens of Amazon's Elastic Container
+// Registry, private and public. Such a token is a password of the user AWS, is
+// good for 12 hours, and cannot be ended before.
+package ecr
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/retry"
+	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/hashicorp/vault/sdk/framework"
+
+	"vault-plugin-secrets-regcred/backend/issuer"
+)
+
+const (
+	// tokenLifetime is that of AuthorizationData in the ECR API reference.
+	tokenLifetime = 12 * time.Hour
+
+	fieldRegion       = "region"
+	fieldAccessKey    = "access_key_id"
+	fieldSecretKey    = "secret_access_key"
+	fieldRoleARN      = "role_arn"
+	fieldExternalID   = "external_id"
+	fieldRepositories = "repositories"
+	fieldAccess       = "access"
+
+	accessPull = "pull"
+	accessPush = "push"
+)
+
+// Type is the type ecr.
+func Type() issuer.Type {
+	return issuer.Type{
+		Name:             "ecr",
+		Description:      "Authorization tokens of Amazon ECR, private and public, which are good for 12 hours.",
+		ConnectionFields: connectionFields(),
+		RoleFields:       roleFields(),
+		URLOptional:      true,
+		NoRevocation:     true,
+		Target:           target,
+		New:              open,
+	}
+}
+
+func connectionFields() map[string]*framework.FieldSchema {
+	return map[string]*framework.FieldSchema{
+		fieldRegion: {
+			Type:        framework.TypeString,
+			Description: "AWS region of the registries. Taken from their host names where those are of ECR.",
+		},
+		fieldAccessKey: {
+			Type:        framework.TypeString,
+			Description: "Access key ID of an IAM user. Without it, Vault's own AWS credentials are used: environment, web identity (IRSA), container or instance profile.",
+		},
+		fieldSecretKey: {
+			Type:         framework.TypeString,
+			Description:  "Secret access key that belongs to access_key_id.",
+			DisplayAttrs: &framework.DisplayAttributes{Sensitive: true},
+		},
+		fieldRoleARN: {
+			Type:        framework.TypeString,
+			Description: "ARN of an IAM role to assume for each credential. Only with it can roles limit what a credential may do.",
+		},
+		fieldExternalID: {
+			Type:        framework.TypeString,
+			Description: "External ID that the trust policy of role_arn asks for.",
+		},
+	}
+}
+
+func roleFields() map[string]*framework.FieldSchema {
+	return map[string]*framework.FieldSchema{
+		fieldRepositories: {
+			Type:        framework.TypeCommaStringSlice,
+			Description: "Names of the repositories that the credential is for, without the registry's host; '*' stands for any characters. Empty: all that the role_arn of the connection may use.",
+		},
+		fieldAccess: {
+			Type:        framework.TypeString,
+			Description: "What the credential may do: pull (the default), or push, which is pull and push.",
+		},
+	}
+}
+
+// tokens is the issuer of a connection.
+type tokens struct {
+	conn    issuer.Connection
+	place   place
+	creds   aws.CredentialsProvider
+	retryer aws.Retryer
+}
+
+func open(c issuer.Connection) (issuer.Issuer, error) {
+	where, err := locate(c)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkKeys(c.Settings[fieldAccessKey], c.Secrets[fieldSecretKey].Reveal()); err != nil {
+		return nil, err
+	}
+	if err := checkRole(c.Settings[fieldRoleARN], c.Settings[fieldExternalID]); err != nil {
+		return nil, err
+	}
+	t := &tokens{conn: c, place: where, retryer: newRetryer()}
+	if key := c.Settings[fieldAccessKey]; key != "" {
+		t.creds = credentials.NewStaticCredentialsProvider(key, c.Secrets[fieldSecretKey].Reveal(), "")
+	} else {
+		t.creds = aws.NewCredentialsCache(machine{region: where.region})
+	}
+	return t, nil
+}
+
+var (
+	keyPattern        = regexp.MustCompile(`^\w{16,128}$`)
+	rolePattern       = regexp.MustCompile(`^arn:(aws[a-z-]*):iam::[0-9]{12}:role/(?:[!-~]{1,510}/)?[\w+=,.@-]{1,64}$`)
+	externalIDPattern = regexp.MustCompile(`^[\w+=,.@:/-]+$`)
+	secretPattern     = regexp.MustCompile(`^[!-~]+$`)
+)
+
+// checkKeys allows both or none.
+func checkKeys(key, secret string) error {
+	switch {
+	case key == "" && secret == "":
+		return nil
+	case key == "":
+		return errors.New("access_key_id: must be given with secret_access_key; leave out both to use Vault's own AWS credentials")
+	case secret == "":
+		return errors.New("secret_access_key: must be given with access_key_id; leave out both to use Vault's own AWS credentials")
+	case !keyPattern.MatchString(key):
+		return errors.New("access_key_id: must be 16 to 128 letters, digits or '_', such as AKIAIOSFODNN7EXAMPLE")
+	case strings.HasPrefix(key, "ASIA"):
+		return errors.New("access_key_id: must be the lasting key of an IAM user, which starts with AKIA: one that starts with ASIA is temporary and would stop working within hours")
+	case !secretPattern.MatchString(secret):
+		return errors.New("secret_access_key: must have no white space and only ASCII characters")
+	}
+	return nil
+}
+
+func checkRole(arn, externalID string) error {
+	switch {
+	case arn != "" && !rolePattern.MatchString(arn):
+		return errors.New("role_arn: must be the ARN of an IAM role, such as arn:aws:iam::123456789012:role/regcred-ecr")
+	case arn == "" && externalID != "":
+		return errors.New("external_id: must be left out without role_arn, because only the trust policy of a role asks for it")
+	case externalID != "" && (!externalIDPattern.MatchString(externalID) || len(externalID) < 2 || len(externalID) > 1224):
+		return errors.New("external_id: must be 2 to 1224 letters, digits or any of _+=,.@:/-")
+	}
+	return nil
+}
+
+// partition returns that of an ARN of a role: aws, aws-cn, aws-us-gov.
+func partition(arn string) string {
+	if found := rolePattern.FindStringSubmatch(arn); found != nil {
+		return found[1]
+	}
+	return "aws"
+}
+
+// target has a role's fields say no more than what a session policy enforces.
+func target(c issuer.Connection, fields issuer.Settings) (issuer.Target, error) {
+	where, err := locate(c)
+	if err != nil {
+		return issuer.Target{}, err
+	}
+	t := issuer.Target{Settings: issuer.Settings{}, Names: []string{"*"}, MaxLifetime: tokenLifetime}
+	if c.Settings[fieldRoleARN] == "" {
+		for _, field := range []string{fieldRepositories, fieldAccess} {
+			if fields[field] != "" {
+				return issuer.Target{}, fmt.Errorf("%s: must be left out while the connection has no role_arn: then a token can do all that the policies in IAM let the connection's principal do; with role_arn, each credential can be limited", field)
+			}
+		}
+		t.Warnings = []string{"the credential can do all that the policies in IAM let the connection's principal do; with role_arn on the connection, repositories and access can limit it"}
+		return t, nil
+	}
+	access := fields[fieldAccess]
+	switch access {
+	case "":
+		access = accessPull
+	case accessPull, accessPush:
+	default:
+		return issuer.Target{}, errors.New("access: must be pull or push (which is pull and push)")
+	}
+	t.Settings[fieldAccess] = access
+	names, err := parseRepositories(fields[fieldRepositories])
+	if err != nil {
+		return issuer.Target{}, err
+	}
+	if len(names) > 0 {
+		if where.public && access == accessPull {
+			return issuer.Target{}, errors.New("repositories: must be left out for access=pull from public.ecr.aws, because anyone may pull all of it; with access=push it limits what can be pushed to")
+		}
+		t.Settings[fieldRepositories], t.Names = strings.Join(names, ","), names
+	}
+	if size := len(sessionPolicy(where, partition(c.Settings[fieldRoleARN]), t.Settings)); size > maxPolicy {
+		return issuer.Target{}, fmt.Errorf("repositories: must be fewer or shorter: the session policy that limits the credential to them has %d characters, and AWS takes %d; one name with '*', such as team/*, can stand for many", size, maxPolicy)
+	}
+	return t, nil
+}
+
+// machine is the AWS identity of the machine or pod that Vault runs on. Where
+// it is to be found is looked up at the first use, because New calls nothing.
+type machine struct{ region string }
+
+// Retrieve implements [aws.CredentialsProvider]. It does not go through the
+// connection's client, which refuses the link-local addresses where AWS answers
+// with the credentials of a machine.
+func (m machine) Retrieve(ctx context.Context) (aws.Credentials, error) {
+	found, err := config.LoadDefaultConfig(ctx, config.WithRegion(m.region))
+	if err != nil {
+		return aws.Credentials{}, err
+	}
+	return found.Credentials.Retrieve(ctx)
+}
+
+// newRetryer repeats what was throttled, which AWS says with a status of 400
+// that the connection's client does not know. Nothing else, so that an access
+// key is never made twice.
+func newRetryer() aws.Retryer {
+	return retry.NewStandard(func(o *retry.StandardOptions) {
+		o.MaxAttempts, o.MaxBackoff = 3, 2*time.Second
+		o.Retryables = []retry.IsErrorRetryable{retry.RetryableErrorCode{Codes: map[string]struct{}{
+			"Throttling": {}, "ThrottlingException": {}, "RequestLimitExceeded": {}, "TooManyRequestsException": {},
+		}}}
+	})
+}

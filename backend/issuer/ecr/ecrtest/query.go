@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package ecrtest
+
+import (
+	"crypto/rand"
+	"encoding/xml"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
+	"strconv"
+	"time"
+)
+
+// element is a part of an answer in XML.
+type element struct {
+	XMLName xml.Name
+	Text    string `xml:",chardata"`
+	Parts   []element
+}
+
+func tag(name string, parts ...element) element {
+	return element{XMLName: xml.Name{Local: name}, Parts: parts}
+}
+
+func text(name, value string) element {
+	return element{XMLName: xml.Name{Local: name}, Text: value}
+}
+
+// serveQuery answers calls of STS and IAM.
+func (s *Server) serveQuery(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	form, err := url.ParseQuery(peek(r))
+	action := form.Get("Action")
+	calls := map[string]struct {
+		service, version string
+		act              func(principal, url.Values) ([]element, *fault)
+	}{
+		"AssumeRole":        {"sts", "2011-06-15", s.assumeRole},
+		"GetCallerIdentity": {"sts", "2011-06-15", s.callerIdentity},
+		"ListAccessKeys":    {"iam", "2010-05-08", s.listAccessKeys},
+		"CreateAccessKey":   {"iam", "2010-05-08", s.createAccessKey},
+		"DeleteAccessKey":   {"iam", "2010-05-08", s.deleteAccessKey},
+		"ListUserTags":      {"iam", "2010-05-08", s.listUserTags},
+		"TagUser":           {"iam", "2010-05-08", s.tagUser},
+		"UntagUser":         {"iam", "2010-05-08", s.untagUser},
+	}
+	call, known := calls[action]
+	if err != nil || !known || form.Get("Version") != call.version {
+		answerFault(w, &fault{status: 400, query: "InvalidAction", message: "Could not find operation " + action})
+		return
+	}
+	who, wrong := s.authenticate(r, call.service)
+	if wrong == nil && call.service == "iam" {
+		wrong = s.mayOnUser(who, "iam:"+action, form.Get("UserName"))
+	}
+	var parts []element
+	if wrong == nil {
+		parts, wrong = call.act(who, form)
+	}
+	if wrong != nil {
+		answerFault(w, wrong)
+		return
+	}
+	answerXML(w, http.StatusOK, tag(action+"Response", tag(action+"Result", parts...), tag("ResponseMetadata", text("RequestId", rand.Text()))))
+}
+
+func answerFault(w http.ResponseWriter, wrong *fault) {
+	answerXML(w, wrong.status, tag("ErrorResponse",
+		tag("Error", text("Type", "Sender"), text("Code", wrong.query), text("Message", wrong.message+wrong.messageHeader)),
+		text("RequestId", rand.Text())))
+}
+
+func answerXML(w http.ResponseWriter, status int, root element) {
+	w.Header().Set("Content-Type", "text/xml")
+	w.WriteHeader(status)
+	_ = xml.NewEncoder(w).Encode(root)
+}
+
+func (s *Server) callerIdentity(who principal, _ url.Values) ([]element, *fault) {
+	return []element{text("Arn", who.arn), text("UserId", "AIDA"+who.name), text("Account", Account)}, nil
+}
+
+var (
+	roleARN     = regexp.MustCompile(`^arn:aws:iam::` + Account + `:role/([\w+=,.@-]+)$`)
+	sessionName = regexp.MustCompile(`^[\w+=,.@-]{2,64}$`)
+)
+
+func (s *Server) assumeRole(who principal, form url.Values) ([]element, *fault) {
+	arn, name, policy := form.Get("RoleArn"), form.Get("RoleSessionName"), form.Get("Policy")
+	if !sessionName.MatchString(name) {
+		return nil, &fault{status: 400, query: "ValidationError", message: fmt.Sprintf("1 validation error detected: Value '%s' at 'roleSessionName' failed to satisfy constraint: Member must have length less than or equal to 64", name)}
+	}
+	if len(policy) > 2048 {
+		return nil, &fault{status: 400, query: "ValidationError", message: "1 validation error detected: Value at 'policy' failed to satisfy constraint: Member must have length less than or equal to 2048"}
+	}
+	var assumed *role
+	if found := roleARN.FindStringSubmatch(arn); found != nil {
+		assumed = s.roles[found[1]]
+	}
+	if assumed == nil || !who.may("sts:AssumeRole", arn) || !slices.Contains(assumed.trusts, who.user) || assumed.externalID != form.Get("ExternalId") {
+		return nil, &fault{status: 403, query: "AccessDenied", message: fmt.Sprintf("User: %s is not authorized to perform: sts:AssumeRole on resource: %s", who.arn, arn)}
+	}
+	key := s.newKey("ASIA")
+	made := &session{secret: key.Secret, token: rand.Text() + rand.Text() + "==", expires: s.now().Add(sessionLifetime)}
+	made.principal = principal{
+		arn:   fmt.Sprintf("arn:aws:sts::%s:assumed-role/%s/%s", Account, roleARN.FindStringSubmatch(arn)[1], name),
+		name:  name,
+		allow: func() []Statement { return assumed.allow },
+	}
+	if policy != "" {
+		limit, wrong := parsePolicy(policy)
+		if wrong != "" {
+			return nil, &fault{status: 400, query: "MalformedPolicyDocument", message: wrong}
+		}
+		made.limit, made.bound = limit, true
+	}
+	s.sessions[key.ID] = made
+	return []element{
+		tag("AssumedRoleUser", text("Arn", made.arn), text("AssumedRoleId", "AROAEXAMPLE:"+name)),
+		tag("Credentials", text("AccessKeyId", key.ID), text("SecretAccessKey", key.Secret), text("SessionToken", made.token),
+			text("Expiration", made.expires.UTC().Format(time.RFC3339))),
+	}, nil
+}
+
+// mayOnUser says what is wrong with a call of IAM for a user.
+func (s *Server) mayOnUser(who principal, action, name string) *fault {
+	arn := s.userPrincipal(name).arn
+	if !who.may(action, arn) {
+		return denied(who, action, arn)
+	}
+	if s.users[name] == nil {
+		return &fault{status: 404, query: "NoSuchEntity", message: fmt.Sprintf("The user with name %s cannot be found.", name)}
+	}
+	return nil
+}
+
+func (s *Server) createAccessKey(_ principal, form url.Values) ([]element, *fault) {
+	u := s.users[form.Get("UserName")]
+	if len(u.keys) >= keysPerUser {
+		return nil, &fault{status: 409, query: "LimitExceeded", message: fmt.Sprintf("Cannot exceed quota for AccessKeysPerUser: %d", keysPerUser)}
+	}
+	key := s.newKey("AKIA")
+	u.keys = append(u.keys, key)
+	return []element{tag("AccessKey", text("UserName", form.Get("UserName")), text("AccessKeyId", key.ID), text("Status", "Active"), text("SecretAccessKey", key.Secret))}, nil
+}
+
+func (s *Server) deleteAccessKey(_ principal, form url.Values) ([]element, *fault) {
+	u, id := s.users[form.Get("UserName")], form.Get("AccessKeyId")
+	before := len(u.keys)
+	u.keys = slices.DeleteFunc(u.keys, func(key Key) bool { return key.ID == id })
+	if len(u.keys) == before {
+		return nil, &fault{status: 404, query: "NoSuchEntity", message: fmt.Sprintf("The Access Key with id %s cannot be found.", id)}
+	}
+	return nil, nil
+}
+
+func (s *Server) listAccessKeys(_ principal, form url.Values) ([]element, *fault) {
+	var all []element
+	for _, key := range s.users[form.Get("UserName")].keys {
+		all = append(all, tag("member", text("UserName", form.Get("UserName")), text("AccessKeyId", key.ID), text("Status", "Active")))
+	}
+	return page("AccessKeyMetadata", all, form), nil
+}
+
+func (s *Server) listUserTags(_ principal, form url.Values) ([]element, *fault) {
+	tags := s.users[form.Get("UserName")].tags
+	var all []element
+	for _, key := range slices.Sorted(maps.Keys(tags)) {
+		all = append(all, tag("member", text("Key", key), text("Value", tags[key])))
+	}
+	return page("Tags", all, form), nil
+}
+
+// page returns one part of a list. AWS may return fewer than were asked for,
+// and here it returns one.
+func page(name string, all []element, form url.Values) []element {
+	at, err := strconv.Atoi(form.Get("Marker"))
+	if err != nil || at > len(all) {
+		at = 0
+	}
+	end := min(at+1, len(all))
+	parts := []element{tag(name, all[at:end]...), text("IsTruncated", strconv.FormatBool(end < len(all)))}
+	if end < len(all) {
+		parts = append(parts, text("Marker", strconv.Itoa(end)))
+	}
+	return parts
+}
+
+func (s *Server) tagUser(_ principal, form url.Values) ([]element, *fault) {
+	tags := s.users[form.Get("UserName")].tags
+	for i := 1; form.Has(fmt.Sprintf("Tags.member.%d.Key", i)); i++ {
+		tags[form.Get(fmt.Sprintf("Tags.member.%d.Key", i))] = form.Get(fmt.Sprintf("Tags.member.%d.Value", i))
+	}
+	return nil, nil
+}
+
+func (s *Server) untagUser(_ principal, form url.Values) ([]element, *fault) {
+	tags := s.users[form.Get("UserName")].tags
+	for i := 1; form.Has(fmt.Sprintf("TagKeys.member.%d", i)); i++ {
+		delete(tags, form.Get(fmt.Sprintf("TagKeys.member.%d", i)))
+	}
+	return nil, nil
+}

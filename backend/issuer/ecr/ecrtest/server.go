@@ -1,0 +1,317 @@
+// SPDX-License-Identifier: MPL-2.0
+
+// Package ecrtest is an in-memory AWS with what the issuer of the type ecr
+// uses: GetAuthorizationToken of ECR (API version 2015-09-21) and ECR Public
+// (2020-10-30), AssumeRole and GetCallerIdentity of STS (2011-06-15), access
+// keys and tags of users of IAM (2010-05-08), and a registry. It follows the
+// API references as they stood in November 2026: the JSON 1.1 and the query
+// protocol, signatures of version 4, policies of users and roles, session
+// policies, the limits of each, and the errors.
+//
+// What those do not say, it takes from what users report: a token goes on
+// working when the access key that it was minted with is deleted
+// (github.com/aws/aws-cli/issues/3500).
+package ecrtest
+
+import (
+	"encoding/base64"
+	"net/http"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"vault-plugin-secrets-regcred/backend/dockerconfig"
+	"vault-plugin-secrets-regcred/backend/issuer"
+	"vault-plugin-secrets-regcred/backend/issuer/issuertest"
+)
+
+const (
+	// Account is the AWS account of all users, roles and, unless their host
+	// says otherwise, repositories.
+	Account = "111122223333"
+
+	// Region is that of the private registries.
+	Region = "eu-central-1"
+
+	// User is the name of the IAM user of [Server.Connection].
+	User = "regcred"
+
+	// RoleName is that of the role which the user assumes.
+	RoleName = "regcred-ecr"
+
+	// ExternalID is what the role asks for.
+	ExternalID = "vault-regcred"
+
+	tokenLifetime   = 12 * time.Hour
+	sessionLifetime = time.Hour
+	keysPerUser     = 2
+)
+
+// Key is an access key of an IAM user.
+type Key struct{ ID, Secret string }
+
+// Server is an AWS on loopback.
+type Server struct {
+	*issuertest.Server
+
+	mu       sync.Mutex
+	now      func() time.Time
+	users    map[string]*user
+	roles    map[string]*role
+	sessions map[string]*session // by access key ID
+	tokens   map[string]*token   // by password
+	shared   map[string]bool     // accounts whose repositories Account may pull
+	key      Key                 // of User, as it was first
+	made     int                 // numbers keys and tokens
+}
+
+type user struct {
+	keys  []Key
+	tags  map[string]string
+	allow []Statement
+}
+
+type role struct {
+	trusts     []string // names of users
+	externalID string
+	allow      []Statement
+}
+
+// principal is who signed a request.
+type principal struct {
+	arn   string
+	name  string // of the user or of the session
+	user  string // empty for a session
+	allow func() []Statement
+	limit []Statement // the session policy
+	bound bool        // there is one
+}
+
+type session struct {
+	principal
+	secret, token string
+	expires       time.Time
+}
+
+type token struct {
+	principal
+	public  bool
+	expires time.Time
+}
+
+// New starts an AWS with one user and one role, with the permissions that the
+// documentation of the type asks for.
+func New(t testing.TB) *Server {
+	t.Helper()
+	s := &Server{
+		now:   time.Now,
+		users: map[string]*user{}, roles: map[string]*role{}, sessions: map[string]*session{},
+		tokens: map[string]*token{}, shared: map[string]bool{},
+	}
+	self := "arn:aws:iam::" + Account + ":user/" + User
+	s.key = s.AddUser(User,
+		Statement{Actions: []string{"sts:AssumeRole"}, Resources: []string{"arn:aws:iam::" + Account + ":role/" + RoleName}},
+		Statement{
+			Actions: []string{
+				"iam:CreateAccessKey", "iam:DeleteAccessKey", "iam:ListAccessKeys",
+				"iam:ListUserTags", "iam:TagUser", "iam:UntagUser",
+			},
+			Resources: []string{self},
+		},
+	)
+	s.AddRole(RoleName, []string{User}, ExternalID, Reading()...)
+	s.Server = issuertest.NewServer(t, http.HandlerFunc(s.serve))
+	return s
+}
+
+// Reading is what a role needs for pulls of any repository.
+func Reading() []Statement {
+	return []Statement{
+		{Actions: []string{"ecr:GetAuthorizationToken"}, Resources: []string{"*"}},
+		{Actions: []string{"ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"}, Resources: []string{"*"}},
+	}
+}
+
+// Everything is the permission to do anything.
+func Everything() Statement {
+	return Statement{Actions: []string{"*"}, Resources: []string{"*"}}
+}
+
+// AddUser makes an IAM user with a key, or replaces one.
+func (s *Server) AddUser(name string, allow ...Statement) Key {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key := s.newKey("AKIA")
+	s.users[name] = &user{keys: []Key{key}, tags: map[string]string{}, allow: allow}
+	return key
+}
+
+// AddKey makes another key for a user, as an administrator would.
+func (s *Server) AddKey(name string) Key {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key := s.newKey("AKIA")
+	s.users[name].keys = append(s.users[name].keys, key)
+	return key
+}
+
+// AddRole makes a role that the named users may assume, and returns its ARN.
+// An empty external ID is none.
+func (s *Server) AddRole(name string, trusts []string, externalID string, allow ...Statement) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.roles[name] = &role{trusts: trusts, externalID: externalID, allow: allow}
+	return "arn:aws:iam::" + Account + ":role/" + name
+}
+
+// Share has the repositories of another account allow pulls to [Account].
+func (s *Server) Share(account string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.shared[account] = true
+}
+
+// SetNow sets the clock by which sessions and tokens end.
+func (s *Server) SetNow(now func() time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.now = now
+}
+
+// Tags returns a copy of the tags of a user.
+func (s *Server) Tags(name string) map[string]string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	tags := map[string]string{}
+	for key, value := range s.users[name].tags {
+		tags[key] = value
+	}
+	return tags
+}
+
+// Connection is one that assumes the role for each credential.
+func (s *Server) Connection() issuer.Connection {
+	c := s.WithKey(s.key)
+	c.Settings["role_arn"], c.Settings["external_id"] = "arn:aws:iam::"+Account+":role/"+RoleName, ExternalID
+	return c
+}
+
+// WithKey is a connection with a user's key and without a role.
+func (s *Server) WithKey(key Key) issuer.Connection {
+	return issuer.Connection{
+		URL:        s.URL,
+		Registries: []dockerconfig.Key{dockerconfig.Key(s.Host())},
+		Settings:   issuer.Settings{"region": Region, "access_key_id": key.ID},
+		Secrets:    issuer.Secrets{"secret_access_key": dockerconfig.NewSecret(key.Secret)},
+	}
+}
+
+// Role is that of a credential that pulls team/app.
+func (*Server) Role() issuer.Settings {
+	return issuer.Settings{"repositories": "team/app", "access": "pull"}
+}
+
+// Living returns the names of the tokens that work, sorted: of the session or
+// user that each was minted by. Those of a check are among them, because AWS
+// cannot end any.
+func (s *Server) Living() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var names []string
+	for _, t := range s.tokens {
+		if t.expires.After(s.now()) {
+			names = append(names, t.name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Admins returns the IDs of the access keys of all users, sorted.
+func (s *Server) Admins() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var ids []string
+	for _, u := range s.users {
+		for _, key := range u.keys {
+			ids = append(ids, key.ID)
+		}
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// MintMatch matches the request that mints.
+func MintMatch(r *http.Request) bool {
+	return strings.HasSuffix(r.Header.Get("X-Amz-Target"), ".GetAuthorizationToken")
+}
+
+// MintMatch is the function of that name.
+func (*Server) MintMatch(r *http.Request) bool { return MintMatch(r) }
+
+// CallMatch matches the calls of an action of IAM or STS.
+func CallMatch(action string) func(*http.Request) bool {
+	return func(r *http.Request) bool {
+		return r.Header.Get("X-Amz-Target") == "" && strings.Contains(peek(r), "Action="+action+"&")
+	}
+}
+
+// Pulls reports whether a credential may pull a repository of [Account].
+func (s *Server) Pulls(c issuer.Credential, repository string) bool {
+	return s.Allows(c, "ecr:BatchGetImage", Account, repository)
+}
+
+// Allows reports whether a credential may do something with a repository: for
+// an action of ecr-public with one of the public registry.
+func (s *Server) Allows(c issuer.Credential, action, account, repository string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.allows(c.Username, c.Password.Reveal(), action, account, repository)
+}
+
+func (s *Server) allows(username, password, action, account, repository string) bool {
+	t := s.tokens[password]
+	public := strings.HasPrefix(action, "ecr-public:")
+	if t == nil || username != "AWS" || t.public != public || !t.expires.After(s.now()) {
+		return false
+	}
+	if repository == "" {
+		return true // /v2/ itself
+	}
+	arn := "arn:aws:ecr:" + Region + ":" + account + ":repository/" + repository
+	if public {
+		arn = "arn:aws:ecr-public::" + account + ":repository/" + repository
+	}
+	return t.may(action, arn) && (account == Account || s.shared[account])
+}
+
+var ecrHost = regexp.MustCompile(`^([0-9]{12})\.dkr\.ecr\.[a-z0-9-]+\.amazonaws\.com$`)
+
+func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
+	switch target := r.Header.Get("X-Amz-Target"); {
+	case strings.HasPrefix(r.URL.Path, "/v2/"):
+		account := Account
+		if found := ecrHost.FindStringSubmatch(r.Host); found != nil {
+			account = found[1]
+		}
+		issuertest.Registry(func(username, password, repository string) bool {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return s.allows(username, password, "ecr:BatchGetImage", account, repository)
+		}).ServeHTTP(w, r)
+	case r.Method != http.MethodPost || r.URL.Path != "/":
+		http.NotFound(w, r)
+	case target != "":
+		s.serveJSON(w, r, target)
+	default:
+		s.serveQuery(w, r)
+	}
+}
+
+// encode is the form of a token in an answer.
+func encode(password string) string {
+	return base64.StdEncoding.EncodeToString([]byte("AWS:" + password))
+}

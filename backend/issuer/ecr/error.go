@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package ecr
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+
+	"github.com/aws/smithy-go"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
+
+	"vault-plugin-secrets-regcred/backend/issuer"
+)
+
+// explain makes an error of this project of one of the SDK's; what is one
+// already, or nil, it returns as it is.
+func explain(err error) error {
+	var answer *smithyhttp.ResponseError
+	if !errors.As(err, &answer) || answer.Response == nil {
+		return issuer.Failed(err)
+	}
+	// The SDK makes an empty answer, of status 0, for a call without one.
+	switch status := answer.HTTPStatusCode(); {
+	case status >= http.StatusMultipleChoices:
+		return issuer.Answered(status, answer.Response.Header, said(err))
+	case status >= http.StatusOK && errors.Is(err, io.EOF):
+		// Of a text that was read to its end and lacks what was looked for: one
+		// that is cut off has another error.
+		return issuer.Garbledf("the answer could not be understood")
+	}
+	return issuer.Failed(err)
+}
+
+// said returns the call that AWS refused, its error code and the first line of
+// its message: the lines below that of a wrong signature repeat the headers of
+// the request, of which one is a session token.
+func said(err error) string {
+	var (
+		parts []string
+		call  *smithy.OperationError
+		api   smithy.APIError
+	)
+	if errors.As(err, &call) {
+		parts = append(parts, call.Operation())
+	}
+	if errors.As(err, &api) {
+		message, _, _ := strings.Cut(api.ErrorMessage(), "\n")
+		parts = append(parts, api.ErrorCode(), message)
+	}
+	return strings.Join(parts, ": ")
+}
+
+// isCode reports whether AWS answered with an error code.
+func isCode(err error, code string) bool {
+	var api smithy.APIError
+	return errors.As(err, &api) && api.ErrorCode() == code
+}
+
+// noCredentials is the error of having none to sign a request with.
+func noCredentials(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return issuer.Failed(ctx.Err())
+	}
+	if explained := explain(err); issuer.StatusOf(explained) != 0 {
+		return explained
+	}
+	return issuer.Refusedf("no AWS credentials: write access_key_id and secret_access_key to the connection, or give them to the machine or pod that Vault runs on (instance profile, container role, web identity, or AWS_* in the environment)")
+}

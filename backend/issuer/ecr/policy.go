@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package ecr
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"vault-plugin-secrets-regcred/backend/issuer"
+)
+
+const (
+	// maxPolicy is the most characters of a session policy (AssumeRole in the
+	// STS API reference).
+	maxPolicy = 2048
+
+	minRepository, maxRepository = 2, 256
+)
+
+// repositoryPattern is that of repositoryName in the ECR API reference.
+var (
+	repositoryPattern = regexp.MustCompile(`^(?:[a-z0-9]+(?:[._-][a-z0-9]+)*/)*[a-z0-9]+(?:[._-][a-z0-9]+)*$`)
+	starsPattern      = regexp.MustCompile(`\*+`)
+)
+
+// parseRepositories returns the names in the order in which they were written,
+// each once.
+func parseRepositories(list string) ([]string, error) {
+	var names []string
+	for name := range strings.SplitSeq(list, ",") {
+		name = strings.TrimSpace(name)
+		if name == "" || slices.Contains(names, name) {
+			continue
+		}
+		if err := checkRepository(name); err != nil {
+			return nil, err
+		}
+		names = append(names, name)
+	}
+	return names, nil
+}
+
+func checkRepository(name string) error {
+	// A star may stand for any part of a name, so that one letter in its place
+	// shows whether the rest of it can be one.
+	literal := starsPattern.ReplaceAllString(name, "x")
+	switch {
+	case strings.Contains(name, "amazonaws.com") || strings.HasPrefix(name, publicHost):
+		return fmt.Errorf("repositories: must be names such as team/app, without the registry's host, not %q", name)
+	case !repositoryPattern.MatchString(literal):
+		return fmt.Errorf("repositories: must be names of lower case letters and digits, with single '.', '_', '-' or '/' between them, and '*' for any characters, such as team/app or team/*, not %q", name)
+	case len(name) > maxRepository, literal == name && len(name) < minRepository:
+		return errors.New("repositories: must be names of 2 to 256 characters")
+	}
+	return nil
+}
+
+// document is a policy as IAM writes it.
+type document struct {
+	Version   string
+	Statement []statement
+}
+
+type statement struct {
+	Effect   string
+	Action   []string
+	Resource []string
+}
+
+// What docker pull and docker push need, by the ECR user guide (IAM permissions
+// for pushing an image; for a pull through a cache, which imports an image from
+// upstream when it is first asked for, BatchImportUpstreamImage).
+var (
+	pullActions = []string{"BatchCheckLayerAvailability", "BatchGetImage", "BatchImportUpstreamImage", "GetDownloadUrlForLayer"}
+	pushActions = []string{"CompleteLayerUpload", "InitiateLayerUpload", "PutImage", "UploadLayerPart"}
+)
+
+// sessionPolicy is what a session may do at most; what it may is that and what
+// the assumed role may.
+func sessionPolicy(where place, partition string, role issuer.Settings) string {
+	service, region := "ecr", where.region
+	login, actions := []string{"ecr:GetAuthorizationToken"}, slices.Clone(pullActions)
+	if where.public {
+		// Whoever may do nothing at all may pull from the public registry.
+		service, region = "ecr-public", ""
+		login, actions = []string{"ecr-public:GetAuthorizationToken", "sts:GetServiceBearerToken"}, nil
+	}
+	if role[fieldAccess] == accessPush {
+		actions = append(actions, pushActions...)
+		if where.public {
+			actions = append(actions, "BatchCheckLayerAvailability")
+		}
+	}
+	policy := document{Version: "2012-10-17", Statement: []statement{{"Allow", login, []string{"*"}}}}
+	if len(actions) > 0 {
+		for i := range actions {
+			actions[i] = service + ":" + actions[i]
+		}
+		policy.Statement = append(policy.Statement, statement{"Allow", actions, resources(where, partition, service, region, role[fieldRepositories])})
+	}
+	text, err := json.Marshal(policy)
+	if err != nil {
+		panic(err) // strings always marshal
+	}
+	return string(text)
+}
+
+func resources(where place, partition, service, region, repositories string) []string {
+	if repositories == "" {
+		repositories = "*"
+	}
+	var arns []string
+	for _, account := range where.accounts {
+		for name := range strings.SplitSeq(repositories, ",") {
+			arns = append(arns, fmt.Sprintf("arn:%s:%s:%s:%s:repository/%s", partition, service, region, account, name))
+		}
+	}
+	return arns
+}

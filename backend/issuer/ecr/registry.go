@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package ecr
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+
+	"vault-plugin-secrets-regcred/backend/issuer"
+)
+
+const (
+	publicHost   = "public.ecr.aws"
+	publicRegion = "us-east-1" // the one that mints for public.ecr.aws
+	anyAccount   = "*"
+)
+
+var (
+	// hostPattern is that of private registries: account and region in the
+	// names for IPv4 (of all partitions), or for both kinds of addresses.
+	hostPattern = regexp.MustCompile(`^([0-9]{12})\.dkr(?:` +
+		`\.ecr(?:-fips)?\.([a-z0-9-]+)\.(?:amazonaws\.com|amazonaws\.com\.cn|amazonaws\.eu|c2s\.ic\.gov|sc2s\.sgov\.gov|cloud\.adc-e\.uk|csp\.hci\.ic\.gov)` +
+		`|-ecr(?:-fips)?\.([a-z0-9-]+)\.on\.aws)$`)
+
+	regionPattern = regexp.MustCompile(`^[a-z]{2,}(?:-[a-z]+)+-[0-9]+$`)
+)
+
+// place is what the registries of a connection have in common.
+type place struct {
+	region   string
+	public   bool
+	accounts []string // sorted; [anyAccount] where a host does not tell
+}
+
+// locate refuses registries that no single token is for: it is for all
+// registries of a region that its principal may use, of whatever account.
+func locate(c issuer.Connection) (place, error) {
+	region := c.Settings[fieldRegion]
+	if region != "" && !regionPattern.MatchString(region) {
+		return place{}, errors.New("region: must be an AWS region, such as eu-central-1")
+	}
+	var (
+		where   place
+		from    string // the host that tells the region
+		private bool
+	)
+	for _, key := range c.Registries {
+		host := key.Host()
+		found := hostPattern.FindStringSubmatch(host)
+		hostRegion, account := region, anyAccount
+		switch {
+		case host == publicHost:
+			where.public, hostRegion = true, publicRegion
+		case found != nil:
+			private, hostRegion, account = true, found[2]+found[3], found[1]
+		case c.URL == "" || region == "":
+			return place{}, fmt.Errorf("registry: must be a host of ECR, such as 123456789012.dkr.ecr.eu-central-1.amazonaws.com or %s, not %q; for a name of your own in front of ECR, write url and region too", publicHost, host)
+		default:
+			private = true
+		}
+		if where.region != "" && where.region != hostRegion {
+			return place{}, fmt.Errorf("registry: must be hosts of one region, for which one token is good; %q and %q are of two: make a connection for each", from, host)
+		}
+		where.region, from = hostRegion, host
+		where.accounts = append(where.accounts, account)
+	}
+	if where.public && private {
+		return place{}, fmt.Errorf("registry: must be either %s or private registries, whose tokens differ: make a connection for each", publicHost)
+	}
+	if region != "" && region != where.region {
+		return place{}, fmt.Errorf("region: must be %s, the region of %q, or be left out", where.region, from)
+	}
+	slices.Sort(where.accounts)
+	where.accounts = slices.Compact(where.accounts)
+	if where.accounts[0] == anyAccount {
+		where.accounts = where.accounts[:1]
+	}
+	return where, nil
+}

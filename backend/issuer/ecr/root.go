@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package ecr
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/iam"
+	"github.com/aws/aws-sdk-go-v2/service/iam/types"
+
+	"vault-plugin-secrets-regcred/backend/dockerconfig"
+	"vault-plugin-secrets-regcred/backend/issuer"
+)
+
+const (
+	// rotationTag is the tag of an IAM user that holds the name of the key that
+	// is being made for it: the key itself cannot have one. It is set only
+	// while the user has no other key than the connection's, so that any other
+	// found with it is the one made under that name.
+	rotationTag = "regcred-rotate-root"
+
+	refusedKey = "InvalidClientTokenId" // a key that is deleted or inactive
+	noEntity   = "NoSuchEntity"
+)
+
+// PrepareRoot makes a second access key for the IAM user of the connection.
+func (t *tokens) PrepareRoot(ctx context.Context, name string) (issuer.Root, error) {
+	user, err := t.user(ctx)
+	if err != nil {
+		return issuer.Root{}, explain(err)
+	}
+	others, err := user.otherKeys(ctx)
+	if err != nil {
+		return issuer.Root{}, explain(err)
+	}
+	if len(others) > 0 {
+		return issuer.Root{}, issuer.Refusedf("the IAM user %s has a second access key, %s, and AWS allows two, so that no new one can be made: delete it if it is not used", user.name, strings.Join(others, ", "))
+	}
+	if err := user.tag(ctx, name); err != nil {
+		return issuer.Root{}, explain(err)
+	}
+	out, err := user.api.CreateAccessKey(ctx, &iam.CreateAccessKeyInput{UserName: &user.name})
+	if err != nil {
+		return issuer.Root{}, user.notMade(ctx, explain(err))
+	}
+	made := out.AccessKey
+	if made == nil || aws.ToString(made.AccessKeyId) == "" || aws.ToString(made.SecretAccessKey) == "" {
+		return issuer.Root{}, issuer.Garbledf("the answer to CreateAccessKey has no key")
+	}
+	return issuer.Root{
+		Settings: issuer.Settings{fieldAccessKey: *made.AccessKeyId},
+		Secrets:  issuer.Secrets{fieldSecretKey: dockerconfig.NewSecret(*made.SecretAccessKey)},
+	}, nil
+}
+
+// ActivateRoot does nothing: a new key is active from the start.
+func (t *tokens) ActivateRoot(context.Context, issuer.Root) error { return nil }
+
+// DiscardRoot deletes the key that PrepareRoot made under the name.
+func (t *tokens) DiscardRoot(ctx context.Context, name string) error {
+	user, err := t.user(ctx)
+	if err != nil {
+		return explain(err)
+	}
+	tagged, err := user.taggedName(ctx)
+	if err != nil || tagged != name {
+		return explain(err)
+	}
+	others, err := user.otherKeys(ctx)
+	if err != nil {
+		return explain(err)
+	}
+	for _, key := range others {
+		if err := user.deleteKey(ctx, key); err != nil {
+			return explain(err)
+		}
+	}
+	return explain(user.untag(ctx))
+}
+
+// RetireRoot deletes the key of the connection, with itself. The tag goes
+// first, so that no key that is made later can be taken for one to discard.
+func (t *tokens) RetireRoot(ctx context.Context) error {
+	user, err := t.user(ctx)
+	if err == nil {
+		err = user.untag(ctx)
+	}
+	if err == nil {
+		err = user.deleteKey(ctx, user.key)
+	}
+	if isCode(err, refusedKey) {
+		return nil
+	}
+	return explain(err)
+}
+
+// iamUser is the IAM user whose key the connection has. The errors of its
+// methods are those of the SDK.
+type iamUser struct {
+	api  *iam.Client
+	name string
+	key  string // the ID of the connection's own
+}
+
+// user asks AWS whose key the connection has.
+func (t *tokens) user(ctx context.Context) (*iamUser, error) {
+	key := t.conn.Settings[fieldAccessKey]
+	if key == "" {
+		return nil, issuer.Refusedf("the connection holds no access key that could be replaced: it uses the AWS credentials of the machine or pod that Vault runs on, which AWS renews itself")
+	}
+	arn, err := t.identity(ctx, t.creds)
+	if err != nil {
+		return nil, err
+	}
+	_, path, found := strings.Cut(arn, ":user/")
+	if !found {
+		return nil, issuer.Refusedf("access_key_id is a key of %s; only one of an IAM user can be replaced", arn)
+	}
+	return &iamUser{api: iam.NewFromConfig(t.config(t.creds)), name: path[strings.LastIndexByte(path, '/')+1:], key: key}, nil
+}
+
+// otherKeys returns the IDs of the user's keys but the connection's own.
+func (u *iamUser) otherKeys(ctx context.Context) ([]string, error) {
+	var all []string
+	for pages := iam.NewListAccessKeysPaginator(u.api, &iam.ListAccessKeysInput{UserName: &u.name}); pages.HasMorePages(); {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for _, key := range page.AccessKeyMetadata {
+			all = append(all, aws.ToString(key.AccessKeyId))
+		}
+	}
+	// A list without the key that asked for it is not to be acted upon.
+	own := slices.Index(all, u.key)
+	if own < 0 {
+		return nil, issuer.Garbledf("the answer to ListAccessKeys lacks the key that asked")
+	}
+	return slices.Delete(all, own, own+1), nil
+}
+
+func (u *iamUser) deleteKey(ctx context.Context, key string) error {
+	_, err := u.api.DeleteAccessKey(ctx, &iam.DeleteAccessKeyInput{UserName: &u.name, AccessKeyId: &key})
+	if isCode(err, noEntity) {
+		return nil
+	}
+	return err
+}
+
+func (u *iamUser) tag(ctx context.Context, name string) error {
+	_, err := u.api.TagUser(ctx, &iam.TagUserInput{
+		UserName: &u.name,
+		Tags:     []types.Tag{{Key: aws.String(rotationTag), Value: &name}},
+	})
+	return err
+}
+
+func (u *iamUser) untag(ctx context.Context) error {
+	_, err := u.api.UntagUser(ctx, &iam.UntagUserInput{UserName: &u.name, TagKeys: []string{rotationTag}})
+	return err
+}
+
+// taggedName returns the name that the user is tagged with, empty if none.
+func (u *iamUser) taggedName(ctx context.Context) (string, error) {
+	for pages := iam.NewListUserTagsPaginator(u.api, &iam.ListUserTagsInput{UserName: &u.name}); pages.HasMorePages(); {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return "", err
+		}
+		for _, tag := range page.Tags {
+			if aws.ToString(tag.Key) == rotationTag {
+				return aws.ToString(tag.Value), nil
+			}
+		}
+	}
+	return "", nil
+}
+
+// notMade takes the tag away where it is certain that there is no key to find
+// by it. Where it stays, DiscardRoot must come for it: that is not definite.
+func (u *iamUser) notMade(ctx context.Context, err error) error {
+	if issuer.Definite(err) {
+		if untagged := u.untag(ctx); untagged != nil {
+			return issuer.Garbledf("%v; and the tag %s of the IAM user %s could not be taken away again", err, rotationTag, u.name)
+		}
+	}
+	return err
+}

@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package ecr_test
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+
+	"vault-plugin-secrets-regcred/backend/issuer"
+	"vault-plugin-secrets-regcred/backend/issuer/ecr/ecrtest"
+	"vault-plugin-secrets-regcred/backend/issuer/issuertest"
+)
+
+const rotationTag = "regcred-rotate-root"
+
+// keyOf returns the ID of the access key of a connection.
+func keyOf(c issuer.Connection) string { return c.Settings["access_key_id"] }
+
+func TestRotationMintsWithTheNewKeyAndLeavesNothingBehind(t *testing.T) {
+	s := ecrtest.New(t)
+	c := s.Connection()
+	old, target := subject(s, c, s.Role()).Open(t)
+	before := mint(t, old, target, issuer.NewName("x"))
+	name := issuer.NewName("root")
+	root, err := old.PrepareRoot(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := s.Tags(ecrtest.User)[rotationTag]; got != name {
+		t.Errorf("want the name %q in the tag, got %q", name, got)
+	}
+	if err := old.RetireRoot(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	renewed := c.With(root)
+	if got := s.Admins(); !slices.Equal(got, []string{keyOf(renewed)}) || keyOf(renewed) == keyOf(c) {
+		t.Errorf("want only the new key, got %q", got)
+	}
+	if tags := s.Tags(ecrtest.User); len(tags) != 0 {
+		t.Errorf("want no tag to stay, got %q", tags)
+	}
+	if !s.Pulls(before, "team/app") {
+		t.Error("want what the old key has minted to go on pulling")
+	}
+	// A key that is made by hand later is none to discard, whatever is left of
+	// the rotation.
+	s.AddKey(ecrtest.User)
+	client, _ := subject(s, renewed, s.Role()).Open(t)
+	if err := client.DiscardRoot(t.Context(), name); err != nil || len(s.Admins()) != 2 {
+		t.Errorf("DiscardRoot: want nothing deleted, got %v and the keys %q", err, s.Admins())
+	}
+}
+
+func TestRotationNeedsRoomForASecondKey(t *testing.T) {
+	s := ecrtest.New(t)
+	client, _ := subject(s, s.Connection(), s.Role()).Open(t)
+	other := s.AddKey(ecrtest.User)
+	name := issuer.NewName("root")
+	_, err := client.PrepareRoot(t.Context(), name)
+	wantParts(t, err, "the IAM user regcred has a second access key, "+other.ID+", and AWS allows two, so that no new one can be made: delete it if it is not used")
+	if !issuer.Definite(err) {
+		t.Errorf("want a definite error, got %v", err)
+	}
+	// A crash before the refusal was noted has this follow.
+	if err := client.DiscardRoot(t.Context(), name); err != nil || len(s.Admins()) != 2 {
+		t.Errorf("DiscardRoot: want the key that others use to stay, got %v and %q", err, s.Admins())
+	}
+}
+
+func TestDiscardFindsAKeyWhoseAnswerNeverCame(t *testing.T) {
+	for _, fault := range []issuertest.Fault{issuertest.CutAfterActing, issuertest.StatusAfterActing(500, "boom"), issuertest.GarbageAfterActing} {
+		s := ecrtest.New(t)
+		c := s.Connection()
+		client, _ := subject(s, c, s.Role()).Open(t)
+		created := 0
+		s.Watch(func(r *http.Request) {
+			if ecrtest.CallMatch("CreateAccessKey")(r) {
+				created++
+			}
+		}, nil)
+		s.Plant(-1, ecrtest.CallMatch("CreateAccessKey"), fault)
+		name := issuer.NewName("root")
+		_, err := client.PrepareRoot(t.Context(), name)
+		if err == nil || issuer.Definite(err) {
+			t.Fatalf("PrepareRoot: want an error that is not definite, got %v", err)
+		}
+		if created != 1 || len(s.Admins()) != 2 {
+			t.Errorf("want one key made by one call, got %d calls and %q", created, s.Admins())
+		}
+		if err := client.DiscardRoot(t.Context(), "regcred-another"); err != nil || len(s.Admins()) != 2 {
+			t.Errorf("DiscardRoot of another name: want nothing deleted, got %v and %q", err, s.Admins())
+		}
+		for range 2 {
+			if err := client.DiscardRoot(t.Context(), name); err != nil {
+				t.Errorf("DiscardRoot: %v", err)
+			}
+		}
+		if got := s.Admins(); !slices.Equal(got, []string{keyOf(c)}) || len(s.Tags(ecrtest.User)) != 0 {
+			t.Errorf("want the key of the connection alone, got %q", got)
+		}
+	}
+}
+
+func TestRefusedRotationLeavesNoTag(t *testing.T) {
+	s := ecrtest.New(t)
+	client, _ := subject(s, s.Connection(), s.Role()).Open(t)
+	forbidden := issuertest.Status(403, `<ErrorResponse><Error><Type>Sender</Type><Code>AccessDenied</Code><Message>User: x is not authorized to perform: iam:CreateAccessKey</Message></Error></ErrorResponse>`)
+	s.Plant(-1, ecrtest.CallMatch("CreateAccessKey"), forbidden)
+	_, err := client.PrepareRoot(t.Context(), issuer.NewName("root"))
+	wantParts(t, err, "answered 403 Forbidden: CreateAccessKey: AccessDenied: User: x is not authorized to perform: iam:CreateAccessKey")
+	if !issuer.Definite(err) || len(s.Tags(ecrtest.User)) != 0 {
+		t.Errorf("want a definite error and no tag, got %v and %q", err, s.Tags(ecrtest.User))
+	}
+	// With the tag, a key that is made by hand could be taken for one to
+	// discard: that is not definite.
+	s.Plant(-1, ecrtest.CallMatch("UntagUser"), forbidden)
+	_, err = client.PrepareRoot(t.Context(), issuer.NewName("root"))
+	wantParts(t, err, "CreateAccessKey: AccessDenied", "the tag regcred-rotate-root of the IAM user regcred could not be taken away")
+	if issuer.Definite(err) {
+		t.Errorf("want an error that is not definite, got %v", err)
+	}
+}
+
+func TestRotationPermissions(t *testing.T) {
+	s := ecrtest.New(t)
+	for action, call := range map[string]func(*issuer.Client) error{
+		"TagUser":         func(c *issuer.Client) error { _, err := c.PrepareRoot(t.Context(), "regcred-x"); return err },
+		"ListAccessKeys":  func(c *issuer.Client) error { _, err := c.PrepareRoot(t.Context(), "regcred-x"); return err },
+		"CreateAccessKey": func(c *issuer.Client) error { _, err := c.PrepareRoot(t.Context(), "regcred-x"); return err },
+		"ListUserTags":    func(c *issuer.Client) error { return c.DiscardRoot(t.Context(), "regcred-x") },
+		"UntagUser":       func(c *issuer.Client) error { return c.RetireRoot(t.Context()) },
+		"DeleteAccessKey": func(c *issuer.Client) error { return c.RetireRoot(t.Context()) },
+	} {
+		t.Run(action, func(t *testing.T) {
+			var all []string
+			for _, other := range []string{"TagUser", "ListAccessKeys", "CreateAccessKey", "ListUserTags", "UntagUser", "DeleteAccessKey"} {
+				if other != action {
+					all = append(all, "iam:"+other)
+				}
+			}
+			key := s.AddUser("half", ecrtest.Statement{Actions: all, Resources: []string{"*"}})
+			client, _ := subject(s, s.WithKey(key), nil).Open(t)
+			err := call(client)
+			wantParts(t, err, "answered 403 Forbidden: "+action+": AccessDenied", "is not authorized to perform: iam:"+action+" on resource: arn:aws:iam::111122223333:user/half")
+			if !issuer.Definite(err) || !slices.Contains(s.Admins(), key.ID) || len(s.Tags("half")) != 0 {
+				t.Errorf("want a definite error, and nothing changed, got %v", err)
+			}
+		})
+	}
+}
+
+func TestKeyOfTheRootUserIsNotReplaced(t *testing.T) {
+	s := ecrtest.New(t)
+	client, _ := subject(s, s.WithKey(s.AddUser("root", ecrtest.Everything())), nil).Open(t)
+	_, err := client.PrepareRoot(t.Context(), issuer.NewName("root"))
+	wantParts(t, err, "access_key_id is a key of arn:aws:iam::111122223333:root; only one of an IAM user can be replaced")
+	if !issuer.Definite(err) {
+		t.Errorf("want a definite error, got %v", err)
+	}
+}
+
+func TestOddListsOfKeysAreNotActedUpon(t *testing.T) {
+	s := ecrtest.New(t)
+	client, _ := subject(s, s.Connection(), s.Role()).Open(t)
+	name := issuer.NewName("root")
+	if _, err := client.PrepareRoot(t.Context(), name); err != nil {
+		t.Fatal(err)
+	}
+	s.Plant(-1, ecrtest.CallMatch("ListAccessKeys"), issuertest.Status(200, `<ListAccessKeysResponse><ListAccessKeysResult><AccessKeyMetadata><member><AccessKeyId>AKIA0000000000000000</AccessKeyId></member></AccessKeyMetadata></ListAccessKeysResult></ListAccessKeysResponse>`))
+	wantParts(t, client.DiscardRoot(t.Context(), name), "ListAccessKeys lacks the key that asked")
+	_, err := client.PrepareRoot(t.Context(), name)
+	wantParts(t, err, "ListAccessKeys lacks the key that asked")
+	if len(s.Admins()) != 2 {
+		t.Errorf("want nothing deleted, got %q", s.Admins())
+	}
+	s.Mend()
+	s.Plant(-1, ecrtest.CallMatch("DeleteAccessKey"), issuertest.Status(503, "boom"))
+	wantParts(t, client.DiscardRoot(t.Context(), name), "answered 503")
+	if s.Tags(ecrtest.User)[rotationTag] != name {
+		t.Error("want the tag to stay while the key does")
+	}
+}
+
+func TestRetirementTakesAKeyThatIsGoneAsDone(t *testing.T) {
+	s := ecrtest.New(t)
+	client, _ := subject(s, s.Connection(), s.Role()).Open(t)
+	s.Plant(1, ecrtest.CallMatch("DeleteAccessKey"), issuertest.CutAfterActing)
+	if err := client.RetireRoot(t.Context()); err == nil || issuer.Definite(err) {
+		t.Errorf("want an error that is not definite, got %v", err)
+	}
+	if err := client.RetireRoot(t.Context()); err != nil || len(s.Admins()) != 0 {
+		t.Errorf("want success and no key, got %v and %q", err, s.Admins())
+	}
+	// What is refused for another reason is not done.
+	s = ecrtest.New(t)
+	client, _ = subject(s, s.Connection(), s.Role()).Open(t)
+	s.Plant(-1, func(r *http.Request) bool { return strings.HasPrefix(r.URL.Path, "/") }, issuertest.Status(403, `<ErrorResponse><Error><Code>SignatureDoesNotMatch</Code><Message>no</Message></Error></ErrorResponse>`))
+	if err := client.RetireRoot(t.Context()); err == nil {
+		t.Error("want an error")
+	}
+}

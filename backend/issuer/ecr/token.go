@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package ecr
+
+import (
+	"context"
+	"encoding/base64"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/ecr"
+	"github.com/aws/aws-sdk-go-v2/service/ecrpublic"
+	"github.com/aws/aws-sdk-go-v2/service/sts"
+
+	"vault-plugin-secrets-regcred/backend/dockerconfig"
+	"vault-plugin-secrets-regcred/backend/issuer"
+)
+
+const (
+	// checkName is the name of the session of [tokens.Check].
+	checkName = "regcred-check"
+
+	maxSessionName = 64
+	randomTail     = 27 // '-' and what tells names apart, at the end of one
+)
+
+// Check asks AWS who the principal is and has it mint a token, which is thrown
+// away: nothing else tells whether it may.
+func (t *tokens) Check(ctx context.Context) (issuer.Status, error) {
+	session, err := t.session(ctx, checkName, issuer.Settings{fieldAccess: accessPull})
+	if err != nil {
+		return issuer.Status{}, err
+	}
+	who, err := t.identity(ctx, session)
+	if err != nil {
+		return issuer.Status{}, explain(err)
+	}
+	if _, err := t.token(ctx, session); err != nil {
+		return issuer.Status{}, err
+	}
+	status := issuer.Status{Identity: who}
+	if strings.HasSuffix(who, ":root") {
+		status.Warnings = []string{"the key is that of the AWS account's root user, which may do anything; make an IAM user or role that may do what ECR needs, and delete the root user's key"}
+	}
+	return status, nil
+}
+
+// Mint implements [issuer.Issuer].
+func (t *tokens) Mint(ctx context.Context, r issuer.Request) (issuer.Credential, error) {
+	session, err := t.session(ctx, sessionName(r.Name), r.For)
+	if err != nil {
+		return issuer.Credential{}, err
+	}
+	return t.token(ctx, session)
+}
+
+// Find finds nothing, because AWS keeps no list of tokens.
+func (t *tokens) Find(context.Context, issuer.Settings, string) ([]string, error) { return nil, nil }
+
+// Revoke does nothing, because AWS has no call that ends a token.
+func (t *tokens) Revoke(context.Context, issuer.Settings, string) error { return nil }
+
+// config is for the client of one AWS service. It has nothing of the
+// environment, which could lead the credentials elsewhere.
+func (t *tokens) config(creds aws.CredentialsProvider) aws.Config {
+	c := aws.Config{
+		Region:      t.place.region,
+		Credentials: creds,
+		HTTPClient:  t.conn.HTTP,
+		Retryer:     func() aws.Retryer { return t.retryer },
+	}
+	if t.conn.URL != "" {
+		c.BaseEndpoint = aws.String(t.conn.URL)
+	}
+	return c
+}
+
+// session returns the credentials that mint for a role: those of the assumed
+// role, limited to what the role's fields say, or the connection's own.
+func (t *tokens) session(ctx context.Context, name string, role issuer.Settings) (aws.CredentialsProvider, error) {
+	if _, err := t.creds.Retrieve(ctx); err != nil {
+		return nil, noCredentials(ctx, err)
+	}
+	arn := t.conn.Settings[fieldRoleARN]
+	if arn == "" {
+		return t.creds, nil
+	}
+	in := &sts.AssumeRoleInput{
+		RoleArn:         aws.String(arn),
+		RoleSessionName: aws.String(name),
+		Policy:          aws.String(sessionPolicy(t.place, partition(arn), role)),
+	}
+	if id := t.conn.Settings[fieldExternalID]; id != "" {
+		in.ExternalId = aws.String(id)
+	}
+	out, err := sts.NewFromConfig(t.config(t.creds)).AssumeRole(ctx, in)
+	if err != nil {
+		return nil, explain(err)
+	}
+	got := out.Credentials
+	if got == nil || aws.ToString(got.AccessKeyId) == "" || aws.ToString(got.SecretAccessKey) == "" || aws.ToString(got.SessionToken) == "" {
+		return nil, issuer.Garbledf("the answer to AssumeRole has no credentials")
+	}
+	return credentials.NewStaticCredentialsProvider(*got.AccessKeyId, *got.SecretAccessKey, *got.SessionToken), nil
+}
+
+// sessionName shortens a name to what AWS takes, without the middle, so that
+// it still tells what it is for and stays the only one.
+func sessionName(name string) string {
+	if len(name) <= maxSessionName {
+		return name
+	}
+	return name[:maxSessionName-randomTail] + name[len(name)-randomTail:]
+}
+
+// identity returns the ARN of the principal. Its errors are those of the SDK.
+func (t *tokens) identity(ctx context.Context, creds aws.CredentialsProvider) (string, error) {
+	out, err := sts.NewFromConfig(t.config(creds)).GetCallerIdentity(ctx, nil)
+	if err != nil {
+		return "", err
+	}
+	if aws.ToString(out.Arn) == "" {
+		return "", issuer.Garbledf("the answer to GetCallerIdentity has no ARN")
+	}
+	return *out.Arn, nil
+}
+
+func (t *tokens) token(ctx context.Context, creds aws.CredentialsProvider) (issuer.Credential, error) {
+	if t.place.public {
+		out, err := ecrpublic.NewFromConfig(t.config(creds)).GetAuthorizationToken(ctx, nil)
+		switch {
+		case err != nil:
+			return issuer.Credential{}, explain(err)
+		case out.AuthorizationData == nil:
+			return issuer.Credential{}, issuer.Garbledf("the answer to GetAuthorizationToken has no token")
+		}
+		return credential(out.AuthorizationData.AuthorizationToken, out.AuthorizationData.ExpiresAt)
+	}
+	out, err := ecr.NewFromConfig(t.config(creds)).GetAuthorizationToken(ctx, nil)
+	switch {
+	case err != nil:
+		return issuer.Credential{}, explain(err)
+	case len(out.AuthorizationData) == 0:
+		return issuer.Credential{}, issuer.Garbledf("the answer to GetAuthorizationToken has no token")
+	}
+	return credential(out.AuthorizationData[0].AuthorizationToken, out.AuthorizationData[0].ExpiresAt)
+}
+
+// credential reads a token: base64 of user:password.
+func credential(token *string, expiresAt *time.Time) (issuer.Credential, error) {
+	text, err := base64.StdEncoding.DecodeString(aws.ToString(token))
+	username, password, found := strings.Cut(string(text), ":")
+	switch {
+	case err != nil, !found, username == "", password == "":
+		return issuer.Credential{}, issuer.Garbledf("the answer to GetAuthorizationToken has a token that is not base64 of user:password")
+	case expiresAt == nil:
+		// Without it, a token would be taken for one that never ends.
+		return issuer.Credential{}, issuer.Garbledf("the answer to GetAuthorizationToken does not say when the token ends")
+	}
+	return issuer.Credential{Username: username, Password: dockerconfig.NewSecret(password), ExpiresAt: *expiresAt}, nil
+}

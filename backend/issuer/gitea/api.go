@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package gitea
+
+import (
+	"context"
+	"maps"
+	"net/http"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	sdk "code.gitea.io/sdk/gitea"
+
+	"vault-plugin-secrets-regcred/backend/dockerconfig"
+	"vault-plugin-secrets-regcred/backend/issuer"
+)
+
+const (
+	pageSize = 50 // Gitea's default limit for one page
+	readings = 5  // of a list that changes meanwhile
+)
+
+// transport signs each request in. The SDK itself can manage the tokens of no
+// other account than the one that it signs in as.
+type transport struct {
+	next     http.RoundTripper
+	username string // empty to send the secret as a token
+	secret   dockerconfig.Secret
+}
+
+// RoundTrip implements [http.RoundTripper].
+func (t transport) RoundTrip(in *http.Request) (*http.Response, error) {
+	out := in.Clone(in.Context())
+	if t.username == "" {
+		out.Header.Set("Authorization", "token "+t.secret.Reveal())
+	} else {
+		out.SetBasicAuth(t.username, t.secret.Reveal())
+	}
+	return t.next.RoundTrip(out)
+}
+
+// client returns a client for one call, because a client of the SDK has one
+// context. It manages the tokens of an account, signed in by a transport.
+func (g *gitea) client(ctx context.Context, account string, signedIn transport) (*sdk.Client, error) {
+	httpClient := *g.conn.HTTP
+	signedIn.next = httpClient.Transport
+	httpClient.Transport = signedIn
+	// Without a version the SDK does not ask for it first.
+	return sdk.NewClient(g.conn.URL, sdk.SetGiteaVersion(""), sdk.SetHTTPClient(&httpClient),
+		sdk.SetContext(ctx), sdk.SetBasicAuth(account, ""))
+}
+
+// call makes a call for an account with the administrative credential.
+func (g *gitea) call(ctx context.Context, account string, do func(*sdk.Client) (*sdk.Response, error)) (*sdk.Response, error) {
+	client, err := g.client(ctx, account, transport{username: g.username, secret: g.password})
+	if err != nil {
+		return nil, issuer.Failed(err)
+	}
+	resp, err := do(client)
+	return resp, answered(resp, err)
+}
+
+// follow is call for an account that may have been renamed, and took its tokens
+// along. Gitea redirects from the old name to the new one. Of the redirect only
+// the name is used, never the address.
+func (g *gitea) follow(ctx context.Context, account string, do func(*sdk.Client) (*sdk.Response, error)) error {
+	resp, err := g.call(ctx, account, do)
+	if name := newName(resp); name != "" {
+		_, err = g.call(ctx, name, do)
+	}
+	return err
+}
+
+var tokensOf = regexp.MustCompile(`/api/v1/users/([^/]+)/tokens`)
+
+// newName returns what an account is called now, if the answer is a redirect
+// that tells it.
+func newName(resp *sdk.Response) string {
+	if resp == nil || resp.StatusCode != http.StatusTemporaryRedirect {
+		return ""
+	}
+	location, err := resp.Location()
+	if err != nil {
+		return ""
+	}
+	match := tokensOf.FindStringSubmatch(location.Path)
+	if match == nil || !isAccountName(match[1]) {
+		return ""
+	}
+	return match[1]
+}
+
+// answered maps an error of the SDK.
+func answered(resp *sdk.Response, err error) error {
+	if err == nil || resp == nil || resp.StatusCode/100 == 2 {
+		return issuer.Failed(err)
+	}
+	said := err.Error()
+	if strings.HasPrefix(said, "unknown API error") {
+		said = "" // the SDK's own words on an answer that is not Gitea's
+	}
+	return issuer.Answered(resp.StatusCode, resp.Header, said)
+}
+
+func isNotFound(err error) bool { return issuer.StatusOf(err) == http.StatusNotFound }
+
+func isRefused(err error) bool { return issuer.StatusOf(err) == http.StatusUnauthorized }
+
+// me returns the account that the administrative credential is of.
+func (g *gitea) me(ctx context.Context) (*sdk.User, error) {
+	var me *sdk.User
+	_, err := g.call(ctx, g.username, func(c *sdk.Client) (resp *sdk.Response, err error) {
+		me, resp, err = c.GetMyUserInfo()
+		return resp, err
+	})
+	switch {
+	case err != nil:
+		return nil, err
+	case me.UserName == "":
+		return nil, issuer.Garbledf("the answer does not say whose the administrative credential is")
+	case !strings.EqualFold(me.UserName, g.username):
+		// Gitea looks at no user name beside an access token.
+		return nil, issuer.Refusedf("the administrative credential is an access token of the account %s; write username=%s to the connection", me.UserName, me.UserName)
+	}
+	return me, nil
+}
+
+// create makes an access token.
+func (g *gitea) create(ctx context.Context, account, name string, scopes []sdk.AccessTokenScope) (*sdk.AccessToken, error) {
+	var token *sdk.AccessToken
+	resp, err := g.call(ctx, account, func(c *sdk.Client) (resp *sdk.Response, err error) {
+		token, resp, err = c.CreateAccessToken(sdk.CreateAccessTokenOption{Name: name, Scopes: scopes})
+		return resp, err
+	})
+	if renamed := newName(resp); renamed != "" {
+		// It is for allowed_targets to say whether the new name is covered.
+		return nil, issuer.Refusedf("the account %s is called %s now; write user=%s to the role", account, renamed, renamed)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if token.ID == 0 || token.Token == "" {
+		return nil, issuer.Garbledf("the answer has no access token")
+	}
+	return token, nil
+}
+
+// remove deletes an access token.
+func (g *gitea) remove(ctx context.Context, account string, id int64) error {
+	return g.follow(ctx, account, func(c *sdk.Client) (*sdk.Response, error) {
+		resp, err := c.DeleteAccessToken(id)
+		if err == nil && resp.StatusCode != http.StatusNoContent {
+			err = issuer.Garbledf("answered %s to a deletion, where 204 is right", resp.Status)
+		}
+		return resp, err
+	})
+}
+
+// list returns all access tokens of an account.
+func (g *gitea) list(ctx context.Context, account string) ([]*sdk.AccessToken, error) {
+	var tokens []*sdk.AccessToken
+	err := g.follow(ctx, account, func(c *sdk.Client) (resp *sdk.Response, err error) {
+		for range readings {
+			var complete bool
+			if tokens, complete, resp, err = read(c); complete || err != nil {
+				return resp, err
+			}
+		}
+		return resp, issuer.Garbledf("the list of the access tokens of %s changed each time that it was read", account)
+	})
+	return tokens, err
+}
+
+// read reads the pages of the list once. It is not complete if tokens came or
+// went meanwhile, because those behind them move to another page, and one of
+// them may have been missed.
+func read(c *sdk.Client) (tokens []*sdk.AccessToken, complete bool, resp *sdk.Response, err error) {
+	byID := map[int64]*sdk.AccessToken{}
+	first := ""
+	for page := 1; ; page++ {
+		options := sdk.ListAccessTokensOptions{ListOptions: sdk.ListOptions{Page: page, PageSize: pageSize}}
+		var found []*sdk.AccessToken
+		if found, resp, err = c.ListAccessTokens(options); err != nil {
+			return nil, false, resp, err
+		}
+		total := resp.Header.Get("X-Total-Count")
+		if page == 1 {
+			first = total
+		}
+		if total != first {
+			return nil, false, resp, nil
+		}
+		before := len(byID)
+		for _, token := range found {
+			byID[token.ID] = token
+		}
+		count, notSaid := strconv.Atoi(total)
+		known := notSaid == nil
+		if ended := len(byID) == before; ended || known && len(byID) >= count {
+			tokens = slices.Collect(maps.Values(byID))
+			return tokens, !known || len(byID) >= count, resp, nil
+		}
+	}
+}

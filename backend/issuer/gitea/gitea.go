@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: MPL-2.0
+
+// Package gitea mints access tokens at a Gitea, for its container registry.
+package gitea
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	sdk "code.gitea.io/sdk/gitea"
+	"github.com/hashicorp/vault/sdk/framework"
+
+	"vault-plugin-secrets-regcred/backend/dockerconfig"
+	"vault-plugin-secrets-regcred/backend/issuer"
+)
+
+// scopeWriteUser is the one that a token needs to mint others.
+const scopeWriteUser sdk.AccessTokenScope = "write:user"
+
+// Type is that of Gitea.
+func Type() issuer.Type {
+	return issuer.Type{
+		Name:        "gitea",
+		Description: "Mints access tokens of a Gitea account, which may read packages.",
+		ConnectionFields: map[string]*framework.FieldSchema{
+			"username": {
+				Type:        framework.TypeString,
+				Description: "Name of the account that the administrative credential is of.",
+			},
+			"password": {
+				Type:         framework.TypeString,
+				Description:  "Password of that account, or what stands in for it.",
+				DisplayAttrs: &framework.DisplayAttributes{Sensitive: true},
+			},
+		},
+		RoleFields: map[string]*framework.FieldSchema{
+			"user": {
+				Type:        framework.TypeString,
+				Description: "Account whose access tokens are minted; by default the one that the connection signs in as. For another one that must be a site administrator.",
+			},
+		},
+		Target: newTarget,
+		New:    open,
+	}
+}
+
+// accountName is Gitea's rule for the names of accounts.
+var (
+	accountName    = regexp.MustCompile(`^[0-9A-Za-z][-.0-9A-Za-z_]*$`)
+	notAccountName = regexp.MustCompile(`[-._]{2}|[-._]$`)
+)
+
+func checkAccount(field, name string) error {
+	switch {
+	case name == "":
+		return fmt.Errorf("%s: must be set: the name of an account", field)
+	case !isAccountName(name):
+		return fmt.Errorf(`%s: must be the name of an account, not an e-mail address: letters and digits, with single "-", "_" or "." in between`, field)
+	}
+	return nil
+}
+
+func isAccountName(name string) bool {
+	return accountName.MatchString(name) && !notAccountName.MatchString(name)
+}
+
+func newTarget(c issuer.Connection, fields issuer.Settings) (issuer.Target, error) {
+	user := fields["user"]
+	if user == "" {
+		user = c.Settings["username"]
+	}
+	if err := checkAccount("user", user); err != nil {
+		return issuer.Target{}, err
+	}
+	return issuer.Target{Settings: issuer.Settings{"user": user}, Names: []string{user}}, nil
+}
+
+type gitea struct {
+	conn     issuer.Connection
+	username string
+	password dockerconfig.Secret
+}
+
+func open(c issuer.Connection) (issuer.Issuer, error) {
+	g := &gitea{conn: c, username: c.Settings["username"], password: c.Secrets["password"]}
+	if err := checkAccount("username", g.username); err != nil {
+		return nil, err
+	}
+	if g.password.Reveal() == "" {
+		return nil, fmt.Errorf("password: must be set: the account's password, or an access token of it with the scope %s", scopeWriteUser)
+	}
+	return g, nil
+}
+
+// Check implements [issuer.Issuer].
+func (g *gitea) Check(ctx context.Context) (issuer.Status, error) {
+	me, err := g.me(ctx)
+	if err != nil {
+		return issuer.Status{}, err
+	}
+	status := issuer.Status{Identity: me.UserName}
+	if me.IsAdmin {
+		status.Identity += " (site administrator)"
+		status.Warnings = append(status.Warnings, fmt.Sprintf(
+			"%s is a site administrator, so roles can mint for every account that allowed_targets does not rule out; roles for one account need only that account's own credential", me.UserName))
+	}
+	// This also shows that the API lets tokens be managed with the credential.
+	own, err := g.ownTokens(ctx)
+	if err != nil {
+		return issuer.Status{}, err
+	}
+	if len(own) != 1 {
+		return status, nil
+	}
+	warning, err := checkScopes(own[0].Scopes)
+	if err != nil {
+		return issuer.Status{}, err
+	}
+	if warning != "" {
+		status.Warnings = append(status.Warnings, warning)
+	}
+	return status, nil
+}
+
+// checkScopes checks the scopes of a token that stands in for the password.
+func checkScopes(scopes []sdk.AccessTokenScope) (warning string, err error) {
+	switch {
+	case len(scopes) == 0:
+		return "", nil // Gitea does not tell them before 1.22.3
+	case !slices.Contains(scopes, scopeWriteUser) && !slices.Contains(scopes, sdk.AccessTokenScopeAll):
+		return "", issuer.Refusedf("the access token that stands in for the password lacks the scope %s, without which it cannot mint", scopeWriteUser)
+	case len(scopes) > 1 || scopes[0] != scopeWriteUser:
+		return fmt.Sprintf("the access token that stands in for the password has the scopes %s; %s is all that is needed", listed(scopes), scopeWriteUser), nil
+	}
+	return "", nil
+}
+
+func listed(scopes []sdk.AccessTokenScope) string {
+	var names []string
+	for _, scope := range scopes {
+		names = append(names, string(scope))
+	}
+	return strings.Join(names, ", ")
+}
+
+// Mint implements [issuer.Issuer]. Gitea's tokens have no expiry.
+func (g *gitea) Mint(ctx context.Context, r issuer.Request) (issuer.Credential, error) {
+	account := r.For["user"]
+	token, err := g.create(ctx, account, r.Name, []sdk.AccessTokenScope{sdk.AccessTokenScopeReadPackage})
+	if err != nil {
+		return issuer.Credential{}, err
+	}
+	return issuer.Credential{
+		ID:       strconv.FormatInt(token.ID, 10),
+		Username: account,
+		Password: dockerconfig.NewSecret(token.Token),
+	}, nil
+}
+
+// Find implements [issuer.Issuer].
+func (g *gitea) Find(ctx context.Context, target issuer.Settings, name string) ([]string, error) {
+	account := target["user"]
+	tokens, err := g.list(ctx, account)
+	if err != nil {
+		return nil, g.unlessGone(ctx, account, err)
+	}
+	var ids []string
+	for _, token := range tokens {
+		if token.Name == name {
+			ids = append(ids, strconv.FormatInt(token.ID, 10))
+		}
+	}
+	return ids, nil
+}
+
+// Revoke implements [issuer.Issuer].
+func (g *gitea) Revoke(ctx context.Context, target issuer.Settings, id string) error {
+	number, err := strconv.ParseInt(id, 10, 64)
+	if err != nil {
+		return issuer.Refusedf("%q is not the ID of an access token", id)
+	}
+	account := target["user"]
+	return g.unlessGone(ctx, account, g.remove(ctx, account, number))
+}
+
+// unlessGone returns nil for an answer 404 if it tells that the token, or its
+// account, is gone. An account that may not be seen, or a proxy in front of a
+// Gitea that is down, is answered in the same way.
+func (g *gitea) unlessGone(ctx context.Context, account string, err error) error {
+	if !isNotFound(err) {
+		return err
+	}
+	me, meErr := g.me(ctx)
+	switch {
+	case meErr != nil:
+		return meErr
+	case me.IsAdmin, strings.EqualFold(me.UserName, account):
+		return nil
+	}
+	return err
+}

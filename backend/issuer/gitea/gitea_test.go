@@ -1,0 +1,373 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package gitea
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"vault-plugin-secrets-regcred/backend/dockerconfig"
+	"vault-plugin-secrets-regcred/backend/issuer"
+	"vault-plugin-secrets-regcred/backend/issuer/issuertest"
+)
+
+// That the calls are right is tested on a real Gitea, in tests/. Here are the
+// fields, and answers that a real one does not give on demand.
+
+const token = "0123456789abcdef0123456789abcdef01234567"
+
+func connection(url, username, password string) issuer.Connection {
+	c := issuer.Connection{
+		URL:        url,
+		Registries: []dockerconfig.Key{"gitea.example.com"},
+		Settings:   issuer.Settings{},
+		Secrets:    issuer.Secrets{},
+		HTTP:       issuer.NewHTTP(nil),
+		Now:        time.Now,
+	}
+	if username != "" {
+		c.Settings["username"] = username
+	}
+	if password != "" {
+		c.Secrets["password"] = dockerconfig.NewSecret(password)
+	}
+	return c
+}
+
+// serve opens a connection to a server that answers each request, named by
+// method and path below /api/v1, with what stands for it.
+func serve(t *testing.T, password string, answers map[string]http.HandlerFunc) *issuer.Client {
+	t.Helper()
+	server := issuertest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		answer, known := answers[r.Method+" "+strings.TrimPrefix(r.URL.Path, "/api/v1")]
+		if !known {
+			t.Errorf("unexpected request: %s %s", r.Method, r.URL)
+			w.WriteHeader(http.StatusTeapot)
+			return
+		}
+		answer(w, r)
+	}))
+	client, err := issuer.Open(Type(), connection(server.URL, "alice", password))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.Close)
+	return client
+}
+
+func says(status int, body string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(status)
+		_, _ = w.Write([]byte(body))
+	}
+}
+
+var alice = issuer.Settings{"user": "alice"}
+
+func TestFieldsOfConnections(t *testing.T) {
+	const name = `username: must be the name of an account, not an e-mail address: letters and digits, with single "-", "_" or "." in between`
+	for _, test := range []struct{ username, password, want string }{
+		{"alice", "secret", ""},
+		{"A.l-i_c3", "secret", ""},
+		{"7", "secret", ""},
+		{"", "secret", "username: must be set: the name of an account"},
+		{"alice", "", "password: must be set: the account's password, or an access token of it with the scope write:user"},
+		{"alice@example.com", "secret", name},
+		{"a--b", "secret", name},
+		{"a.", "secret", name},
+		{"-a", "secret", name},
+		{"..", "secret", name},
+		{"a/b", "secret", name},
+		{"a b", "secret", name},
+		{"ä", "secret", name},
+	} {
+		got := ""
+		if _, err := issuer.Open(Type(), connection("https://gitea.example.com", test.username, test.password)); err != nil {
+			got = err.Error()
+		}
+		if got != test.want {
+			t.Errorf("username %q, password %q: want %q, got %q", test.username, test.password, test.want, got)
+		}
+	}
+	if attrs := Type().ConnectionFields["password"].DisplayAttrs; attrs == nil || !attrs.Sensitive {
+		t.Error("want the password to be sensitive")
+	}
+}
+
+func TestFieldsOfRoles(t *testing.T) {
+	c := connection("https://gitea.example.com", "alice", "secret")
+	for _, test := range []struct{ user, want, refusal string }{
+		{"", "alice", ""},
+		{"Bob", "Bob", ""},
+		{"bob/../alice", "", `user: must be the name of an account, not an e-mail address: letters and digits, with single "-", "_" or "." in between`},
+	} {
+		fields := issuer.Settings{}
+		if test.user != "" {
+			fields["user"] = test.user
+		}
+		target, err := Type().Target(c, fields)
+		if test.refusal != "" {
+			if err == nil || err.Error() != test.refusal {
+				t.Errorf("user %q: want %q, got %v", test.user, test.refusal, err)
+			}
+			continue
+		}
+		want := issuer.Target{Settings: issuer.Settings{"user": test.want}, Names: []string{test.want}}
+		if err != nil || !cmp.Equal(target, want) {
+			t.Errorf("user %q: want %+v, got %+v, %v", test.user, want, target, err)
+		}
+	}
+}
+
+func TestErrorsOfMinting(t *testing.T) {
+	for name, test := range map[string]struct {
+		answer   http.HandlerFunc
+		want     string
+		definite bool
+	}{
+		"Gitea's words":  {says(400, `{"message":"access token name has been used already"}`), "answered 400 Bad Request: access token name has been used already", true},
+		"a proxy's page": {says(403, "<html>\nsecret page"), "answered 403 Forbidden", true},
+		"no token":       {says(201, `{"id":7}`), "the answer has no access token", false},
+		"no ID":          {says(201, `{"sha1":"`+token+`"}`), "the answer has no access token", false},
+		"no JSON":        {says(201, `<html>`), "the answer could not be understood", false},
+		"a server error": {says(500, `{"message":"boom"}`), "answered 500 Internal Server Error: boom", false},
+		"renamed":        {redirect("/api/v1/users/bob/tokens"), "the account alice is called bob now; write user=bob to the role", true},
+		"renamed, below a path": {
+			redirect("/git/api/v1/users/bob/tokens"), "the account alice is called bob now; write user=bob to the role", true,
+		},
+		"redirect to a login":     {redirect("/user/login"), "answered 307, a redirect", false},
+		"redirect to no name":     {redirect("/api/v1/users/..%2fadmin/tokens"), "answered 307, a redirect", false},
+		"redirect to nowhere":     {says(307, ""), "answered 307, a redirect", false},
+		"the secret in its words": {says(400, `{"message":"no: secret-of-alice"}`), "answered 400 Bad Request: no: [redacted]", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			client := serve(t, "secret-of-alice", map[string]http.HandlerFunc{"POST /users/alice/tokens": test.answer})
+			_, err := client.Mint(t.Context(), issuer.Request{Name: "regcred-x", For: alice})
+			if err == nil || !strings.Contains(err.Error(), ": "+test.want) || issuer.Definite(err) != test.definite {
+				t.Errorf("want %q, definite %v; got %v, definite %v", test.want, test.definite, err, issuer.Definite(err))
+			}
+			if strings.Contains(err.Error(), "html") || strings.Contains(err.Error(), "SDK") {
+				t.Errorf("want no more than Gitea's own message, got %v", err)
+			}
+		})
+	}
+}
+
+func redirect(location string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Location", location)
+		w.WriteHeader(http.StatusTemporaryRedirect)
+	}
+}
+
+func TestRevoke(t *testing.T) {
+	const admin, ordinary = `{"login":"alice","is_admin":true}`, `{"login":"alice"}`
+	notFound := says(404, `{"message":"not found"}`)
+	bob := issuer.Settings{"user": "bob"}
+	for name, test := range map[string]struct {
+		target   issuer.Settings
+		deletion http.HandlerFunc
+		me       http.HandlerFunc
+		status   int
+		want     string // empty for success
+	}{
+		"done":                        {alice, says(204, ""), nil, 0, ""},
+		"gone":                        {alice, notFound, says(200, ordinary), 0, ""},
+		"gone, another's":             {bob, notFound, says(200, admin), 0, ""},
+		"unseen, another's":           {bob, notFound, says(200, ordinary), 404, "not found"},
+		"all is not found":            {alice, notFound, says(404, "<html>"), 404, "answered 404 Not Found"},
+		"the credential is no more":   {alice, notFound, says(401, `{"message":"invalid username, password or token"}`), 401, "invalid username"},
+		"another answers in between":  {alice, says(200, "<html>please sign in"), nil, 0, "answered 200 OK to a deletion, where 204 is right"},
+		"the account is hard to find": {alice, redirect("/user/login"), nil, 307, "a redirect"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			answers := map[string]http.HandlerFunc{"DELETE /users/" + test.target["user"] + "/tokens/7": test.deletion}
+			if test.me != nil {
+				answers["GET /user"] = test.me
+			}
+			err := serve(t, "secret-of-alice", answers).Revoke(t.Context(), test.target, "7")
+			if test.want == "" && err != nil {
+				t.Errorf("want success, got %v", err)
+			}
+			if test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want) || issuer.StatusOf(err) != test.status) {
+				t.Errorf("want %q with status %d, got %v with status %d", test.want, test.status, err, issuer.StatusOf(err))
+			}
+		})
+	}
+	err := serve(t, "secret-of-alice", nil).Revoke(t.Context(), alice, "../8")
+	if err == nil || !strings.Contains(err.Error(), "is not the ID of an access token") {
+		t.Errorf("want an ID of another kind to be refused without a call, got %v", err)
+	}
+}
+
+// pages serves a list of tokens with the IDs 1 to last, two to a page.
+// total is what it says of their number before each page.
+func pages(last int, total func(page int) string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		page, _ := strconv.Atoi(r.URL.Query().Get("page"))
+		list := []map[string]any{}
+		for id := 2*page - 1; id <= min(2*page, last); id++ {
+			list = append(list, map[string]any{"id": id, "name": fmt.Sprintf("name-%d", id)})
+		}
+		if said := total(page); said != "" {
+			w.Header().Set("X-Total-Count", said)
+		}
+		_ = json.NewEncoder(w).Encode(list)
+	}
+}
+
+func TestFind(t *testing.T) {
+	changes := 0
+	for name, test := range map[string]struct {
+		answer http.HandlerFunc
+		name   string
+		want   []string
+		fails  string
+	}{
+		"on the last page":       {pages(5, func(int) string { return "5" }), "name-5", []string{"5"}, ""},
+		"a part of a name":       {pages(5, func(int) string { return "5" }), "name", nil, ""},
+		"the total is not said":  {pages(5, func(int) string { return "" }), "name-5", []string{"5"}, ""},
+		"one went meanwhile":     {pages(5, func(int) string { changes++; return strconv.Itoa(max(5, 8-changes)) }), "name-5", []string{"5"}, ""},
+		"always changing":        {pages(5, func(page int) string { return strconv.Itoa(5 + page) }), "name-5", nil, "changed each time"},
+		"fewer than are said":    {pages(4, func(int) string { return "6" }), "name-4", nil, "changed each time"},
+		"each page is the first": {says(200, `[{"id":1,"name":"name-5"}]`), "name-5", []string{"1"}, ""},
+		"no list":                {says(200, `{}`), "name-5", nil, "could not be understood"},
+		"refused":                {says(403, `{"message":"doer should be the site admin"}`), "name-5", nil, "doer should be the site admin"},
+		"two of one name":        {says(200, `[{"id":3,"name":"name-5"},{"id":4,"name":"name-5"}]`), "name-5", []string{"3", "4"}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := issuertest.NewServer(t, test.answer)
+			g, err := open(connection(server.URL, "alice", "secret-of-alice"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := g.Find(t.Context(), alice, test.name)
+			slices.Sort(got)
+			if test.fails == "" && (err != nil || !cmp.Equal(got, test.want)) {
+				t.Errorf("want %q, got %q, %v", test.want, got, err)
+			}
+			if test.fails != "" && (err == nil || !strings.Contains(err.Error(), test.fails)) {
+				t.Errorf("want an error that contains %q, got %q, %v", test.fails, got, err)
+			}
+		})
+	}
+}
+
+func TestCheckOfOddAnswers(t *testing.T) {
+	me := says(200, `{"login":"alice"}`)
+	for name, test := range map[string]struct {
+		answers map[string]http.HandlerFunc
+		want    string
+	}{
+		"nobody":    {map[string]http.HandlerFunc{"GET /user": says(200, `{}`)}, "does not say whose the administrative credential is"},
+		"no tokens": {map[string]http.HandlerFunc{"GET /user": me, "GET /users/alice/tokens": says(401, `{"message":"auth required"}`)}, "auth required"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			status, err := serve(t, token, test.answers).Check(t.Context())
+			if err == nil || !strings.Contains(err.Error(), test.want) || status.Identity != "" {
+				t.Errorf("want an error that contains %q and no status, got %+v, %v", test.want, status, err)
+			}
+		})
+	}
+}
+
+func TestCheckOfScopes(t *testing.T) {
+	for scopes, want := range map[string][]string{
+		`null`:           nil, // as older ones answer
+		`["write:user"]`: nil,
+		`["all"]`:        {"the access token that stands in for the password has the scopes all; write:user is all that is needed"},
+		`["write:user","read:misc"]`: {
+			"the access token that stands in for the password has the scopes write:user, read:misc; write:user is all that is needed",
+		},
+	} {
+		status, err := serve(t, token, map[string]http.HandlerFunc{
+			"GET /user":               says(200, `{"login":"alice"}`),
+			"GET /users/alice/tokens": says(200, `[{"id":7,"token_last_eight":"01234567","scopes":`+scopes+`}]`),
+		}).Check(t.Context())
+		if err != nil || !cmp.Equal(status, issuer.Status{Identity: "alice", Warnings: want}) {
+			t.Errorf("scopes %s: want alice and the warnings %q, got %+v, %v", scopes, want, status, err)
+		}
+	}
+}
+
+func TestRootThatCannotBeReplaced(t *testing.T) {
+	// As a token it is refused, if a password stands there.
+	me := func(asToken int, body string) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			if strings.HasPrefix(r.Header.Get("Authorization"), "token ") && asToken != http.StatusOK {
+				says(asToken, `{"message":"no"}`)(w, r)
+				return
+			}
+			says(200, body)(w, r)
+		}
+	}
+	twice := says(200, `[{"id":7,"token_last_eight":"01234567","scopes":["all"]},{"id":8,"token_last_eight":"01234567","scopes":["all"]}]`)
+	for name, test := range map[string]struct {
+		secret  string
+		answers map[string]http.HandlerFunc
+		want    string
+	}{
+		"a password that is kept elsewhere": {"secret-of-alice", map[string]http.HandlerFunc{
+			"GET /user": me(401, `{"login":"alice","is_admin":true,"source_id":1}`),
+		}, "not kept by Gitea but by an authentication source"},
+		"a password of no administrator": {"secret-of-alice", map[string]http.HandlerFunc{
+			"GET /user": me(401, `{"login":"alice"}`),
+		}, "alice is not a site administrator"},
+		"it cannot be told what it is": {token, map[string]http.HandlerFunc{
+			"GET /user": me(418, `{"login":"alice","is_admin":true}`),
+		}, "answered 418"},
+		"two tokens that end alike": {token, map[string]http.HandlerFunc{
+			"GET /user": me(200, `{"login":"alice"}`), "GET /users/alice/tokens": twice,
+		}, "2 access tokens of the account end as the one does"},
+		"a token that is not listed": {token, map[string]http.HandlerFunc{
+			"GET /user": me(200, `{"login":"alice"}`), "GET /users/alice/tokens": says(200, `[]`),
+		}, "0 access tokens of the account end as the one does"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := serve(t, test.secret, test.answers).PrepareRoot(t.Context(), "regcred-root")
+			if err == nil || !strings.Contains(err.Error(), test.want) || !issuer.Definite(err) {
+				t.Errorf("want a definite error that contains %q, got %v", test.want, err)
+			}
+		})
+	}
+	client := serve(t, token, map[string]http.HandlerFunc{"GET /users/alice/tokens": twice})
+	if err := client.RetireRoot(t.Context()); err == nil || !strings.Contains(err.Error(), "2 access tokens") {
+		t.Errorf("RetireRoot: want neither of two tokens deleted that end alike, got %v", err)
+	}
+}
+
+// A password of nobody is discarded or retired without a call, because there is
+// nothing at the registry, and the old one may be refused already.
+func TestPasswordsNeedNoDiscarding(t *testing.T) {
+	client := serve(t, "secret-of-alice", nil)
+	if err := client.DiscardRoot(t.Context(), "regcred-root"); err != nil {
+		t.Errorf("DiscardRoot: %v", err)
+	}
+	if err := client.RetireRoot(t.Context()); err != nil {
+		t.Errorf("RetireRoot: %v", err)
+	}
+}
+
+func TestNewPassword(t *testing.T) {
+	first, second := newPassword(), newPassword()
+	if first.Equal(second) {
+		t.Error("want a password of its own each time")
+	}
+	for _, class := range []string{`[A-Z]`, `[a-z]`, `[0-9]`, `[^A-Za-z0-9]`, `^.{40,72}$`} {
+		if !regexp.MustCompile(class).MatchString(first.Reveal()) {
+			t.Errorf("want a password that matches %s", class)
+		}
+	}
+	if hasTokenShape(first) {
+		t.Error("want a password that does not look like a token")
+	}
+}

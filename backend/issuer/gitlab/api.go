@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package gitlab
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+
+	api "gitlab.com/gitlab-org/api/client-go"
+
+	"vault-plugin-secrets-regcred/backend/issuer"
+)
+
+const (
+	perPage = 100 // GitLab's maximum
+
+	// maxReads is how often a list is read that changes meanwhile.
+	maxReads = 3
+
+	maxRefusal = 64 << 10 // bytes of an answer that is not of success
+)
+
+// call sends a request to a path below /api/v4/ and decodes the answer to out,
+// which may be nil.
+func (g *gitlab) call(ctx context.Context, method, path string, in, out any) (*api.Response, error) {
+	req, err := g.api.NewRequest(method, path, in, []api.RequestOptionFunc{api.WithContext(ctx)})
+	if err != nil {
+		return nil, issuer.Refusedf("no request can be made of the url of the connection")
+	}
+	resp, err := g.api.Do(req, out)
+	return resp, issuer.Failed(err)
+}
+
+// refused is an answer that is not of success.
+type refused struct {
+	error  // from issuer.Answered
+	status int
+	said   answer // zero if it was not GitLab that spoke, but a proxy
+}
+
+func (r *refused) Unwrap() error { return r.error }
+
+// answer is the body of a refusal: either message, which can be a text or
+// texts by field, or error with error_description.
+type answer struct {
+	Message     any    `json:"message"`
+	Error       string `json:"error"`
+	Description string `json:"error_description"`
+}
+
+func (a answer) String() string {
+	var parts []string
+	for _, part := range []string{flatten(a.Message), a.Error, a.Description} {
+		if part != "" {
+			parts = append(parts, part)
+		}
+	}
+	return strings.Join(parts, ": ")
+}
+
+func flatten(message any) string {
+	var parts []string
+	switch m := message.(type) {
+	case string:
+		return m
+	case []any:
+		for _, e := range m {
+			parts = append(parts, flatten(e))
+		}
+	case map[string]any:
+		for _, field := range slices.Sorted(maps.Keys(m)) {
+			parts = append(parts, field+" "+flatten(m[field]))
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+// refusals makes errors of all answers that are not of success. The client
+// library would not say what GitLab has said with a 404, would repeat whole web
+// pages of a proxy, and take 304 for success.
+type refusals struct{ next http.RoundTripper }
+
+// RoundTrip implements [http.RoundTripper].
+func (r refusals) RoundTrip(in *http.Request) (*http.Response, error) {
+	resp, err := r.next.RoundTrip(in)
+	if err != nil {
+		return nil, err
+	}
+	// The client library panics at some that are malformed, and X-Next-Page
+	// says the same.
+	_ = resp
+	if resp.StatusCode >= 200 && resp.StatusCode < 300 {
+		return resp, nil
+	}
+	defer func() { _ = resp.Body.Close() }()
+	e := &refused{status: resp.StatusCode}
+	if body, err := io.ReadAll(io.LimitReader(resp.Body, maxRefusal)); err != nil || json.Unmarshal(body, &e.said) != nil {
+		e.said = answer{}
+	}
+	e.error = issuer.Answered(resp.StatusCode, resp.Header, e.said.String())
+	return nil, e
+}
+
+func asRefused(err error) (*refused, bool) {
+	var r *refused
+	ok := errors.As(err, &r)
+	return r, ok
+}
+
+// isGone reports whether GitLab itself has answered that there is no such token,
+// project or group. A 404 of a proxy, or of a server that is no GitLab, says
+// nothing about tokens.
+func isGone(err error) bool {
+	r, ok := asRefused(err)
+	return ok && r.status == http.StatusNotFound && strings.HasPrefix(flatten(r.said.Message), "404")
+}
+
+// isNoToken reports whether GitLab itself has answered that the token of the
+// connection is none, or none any more.
+func isNoToken(err error) bool {
+	r, ok := asRefused(err)
+	return ok && r.status == http.StatusUnauthorized &&
+		(strings.HasPrefix(flatten(r.said.Message), "401") || r.said.Error == "invalid_token")
+}
+
+// listed is a token in a list, whatever its kind.
+type listed struct {
+	ID      int64  `json:"id"`
+	Name    string `json:"name"`
+	Revoked bool   `json:"revoked"`
+	Active  *bool  `json:"active"` // deploy tokens have it not
+}
+
+// listing is what a list is asked for.
+type listing struct {
+	UserID  int64  `url:"user_id,omitempty"`
+	Search  string `url:"search,omitempty"`
+	State   string `url:"state,omitempty"`
+	Page    int64  `url:"page"`
+	PerPage int64  `url:"per_page"`
+}
+
+// find returns the IDs of the tokens in a list that have exactly a name and are
+// not ended. Where others are deleted while the pages are read, those behind
+// them move to a page that has been read already; so it reads again until the
+// list has not changed.
+func (g *gitlab) find(ctx context.Context, path string, list listing, name string) ([]string, error) {
+	for range maxReads {
+		ids, changed, err := g.read(ctx, path, list, name)
+		if err != nil || len(ids) > 0 || !changed {
+			return ids, err
+		}
+	}
+	return nil, issuer.Garbledf("the list of tokens changed each time it was read, so one may have been overlooked")
+}
+
+func (g *gitlab) read(ctx context.Context, path string, list listing, name string) (ids []string, changed bool, err error) {
+	list.PerPage = perPage
+	total := int64(-1)
+	for list.Page = 1; ; {
+		var page []listed
+		resp, err := g.call(ctx, http.MethodGet, path, list, &page)
+		if err != nil {
+			return nil, false, err
+		}
+		for _, token := range page {
+			if token.Name == name && !token.Revoked && (token.Active == nil || *token.Active) {
+				ids = append(ids, fmt.Sprint(token.ID))
+			}
+		}
+		// GitLab leaves the total out where it is over 10,000.
+		changed = changed || total >= 0 && resp.TotalItems != total
+		total = resp.TotalItems
+		switch {
+		case resp.NextPage == 0:
+			return ids, changed, nil
+		case resp.NextPage <= list.Page:
+			return nil, false, issuer.Garbledf("the list of tokens leads back to a page that was read")
+		}
+		list.Page = resp.NextPage
+	}
+}

@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: MPL-2.0
+
+// Package gitlab mints deploy tokens and access tokens of GitLab projects and
+// groups. What it relies on, and where GitLab documents it, is listed in
+// docs/connections/gitlab.md.
+package gitlab
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	api "gitlab.com/gitlab-org/api/client-go"
+
+	"vault-plugin-secrets-regcred/backend/issuer"
+)
+
+// Fields of connections and roles.
+const (
+	fieldToken               = "token"
+	fieldServiceAccountGroup = "service_account_group"
+	fieldProject             = "project"
+	fieldGroup               = "group"
+	fieldTokenType           = "token_type"
+	fieldAccess              = "access"
+)
+
+// Values of roles' fields.
+const (
+	deployToken = "deploy_token"
+	accessToken = "access_token"
+	pull        = "pull"
+	push        = "push"
+)
+
+const (
+	day = 24 * time.Hour
+
+	// maxDays is how many days after today the date may be at which a token
+	// ends, if the administrators of GitLab have not changed it.
+	maxDays = 365
+)
+
+// Type is that of GitLab.
+func Type() issuer.Type {
+	return issuer.Type{
+		Name:        "gitlab",
+		Description: "Mints deploy tokens and access tokens of GitLab projects and groups.",
+		ConnectionFields: map[string]*framework.FieldSchema{
+			fieldToken: {
+				Type:         framework.TypeString,
+				Description:  "Personal access token with the scope api, of a user who is Maintainer of the projects or Owner of the groups that roles name.",
+				DisplayAttrs: &framework.DisplayAttributes{Sensitive: true},
+			},
+			fieldServiceAccountGroup: {
+				Type:        framework.TypeString,
+				Description: "Top-level group whose service account the token is of, so that rotate-root can make the next token. Without it, only the token of an administrator can be replaced.",
+			},
+		},
+		RoleFields: map[string]*framework.FieldSchema{
+			fieldProject: {
+				Type:        framework.TypeString,
+				Description: "Project that the credential is for.",
+			},
+			fieldGroup: {
+				Type:        framework.TypeString,
+				Description: "Group that the credential is for, with all projects below it.",
+			},
+			fieldTokenType: {
+				Type:        framework.TypeString,
+				Description: "What is minted: deploy_token (default), or access_token.",
+			},
+			fieldAccess: {
+				Type:        framework.TypeString,
+				Description: "What the credential may do: pull (default), or push, which is both.",
+			},
+		},
+		Target: target,
+		New:    open,
+	}
+}
+
+// fullPath is what GitLab accepts as the path of a project or group, levels
+// joined by slashes.
+var fullPath = regexp.MustCompile(`^[A-Za-z0-9_.][A-Za-z0-9_.-]*(/[A-Za-z0-9_.][A-Za-z0-9_.-]*)*$`)
+
+// GitLab takes what is all digits for the number of a project or group, which
+// allowed_targets could not cover.
+var number = regexp.MustCompile(`^[0-9]+$`)
+
+func isPath(path string) bool {
+	return fullPath.MatchString(path) && !strings.Contains(path, "..") && !strings.Contains("/"+path+"/", "/./") && !number.MatchString(path)
+}
+
+func target(_ issuer.Connection, fields issuer.Settings) (issuer.Target, error) {
+	project, group := fields[fieldProject], fields[fieldGroup]
+	settings := issuer.Settings{
+		fieldTokenType: cmp.Or(fields[fieldTokenType], deployToken),
+		fieldAccess:    cmp.Or(fields[fieldAccess], pull),
+	}
+	t := issuer.Target{Settings: settings}
+	switch {
+	case (project == "") == (group == ""):
+		return issuer.Target{}, errors.New("project: must be set, or group, but not both")
+	case project != "" && (!isPath(project) || !strings.Contains(project, "/")):
+		return issuer.Target{}, errors.New("project: must be the full path of a project, such as group/my_app, not its number or URL")
+	case group != "" && !isPath(group):
+		return issuer.Target{}, errors.New("group: must be the full path of a group, such as group/team, not its number or URL")
+	case !slices.Contains([]string{deployToken, accessToken}, settings[fieldTokenType]):
+		return issuer.Target{}, errors.New("token_type: must be deploy_token or access_token")
+	case !slices.Contains([]string{pull, push}, settings[fieldAccess]):
+		return issuer.Target{}, errors.New("access: must be pull or push")
+	case project != "":
+		settings[fieldProject], t.Names = project, []string{project}
+	default:
+		settings[fieldGroup], t.Names = group, []string{group}
+	}
+	if settings[fieldTokenType] == accessToken {
+		// The date that covers a time may be a day later than it.
+		t.MaxLifetime = (maxDays - 1) * day
+		t.Warnings = []string{"GitLab makes a bot user for each access token and ends it at the start of a day (UTC) only; deploy_token, the default, needs neither"}
+	}
+	return t, nil
+}
+
+// gitlab implements [issuer.Issuer] and [issuer.RootRotator].
+type gitlab struct {
+	api                 *api.Client
+	serviceAccountGroup string
+	now                 func() time.Time
+}
+
+// unlimited is in place of the client library's limiter, which would hold calls
+// back for longer than they may take.
+type unlimited struct{}
+
+func (unlimited) Wait(context.Context) error { return nil }
+
+// notInTokens is what no header can carry, and no token of GitLab's has.
+var notInTokens = regexp.MustCompile(`[^!-~]`)
+
+func open(c issuer.Connection) (issuer.Issuer, error) {
+	token, group := c.Secrets[fieldToken].Reveal(), c.Settings[fieldServiceAccountGroup]
+	switch {
+	case token == "":
+		return nil, errors.New("token: must be set, to a personal access token with the scope api")
+	case notInTokens.MatchString(token):
+		return nil, errors.New("token: must be a personal access token: letters, digits and punctuation, without white space")
+	case group != "" && (!isPath(group) || strings.Contains(group, "/")):
+		return nil, errors.New("service_account_group: must be the path of a top-level group, without slashes, not its number or URL")
+	}
+	inner := *c.HTTP
+	inner.Transport = refusals{next: c.HTTP.Transport}
+	client, err := api.NewClient(token,
+		api.WithBaseURL(c.URL),
+		api.WithHTTPClient(&inner),
+		api.WithoutRetries(),
+		api.WithCustomLimiter(unlimited{}),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("url: must be that of GitLab: %w", err)
+	}
+	return &gitlab{api: client, serviceAccountGroup: group, now: c.Now}, nil
+}
+
+// botOfProjectOrGroup matches the names of the users that GitLab makes for
+// access tokens of projects and groups.
+var botOfProjectOrGroup = regexp.MustCompile(`^(project|group)_[0-9]+_bot`)
+
+// Check implements [issuer.Issuer]. Whether the user may mint depends on the
+// project or group, and shows only there.
+func (g *gitlab) Check(ctx context.Context) (issuer.Status, error) {
+	token, err := g.self(ctx)
+	if err != nil {
+		return issuer.Status{}, err
+	}
+	if !slices.Contains(token.Scopes, "api") {
+		return issuer.Status{}, issuer.Refusedf("the token has not the scope api, without which it cannot mint; make one that has")
+	}
+	var user struct {
+		Username string `json:"username"`
+		IsAdmin  bool   `json:"is_admin"`
+	}
+	if _, err := g.call(ctx, http.MethodGet, "user", nil, &user); err != nil {
+		return issuer.Status{}, err
+	}
+	if user.Username == "" {
+		return issuer.Status{}, issuer.Garbledf("the answer does not say whose the token is")
+	}
+	status := issuer.Status{Identity: user.Username, ExpiresAt: midnight(token.ExpiresAt)}
+	if user.IsAdmin {
+		status.Warnings = append(status.Warnings, "the token is an administrator's: it may do more than is needed; a user who is Maintainer of the projects, or Owner of the groups, is enough")
+	}
+	if botOfProjectOrGroup.MatchString(user.Username) {
+		status.Warnings = append(status.Warnings, "the token is an access token of a project or group: it can mint deploy tokens only, and rotate-root cannot replace it")
+	}
+	return status, nil
+}
+
+// self returns the token that the connection has.
+func (g *gitlab) self(ctx context.Context) (api.PersonalAccessToken, error) {
+	var token api.PersonalAccessToken
+	_, err := g.call(ctx, http.MethodGet, "personal_access_tokens/self", nil, &token)
+	switch {
+	case err != nil:
+		return token, err
+	case token.ID == 0 || token.UserID == 0:
+		return token, issuer.Garbledf("the answer does not describe the token")
+	case token.Revoked || !token.Active:
+		return token, issuer.Refusedf("the token is revoked or has expired")
+	}
+	return token, nil
+}
+
+// midnight is when a token with a date of expiry ends: at the start of it. It
+// is zero for one without.
+func midnight(date *api.ISOTime) time.Time {
+	if date == nil {
+		return time.Time{}
+	}
+	return time.Time(*date).UTC()
+}

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package gitlab
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"time"
+
+	api "gitlab.com/gitlab-org/api/client-go"
+
+	"vault-plugin-secrets-regcred/backend/dockerconfig"
+	"vault-plugin-secrets-regcred/backend/issuer"
+)
+
+// PrepareRoot implements [issuer.RootRotator]: it makes a second token of the
+// same user. GitLab's own rotation is of no use here, because it revokes the
+// old token with the very call whose answer holds the new one: were the answer
+// lost, both would be.
+func (g *gitlab) PrepareRoot(ctx context.Context, name string) (issuer.Root, error) {
+	old, err := g.self(ctx)
+	if err != nil {
+		return issuer.Root{}, err
+	}
+	path := fmt.Sprintf("users/%d/personal_access_tokens", old.UserID)
+	if g.serviceAccountGroup != "" {
+		path = fmt.Sprintf("groups/%s/service_accounts/%d/personal_access_tokens", api.PathEscape(g.serviceAccountGroup), old.UserID)
+	}
+	var token api.PersonalAccessToken
+	_, err = g.call(ctx, http.MethodPost, path, api.CreatePersonalAccessTokenOptions{
+		Name:      &name,
+		Scopes:    &old.Scopes,
+		ExpiresAt: nextExpiry(old, g.now()),
+	}, &token)
+	switch status := issuer.StatusOf(err); {
+	case status == http.StatusForbidden || status == http.StatusNotFound:
+		return issuer.Root{}, g.notRotatable(status)
+	case err != nil:
+		return issuer.Root{}, err
+	case token.Token == "":
+		return issuer.Root{}, issuer.Garbledf("the answer has no token")
+	}
+	return issuer.Root{Secrets: issuer.Secrets{fieldToken: dockerconfig.NewSecret(token.Token)}}, nil
+}
+
+// nextExpiry returns the date at which the next token ends, as many days from
+// today as the old one had from the day that it was made; nil if that has no
+// end.
+func nextExpiry(old api.PersonalAccessToken, now time.Time) *api.ISOTime {
+	if old.ExpiresAt == nil {
+		return nil
+	}
+	days := maxDays
+	if old.CreatedAt != nil {
+		lifetime := midnight(old.ExpiresAt).Sub(old.CreatedAt.UTC().Truncate(day))
+		days = min(days, max(1, int(lifetime/day)))
+	}
+	date := api.ISOTime(now.UTC().Truncate(day).AddDate(0, 0, days))
+	return &date
+}
+
+const byHand = "make a new token in GitLab and write it with: vault write regcred/connections/NAME token=…"
+
+func (g *gitlab) notRotatable(status int) error {
+	if g.serviceAccountGroup != "" {
+		return issuer.Refusedf("answered %d to making the next token: GitLab (Premium and Ultimate) lets only Owners of the top-level group %q and administrators make tokens of its service accounts, and the user of the token must be one of these; else %s",
+			status, g.serviceAccountGroup, byHand)
+	}
+	return issuer.Refusedf("answered %d to making the next token: GitLab lets only administrators make tokens of users (where Admin Mode is on, with the scope admin_mode), and Owners of a top-level group those of its service accounts (name the group in service_account_group of the connection); else %s",
+		status, byHand)
+}
+
+// ActivateRoot implements [issuer.RootRotator]: a token is in force once made.
+func (*gitlab) ActivateRoot(context.Context, issuer.Root) error { return nil }
+
+// DiscardRoot implements [issuer.RootRotator].
+func (g *gitlab) DiscardRoot(ctx context.Context, name string) error {
+	self, err := g.self(ctx)
+	if err != nil {
+		return err
+	}
+	ids, err := g.find(ctx, "personal_access_tokens", listing{UserID: self.UserID, State: "active", Search: name}, name)
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		if _, err := g.call(ctx, http.MethodDelete, "personal_access_tokens/"+id, nil, nil); err != nil && !isGone(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+// RetireRoot implements [issuer.RootRotator]: the old token revokes itself.
+func (g *gitlab) RetireRoot(ctx context.Context) error {
+	_, err := g.call(ctx, http.MethodDelete, "personal_access_tokens/self", nil, nil)
+	if isNoToken(err) {
+		return nil
+	}
+	return err
+}

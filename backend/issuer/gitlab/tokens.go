@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package gitlab
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	api "gitlab.com/gitlab-org/api/client-go"
+
+	"vault-plugin-secrets-regcred/backend/dockerconfig"
+	"vault-plugin-secrets-regcred/backend/issuer"
+)
+
+// tokensOf is the path of the tokens of a project or group.
+func tokensOf(target issuer.Settings) string {
+	owner := "projects/" + api.PathEscape(target[fieldProject])
+	if group := target[fieldGroup]; group != "" {
+		owner = "groups/" + api.PathEscape(group)
+	}
+	if target[fieldTokenType] == accessToken {
+		return owner + "/access_tokens"
+	}
+	return owner + "/deploy_tokens"
+}
+
+// scopesFor returns the scopes of a token, and the least role that may use them
+// in a private project. Pushing needs both scopes, because clients look first
+// at what is there.
+func scopesFor(target issuer.Settings) ([]string, api.AccessLevelValue) {
+	if target[fieldAccess] == push {
+		return []string{"read_registry", "write_registry"}, api.DeveloperPermissions
+	}
+	return []string{"read_registry"}, api.ReporterPermissions
+}
+
+// Mint implements [issuer.Issuer].
+func (g *gitlab) Mint(ctx context.Context, r issuer.Request) (issuer.Credential, error) {
+	if r.For[fieldTokenType] == accessToken {
+		return g.mintAccessToken(ctx, r)
+	}
+	return g.mintDeployToken(ctx, r)
+}
+
+func (g *gitlab) mintDeployToken(ctx context.Context, r issuer.Request) (issuer.Credential, error) {
+	scopes, _ := scopesFor(r.For)
+	until := wholeSecond(r.ExpiresAt)
+	var token api.DeployToken
+	// The options are the same for groups.
+	if _, err := g.call(ctx, http.MethodPost, tokensOf(r.For), api.CreateProjectDeployTokenOptions{
+		Name:      &r.Name,
+		Scopes:    &scopes,
+		ExpiresAt: &until,
+	}, &token); err != nil {
+		return issuer.Credential{}, err
+	}
+	minted := issuer.Credential{
+		ID:       fmt.Sprint(token.ID),
+		Username: token.Username,
+		Password: dockerconfig.NewSecret(token.Token),
+	}
+	if token.ExpiresAt != nil {
+		minted.ExpiresAt = token.ExpiresAt.UTC()
+	}
+	return whole(minted, token.ID)
+}
+
+func (g *gitlab) mintAccessToken(ctx context.Context, r issuer.Request) (issuer.Credential, error) {
+	scopes, level := scopesFor(r.For)
+	until := api.ISOTime(issuer.CoveringDate(r.ExpiresAt))
+	var token api.PersonalAccessToken
+	if _, err := g.call(ctx, http.MethodPost, tokensOf(r.For), api.CreateProjectAccessTokenOptions{
+		Name:        &r.Name,
+		Scopes:      &scopes,
+		AccessLevel: &level,
+		ExpiresAt:   &until,
+	}, &token); err != nil {
+		return issuer.Credential{}, err
+	}
+	return whole(issuer.Credential{
+		ID:        fmt.Sprint(token.ID),
+		Username:  r.Name, // GitLab takes any
+		Password:  dockerconfig.NewSecret(token.Token),
+		ExpiresAt: midnight(token.ExpiresAt),
+	}, token.ID)
+}
+
+// whole refuses what could not be used, or not be revoked.
+func whole(minted issuer.Credential, id int64) (issuer.Credential, error) {
+	if id <= 0 || minted.Username == "" || minted.Password.Reveal() == "" {
+		return issuer.Credential{}, issuer.Garbledf("the answer has no token")
+	}
+	return minted, nil
+}
+
+// wholeSecond returns the first whole second that is not before a time.
+func wholeSecond(t time.Time) time.Time {
+	second := t.UTC().Truncate(time.Second)
+	if second.Before(t) {
+		second = second.Add(time.Second)
+	}
+	return second
+}
+
+// Find implements [issuer.Issuer].
+func (g *gitlab) Find(ctx context.Context, target issuer.Settings, name string) ([]string, error) {
+	var list listing
+	if target[fieldTokenType] == accessToken {
+		list = listing{State: "active", Search: name}
+	}
+	ids, err := g.find(ctx, tokensOf(target), list, name)
+	if isGone(err) {
+		return nil, nil
+	}
+	return ids, err
+}
+
+// Revoke implements [issuer.Issuer].
+func (g *gitlab) Revoke(ctx context.Context, target issuer.Settings, id string) error {
+	if _, err := strconv.ParseInt(id, 10, 64); err != nil {
+		return issuer.Refusedf("the id of the credential is none of GitLab's, which are numbers")
+	}
+	_, err := g.call(ctx, http.MethodDelete, tokensOf(target)+"/"+id, nil, nil)
+	if isGone(err) {
+		return nil
+	}
+	return err
+}

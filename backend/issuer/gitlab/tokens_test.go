@@ -1,0 +1,391 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package gitlab_test
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"vault-plugin-secrets-regcred/backend/issuer"
+	"vault-plugin-secrets-regcred/backend/issuer/gitlab/gitlabtest"
+	"vault-plugin-secrets-regcred/backend/issuer/issuertest"
+)
+
+// Everything that is minted, by what it is for.
+var kinds = []issuer.Settings{
+	{"project": gitlabtest.Project},
+	{"group": gitlabtest.Group},
+	{"project": gitlabtest.Project, "token_type": "access_token"},
+	{"group": gitlabtest.Group, "token_type": "access_token"},
+}
+
+func TestExpiry(t *testing.T) {
+	now := time.Date(2026, 11, 24, 15, 4, 5, 0, time.UTC)
+	midnight := time.Date(2026, 11, 25, 0, 0, 0, 0, time.UTC)
+	for _, test := range []struct {
+		tokenType string
+		until     time.Time
+		want      time.Time
+		given     string
+	}{
+		{"deploy_token", now.Add(15 * time.Minute), now.Add(15 * time.Minute), "2026-11-24T15:19:05Z"},
+		{"deploy_token", now.Add(time.Nanosecond), now.Add(time.Second), "2026-11-24T15:04:06Z"},
+		{"deploy_token", now.Add(time.Hour).In(time.FixedZone("", 3600)), now.Add(time.Hour), "2026-11-24T16:04:05Z"},
+		{"access_token", now.Add(15 * time.Minute), midnight, "2026-11-25"},
+		{"access_token", midnight, midnight, "2026-11-25"},
+		{"access_token", midnight.Add(time.Nanosecond), midnight.AddDate(0, 0, 1), "2026-11-26"},
+		{"access_token", now.Add(364 * 24 * time.Hour), now.Truncate(24*time.Hour).AddDate(0, 0, 365), "2027-11-24"},
+	} {
+		t.Run(fmt.Sprintf("%s until %s", test.tokenType, test.until), func(t *testing.T) {
+			s := gitlabtest.New(t)
+			clock := now
+			s.SetNow(func() time.Time { return clock })
+			o := open(t, s, s.Connection(), issuer.Settings{"project": gitlabtest.Project, "token_type": test.tokenType})
+			minted := o.mint(t, "regcred-x", test.until)
+			if !minted.ExpiresAt.Equal(test.want) || minted.ExpiresAt.Location() != time.UTC {
+				t.Errorf("want one that ends at %s, got %s", test.want, minted.ExpiresAt)
+			}
+			if given := s.Expires("regcred-x"); given != test.given {
+				t.Errorf("want GitLab to be told %s, got %s", test.given, given)
+			}
+			clock = test.until.Add(-time.Second)
+			if !s.Pulls(minted, gitlabtest.Project) {
+				t.Error("want one that works until the end")
+			}
+			clock = minted.ExpiresAt.Add(time.Second)
+			if s.Pulls(minted, gitlabtest.Project) {
+				t.Error("want one that does not work after its end")
+			}
+		})
+	}
+}
+
+// What a role may ask for is what GitLab gives, at any time of the day.
+func TestMaxLifetime(t *testing.T) {
+	s := gitlabtest.New(t)
+	now := time.Date(2026, 11, 24, 23, 59, 59, 0, time.UTC)
+	s.SetNow(func() time.Time { return now })
+	o := open(t, s, s.Connection(), kinds[2])
+	if o.MaxLifetime < 363*24*time.Hour {
+		t.Errorf("want nearly a year, got %s", o.MaxLifetime)
+	}
+	if len(o.Warnings) != 1 || !strings.Contains(o.Warnings[0], "bot user") {
+		t.Errorf("want a warning about bot users, got %q", o.Warnings)
+	}
+	o.mint(t, "regcred-x", now.Add(o.MaxLifetime))
+	_, err := o.Mint(t.Context(), issuer.Request{Name: "regcred-y", For: o.Settings, ExpiresAt: now.Add(o.MaxLifetime + 24*time.Hour)})
+	wantError(t, err, http.StatusBadRequest, true, "Expires at must be before 2027-11-24")
+
+	deploy := open(t, s, s.Connection(), s.Role())
+	if deploy.MaxLifetime != 0 || len(deploy.Warnings) != 0 {
+		t.Errorf("deploy tokens: want no limit and no warning, got %s, %q", deploy.MaxLifetime, deploy.Warnings)
+	}
+}
+
+func TestAccess(t *testing.T) {
+	for access, want := range map[string]string{
+		"pull": `["read_registry"] 20`,
+		"push": `["read_registry" "write_registry"] 30`,
+	} {
+		for _, role := range kinds {
+			s := gitlabtest.New(t)
+			role = issuer.Settings{"project": role["project"], "group": role["group"], "token_type": role["token_type"], "access": access}
+			sent := capture(s, s.MintMatch)
+			open(t, s, s.Connection(), role).mint(t, "regcred-x", time.Now().Add(time.Hour))
+			want := want
+			if role["token_type"] != "access_token" {
+				want = want[:len(want)-2] + "<nil>"
+			}
+			if got := fmt.Sprintf("%q %v", sent()["scopes"], sent()["access_level"]); got != want {
+				t.Errorf("%v: want scopes and access level %s, got %s", role, want, got)
+			}
+		}
+	}
+}
+
+func TestCredentialsReachOnlyTheirTarget(t *testing.T) {
+	s := gitlabtest.New(t)
+	s.AddProject("group/my_app_2")
+	s.AddGroup("group/sub")
+	s.AddProject("group/sub/x")
+	s.AddGroup("other")
+	s.AddProject("other/my_app")
+	for _, role := range kinds {
+		minted := open(t, s, s.Connection(), role).mint(t, issuer.NewName("x"), time.Now().Add(time.Hour))
+		got := map[string]bool{}
+		for _, repository := range []string{"group/my_app", "group/my_app/image", "group/my_app_2", "group/sub/x/y", "other/my_app", "group"} {
+			got[repository] = s.Pulls(minted, repository)
+		}
+		group := role["group"] != ""
+		want := map[string]bool{
+			"group/my_app": true, "group/my_app/image": true, "group/my_app_2": group, "group/sub/x/y": group,
+			"other/my_app": false, "group": false,
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%v (-want +got):\n%s", role, diff)
+		}
+	}
+}
+
+// What the user of the connection may not do.
+func TestPermissions(t *testing.T) {
+	deployProject, deployGroup, accessProject, accessGroup := kinds[0], kinds[1], kinds[2], kinds[3]
+	for _, test := range []struct {
+		name   string
+		role   issuer.Settings
+		at     string
+		level  int
+		status int
+		says   string
+	}{
+		{"no member", deployProject, gitlabtest.Project, 0, http.StatusNotFound, "404 Project Not Found"},
+		{"no member", deployGroup, gitlabtest.Group, 0, http.StatusNotFound, "404 Group Not Found"},
+		{"no member", accessProject, gitlabtest.Project, 0, http.StatusNotFound, "404 Project Not Found"},
+		{"Developer", deployProject, gitlabtest.Project, gitlabtest.Developer, http.StatusForbidden, "403 Forbidden"},
+		{"Developer", accessProject, gitlabtest.Project, gitlabtest.Developer, http.StatusBadRequest, "User does not have permission to create project access token"},
+		{"Maintainer", deployGroup, gitlabtest.Group, gitlabtest.Maintainer, http.StatusForbidden, "403 Forbidden"},
+		{"Maintainer", accessGroup, gitlabtest.Group, gitlabtest.Maintainer, http.StatusBadRequest, "User does not have permission to create group access token"},
+		{"Maintainer", deployProject, gitlabtest.Project, gitlabtest.Maintainer, 0, ""},
+		{"Maintainer", accessProject, gitlabtest.Project, gitlabtest.Maintainer, 0, ""},
+		{"Maintainer of the group", deployProject, gitlabtest.Group, gitlabtest.Maintainer, 0, ""},
+		{"Owner", deployGroup, gitlabtest.Group, gitlabtest.Owner, 0, ""},
+		{"Owner", accessGroup, gitlabtest.Group, gitlabtest.Owner, 0, ""},
+	} {
+		t.Run(fmt.Sprintf("%s %v", test.name, test.role), func(t *testing.T) {
+			s := gitlabtest.New(t)
+			user := s.AddUser("vault", false)
+			s.SetMember(test.at, user, test.level)
+			o := open(t, s, s.ConnectionWith(s.AddToken(user, "a", []string{"api"}, 30)), test.role)
+			_, err := o.Mint(t.Context(), issuer.Request{Name: "regcred-x", For: o.Settings, ExpiresAt: time.Now().Add(time.Hour)})
+			if test.status != 0 {
+				wantError(t, err, test.status, true, test.says)
+			} else if err != nil {
+				t.Errorf("want no error, got %v", err)
+			}
+			if minted := test.status == 0; minted != slices.Equal(s.Living(), []string{"regcred-x"}) {
+				t.Errorf("want minted: %v, got %v", minted, s.Living())
+			}
+		})
+	}
+}
+
+// An access token of a project mints deploy tokens, and no access tokens.
+func TestAccessTokenAsAdministrativeCredential(t *testing.T) {
+	s := gitlabtest.New(t)
+	c := s.ConnectionWith(s.AddResourceToken(gitlabtest.Project, "admin", []string{"api"}, gitlabtest.Maintainer))
+	open(t, s, c, kinds[0]).mint(t, "regcred-x", time.Now().Add(time.Hour))
+	o := open(t, s, c, kinds[2])
+	_, err := o.Mint(t.Context(), issuer.Request{Name: "regcred-y", For: o.Settings, ExpiresAt: time.Now().Add(time.Hour)})
+	wantError(t, err, http.StatusBadRequest, true, "User does not have permission to create project access token")
+}
+
+func TestFindReadsAllPages(t *testing.T) {
+	for _, role := range kinds {
+		s := gitlabtest.New(t)
+		o := open(t, s, s.Connection(), role)
+		var names []string
+		for i := range 2*gitlabtest.MaxPerPage + 1 {
+			names = append(names, fmt.Sprintf("regcred-%d", i))
+			o.mint(t, names[i], time.Now().Add(time.Hour))
+		}
+		for len(names) > 0 {
+			last := names[len(names)-1]
+			names = names[:len(names)-1]
+			if err := o.RevokeNamed(t.Context(), o.Settings, last); err != nil {
+				t.Fatalf("%v: %v", role, err)
+			}
+			if diff := cmp.Diff(names, s.Living()); len(names) > 0 && diff != "" {
+				t.Fatalf("%v: after the revocation of %s (-want +got):\n%s", role, last, diff)
+			}
+		}
+	}
+}
+
+// Where another client deletes a token of a page that was read, the first of the
+// next page moves there.
+func TestFindReadsAgainWhatChanged(t *testing.T) {
+	others := []string{"other-0", "other-1", "other-2"}[:gitlabtest.MaxPerPage]
+	firstPage := func(r *http.Request) bool {
+		return r.Method == http.MethodGet && r.URL.Query().Get("page") == "1"
+	}
+	s := gitlabtest.New(t)
+	s.AddDeployTokens(gitlabtest.Project, others...)
+	o := open(t, s, s.Connection(), s.Role())
+	o.mint(t, "regcred-x", time.Now().Add(time.Hour)) // first of the second page
+	s.Watch(nil, func(r *http.Request) {
+		if firstPage(r) {
+			s.DeleteDeployToken("other-0")
+		}
+	})
+	if err := o.RevokeNamed(t.Context(), o.Settings, "regcred-x"); err != nil || slices.Contains(s.Living(), "regcred-x") {
+		t.Errorf("want it found though it had moved, got %v, %v", s.Living(), err)
+	}
+
+	// One that is not there may have been overlooked where the list never rests.
+	for changes, found := range map[int]bool{1: true, 100: false} {
+		left := changes
+		s.Watch(nil, func(r *http.Request) {
+			if firstPage(r) && left > 0 {
+				left--
+				s.AddDeployTokens(gitlabtest.Project, "another")
+			}
+		})
+		s.AddDeployTokens(gitlabtest.Project, others...)
+		err := o.RevokeNamed(t.Context(), o.Settings, "regcred-y")
+		if found && err != nil {
+			t.Errorf("%d changes: want no error, got %v", changes, err)
+		}
+		if !found {
+			wantError(t, err, 0, false, "may have been overlooked")
+		}
+	}
+}
+
+// Access tokens are searched for by their name, in one page.
+func TestFindSearchesAccessTokens(t *testing.T) {
+	for _, role := range kinds[2:] {
+		s := gitlabtest.New(t)
+		o := open(t, s, s.Connection(), role)
+		for range 2 * gitlabtest.MaxPerPage {
+			o.mint(t, issuer.NewName("other"), time.Now().Add(time.Hour))
+		}
+		o.mint(t, "regcred-x", time.Now().Add(time.Hour))
+		before := len(s.Calls())
+		if err := o.RevokeNamed(t.Context(), o.Settings, "regcred-x"); err != nil {
+			t.Fatal(err)
+		}
+		if calls := s.Calls()[before:]; len(calls) != 2 || len(s.Living()) != 2*gitlabtest.MaxPerPage {
+			t.Errorf("%v: want one list and one deletion, got %v, and left %v", role, calls, s.Living())
+		}
+	}
+}
+
+// Older versions list what is ended too, and a header may be malformed.
+func TestFindLeavesOutWhatIsEnded(t *testing.T) {
+	const list = `[{"id":90,"name":"regcred-x","revoked":true},{"id":91,"name":"regcred-x","revoked":false,"active":false}]`
+	s := gitlabtest.New(t)
+	s.Plant(-1, issuertest.Method(http.MethodGet), issuertest.Status(http.StatusOK, list, "Link", "<x>; next"))
+	o := open(t, s, s.Connection(), s.Role())
+	before := len(s.Calls())
+	if err := o.RevokeNamed(t.Context(), o.Settings, "regcred-x"); err != nil {
+		t.Fatal(err)
+	}
+	if calls := s.Calls()[before:]; len(calls) != 1 {
+		t.Errorf("want one list and no deletion, got %v", calls)
+	}
+}
+
+func TestFindOfOddLists(t *testing.T) {
+	for name, test := range map[string]struct {
+		body   string
+		header []string
+		says   string
+	}{
+		"in a circle": {`[]`, []string{"X-Next-Page", "1"}, "leads back to a page that was read"},
+		"no list":     {`{}`, nil, "could not be understood"},
+		"empty":       {``, nil, "closed in the middle"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := gitlabtest.New(t)
+			s.Plant(-1, nil, issuertest.Status(http.StatusOK, test.body, test.header...))
+			o := open(t, s, s.Connection(), s.Role())
+			err := o.RevokeNamed(t.Context(), o.Settings, "regcred-x")
+			wantError(t, err, 0, false, test.says)
+		})
+	}
+}
+
+// Only GitLab's own word that something is gone is believed.
+func TestGone(t *testing.T) {
+	for _, role := range kinds {
+		s := gitlabtest.New(t)
+		o := open(t, s, s.Connection(), role)
+		minted := o.mint(t, "regcred-x", time.Now().Add(time.Hour))
+		for _, body := range []string{`<html>404 Not Found</html>`, `{"error":"404 Not Found"}`, `{"message":"no such page"}`, `{"message":"404 Not Found","error":{}}`, ``} {
+			s.Plant(-1, nil, issuertest.Status(http.StatusNotFound, body))
+			wantError(t, o.Revoke(t.Context(), o.Settings, minted.ID), http.StatusNotFound, true)
+			wantError(t, o.RevokeNamed(t.Context(), o.Settings, "regcred-x"), http.StatusNotFound, true)
+			s.Mend()
+		}
+		s.Remove(role["project"] + role["group"])
+		if err := o.Revoke(t.Context(), o.Settings, minted.ID); err != nil {
+			t.Errorf("%v: Revoke where the target is gone: want no error, got %v", role, err)
+		}
+		if err := o.RevokeNamed(t.Context(), o.Settings, "regcred-x"); err != nil {
+			t.Errorf("%v: RevokeNamed where the target is gone: want no error, got %v", role, err)
+		}
+	}
+}
+
+// Behind its old path the tokens of a project live on.
+func TestMovedProject(t *testing.T) {
+	s := gitlabtest.New(t)
+	o := open(t, s, s.Connection(), s.Role())
+	minted := o.mint(t, "regcred-x", time.Now().Add(time.Hour))
+	s.Move(gitlabtest.Project, "group/renamed")
+	wantError(t, o.Revoke(t.Context(), o.Settings, minted.ID), http.StatusMethodNotAllowed, true, "moved projects")
+	wantError(t, o.RevokeNamed(t.Context(), o.Settings, "regcred-x"), http.StatusMovedPermanently, false, "redirect")
+	_, err := o.Mint(t.Context(), issuer.Request{Name: "regcred-y", For: o.Settings, ExpiresAt: time.Now().Add(time.Hour)})
+	wantError(t, err, http.StatusMethodNotAllowed, true, "moved projects")
+	renamed := open(t, s, s.Connection(), issuer.Settings{"project": "group/renamed"})
+	if err := renamed.Revoke(t.Context(), renamed.Settings, minted.ID); err != nil || len(s.Living()) != 0 {
+		t.Errorf("by the new path: want it revoked, got %v, %v", s.Living(), err)
+	}
+}
+
+func TestRevokeOfForeignID(t *testing.T) {
+	s := gitlabtest.New(t)
+	o := open(t, s, s.Connection(), s.Role())
+	before := len(s.Calls())
+	for _, id := range []string{"", "x", "1/../../groups", "1.5"} {
+		wantError(t, o.Revoke(t.Context(), o.Settings, id), 0, true, "none of GitLab's")
+	}
+	if calls := s.Calls()[before:]; len(calls) != 0 {
+		t.Errorf("want no call, got %v", calls)
+	}
+}
+
+// A deletion whose answer is lost is repeated, and finds nothing any more.
+func TestRevokeAgainAfterLostAnswer(t *testing.T) {
+	for _, role := range kinds {
+		s := gitlabtest.New(t)
+		o := open(t, s, s.Connection(), role)
+		minted := o.mint(t, "regcred-x", time.Now().Add(time.Hour))
+		s.Plant(1, issuertest.Method(http.MethodDelete), issuertest.CutAfterActing)
+		if err := o.Revoke(t.Context(), o.Settings, minted.ID); err != nil || len(s.Living()) != 0 {
+			t.Errorf("%v: want it revoked, got %v, %v", role, s.Living(), err)
+		}
+	}
+}
+
+func TestMintOfOddAnswers(t *testing.T) {
+	for _, role := range kinds {
+		for name, body := range map[string]string{
+			"no token":     `{"id":7,"username":"gitlab+deploy-token-7","expires_at":null}`,
+			"no ID":        `{"username":"gitlab+deploy-token-7","token":"t","expires_at":null}`,
+			"bad expiry":   `{"id":7,"username":"gitlab+deploy-token-7","token":"t","expires_at":"soon"}`,
+			"another form": `[]`,
+		} {
+			s := gitlabtest.New(t)
+			s.Plant(-1, s.MintMatch, issuertest.Status(http.StatusCreated, body))
+			o := open(t, s, s.Connection(), role)
+			_, err := o.Mint(t.Context(), issuer.Request{Name: "regcred-x", For: o.Settings, ExpiresAt: time.Now().Add(time.Hour)})
+			if err == nil || issuer.Definite(err) {
+				t.Errorf("%v, %s: want an error that is not definite, got %v", role, name, err)
+			}
+		}
+		// GitLab may be set up to give tokens without an end.
+		s := gitlabtest.New(t)
+		s.Plant(-1, s.MintMatch, issuertest.Status(http.StatusCreated, `{"id":7,"username":"u","token":"t","expires_at":null}`))
+		minted := open(t, s, s.Connection(), role).mint(t, "regcred-x", time.Now().Add(time.Hour))
+		if !minted.ExpiresAt.IsZero() || minted.ID != "7" {
+			t.Errorf("%v: want credential 7 without an end, got %+v", role, minted)
+		}
+	}
+}

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: MPL-2.0
+
+// Package harbor mints robot accounts of Harbor: for one project a robot
+// account of that project, which its project administrator may make, and for
+// several a system-level one. The API is that of Harbor's api/v2.0/swagger.yaml,
+// as of Harbor 2.2 (2.12.1 where the administrator is itself a robot account).
+package harbor
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/hashicorp/vault/sdk/framework"
+
+	"vault-plugin-secrets-regcred/backend/dockerconfig"
+	"vault-plugin-secrets-regcred/backend/issuer"
+)
+
+const (
+	fieldUsername = "username"
+	fieldPassword = "password"
+	fieldProjects = "projects"
+	fieldAccess   = "access"
+
+	accessPull = "pull"
+	accessPush = "push"
+
+	maxProjectName = 255 // bytes
+)
+
+// projectName is Harbor's rule for names of projects. It does not match "*",
+// which Harbor takes for all projects.
+var projectName = regexp.MustCompile(`^[a-z0-9]+(?:[._-][a-z0-9]+)*$`)
+
+// Type returns the type harbor.
+func Type() issuer.Type {
+	return issuer.Type{
+		Name:        "harbor",
+		Description: "Mints robot accounts of Harbor that may pull from, and if asked push to, the named projects.",
+		ConnectionFields: map[string]*framework.FieldSchema{
+			fieldUsername: {
+				Type:        framework.TypeString,
+				Description: "Name of the administrative account.",
+			},
+			fieldPassword: {
+				Type:         framework.TypeString,
+				Description:  "Password of the administrative account.",
+				DisplayAttrs: &framework.DisplayAttributes{Sensitive: true},
+			},
+		},
+		RoleFields: map[string]*framework.FieldSchema{
+			fieldProjects: {
+				Type:        framework.TypeCommaStringSlice,
+				Description: "Names of the projects that the credential is for.",
+			},
+			fieldAccess: {
+				Type:        framework.TypeString,
+				Description: "What the credential may do: pull (the default), or push, which is pull and push.",
+			},
+		},
+		Target: target,
+		New:    open,
+	}
+}
+
+func target(_ issuer.Connection, fields issuer.Settings) (issuer.Target, error) {
+	projects, err := parseProjects(fields[fieldProjects])
+	if err != nil {
+		return issuer.Target{}, fmt.Errorf("%s: %w", fieldProjects, err)
+	}
+	access := fields[fieldAccess]
+	switch access {
+	case "":
+		access = accessPull
+	case accessPull, accessPush:
+	default:
+		return issuer.Target{}, fmt.Errorf("%s: must be %s or %s, got %q", fieldAccess, accessPull, accessPush, access)
+	}
+	return issuer.Target{
+		Settings: issuer.Settings{fieldProjects: strings.Join(projects, ","), fieldAccess: access},
+		Names:    projects,
+	}, nil
+}
+
+// parseProjects returns the names in order.
+func parseProjects(list string) ([]string, error) {
+	if list == "" {
+		return nil, errors.New("must name at least one project")
+	}
+	projects := strings.Split(list, ",")
+	slices.Sort(projects)
+	for i, name := range projects {
+		switch {
+		case name == "*":
+			return nil, errors.New("must name each project; to Harbor, * is all projects, those of others included")
+		case !projectName.MatchString(name) || len(name) > maxProjectName:
+			return nil, fmt.Errorf("must be names of projects (a-z and 0-9, with single . _ - between them, at most %d characters), got %q", maxProjectName, name)
+		case i > 0 && name == projects[i-1]:
+			return nil, fmt.Errorf("must name each project once, got %q twice", name)
+		}
+	}
+	return projects, nil
+}
+
+// robots is the [issuer.Issuer], named after what it mints.
+type robots struct {
+	api
+	admin login
+}
+
+var _ issuer.RootRotator = (*robots)(nil)
+
+func open(c issuer.Connection) (issuer.Issuer, error) {
+	username, err := dockerconfig.ParseUsername(c.Settings[fieldUsername])
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", fieldUsername, err)
+	}
+	password := c.Secrets[fieldPassword]
+	if password.Reveal() == "" {
+		return nil, fmt.Errorf("%s: must not be empty", fieldPassword)
+	}
+	return &robots{
+		api:   api{url: c.URL + "/api/v2.0", http: c.HTTP, now: c.Now},
+		admin: login{username: username, password: password},
+	}, nil
+}

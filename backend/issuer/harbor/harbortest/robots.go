@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package harbortest
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+var shortName = regexp.MustCompile(`^[a-z0-9]+(?:[._-][a-z0-9]+)*$`)
+
+// robotBody is a robot account in a request.
+type robotBody struct {
+	Name        string       `json:"name"`
+	Description string       `json:"description"`
+	Level       string       `json:"level"`
+	Duration    int64        `json:"duration"`
+	Permissions []Permission `json:"permissions"`
+}
+
+// createRobot validates before it authenticates, as Harbor does.
+func (s *Server) createRobot(w http.ResponseWriter, r *http.Request, who principal) (int, any, *failure) {
+	var body robotBody
+	if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
+		return 0, nil, badRequest("the request cannot be parsed")
+	}
+	if failed := body.validate(); failed != nil {
+		return 0, nil, failed
+	}
+	var in *project
+	failed := s.mayInSystem(who, "create")
+	if body.Level == levelProject {
+		in = s.projects[body.Permissions[0].Namespace]
+		failed = s.mayInProject(who, in, body.Permissions[0].Namespace, "robot", "create")
+	}
+	if failed == nil {
+		failed = s.scope(who, in, body)
+	}
+	if failed != nil {
+		return 0, nil, failed
+	}
+	made := s.addRobot(in, body.Name, body.Duration, body.Permissions)
+	made.description = body.Description
+	w.Header().Set("Location", fmt.Sprintf("%s/robots/%d", base, made.id))
+	return http.StatusCreated, map[string]any{
+		"id": made.id, "name": s.prefix + made.name, "secret": made.secret,
+		"creation_time": s.now().UTC().Format(time.RFC3339), "expires_at": made.expiresAt,
+	}, nil
+}
+
+func (b robotBody) validate() *failure {
+	switch {
+	case !shortName.MatchString(b.Name):
+		return badRequest("robot name is not in lower case or contains illegal characters")
+	case b.Duration != -1 && (b.Duration <= 0 || b.Duration >= math.MaxInt32):
+		return badRequest("bad request error duration input: %d, duration must be either -1(Never) or a positive integer", b.Duration)
+	case b.Level != levelProject && b.Level != levelSystem:
+		return badRequest("bad request error level input: %s", b.Level)
+	case len(b.Permissions) == 0:
+		return badRequest("bad request empty permission")
+	case slices.ContainsFunc(b.Permissions, func(p Permission) bool { return len(p.Access) == 0 }):
+		return badRequest("bad request empty access")
+	case b.Level == levelProject && len(b.Permissions) > 1:
+		return badRequest("bad request permission")
+	}
+	for _, p := range b.Permissions {
+		resources, ok := assignable[p.Kind]
+		if !ok {
+			return badRequest("bad request permission level: %s", p.Kind)
+		}
+		for _, a := range p.Access {
+			if !slices.Contains(resources[a.Resource], a.Action) {
+				return badRequest("bad request permission: %s:%s", a.Resource, a.Action)
+			}
+		}
+	}
+	return nil
+}
+
+// scope checks that a robot account gives away only what it has, and that all
+// projects are there and the name is not yet.
+func (s *Server) scope(who principal, in *project, b robotBody) *failure {
+	if who.robot != nil {
+		if s.strict && who.robot.project != in {
+			return &failure{http.StatusForbidden, "DENIED", "denied"}
+		}
+		if !within(b.Permissions, who.robot.permissions) {
+			return &failure{http.StatusForbidden, "DENIED", "permission scope is invalid. It must be equal to or more restrictive than the creator robot's permissions: " + s.prefix + who.robot.name}
+		}
+	}
+	for _, p := range b.Permissions {
+		switch {
+		case p.Kind == levelSystem && p.Namespace != "/":
+			return badRequest("unknown namespace")
+		case p.Kind == levelProject && p.Namespace != "*" && s.projects[p.Namespace] == nil:
+			return notFound("project %s not found", p.Namespace)
+		}
+	}
+	for _, r := range s.robots {
+		if r.project == in && r.short == b.Name {
+			return &failure{http.StatusConflict, "CONFLICT", fmt.Sprintf("robot account %s already exists", r.name)}
+		}
+	}
+	return nil
+}
+
+func (s *Server) deleteRobot(_ http.ResponseWriter, r *http.Request, who principal) (int, any, *failure) {
+	if who.nobody() {
+		return 0, nil, errUnauthorized
+	}
+	id, err := strconv.ParseInt(r.PathValue("id"), 10, 64)
+	if err != nil {
+		return 0, nil, &failure{http.StatusUnprocessableEntity, "UNPROCESSABLE_ENTITY", "robot_id in path must be of type int64"}
+	}
+	gone := s.robots[id]
+	if gone == nil {
+		return 0, nil, notFound("robot %d not found", id)
+	}
+	failed := s.mayInSystem(who, "delete")
+	if gone.project != nil {
+		failed = s.mayInProject(who, gone.project, gone.project.name, "robot", "delete")
+	}
+	if failed != nil {
+		return 0, nil, failed
+	}
+	delete(s.robots, id)
+	return http.StatusOK, nil, nil
+}
+
+func (s *Server) listRobots(w http.ResponseWriter, r *http.Request, who principal) (int, any, *failure) {
+	if who.nobody() {
+		return 0, nil, errUnauthorized
+	}
+	page, size, failed := pageOf(r.URL.Query())
+	if failed != nil {
+		return 0, nil, failed
+	}
+	wanted, failed := parseQ(r.URL.Query().Get("q"))
+	if failed != nil {
+		return 0, nil, failed
+	}
+	in, failed := s.place(who, wanted)
+	if failed != nil {
+		return 0, nil, failed
+	}
+	var found []*robot
+	for _, one := range s.robots {
+		if one.project == in && wanted.name(one.name) {
+			found = append(found, one)
+		}
+	}
+	slices.SortFunc(found, func(a, b *robot) int { return strings.Compare(a.name, b.name) })
+	w.Header().Set("X-Total-Count", strconv.Itoa(len(found)))
+	listed := []map[string]any{}
+	for _, one := range found[min(len(found), (page-1)*size):min(len(found), page*size)] {
+		listed = append(listed, s.listing(one))
+	}
+	return http.StatusOK, listed, nil
+}
+
+func (s *Server) listing(r *robot) map[string]any {
+	level := levelSystem
+	if r.project != nil {
+		level = levelProject
+	}
+	return map[string]any{
+		"id": r.id, "name": s.prefix + r.name, "description": r.description, "level": level, "duration": r.duration,
+		"expires_at": r.expiresAt, "disable": false, "editable": true, "permissions": r.permissions,
+	}
+}
+
+// place says which robot accounts are asked for: those of a project, or with
+// nil of the system.
+func (s *Server) place(who principal, wanted query) (*project, *failure) {
+	switch level, given := wanted["level"]; {
+	case !given || level == levelSystem:
+		return nil, s.mayInSystem(who, "list")
+	case level != levelProject:
+		return nil, badRequest("bad request error level input")
+	case wanted["projectid"] == "":
+		return nil, badRequest("must with project ID when to query project robots")
+	}
+	id, err := strconv.ParseInt(wanted["projectid"], 10, 64)
+	if err != nil || id <= 0 {
+		return nil, badRequest("ProjectID must be a positive integer")
+	}
+	in := s.projectByID(id)
+	return in, s.mayInProject(who, in, wanted["projectid"], "robot", "list")
+}
+
+func pageOf(values url.Values) (page, size int, failed *failure) {
+	page, size = 1, 10
+	for name, number := range map[string]*int{"page": &page, "page_size": &size} {
+		if text := values.Get(name); text != "" {
+			var err error
+			if *number, err = strconv.Atoi(text); err != nil || *number < 1 {
+				return 0, 0, &failure{http.StatusUnprocessableEntity, "UNPROCESSABLE_ENTITY", name + " in query should be greater than or equal to 1"}
+			}
+		}
+	}
+	if size > 100 {
+		return 0, 0, &failure{http.StatusUnprocessableEntity, "UNPROCESSABLE_ENTITY", "page_size in query should be less than or equal to 100"}
+	}
+	return page, size, nil
+}
+
+// query are the conditions of q, by key in lower case and without underscores.
+type query map[string]string
+
+// parseQ reads k=v,k=~v, after undoing an escaping for the second time, as
+// Harbor does.
+func parseQ(q string) (query, *failure) {
+	wanted := query{}
+	if q == "" {
+		return wanted, nil
+	}
+	if again, err := url.QueryUnescape(q); err == nil {
+		q = again
+	}
+	for condition := range strings.SplitSeq(q, ",") {
+		key, value, _ := strings.Cut(condition, "=")
+		if key == "" || value == "" {
+			return nil, badRequest(`the query string must contain "=" and the key/value cannot be empty`)
+		}
+		wanted[strings.ToLower(strings.ReplaceAll(key, "_", ""))] = value
+	}
+	return wanted, nil
+}
+
+// name reports whether a name, without the prefix, is one that is asked for.
+func (q query) name(name string) bool {
+	value, given := q["name"]
+	part, fuzzy := strings.CutPrefix(value, "~")
+	switch {
+	case !given:
+		return true
+	case fuzzy:
+		return strings.Contains(strings.ToLower(name), strings.ToLower(part))
+	}
+	return name == value
+}

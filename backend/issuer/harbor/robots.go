@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package harbor
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"vault-plugin-secrets-regcred/backend/dockerconfig"
+	"vault-plugin-secrets-regcred/backend/issuer"
+)
+
+const (
+	levelProject = "project"
+	levelSystem  = "system"
+
+	description = "Made by Vault (vault-plugin-secrets-regcred), which deletes it when it is no longer used."
+)
+
+// robot is a robot account, as it is made and as it is listed. A listed name
+// has Harbor's prefix, robot$ unless configured otherwise, and in a project
+// also the project's name and a plus sign.
+type robot struct {
+	ID          int64        `json:"id,omitempty"`
+	Name        string       `json:"name"`
+	Description string       `json:"description,omitempty"`
+	Level       string       `json:"level"`
+	Duration    int64        `json:"duration"` // days since it was made, -1 for ever
+	ExpiresAt   int64        `json:"expires_at,omitempty"`
+	Permissions []permission `json:"permissions"`
+}
+
+type permission struct {
+	Kind      string   `json:"kind"`
+	Namespace string   `json:"namespace"`
+	Access    []access `json:"access"`
+}
+
+type access struct {
+	Resource string `json:"resource"`
+	Action   string `json:"action"`
+	Effect   string `json:"effect,omitempty"`
+}
+
+// made is the answer to making one. Its secret is never shown again.
+type made struct {
+	ID        int64  `json:"id"`
+	Name      string `json:"name"`
+	Secret    string `json:"secret"`
+	ExpiresAt int64  `json:"expires_at"`
+}
+
+// place is where robot accounts are: in a project, or in the system, which
+// has neither name nor number.
+type place struct {
+	project string
+	id      int64
+}
+
+// Mint implements [issuer.Issuer].
+func (r *robots) Mint(ctx context.Context, asked issuer.Request) (issuer.Credential, error) {
+	projects := strings.Split(asked.For[fieldProjects], ",")
+	wanted := robot{
+		Name:        asked.Name,
+		Description: description,
+		Level:       levelProject,
+		Duration:    int64(issuer.WholeDays(r.now(), asked.ExpiresAt)),
+		Permissions: permissionsFor(projects, asked.For[fieldAccess], ""),
+	}
+	if len(projects) > 1 {
+		wanted.Level = levelSystem
+	}
+	got, err := r.create(ctx, wanted)
+	if outOfScope(err) {
+		// To Harbor, a permission that allows is not the same as one that does
+		// not say so, and a robot account gives away only what it has itself.
+		wanted.Permissions = permissionsFor(projects, asked.For[fieldAccess], "allow")
+		got, err = r.create(ctx, wanted)
+	}
+	if err != nil {
+		return issuer.Credential{}, err
+	}
+	return issuer.Credential{
+		ID:        strconv.FormatInt(got.ID, 10),
+		Username:  got.Name,
+		Password:  dockerconfig.NewSecret(got.Secret),
+		ExpiresAt: ends(got.ExpiresAt),
+	}, nil
+}
+
+// permissionsFor are those to pull from, or also push to, projects. Push is
+// given with pull, which it does not imply at the level of the system.
+func permissionsFor(projects []string, may, effect string) []permission {
+	allowed := []access{{Resource: "repository", Action: "pull", Effect: effect}}
+	if may == accessPush {
+		allowed = append(allowed, access{Resource: "repository", Action: "push", Effect: effect})
+	}
+	permissions := make([]permission, len(projects))
+	for i, project := range projects {
+		permissions[i] = permission{Kind: levelProject, Namespace: project, Access: allowed}
+	}
+	return permissions
+}
+
+// outOfScope reports whether a robot account was to give more than it has.
+func outOfScope(err error) bool {
+	return issuer.StatusOf(err) == http.StatusForbidden && strings.Contains(err.Error(), "permission scope")
+}
+
+// create makes a robot account. The error is definite where none was made.
+func (r *robots) create(ctx context.Context, wanted robot) (made, error) {
+	forbidden := "robot accounts of one project are made by its project administrator, or by a robot account that has robot: create and what it gives, in that project"
+	if wanted.Level == levelSystem {
+		forbidden = "robot accounts for several projects are made by a system administrator, or by a system-level robot account that has robot: create and what it gives"
+	}
+	var got made
+	_, err := r.do(ctx, r.admin, call{method: http.MethodPost, path: "/robots", in: wanted, out: &got, forbidden: forbidden})
+	switch {
+	case err != nil:
+		return made{}, err
+	case got.ID <= 0 || got.Secret == "" || !strings.HasSuffix(got.Name, wanted.Name):
+		return made{}, issuer.Garbledf("the answer has no robot account of the name that was asked for")
+	case got.ExpiresAt == 0:
+		return made{}, issuer.Garbledf("the answer does not say when the robot account ends")
+	}
+	return got, nil
+}
+
+// ends is Harbor's time at which a robot account ends; -1 is never.
+func ends(seconds int64) time.Time {
+	if seconds < 0 {
+		return time.Time{}
+	}
+	return time.Unix(seconds, 0).UTC()
+}
+
+// Find implements [issuer.Issuer].
+func (r *robots) Find(ctx context.Context, target issuer.Settings, name string) ([]string, error) {
+	var where place
+	if projects := strings.Split(target[fieldProjects], ","); len(projects) == 1 {
+		id, err := r.projectID(ctx, r.admin, projects[0])
+		if issuer.StatusOf(err) == http.StatusNotFound {
+			return nil, nil // the project has taken its robot accounts with it
+		}
+		if err != nil {
+			return nil, err
+		}
+		where = place{project: projects[0], id: id}
+	}
+	return r.find(ctx, where, name)
+}
+
+// find returns the IDs of the robot accounts with a name.
+func (r *robots) find(ctx context.Context, where place, name string) ([]string, error) {
+	// Harbor's prefix is not known here. In the system, Harbor is asked for
+	// exactly the name, which it keeps without the prefix. In a project it keeps
+	// project+name, and cannot be asked for that, because some versions take the
+	// plus sign for a blank; there the name is all that follows that sign, which
+	// Harbor allows in no name.
+	filter, matches := name, func(full string) bool { return strings.HasSuffix(full, name) }
+	if where.project != "" {
+		filter, matches = "~"+name, func(full string) bool { _, short, _ := cutLast(full, "+"); return short == name }
+	}
+	listed, err := r.list(ctx, r.admin, where, filter)
+	if err != nil {
+		return nil, err
+	}
+	var ids []string
+	for _, one := range listed {
+		if matches(one.Name) {
+			ids = append(ids, strconv.FormatInt(one.ID, 10))
+		}
+	}
+	return ids, nil
+}
+
+// Revoke implements [issuer.Issuer]. Deleting a project deletes its robot
+// accounts, so that there, too, Harbor answers 404.
+func (r *robots) Revoke(ctx context.Context, _ issuer.Settings, id string) error {
+	_, err := r.do(ctx, r.admin, call{
+		method: http.MethodDelete, path: "/robots/" + url.PathEscape(id),
+		forbidden: "deleting robot accounts takes a project administrator, for system-level ones a system administrator, or a robot account with the permission robot: delete",
+	})
+	if issuer.StatusOf(err) == http.StatusNotFound {
+		return nil
+	}
+	return err
+}
+
+// Check implements [issuer.Issuer]. What a user may do depends on the project,
+// so that only its minting tells; a robot account is asked for its permissions.
+func (r *robots) Check(ctx context.Context) (issuer.Status, error) {
+	who, err := r.whoami(ctx, r.admin)
+	switch {
+	case err != nil:
+		return issuer.Status{}, err
+	case who.robot:
+		return r.checkRobot(ctx)
+	}
+	status := issuer.Status{Identity: who.Username}
+	if who.Admin || who.AdminByIDP {
+		status.Warnings = []string{fmt.Sprintf("%s is a system administrator of Harbor; for roles of one project each, a user suffices that is administrator of these projects", who.Username)}
+	}
+	return status, nil
+}
+
+func (r *robots) checkRobot(ctx context.Context) (issuer.Status, error) {
+	self, _, err := r.self(ctx)
+	if err != nil {
+		return issuer.Status{}, err
+	}
+	var lacks []string
+	for _, action := range []string{"create", "list", "delete"} {
+		if !slices.ContainsFunc(self.Permissions, func(p permission) bool {
+			return slices.ContainsFunc(p.Access, func(a access) bool { return a.Resource == "robot" && a.Action == action })
+		}) {
+			lacks = append(lacks, "robot: "+action)
+		}
+	}
+	if len(lacks) > 0 {
+		return issuer.Status{}, issuer.Refusedf("the robot account %s cannot mint and revoke, because it lacks the permissions %s", r.admin.username, strings.Join(lacks, ", "))
+	}
+	return issuer.Status{Identity: r.admin.username, ExpiresAt: ends(self.ExpiresAt)}, nil
+}

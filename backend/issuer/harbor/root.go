@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package harbor
+
+import (
+	"context"
+	"crypto/rand"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"vault-plugin-secrets-regcred/backend/dockerconfig"
+	"vault-plugin-secrets-regcred/backend/issuer"
+)
+
+// localAuth is the mode in which Harbor keeps the users' passwords itself. In
+// any other it lets no user change one, except the first, admin.
+const (
+	localAuth = "db_auth"
+	adminID   = 1
+)
+
+// PrepareRoot implements [issuer.RootRotator]. For a user it thinks of a
+// password, of which Harbor learns with [robots.ActivateRoot]. For a robot
+// account, which may not change its own secret, it makes a second one with the
+// same permissions.
+func (r *robots) PrepareRoot(ctx context.Context, name string) (issuer.Root, error) {
+	who, err := r.whoami(ctx, r.admin)
+	if err != nil {
+		return issuer.Root{}, err
+	}
+	if !who.robot {
+		if err := r.hasPassword(ctx, who); err != nil {
+			return issuer.Root{}, err
+		}
+		return issuer.Root{Secrets: issuer.Secrets{fieldPassword: newPassword()}}, nil
+	}
+	self, _, err := r.self(ctx)
+	if err != nil {
+		return issuer.Root{}, err
+	}
+	got, err := r.create(ctx, robot{
+		Name:        name,
+		Description: self.Description,
+		Level:       self.Level,
+		Duration:    self.Duration,
+		Permissions: self.Permissions,
+	})
+	if err != nil {
+		return issuer.Root{}, err
+	}
+	return issuer.Root{
+		Settings: issuer.Settings{fieldUsername: got.Name},
+		Secrets:  issuer.Secrets{fieldPassword: dockerconfig.NewSecret(got.Secret)},
+	}, nil
+}
+
+// hasPassword refuses users whose password Harbor does not keep.
+func (r *robots) hasPassword(ctx context.Context, who account) error {
+	var info struct {
+		Mode string `json:"auth_mode"`
+	}
+	if _, err := r.do(ctx, r.admin, call{method: http.MethodGet, path: "/systeminfo", out: &info}); err != nil {
+		return err
+	}
+	if info.Mode != localAuth && who.ID != adminID {
+		return issuer.Refusedf("the password of %s is not kept by Harbor, whose users come from elsewhere (%s): change it there and write it to the connection, or use a robot account as administrator", who.Username, info.Mode)
+	}
+	return nil
+}
+
+// newPassword returns 55 characters with more than 256 random bits. Harbor
+// wants 8 to 128, with a letter of each case and a digit: the last three see
+// to what chance alone does not promise.
+func newPassword() dockerconfig.Secret {
+	return dockerconfig.NewSecret(rand.Text() + strings.ToLower(rand.Text()) + "aA1")
+}
+
+// ActivateRoot implements [issuer.RootRotator]: it changes the password of a
+// user. A robot account works since it was made.
+func (r *robots) ActivateRoot(ctx context.Context, root issuer.Root) error {
+	if root.Settings[fieldUsername] != "" {
+		return nil
+	}
+	password := root.Secrets[fieldPassword]
+	err := r.changePassword(ctx, password)
+	if issuer.StatusOf(err) != http.StatusUnauthorized {
+		return err
+	}
+	// The old one is refused: perhaps because an earlier call has changed it.
+	// The old one is tried first, because Harbor locks a user for a moment
+	// after a wrong one.
+	_, err = r.whoami(ctx, login{username: r.admin.username, password: password})
+	if issuer.StatusOf(err) == http.StatusUnauthorized {
+		// Not definite: a lock looks the same, and then either may be in force.
+		return issuer.Garbledf("answered 401 Unauthorized to the old and the new password of %s: it was changed elsewhere, or Harbor has locked the user for a moment after wrong ones", r.admin.username)
+	}
+	return err
+}
+
+func (r *robots) changePassword(ctx context.Context, password dockerconfig.Secret) error {
+	who, err := r.whoami(ctx, r.admin)
+	if err != nil {
+		return err
+	}
+	_, err = r.do(ctx, r.admin, call{
+		method: http.MethodPut, path: "/users/" + strconv.FormatInt(who.ID, 10) + "/password",
+		in: map[string]string{"old_password": r.admin.password.Reveal(), "new_password": password.Reveal()},
+	})
+	return err
+}
+
+// DiscardRoot implements [issuer.RootRotator]. Of a user's next password
+// Harbor knows nothing.
+func (r *robots) DiscardRoot(ctx context.Context, name string) error {
+	who, err := r.whoami(ctx, r.admin)
+	if err != nil || !who.robot {
+		return err
+	}
+	_, where, err := r.self(ctx)
+	if err != nil {
+		return err
+	}
+	ids, err := r.find(ctx, where, name)
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		if err := r.Revoke(ctx, nil, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// RetireRoot implements [issuer.RootRotator]. A user's old password ended with
+// [robots.ActivateRoot]; a robot account deletes itself.
+func (r *robots) RetireRoot(ctx context.Context) error {
+	err := r.retire(ctx)
+	if issuer.StatusOf(err) == http.StatusUnauthorized {
+		return nil // it has ended
+	}
+	return err
+}
+
+func (r *robots) retire(ctx context.Context) error {
+	who, err := r.whoami(ctx, r.admin)
+	if err != nil || !who.robot {
+		return err
+	}
+	self, _, err := r.self(ctx)
+	if err != nil {
+		return err
+	}
+	return r.Revoke(ctx, nil, strconv.FormatInt(self.ID, 10))
+}
+
+// self returns the robot account that the administrator is, and where it is.
+func (r *robots) self(ctx context.Context) (robot, place, error) {
+	prefixed, short, inProject := cutLast(r.admin.username, "+")
+	if !inProject {
+		self, err := r.selfIn(ctx, place{}, "")
+		return self, place{}, err
+	}
+	// Harbor's prefix is not known, and may look like a part of the project's
+	// name: robot-team+x is of the project robot-team or, more likely, team.
+	var first error
+	for _, project := range projectsIn(prefixed) {
+		self, where, err := r.selfInProject(ctx, project, short)
+		if err == nil || !issuer.Definite(err) {
+			return self, where, err
+		}
+		if first == nil {
+			first = err
+		}
+	}
+	if first == nil {
+		first = r.notListed()
+	}
+	return robot{}, place{}, first
+}
+
+func (r *robots) selfInProject(ctx context.Context, project, short string) (robot, place, error) {
+	id, err := r.projectID(ctx, r.admin, project)
+	if err != nil {
+		return robot{}, place{}, err
+	}
+	where := place{project: project, id: id}
+	self, err := r.selfIn(ctx, where, "~"+short)
+	return self, where, err
+}
+
+func (r *robots) selfIn(ctx context.Context, where place, name string) (robot, error) {
+	listed, err := r.list(ctx, r.admin, where, name)
+	if err != nil {
+		return robot{}, err
+	}
+	for _, one := range listed {
+		if one.Name == r.admin.username {
+			return one, nil
+		}
+	}
+	return robot{}, r.notListed()
+}
+
+func (r *robots) notListed() error {
+	return issuer.Refusedf("the robot account %s is not among those that it may list, so that it can be neither checked nor replaced", r.admin.username)
+}
+
+// projectsIn returns the names of projects in which a text may end, the
+// shortest prefix before it first.
+func projectsIn(text string) []string {
+	var names []string
+	for i := range text {
+		if (i == 0 || !isWord(text[i-1])) && projectName.MatchString(text[i:]) {
+			names = append(names, text[i:])
+		}
+	}
+	return names
+}
+
+func isWord(c byte) bool { return c >= 'a' && c <= 'z' || c >= '0' && c <= '9' }
+
+func cutLast(text, sep string) (before, after string, found bool) {
+	if i := strings.LastIndex(text, sep); i >= 0 {
+		return text[:i], text[i+len(sep):], true
+	}
+	return text, "", false
+}

@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package harbor_test
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"vault-plugin-secrets-regcred/backend/issuer"
+	"vault-plugin-secrets-regcred/backend/issuer/harbor/harbortest"
+	"vault-plugin-secrets-regcred/backend/issuer/issuertest"
+)
+
+// works reports whether an administrator is let in.
+func works(t *testing.T, s *harbortest.Server, c issuer.Connection) bool {
+	t.Helper()
+	client, _ := subject(s, c, harbortest.Project).Open(t)
+	_, err := client.Check(t.Context())
+	return err == nil
+}
+
+func TestPreparingAPasswordTellsHarborNothing(t *testing.T) {
+	s := harbortest.New(t)
+	client, _ := subject(s, s.Connection(), harbortest.Project).Open(t)
+	first, err := client.PrepareRoot(t.Context(), "root-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := client.PrepareRoot(t.Context(), "root-2")
+	if err != nil || first.Secrets["password"].Equal(second.Secrets["password"]) {
+		t.Errorf("want another password each time, got %v", err)
+	}
+	if err := client.DiscardRoot(t.Context(), "root-1"); err != nil {
+		t.Errorf("DiscardRoot: %v", err)
+	}
+	if len(first.Settings) != 0 || !works(t, s, s.Connection()) || works(t, s, s.Connection().With(first)) {
+		t.Error("want the same user, with the old password")
+	}
+	for _, call := range s.Calls() {
+		if !strings.HasPrefix(call, http.MethodGet) {
+			t.Errorf("want no change at Harbor, got %s", call)
+		}
+	}
+}
+
+// The answer to the change was lost; it is made again.
+func TestActivateAgainAfterThePasswordHasChanged(t *testing.T) {
+	s := harbortest.New(t)
+	client, _ := subject(s, s.Connection(), harbortest.Project).Open(t)
+	root, err := client.PrepareRoot(t.Context(), "root")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Plant(1, issuertest.Method(http.MethodPut), issuertest.CutAfterActing)
+	if err := client.ActivateRoot(t.Context(), root); err == nil || issuer.Definite(err) {
+		t.Errorf("want an error that is not definite, got %v", err)
+	}
+	if err := client.ActivateRoot(t.Context(), root); err != nil {
+		t.Errorf("want no error, got %v", err)
+	}
+	if works(t, s, s.Connection()) || !works(t, s, s.Connection().With(root)) {
+		t.Error("want the new password in force")
+	}
+	if err := client.RetireRoot(t.Context()); err != nil {
+		t.Errorf("RetireRoot: %v", err)
+	}
+}
+
+// Either password may be in force, while Harbor locks the user.
+func TestActivateIsNotDefiniteWhereBothPasswordsAreRefused(t *testing.T) {
+	s := harbortest.New(t)
+	client, _ := subject(s, s.Connection(), harbortest.Project).Open(t)
+	root, err := client.PrepareRoot(t.Context(), "root")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Plant(2, nil, issuertest.Status(http.StatusUnauthorized, `{"errors":[{"code":"UNAUTHORIZED","message":"unauthorized"}]}`))
+	err = client.ActivateRoot(t.Context(), root)
+	if err == nil || issuer.Definite(err) || !strings.Contains(err.Error(), "the old and the new password of vault") {
+		t.Errorf("want an error that is not definite, got %v", err)
+	}
+	if strings.Contains(err.Error(), root.Secrets["password"].Reveal()) {
+		t.Errorf("the error repeats a secret: %v", err)
+	}
+	if err := client.ActivateRoot(t.Context(), root); err != nil || !works(t, s, s.Connection().With(root)) {
+		t.Errorf("want the new password in force, got %v", err)
+	}
+}
+
+func TestActivateSaysWhatHarborRefuses(t *testing.T) {
+	s := harbortest.New(t)
+	client, _ := subject(s, s.Connection(), harbortest.Project).Open(t)
+	root, err := client.PrepareRoot(t.Context(), "root")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.SetAuthMode("oidc_auth")
+	err = client.ActivateRoot(t.Context(), root)
+	if issuer.StatusOf(err) != http.StatusForbidden || !strings.Contains(err.Error(), "can't be updated") {
+		t.Errorf("want 403, got %v", err)
+	}
+	if !works(t, s, s.Connection()) {
+		t.Error("want the old password to work")
+	}
+}
+
+func TestPrepareRefusesUsersWhosePasswordHarborDoesNotKeep(t *testing.T) {
+	for _, mode := range []string{"ldap_auth", "oidc_auth", "uaa_auth", "http_auth"} {
+		s := harbortest.New(t)
+		s.SetAuthMode(mode)
+		client, _ := subject(s, s.Connection(), harbortest.Project).Open(t)
+		_, err := client.PrepareRoot(t.Context(), "root")
+		want := "the password of vault is not kept by Harbor, whose users come from elsewhere (" + mode + "): change it there and write it to the connection, or use a robot account as administrator"
+		if err == nil || !strings.HasSuffix(err.Error(), ": "+want) || !issuer.Definite(err) {
+			t.Errorf("%s: want %q, got %v", mode, want, err)
+		}
+		s.AddUser("admin", "Harbor-Pass1", true)
+		admin := s.ConnectionAs("admin", "Harbor-Pass1")
+		local, _ := subject(s, admin, harbortest.Project).Open(t)
+		root, err := local.PrepareRoot(t.Context(), "root")
+		if err == nil {
+			err = local.ActivateRoot(t.Context(), root)
+		}
+		if err != nil || works(t, s, admin) || !works(t, s, admin.With(root)) {
+			t.Errorf("%s: want another password for Harbor's own admin, got %v", mode, err)
+		}
+	}
+}
+
+func TestRobotAccountIsReplacedByItsLike(t *testing.T) {
+	for name, c := range map[string]struct {
+		in          string
+		permissions []harbortest.Permission
+		days        int64
+		want        string
+	}{
+		"of a project": {"apps", harbortest.Manages("apps"), 90, "robot$apps+root-2"},
+		"system-level": {"", append(harbortest.Manages("apps", "tools"), harbortest.ManagesSystem()), -1, "robot$root-2"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := harbortest.New(t)
+			s.RefuseAcrossLevels()
+			c.permissions[0].Access[0].Effect = "allow" // as Harbor answers it is given back
+			old := s.ConnectionAs(s.AddRobot(c.in, "root-1", c.days, c.permissions...))
+			client, _ := subject(s, old, harbortest.Project).Open(t)
+			before, err := client.Check(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			root, err := client.PrepareRoot(t.Context(), "root-2")
+			if err != nil || root.Settings["username"] != c.want {
+				t.Fatalf("want %s, got %v, %v", c.want, root.Settings, err)
+			}
+			if diff := cmp.Diff(s.Permissions(old.Settings["username"]), s.Permissions(c.want)); diff != "" {
+				t.Errorf("want the same permissions: %s", diff)
+			}
+			renewed, _ := subject(s, old.With(root), harbortest.Project).Open(t)
+			after, err := renewed.Check(t.Context())
+			if err != nil || before.ExpiresAt.IsZero() != after.ExpiresAt.IsZero() || after.ExpiresAt.Before(before.ExpiresAt) {
+				t.Errorf("want it to last as long, %s, got %s, %v", before.ExpiresAt, after.ExpiresAt, err)
+			}
+			if err := client.RetireRoot(t.Context()); err != nil {
+				t.Errorf("RetireRoot: %v", err)
+			}
+			if diff := cmp.Diff([]string{c.want, "vault"}, s.Admins()); diff != "" {
+				t.Errorf("administrators: %s", diff)
+			}
+		})
+	}
+}
+
+func TestDiscardEndsOnlyWhatWasPrepared(t *testing.T) {
+	for name, as := range map[string]func(*harbortest.Server) issuer.Connection{"of a project": asProjectRobot, "system-level": asSystemRobot} {
+		t.Run(name, func(t *testing.T) {
+			s := harbortest.New(t)
+			client, _ := subject(s, as(s), harbortest.Project).Open(t)
+			before := s.Admins()
+			s.Plant(1, s.MintMatch, issuertest.CutAfterActing)
+			if _, err := client.PrepareRoot(t.Context(), "root"); err == nil || issuer.Definite(err) {
+				t.Fatalf("want an error that is not definite, got %v", err)
+			}
+			if diff := cmp.Diff(before, s.Admins()); diff == "" {
+				t.Fatal("want one more")
+			}
+			for range 2 {
+				if err := client.DiscardRoot(t.Context(), "root"); err != nil {
+					t.Errorf("DiscardRoot: %v", err)
+				}
+			}
+			if diff := cmp.Diff(before, s.Admins()); diff != "" {
+				t.Errorf("administrators: %s", diff)
+			}
+		})
+	}
+}
+
+// The answer to its deletion was lost: the repetition is refused.
+func TestRetireWhereTheAnswerIsLost(t *testing.T) {
+	s := harbortest.New(t)
+	client, _ := subject(s, asProjectRobot(s), harbortest.Project).Open(t)
+	s.Plant(1, issuertest.Method(http.MethodDelete), issuertest.CutAfterActing)
+	if err := client.RetireRoot(t.Context()); err != nil {
+		t.Errorf("RetireRoot: %v", err)
+	}
+	if admins := s.Admins(); !slices.Equal(admins, []string{"vault"}) {
+		t.Errorf("want it gone, got %v", admins)
+	}
+}
+
+func TestRetireFailsWhereTheRobotAccountStays(t *testing.T) {
+	s := harbortest.New(t)
+	client, _ := subject(s, asProjectRobot(s), harbortest.Project).Open(t)
+	s.Plant(-1, issuertest.Method(http.MethodDelete), issuertest.Status(http.StatusForbidden, "{}"))
+	if err := client.RetireRoot(t.Context()); issuer.StatusOf(err) != http.StatusForbidden {
+		t.Errorf("want 403, got %v", err)
+	}
+}
+
+func TestPrepareRobotAccountRefusesWhereItMayNotMakeItsLike(t *testing.T) {
+	s := harbortest.New(t)
+	own := harbortest.Manages(harbortest.Project)
+	own[0].Access = slices.DeleteFunc(own[0].Access, func(a harbortest.Access) bool { return a.Resource == "robot" && a.Action == "create" })
+	client, _ := subject(s, s.ConnectionAs(s.AddRobot(harbortest.Project, "regcred", -1, own...)), harbortest.Project).Open(t)
+	if _, err := client.PrepareRoot(t.Context(), "root"); issuer.StatusOf(err) != http.StatusForbidden || !issuer.Definite(err) {
+		t.Errorf("want 403, definite, got %v", err)
+	}
+}
+
+func TestPreparedPasswordsKeepHarborsRule(t *testing.T) {
+	s := harbortest.New(t)
+	connection := s.Connection()
+	for range 20 {
+		client, _ := subject(s, connection, harbortest.Project).Open(t)
+		root, err := client.PrepareRoot(t.Context(), "root")
+		if err == nil {
+			err = client.ActivateRoot(t.Context(), root)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		connection = connection.With(root)
+	}
+	client, target := subject(s, connection, harbortest.Project).Open(t)
+	if _, err := client.Mint(t.Context(), request(target, "ci")); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/hashicorp/vault/sdk/framework"
+
+	"vault-plugin-secrets-regcred/backend/issuer"
+	"vault-plugin-secrets-regcred/backend/issuer/ecr"
+	"vault-plugin-secrets-regcred/backend/issuer/gitea"
+	"vault-plugin-secrets-regcred/backend/issuer/gitlab"
+	"vault-plugin-secrets-regcred/backend/issuer/harbor"
+)
+
+// issuerTypes are the types that a connection may have.
+var issuerTypes = []issuer.Type{
+	ecr.Type(),
+	gitea.Type(),
+	gitlab.Type(),
+	harbor.Type(),
+}
+
+// issuerType returns the type of that name.
+func issuerType(name string) (issuer.Type, bool) {
+	i := slices.IndexFunc(issuerTypes, func(t issuer.Type) bool { return t.Name == name })
+	if i < 0 {
+		return issuer.Type{}, false
+	}
+	return issuerTypes[i], true
+}
+
+func issuerTypeNames() []string {
+	names := make([]string, len(issuerTypes))
+	for i, t := range issuerTypes {
+		names[i] = t.Name
+	}
+	return names
+}
+
+// fieldsOfTypes joins the fields of all types, each described with the types
+// that have it.
+func fieldsOfTypes(fieldsOf func(issuer.Type) map[string]*framework.FieldSchema) map[string]*framework.FieldSchema {
+	joined := map[string]*framework.FieldSchema{}
+	having := map[string][]string{}
+	for _, t := range issuerTypes {
+		for name, field := range fieldsOf(t) {
+			if joined[name] == nil {
+				one := *field
+				joined[name] = &one
+			} else if joined[name].Description != field.Description {
+				joined[name].Description += " " + field.Description
+			}
+			having[name] = append(having[name], t.Name)
+		}
+	}
+	for name, field := range joined {
+		field.Description = "(" + strings.Join(having[name], ", ") + ") " + field.Description
+	}
+	return joined
+}
+
+func connectionFieldsOf(t issuer.Type) map[string]*framework.FieldSchema { return t.ConnectionFields }
+
+func roleFieldsOf(t issuer.Type) map[string]*framework.FieldSchema { return t.RoleFields }
+
+// isSecretField reports whether a field is never read back.
+func isSecretField(field *framework.FieldSchema) bool {
+	return field.DisplayAttrs != nil && field.DisplayAttrs.Sensitive
+}
+
+// setting reads a field of an issuer's type in the form of [issuer.Settings].
+func (in input) setting(name string, field *framework.FieldSchema) string {
+	if field.Type == framework.TypeCommaStringSlice {
+		return strings.Join(in.Get(name).([]string), ",")
+	}
+	return in.text(name)
+}
+
+// applySettings returns old with the named fields as the write has them; an
+// empty value takes a field out.
+func (in input) applySettings(fields map[string]*framework.FieldSchema, old issuer.Settings) issuer.Settings {
+	settings := issuer.Settings{}
+	maps.Copy(settings, old)
+	for name, field := range fields {
+		if isSecretField(field) || !in.has(name) {
+			continue
+		}
+		if value := in.setting(name, field); value != "" {
+			settings[name] = value
+		} else {
+			delete(settings, name)
+		}
+	}
+	return settings
+}
+
+// readBack returns settings as fields of a response: lists as lists.
+func readBackSettings(fields map[string]*framework.FieldSchema, settings issuer.Settings) map[string]any {
+	data := map[string]any{}
+	for name, value := range settings {
+		if field := fields[name]; field != nil && field.Type == framework.TypeCommaStringSlice {
+			data[name] = strings.Split(value, ",")
+			continue
+		}
+		data[name] = value
+	}
+	return data
+}

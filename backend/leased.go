@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-regcred/backend/issuer"
+)
+
+const (
+	leaseSecretType = "pull_secret"
+
+	// leaseIndexPrefix is the index of leased credentials, one storage key for
+	// each with the time of its end in front of the name. Vault revokes them.
+	// The index is for what Vault does not know: an answer that was lost with
+	// its lease by a crash, and a lease that it gave up on. And it keeps a
+	// connection from being deleted before what it minted.
+	leaseIndexPrefix = "leases/"
+
+	// leaseMargin is how long after its end a leased credential is revoked from
+	// here: Vault has tried for long then.
+	leaseMargin = time.Minute
+)
+
+// lease is the internal data of a Vault lease.
+type lease struct {
+	minted
+	Ends time.Time     `json:"ends"` // the latest time to which it can be renewed
+	TTL  time.Duration `json:"ttl"`
+}
+
+func leasePrefix(connection string) string { return leaseIndexPrefix + connection + "/" }
+
+func (l lease) indexKey() string {
+	return leasePrefix(l.Connection) + l.Ends.UTC().Format(expiryKeyTime) + l.Name
+}
+
+// internalData returns the lease in the form that Vault keeps.
+func (l lease) internalData() (map[string]any, error) {
+	encoded, err := json.Marshal(l)
+	if err != nil {
+		return nil, fmt.Errorf("encoding a lease: %w", err)
+	}
+	return map[string]any{"lease": string(encoded)}, nil
+}
+
+func leaseOf(req *logical.Request) (lease, error) {
+	var l lease
+	text, ok := req.Secret.InternalData["lease"].(string)
+	if !ok || json.Unmarshal([]byte(text), &l) != nil {
+		return lease{}, errors.New("the lease's internal data cannot be understood; run the plugin that wrote it, or a newer one")
+	}
+	return l, nil
+}
+
+func (b *backend) leasedSecrets() []*framework.Secret {
+	fields := map[string]*framework.FieldSchema{}
+	maps.Copy(fields, b.credsFormats()[0].fields)
+	return []*framework.Secret{{Type: leaseSecretType, Fields: fields, Renew: b.renewLease, Revoke: b.revokeLease}}
+}
+
+// readLeased mints a credential and answers with it on a lease.
+func (b *backend) readLeased(ctx context.Context, req *logical.Request, name string, r *role, format credsFormat) (*logical.Response, error) {
+	if b.onStandby() {
+		return nil, logical.ErrReadOnly
+	}
+	settings, err := b.config(ctx, req.Storage)
+	if err != nil {
+		return nil, err
+	}
+	l := lease{}
+	var warnings []string
+	made, err := b.mintFor(ctx, req.Storage, name, r, func(target issuer.Target) time.Duration {
+		var most time.Duration
+		l.TTL, most, warnings = b.leaseTTLs(r.Dynamic, target)
+		return most
+	})
+	if err != nil {
+		return answer(registryError(err))
+	}
+	l.minted, l.Ends = made.minted, made.MintedAt.Add(b.mostOf(r.Dynamic, made))
+	resp, err := b.leaseResponse(made, l, settings, format)
+	if err == nil && made.revocable {
+		err = b.rememberLease(ctx, req.Storage, l)
+	}
+	if err != nil {
+		b.abandon(ctx, req.Storage, made)
+		return answer(err)
+	}
+	b.kept(ctx, req.Storage, made)
+	b.sendEvent(ctx, req, "credential-mint", "creds/"+name)
+	return withWarnings(resp, warnings), nil
+}
+
+// leaseTTLs returns for how long a lease is given, and for how long it can be
+// renewed at most.
+func (b *backend) leaseTTLs(d *dynamicRole, target issuer.Target) (ttl, most time.Duration, warnings []string) {
+	most, capped := b.mostTTL(target)
+	ttl = d.TTL
+	if ttl == 0 {
+		ttl = b.System().DefaultLeaseTTL()
+	}
+	if d.MaxTTL > 0 && d.MaxTTL < most {
+		most, capped = d.MaxTTL, "the role's max_ttl"
+	}
+	if ttl > most {
+		ttl = most
+		if d.TTL > 0 {
+			warnings = append(warnings, fmt.Sprintf("ttl: the lease lasts %s instead of %s, which is %s", most, d.TTL, capped))
+		}
+	}
+	return ttl, most, warnings
+}
+
+// mostOf returns how long the lease of what was minted can last: what the role
+// and the mount say, and no longer than the registry keeps the credential.
+func (b *backend) mostOf(d *dynamicRole, made *issued) time.Duration {
+	_, most, _ := b.leaseTTLs(d, issuer.Target{})
+	if left := made.ExpiresAt.Sub(made.MintedAt); !made.ExpiresAt.IsZero() && left < most {
+		most = left
+	}
+	return most
+}
+
+func (b *backend) leaseResponse(made *issued, l lease, settings config, format credsFormat) (*logical.Response, error) {
+	if err := settings.checkAllowed(made.Docker); err != nil {
+		return nil, err
+	}
+	internal, err := l.internalData()
+	if err != nil {
+		return nil, err
+	}
+	most := l.Ends.Sub(made.MintedAt)
+	resp := b.Secret(leaseSecretType).Response(format.data(pullSecret{Docker: made.Docker, ExpiresAt: made.ExpiresAt}), internal)
+	resp.Secret.TTL, resp.Secret.MaxTTL = min(l.TTL, most), most
+	resp.Secret.Renewable = l.TTL < most
+	return resp, nil
+}
+
+// renewLease extends a lease, up to the end that it was given with. The role's
+// ttl is the one that it has now.
+func (b *backend) renewLease(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	l, err := leaseOf(req)
+	if err != nil {
+		return nil, err
+	}
+	r, err := b.role(ctx, req.Storage, l.Role)
+	if err != nil {
+		return nil, err
+	}
+	if r == nil || r.Dynamic == nil || r.Dynamic.Mode != modeLeased {
+		return answer(refusef("role %q is not there any more; read another role and let this lease end", l.Role))
+	}
+	if ttl, _, _ := b.leaseTTLs(r.Dynamic, issuer.Target{}); ttl > 0 {
+		l.TTL = ttl
+	}
+	left := l.Ends.Sub(b.now())
+	if left <= 0 {
+		return answer(refusef("the credential has come to the end of its max_ttl; read creds/%s again", l.Role))
+	}
+	resp := &logical.Response{Secret: req.Secret}
+	resp.Secret.TTL = min(l.TTL, left)
+	resp.Secret.MaxTTL = l.Ends.Sub(req.Secret.IssueTime)
+	return resp, nil
+}
+
+func (b *backend) revokeLease(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	l, err := leaseOf(req)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.revoke(ctx, req.Storage, l.minted); err != nil {
+		return nil, registryError(err)
+	}
+	if err := req.Storage.Delete(ctx, l.indexKey()); err != nil {
+		return nil, fmt.Errorf("forgetting a lease: %w", err)
+	}
+	b.sendEvent(ctx, req, "credential-revoke", "creds/"+l.Role)
+	return nil, nil
+}
+
+// storedLease is a leased credential as it stands in the index.
+type storedLease struct {
+	SchemaVersion int `json:"schema_version"`
+	minted
+}
+
+func (b *backend) rememberLease(ctx context.Context, storage logical.Storage, l lease) error {
+	return putEntry(ctx, storage, l.indexKey(), storedLease{schemaVersion, l.minted})
+}
+
+// forgetLease takes a credential that was never leased out of the index.
+func (b *backend) forgetLease(ctx context.Context, storage logical.Storage, m minted) error {
+	keys, err := storage.List(ctx, leasePrefix(m.Connection))
+	if err != nil {
+		return fmt.Errorf("listing the leases of connection %q: %w", m.Connection, err)
+	}
+	for _, key := range keys {
+		if strings.HasSuffix(key, "."+m.Name) {
+			if err := storage.Delete(ctx, leasePrefix(m.Connection)+key); err != nil {
+				return fmt.Errorf("forgetting a lease: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// forgetLeases empties the index of a connection.
+func (b *backend) forgetLeases(ctx context.Context, storage logical.Storage, connection string) error {
+	if err := logical.ClearView(ctx, logical.NewStorageView(storage, leasePrefix(connection))); err != nil {
+		return fmt.Errorf("forgetting the leases of connection %q: %w", connection, err)
+	}
+	return nil
+}
+
+// sweepLeases revokes what Vault should have revoked long ago.
+func (b *backend) sweepLeases(ctx context.Context, storage logical.Storage) error {
+	connections, err := storage.List(ctx, leaseIndexPrefix)
+	if err != nil {
+		return fmt.Errorf("listing the leases: %w", err)
+	}
+	for _, connection := range connections {
+		connection = strings.TrimSuffix(connection, "/")
+		keys, err := storage.List(ctx, leasePrefix(connection))
+		if err != nil {
+			return fmt.Errorf("listing the leases of connection %q: %w", connection, err)
+		}
+		slices.Sort(keys) // by time
+		for _, key := range keys {
+			ends, _, ok := parseExpiryKey(key)
+			if !ok {
+				continue
+			}
+			if b.now().Sub(ends) < leaseMargin {
+				break
+			}
+			if err := b.sweepLease(ctx, storage, leasePrefix(connection)+key); err != nil {
+				b.Logger().Warn("a credential whose lease has ended could not be revoked", "connection", connection, "key", key, "error", err)
+				break
+			}
+		}
+	}
+	return nil
+}
+
+func (b *backend) sweepLease(ctx context.Context, storage logical.Storage, key string) error {
+	var stored storedLease
+	found, err := getEntry(ctx, storage, key, &stored, &stored.SchemaVersion)
+	if err != nil || !found {
+		return err
+	}
+	if err := b.revoke(ctx, storage, stored.minted); err != nil {
+		return err
+	}
+	return storage.Delete(ctx, key)
+}

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"context"
+	"sync"
+)
+
+// nameLocks is a lock for each name, for what waits on a registry: unlike the
+// striped locks of the SDK, no name waits for another, and waiting ends with
+// the request. The zero value is ready to use.
+type nameLocks struct {
+	mu   sync.Mutex
+	held map[string]*nameLock
+}
+
+type nameLock struct {
+	free  chan struct{} // holds one element while nobody has the lock
+	users int           // who has it or waits for it
+}
+
+// lock waits until nobody else has the name, or the context ends.
+func (l *nameLocks) lock(ctx context.Context, name string) (unlock func(), err error) {
+	held := l.join(name)
+	select {
+	case <-held.free:
+		return func() {
+			held.free <- struct{}{}
+			l.leave(name, held)
+		}, nil
+	case <-ctx.Done():
+		l.leave(name, held)
+		return nil, ctx.Err()
+	}
+}
+
+// busy reports whether somebody has the name.
+func (l *nameLocks) busy(name string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.held[name] != nil
+}
+
+func (l *nameLocks) join(name string) *nameLock {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	held := l.held[name]
+	if held == nil {
+		held = &nameLock{free: make(chan struct{}, 1)}
+		held.free <- struct{}{}
+		if l.held == nil {
+			l.held = map[string]*nameLock{}
+		}
+		l.held[name] = held
+	}
+	held.users++
+	return held
+}
+
+func (l *nameLocks) leave(name string, held *nameLock) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if held.users--; held.users == 0 {
+		delete(l.held, name)
+	}
+}

@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-regcred/backend/dockerconfig"
+	"vault-plugin-secrets-regcred/backend/issuer"
+	"vault-plugin-secrets-regcred/backend/registry"
+)
+
+const (
+	// trialTries and trialPause are for registries that take a moment until
+	// they accept what they have just minted.
+	trialTries = 4
+	trialPause = time.Second
+)
+
+// minted is what is needed to find and revoke a credential. It stands in
+// write-ahead entries, in leases and in the entries of shared roles, and holds
+// no secret.
+type minted struct {
+	Connection string          `json:"connection"`
+	Role       string          `json:"role"`
+	Name       string          `json:"name"`         // at the registry
+	ID         string          `json:"id,omitempty"` // at the registry, once minted
+	For        issuer.Settings `json:"for,omitempty"`
+}
+
+// issued is a minted credential that is not yet stored or leased. Until
+// kept or abandoned, a write-ahead entry stands for it.
+type issued struct {
+	minted
+	Docker    dockerconfig.Config
+	ExpiresAt time.Time // at the registry; zero: never
+	MintedAt  time.Time
+
+	revocable bool
+	wal       string // ID of the write-ahead entry of what is revocable
+	done      func()
+}
+
+// storedWAL is a write-ahead entry of the kind walCredential.
+type storedWAL struct {
+	SchemaVersion int `json:"schema_version"`
+	minted
+}
+
+func (b *backend) putWAL(ctx context.Context, storage logical.Storage, m minted) (string, error) {
+	id, err := framework.PutWAL(ctx, storage, walCredential, storedWAL{schemaVersion, m})
+	if err != nil {
+		return "", fmt.Errorf("writing ahead: %w", err)
+	}
+	return id, nil
+}
+
+// mintFor mints a credential for a role that lives long enough for lifetime,
+// which is told what the registry can do. Whether the role may use the
+// connection, and mint for what it names, is checked here, at each mint. The
+// caller keeps or abandons what it gets.
+//
+// The request may end before: a mint that has begun is brought to its end.
+func (b *backend) mintFor(ctx context.Context, storage logical.Storage, name string, r *role, lifetime func(issuer.Target) time.Duration) (*issued, error) {
+	ctx = context.WithoutCancel(ctx)
+	d := r.Dynamic
+	c, err := b.connectionFor(ctx, storage, d.Connection, name)
+	if err != nil {
+		return nil, err
+	}
+	target, err := b.target(c, d.For)
+	if err != nil {
+		return nil, err
+	}
+	if c, err = b.settled(ctx, storage, c); err != nil {
+		return nil, err
+	}
+	client, err := b.open(c, issuer.Root{})
+	if err != nil {
+		return nil, err
+	}
+	defer client.Close()
+
+	m := minted{Connection: c.Name, Role: name, Name: issuer.NewName(name), For: target.Settings}
+	made := &issued{minted: m, MintedAt: b.now(), revocable: !c.Type.NoRevocation, done: b.underway(m.Name)}
+	if made.revocable {
+		if made.wal, err = b.putWAL(ctx, storage, m); err != nil {
+			made.done()
+			return nil, err
+		}
+	}
+	answer, err := client.Mint(ctx, issuer.Request{Name: m.Name, For: m.For, ExpiresAt: made.MintedAt.Add(lifetime(target))})
+	if err != nil {
+		// Where something may be at the registry, the entry stays.
+		if issuer.Definite(err) {
+			b.deleteWAL(ctx, storage, made.wal)
+		}
+		made.done()
+		return nil, fmt.Errorf("minting a credential for role %q: %w", name, err)
+	}
+	made.ID, made.ExpiresAt = answer.ID, answer.ExpiresAt
+	if made.Docker, err = pullSecretOf(c.Registries, answer); err != nil {
+		b.abandon(ctx, storage, made)
+		return nil, fmt.Errorf("connection %q: the registry minted what cannot be in a pull secret: %w", c.Name, err)
+	}
+	if err := b.tryMinted(ctx, storage, r, made); err != nil {
+		b.abandon(ctx, storage, made)
+		return nil, err
+	}
+	return made, nil
+}
+
+// pullSecretOf makes a Docker config of a minted credential.
+func pullSecretOf(registries []dockerconfig.Key, minted issuer.Credential) (dockerconfig.Config, error) {
+	username, err := dockerconfig.ParseUsername(minted.Username)
+	if err != nil {
+		return dockerconfig.Config{}, fieldError("username", err)
+	}
+	password, _, err := dockerconfig.ParsePassword(minted.Password.Reveal())
+	if err != nil {
+		return dockerconfig.Config{}, fieldError("password", err)
+	}
+	credentials := make([]dockerconfig.Credential, len(registries))
+	for i, key := range registries {
+		credentials[i] = dockerconfig.Credential{Registry: key, Username: username, Password: password}
+	}
+	return dockerconfig.New(credentials...)
+}
+
+// tryMinted pulls with a new credential before anybody is given it, if the role
+// says what from. Only a registry that refuses it counts against it: one that
+// Vault cannot reach may be reached by the nodes.
+func (b *backend) tryMinted(ctx context.Context, storage logical.Storage, r *role, made *issued) error {
+	if r.VerifyRepository == "" {
+		return nil
+	}
+	settings, err := b.config(ctx, storage)
+	if err != nil {
+		return err
+	}
+	secret := pullSecret{Docker: made.Docker, settings: settings, sources: []source{{name: made.Role, role: r, docker: made.Docker}}}
+	for try := 1; ; try++ {
+		results, err := b.verify(ctx, secret, "")
+		if err != nil {
+			return err
+		}
+		denied := ""
+		for _, v := range results {
+			if v.Verdict == registry.Denied {
+				denied = fmt.Sprintf("registry %q refuses what was minted (%s)", v.registry.ImageName(), v.Message)
+			}
+		}
+		if denied == "" {
+			return nil
+		}
+		if try == trialTries {
+			return badGateway(errors.New("the new credential is revoked again, because it cannot pull from verify_repository: " + denied))
+		}
+		b.sleep(ctx, trialPause)
+	}
+}
+
+// kept ends the write-ahead entry of what is stored or leased now.
+func (b *backend) kept(ctx context.Context, storage logical.Storage, made *issued) {
+	b.deleteWAL(ctx, storage, made.wal)
+	made.done()
+}
+
+// abandon revokes what was minted and is not wanted. What cannot be revoked now
+// is found by the write-ahead entry.
+func (b *backend) abandon(ctx context.Context, storage logical.Storage, made *issued) {
+	ctx = context.WithoutCancel(ctx)
+	defer made.done()
+	if err := b.revoke(ctx, storage, made.minted); err != nil {
+		b.Logger().Warn("a credential is still to be revoked", "connection", made.Connection, "name", made.Name, "error", err)
+		return
+	}
+	b.deleteWAL(ctx, storage, made.wal)
+}
+
+// revoke ends a credential at the registry. A connection that is gone was given
+// up with all that it had minted.
+func (b *backend) revoke(ctx context.Context, storage logical.Storage, m minted) error {
+	if m.ID == "" {
+		return b.revokeNamed(ctx, storage, m)
+	}
+	return b.withClient(ctx, storage, m, func(client *issuer.Client) error {
+		return client.Revoke(ctx, m.For, m.ID)
+	})
+}
+
+// revokeNamed ends what has the name of a credential, if anything.
+func (b *backend) revokeNamed(ctx context.Context, storage logical.Storage, m minted) error {
+	return b.withClient(ctx, storage, m, func(client *issuer.Client) error {
+		return client.RevokeNamed(ctx, m.For, m.Name)
+	})
+}
+
+// withClient opens the connection of a credential, unless its registry did not
+// answer a moment ago.
+func (b *backend) withClient(ctx context.Context, storage logical.Storage, m minted, do func(*issuer.Client) error) error {
+	c, err := b.connection(ctx, storage, m.Connection)
+	if err != nil {
+		return err
+	}
+	if c == nil {
+		b.Logger().Warn("a credential was given up with its connection", "connection", m.Connection, "name", m.Name)
+		return nil
+	}
+	if c.Type.NoRevocation {
+		return nil
+	}
+	if c, err = b.settled(ctx, storage, c); err != nil {
+		return err
+	}
+	client, err := b.open(c, issuer.Root{})
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	return do(client)
+}

@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+
+	"vault-plugin-secrets-regcred/backend/dockerconfig"
+	"vault-plugin-secrets-regcred/backend/issuer"
+)
+
+const adminPassword = marker + "-admin"
+
+// clock is one that tests set.
+type clock struct {
+	mu sync.Mutex
+	at time.Time
+}
+
+func (c *clock) now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.at
+}
+
+func (c *clock) advance(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.at = c.at.Add(d)
+}
+
+// noNetwork is a transport that reaches nothing.
+type noNetwork struct{}
+
+func (noNetwork) RoundTrip(*http.Request) (*http.Response, error) {
+	return nil, errors.New("no network in tests")
+}
+
+// mintingRegistry is a registry of the type "test", in memory. Its methods may
+// be used by many goroutines.
+type mintingRegistry struct {
+	url string
+
+	mu       sync.Mutex
+	admins   map[string]bool // passwords that work
+	living   map[string]bool // names of credentials
+	minted   int
+	expires  func(asked time.Time) time.Time // when what is minted ends
+	before   func(call string) error         // fails a call before it acts
+	after    func(call string) error         // fails a call that has acted
+	longest  time.Duration
+	username string
+}
+
+// mintingRegistries are all by URL; a test has its own.
+var mintingRegistries sync.Map
+
+func newMintingRegistry(t testing.TB) *mintingRegistry {
+	t.Helper()
+	r := &mintingRegistry{
+		admins:   map[string]bool{adminPassword: true},
+		living:   map[string]bool{},
+		expires:  func(asked time.Time) time.Time { return asked },
+		username: "robot",
+	}
+	r.url = fmt.Sprintf("https://%p.example.com", r)
+	mintingRegistries.Store(r.url, r)
+	t.Cleanup(func() { mintingRegistries.Delete(r.url) })
+	return r
+}
+
+// names returns the names of the living credentials, sorted.
+func (r *mintingRegistry) names() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	names := []string{}
+	for name := range r.living {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+func (r *mintingRegistry) mints() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.minted
+}
+
+// fail makes each call whose name it is fail before it acts, or after.
+func (r *mintingRegistry) fail(call string, err error) { r.set(&r.before, call, err) }
+
+func (r *mintingRegistry) failAfter(call string, err error) { r.set(&r.after, call, err) }
+
+func (r *mintingRegistry) set(hook *func(string) error, failing string, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	*hook = func(call string) error {
+		if call == failing {
+			return err
+		}
+		return nil
+	}
+}
+
+func (r *mintingRegistry) mend() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.before, r.after = nil, nil
+}
+
+var (
+	errRefused   = issuer.Answered(http.StatusForbidden, nil, "no: "+adminPassword)
+	errAmbiguous = issuer.Answered(http.StatusInternalServerError, nil, "boom "+adminPassword)
+	errDown      = issuer.Failed(errors.New("down"))
+)
+
+// testIssuer is a connection to one.
+type testIssuer struct {
+	registry *mintingRegistry
+	password string
+}
+
+func init() { issuerTypes = append(issuerTypes, testType()) }
+
+func testType() issuer.Type {
+	return issuer.Type{
+		Name:        "test",
+		Description: "Mints in memory.",
+		ConnectionFields: map[string]*framework.FieldSchema{
+			"username": {Type: framework.TypeString, Description: "User name."},
+			"password": {Type: framework.TypeString, Description: "Password.", DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}},
+		},
+		RoleFields: map[string]*framework.FieldSchema{
+			"project":  {Type: framework.TypeString, Description: "Project."},
+			"projects": {Type: framework.TypeCommaStringSlice, Description: "More projects."},
+		},
+		Target: func(c issuer.Connection, fields issuer.Settings) (issuer.Target, error) {
+			if fields["project"] == "" {
+				return issuer.Target{}, errors.New("project: must be set")
+			}
+			target := issuer.Target{Settings: fields, Names: []string{fields["project"]}}
+			if r, found := mintingRegistries.Load(c.URL); found {
+				target.MaxLifetime = r.(*mintingRegistry).longest
+			}
+			return target, nil
+		},
+		New: func(c issuer.Connection) (issuer.Issuer, error) {
+			if c.Settings["username"] == "" {
+				return nil, errors.New("username: must be set")
+			}
+			r, found := mintingRegistries.Load(c.URL)
+			if !found {
+				return nil, errors.New("url: no such test registry")
+			}
+			return testIssuer{r.(*mintingRegistry), c.Secrets["password"].Reveal()}, nil
+		},
+	}
+}
+
+// call does what act says, as the faults let it.
+func (i testIssuer) call(name string, act func() error) error {
+	i.registry.mu.Lock()
+	before, after := i.registry.before, i.registry.after
+	i.registry.mu.Unlock()
+	if before != nil {
+		if err := before(name); err != nil {
+			return err
+		}
+	}
+	i.registry.mu.Lock()
+	err := error(nil)
+	if i.registry.admins[i.password] {
+		err = act()
+	} else {
+		err = issuer.Answered(http.StatusUnauthorized, nil, "unknown password "+i.password)
+	}
+	i.registry.mu.Unlock()
+	if after != nil && err == nil {
+		return after(name)
+	}
+	return err
+}
+
+func (i testIssuer) Check(context.Context) (issuer.Status, error) {
+	return issuer.Status{Identity: "the administrator"}, i.call("check", func() error { return nil })
+}
+
+func (i testIssuer) Mint(_ context.Context, r issuer.Request) (issuer.Credential, error) {
+	var c issuer.Credential
+	err := i.call("mint", func() error {
+		i.registry.minted++
+		i.registry.living[r.Name] = true
+		c = issuer.Credential{
+			ID: "id-" + r.Name, Username: i.registry.username, Password: dockerconfig.NewSecret(marker + r.Name),
+			ExpiresAt: i.registry.expires(r.ExpiresAt),
+		}
+		return nil
+	})
+	return c, err
+}
+
+func (i testIssuer) Find(_ context.Context, _ issuer.Settings, name string) (ids []string, err error) {
+	err = i.call("find", func() error {
+		if i.registry.living[name] {
+			ids = []string{"id-" + name}
+		}
+		return nil
+	})
+	return ids, err
+}
+
+func (i testIssuer) Revoke(_ context.Context, _ issuer.Settings, id string) error {
+	return i.call("revoke", func() error {
+		delete(i.registry.living, id[len("id-"):])
+		return nil
+	})
+}
+
+// The administrative credential is a password that is made under a name: the
+// name is in it.
+func (i testIssuer) PrepareRoot(_ context.Context, name string) (root issuer.Root, err error) {
+	err = i.call("prepare", func() error {
+		i.registry.admins[marker+name] = true
+		root = issuer.Root{Secrets: issuer.Secrets{"password": dockerconfig.NewSecret(marker + name)}}
+		return nil
+	})
+	return root, err
+}
+
+func (i testIssuer) ActivateRoot(context.Context, issuer.Root) error {
+	return i.call("activate", func() error { return nil })
+}
+
+func (i testIssuer) DiscardRoot(_ context.Context, name string) error {
+	return i.call("discard", func() error {
+		delete(i.registry.admins, marker+name)
+		return nil
+	})
+}
+
+func (i testIssuer) RetireRoot(context.Context) error {
+	err := i.call("retire", func() error {
+		delete(i.registry.admins, i.password)
+		return nil
+	})
+	if issuer.StatusOf(err) == http.StatusUnauthorized {
+		return nil
+	}
+	return err
+}
+
+// adminPasswords returns those that work, sorted.
+func (r *mintingRegistry) adminPasswords() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var all []string
+	for password := range r.admins {
+		all = append(all, password)
+	}
+	slices.Sort(all)
+	return all
+}

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"context"
+	"strings"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+)
+
+func (b *backend) pathRotate() []*framework.Path {
+	return []*framework.Path{{
+		Pattern:      "rotate/" + nameRegex,
+		Fields:       map[string]*framework.FieldSchema{roleField: roleNameField()},
+		DisplayAttrs: &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationVerb: "rotate", OperationSuffix: "role"},
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.UpdateOperation: forwarded(framework.PathOperation{
+				Callback:  b.rotateRole,
+				Summary:   "Replace the credential of a shared role now.",
+				Responses: okResponse("The new credential is served.", rotationFields(true)),
+			}),
+		},
+		HelpSynopsis:    "Replaces the credential of a shared role now.",
+		HelpDescription: strings.TrimSpace(rotateHelp),
+	}}
+}
+
+// rotationFields are those that say when a credential is replaced.
+func rotationFields(required bool) map[string]*framework.FieldSchema {
+	return map[string]*framework.FieldSchema{
+		"last_vault_rotation": {Type: framework.TypeString, Required: required, Description: "When the credential was last replaced by the engine, RFC 3339."},
+		"rotation_period":     {Type: framework.TypeInt64, Required: required, Description: "How often it is replaced, in seconds."},
+		"ttl":                 {Type: framework.TypeInt64, Required: required, Description: "In how many seconds it is replaced next; at least 1."},
+	}
+}
+
+func (b *backend) rotateRole(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	name, err := roleName(data)
+	if err != nil {
+		return answer(err)
+	}
+	r, err := b.role(ctx, req.Storage, name)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case r == nil:
+		return nil, noSuchRole(name)
+	case r.Static != nil:
+		return answer(refusef("role %q is static: the engine does not know how to replace its credential; write the new password to roles/%s", name, name))
+	case r.Bundle != nil:
+		return answer(refusef("role %q is a bundle; rotate its members", name))
+	case !r.isShared():
+		return answer(refusef("role %q is leased: each read mints a new credential; revoke the leases of those that must end", name))
+	}
+	s, err := b.rotate(ctx, req.Storage, name, whenAsked)
+	if err != nil {
+		return answer(err)
+	}
+	return &logical.Response{Data: s.rotation(r.Dynamic, b.now()).fields(b.now())}, nil
+}
+
+const rotateHelp = `
+Mints a new credential, stores it, and serves it from then on. The former one is
+revoked when the role's grace_period is over. If minting fails, the former one
+stays, and the error says why.
+`

@@ -1,0 +1,322 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-regcred/backend/issuer"
+)
+
+// An administrative credential is replaced in steps, and at each one storage
+// holds what works. First the new one is stored beside the old (Pending), made
+// at the registry under a name that a write-ahead entry holds, or chosen by the
+// engine. Then it is put in force and tried. Then it takes the place of the old
+// one, which is kept (Retired) until the registry has ended it. What a crash
+// leaves is finished by settleRoot, before the connection is next used or by
+// the periodic function.
+const (
+	// rootTries and rootPause are for registries that refuse a new credential
+	// for some seconds, such as AWS.
+	rootTries = 8
+	rootPause = 2 * time.Second
+)
+
+// rootRotation is how far the replacing of an administrative credential is.
+type rootRotation struct {
+	RotatedAt time.Time
+	Name      string // of the credential in use, if the engine made it
+	Pending   *pendingRoot
+	Retired   *issuer.Root
+}
+
+// pendingRoot is an administrative credential that is not yet the connection's.
+type pendingRoot struct {
+	Name string // under which it can be found at the registry
+	issuer.Root
+}
+
+type storedRootRotation struct {
+	unprintable
+	RotatedAt time.Time   `json:"rotated_at,omitzero"`
+	Name      string      `json:"name,omitempty"`
+	Pending   *storedRoot `json:"pending,omitempty"`
+	Retired   *storedRoot `json:"retired,omitempty"`
+}
+
+type storedRoot struct {
+	unprintable
+	Name     string             `json:"name,omitempty"`
+	Settings issuer.Settings    `json:"settings,omitempty"`
+	Secrets  *map[string]string `json:"secrets,omitempty"`
+}
+
+func (r rootRotation) stored() *storedRootRotation {
+	stored := &storedRootRotation{RotatedAt: r.RotatedAt, Name: r.Name}
+	if r.Pending != nil {
+		stored.Pending = &storedRoot{Name: r.Pending.Name, Settings: r.Pending.Settings, Secrets: revealed(r.Pending.Secrets)}
+	}
+	if r.Retired != nil {
+		stored.Retired = &storedRoot{Settings: r.Retired.Settings, Secrets: revealed(r.Retired.Secrets)}
+	}
+	if stored.RotatedAt.IsZero() && stored.Pending == nil && stored.Retired == nil {
+		return nil
+	}
+	return stored
+}
+
+func (s *storedRootRotation) rotation() rootRotation {
+	if s == nil {
+		return rootRotation{}
+	}
+	r := rootRotation{RotatedAt: s.RotatedAt, Name: s.Name}
+	if s.Pending != nil {
+		r.Pending = &pendingRoot{s.Pending.Name, s.Pending.root()}
+	}
+	if s.Retired != nil {
+		retired := s.Retired.root()
+		r.Retired = &retired
+	}
+	return r
+}
+
+func (s *storedRoot) root() issuer.Root {
+	return issuer.Root{Settings: s.Settings, Secrets: hidden(s.Secrets)}
+}
+
+func (r rootRotation) readBack() map[string]any {
+	data := map[string]any{}
+	if !r.RotatedAt.IsZero() {
+		data["last_root_rotation"] = formatTime(r.RotatedAt)
+	}
+	switch {
+	case r.Pending != nil:
+		data["pending_root"] = "a new administrative credential was prepared and is not in use yet"
+	case r.Retired != nil:
+		data["pending_root"] = "the former administrative credential is not yet ended at the registry"
+	}
+	return data
+}
+
+// settled reports whether nothing remains to be done.
+func (r rootRotation) settled() bool { return r.Pending == nil && r.Retired == nil }
+
+func (b *backend) pathRotateRoot() []*framework.Path {
+	return []*framework.Path{{
+		Pattern:      "connections/" + connectionRegex + "/rotate-root",
+		Fields:       map[string]*framework.FieldSchema{connectionNameField: connectionNameSchema()},
+		DisplayAttrs: &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationVerb: "rotate", OperationSuffix: "root-credential"},
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.UpdateOperation: forwarded(framework.PathOperation{
+				Callback:  b.rotateRoot,
+				Summary:   "Replace the administrative credential of a connection.",
+				Responses: stored("The new administrative credential is in use."),
+			}),
+		},
+		HelpSynopsis:    "Replaces the administrative credential of a connection.",
+		HelpDescription: strings.TrimSpace(rotateRootHelp),
+	}}
+}
+
+func (b *backend) rotateRoot(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	name, err := connectionName(data)
+	if err != nil {
+		return answer(err)
+	}
+	defer b.lockConnection(name)()
+	ctx = context.WithoutCancel(ctx) // a client that goes away must not leave half of it
+
+	c, err := b.connection(ctx, req.Storage, name)
+	if err != nil {
+		return nil, err
+	}
+	if c == nil {
+		return nil, noSuchConnection(name)
+	}
+	if err := b.settleRoot(ctx, req.Storage, c); err != nil {
+		return answer(registryError(err))
+	}
+	if err := b.prepareRoot(ctx, req.Storage, c); err != nil {
+		b.sendEvent(ctx, req, "root-rotate-fail", connectionStoragePrefix+name)
+		return answer(registryError(err))
+	}
+	if err := b.settleRoot(ctx, req.Storage, c); err != nil {
+		b.sendEvent(ctx, req, "root-rotate-fail", connectionStoragePrefix+name)
+		return answer(registryError(err))
+	}
+	b.sendEvent(ctx, req, "root-rotate", connectionStoragePrefix+name)
+	return nil, nil
+}
+
+// prepareRoot makes a new administrative credential and stores it beside the
+// one in use. The connection is locked.
+func (b *backend) prepareRoot(ctx context.Context, storage logical.Storage, c *connection) error {
+	client, err := b.open(c, issuer.Root{})
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	name := issuer.NewName(c.Name)
+	defer b.underway(name)()
+	wal, err := framework.PutWAL(ctx, storage, walRoot, walRootEntry{SchemaVersion: schemaVersion, Connection: c.Name, Name: name})
+	if err != nil {
+		return fmt.Errorf("writing ahead: %w", err)
+	}
+	root, err := client.PrepareRoot(ctx, name)
+	if err != nil {
+		if err == issuer.ErrRootNotRotatable {
+			err = refuse(err)
+		}
+		if issuer.Definite(err) || isInputError(err) {
+			b.deleteWAL(ctx, storage, wal)
+		}
+		return err
+	}
+	c.Root.Pending = &pendingRoot{name, root}
+	if err := b.putConnection(ctx, storage, c); err != nil {
+		return err // the write-ahead entry has it found and ended
+	}
+	b.deleteWAL(ctx, storage, wal)
+	return nil
+}
+
+// settleRoot finishes what was begun: it puts a pending credential in force,
+// tries it, and ends the former one. The connection is locked.
+func (b *backend) settleRoot(ctx context.Context, storage logical.Storage, c *connection) error {
+	if c.Root.Pending != nil {
+		if err := b.promoteRoot(ctx, storage, c); err != nil {
+			return err
+		}
+	}
+	if c.Root.Retired == nil {
+		return nil
+	}
+	old, err := b.open(c, *c.Root.Retired)
+	if err != nil {
+		return err
+	}
+	defer old.Close()
+	if err := old.RetireRoot(ctx); err != nil {
+		return fmt.Errorf("the new administrative credential is in use, and the former one could not be ended yet, which is tried again every minute: %w", err)
+	}
+	c.Root.Retired = nil
+	return b.putConnection(ctx, storage, c)
+}
+
+// promoteRoot puts the pending credential in the place of the old one, which
+// stays until it is ended.
+func (b *backend) promoteRoot(ctx context.Context, storage logical.Storage, c *connection) error {
+	pending := *c.Root.Pending
+	old, err := b.open(c, issuer.Root{})
+	if err != nil {
+		return err
+	}
+	defer old.Close()
+	if err := old.ActivateRoot(ctx, pending.Root); err != nil {
+		return b.giveUpRoot(ctx, storage, c, old, err)
+	}
+	if err := b.tryRoot(ctx, c, pending.Root); err != nil {
+		return b.giveUpRoot(ctx, storage, c, old, err)
+	}
+	retired := issuer.Root{Settings: c.Settings, Secrets: c.Secrets}
+	whole := issuer.Connection{Settings: c.Settings, Secrets: c.Secrets}.With(pending.Root)
+	c.Settings, c.Secrets = whole.Settings, whole.Secrets
+	c.Root = rootRotation{RotatedAt: b.now(), Name: pending.Name, Retired: &retired}
+	return b.putConnection(ctx, storage, c)
+}
+
+// tryRoot asks the registry about a new administrative credential, more than
+// once if it refuses it at first.
+func (b *backend) tryRoot(ctx context.Context, c *connection, root issuer.Root) error {
+	client, err := b.open(c, root)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	for try := 1; ; try++ {
+		_, err := client.Check(ctx)
+		if err == nil || try == rootTries || !refusesCredential(err) {
+			return err
+		}
+		b.sleep(ctx, rootPause)
+	}
+}
+
+func refusesCredential(err error) bool {
+	status := issuer.StatusOf(err)
+	return status == http.StatusUnauthorized || status == http.StatusForbidden
+}
+
+// giveUpRoot ends a pending credential if it is certain that it is not in
+// force, and that the old one is; else both are kept, and tried again.
+func (b *backend) giveUpRoot(ctx context.Context, storage logical.Storage, c *connection, old *issuer.Client, cause error) error {
+	_, err := old.Check(ctx)
+	if err != nil || !issuer.Definite(cause) {
+		return fmt.Errorf("the new administrative credential could not be put in use, which is tried again every minute: %w", cause)
+	}
+	if err := old.DiscardRoot(ctx, c.Root.Pending.Name); err != nil {
+		return fmt.Errorf("the new administrative credential is refused, and could not be ended yet, which is tried again every minute: %w", err)
+	}
+	c.Root.Pending = nil
+	if err := b.putConnection(ctx, storage, c); err != nil {
+		return err
+	}
+	return fmt.Errorf("the administrative credential stays as it was: %w", cause)
+}
+
+// settled returns the connection with nothing pending, so that it is used with
+// a credential that works. It waits for a rotate-root that is under way.
+func (b *backend) settled(ctx context.Context, storage logical.Storage, c *connection) (*connection, error) {
+	if c.Root.Pending == nil {
+		return c, nil
+	}
+	defer b.lockConnection(c.Name)()
+	now, err := b.connection(ctx, storage, c.Name)
+	if err != nil || now == nil {
+		return c, err
+	}
+	if err := b.settleRoot(ctx, storage, now); err != nil {
+		b.Logger().Warn("the administrative credential could not be settled", "connection", c.Name, "error", err)
+	}
+	return now, nil
+}
+
+// settleRoots finishes what rotate-root left of all connections.
+func (b *backend) settleRoots(ctx context.Context, storage logical.Storage) error {
+	names, err := storage.List(ctx, connectionStoragePrefix)
+	if err != nil {
+		return fmt.Errorf("listing the connections: %w", err)
+	}
+	for _, name := range names {
+		if err := b.settleRootOf(ctx, storage, name); err != nil {
+			b.Logger().Warn("the administrative credential could not be settled", "connection", name, "error", err)
+		}
+	}
+	return nil
+}
+
+func (b *backend) settleRootOf(ctx context.Context, storage logical.Storage, name string) error {
+	c, err := b.connection(ctx, storage, name)
+	if err != nil || c == nil || c.Root.settled() {
+		return err
+	}
+	defer b.lockConnection(name)()
+	if c, err = b.connection(ctx, storage, name); err != nil || c == nil {
+		return err
+	}
+	return b.settleRoot(ctx, storage, c)
+}
+
+const rotateRootHelp = `
+The new administrative credential is made, stored, put in force and tried
+before the former one is forgotten and ended, so that a crash at any point
+leaves one that works: what remains is done before the connection is next used,
+and every minute.
+`

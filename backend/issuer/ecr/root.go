@@ -22,7 +22,7 @@ const (
 	// found with it is the one made under that name.
 	rotationTag = "regcred-rotate-root"
 
-	refusedKey = "InvalidClientTokenId" // a key that is deleted or inactive
+	refusedKey = "InvalidClientTokenId" // a key that AWS does not know, or no more
 	noEntity   = "NoSuchEntity"
 )
 

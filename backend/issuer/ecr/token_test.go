@@ -272,8 +272,8 @@ func TestSessionTokenIsNotRepeated(t *testing.T) {
 	client, target := subject(s, s.Connection(), s.Role()).Open(t)
 	err := tryMint(t, client, target)
 	wantParts(t, err, "InvalidSignatureException", "does not match the signature you provided")
-	if session == "" || strings.Contains(fmt.Sprint(err), session) || strings.Contains(fmt.Sprint(err), "x-amz-security-token") {
-		t.Errorf("want an error without the session token, got %v", err)
+	if session == "" || strings.Contains(fmt.Sprint(err), session) || strings.Contains(fmt.Sprint(err), "Canonical") {
+		t.Errorf("want an error without the request that AWS repeats, got %v", err)
 	}
 }
 

@@ -61,7 +61,7 @@ func Type() issuer.Type {
 			},
 			fieldServiceAccountGroup: {
 				Type:        framework.TypeString,
-				Description: "Top-level group whose service account the token is of, so that rotate-root can make the next token. Without it, only the token of an administrator can be replaced.",
+				Description: "Group whose service account the token is of, so that rotate-root can make the next token. Without it, only the token of an administrator can be replaced.",
 			},
 		},
 		RoleFields: map[string]*framework.FieldSchema{
@@ -153,8 +153,8 @@ func open(c issuer.Connection) (issuer.Issuer, error) {
 		return nil, errors.New("token: must be set, to a personal access token with the scope api")
 	case notInTokens.MatchString(token):
 		return nil, errors.New("token: must be a personal access token: letters, digits and punctuation, without white space")
-	case group != "" && (!isPath(group) || strings.Contains(group, "/")):
-		return nil, errors.New("service_account_group: must be the path of a top-level group, without slashes, not its number or URL")
+	case group != "" && !isPath(group):
+		return nil, errors.New("service_account_group: must be the full path of a group, not its number or URL")
 	}
 	inner := *c.HTTP
 	inner.Transport = refusals{next: c.HTTP.Transport}

@@ -155,7 +155,7 @@ func TestRoleFields(t *testing.T) {
 }
 
 func TestConnectionFields(t *testing.T) {
-	const group = "service_account_group: must be the path of a top-level group, without slashes, not its number or URL"
+	const group = "service_account_group: must be the full path of a group, not its number or URL"
 	for _, test := range []struct{ token, group, err string }{
 		{token: "glpat-a.01.b", group: ""},
 		{token: "glpat-a", group: "group"},
@@ -163,7 +163,8 @@ func TestConnectionFields(t *testing.T) {
 		{token: "glpat-a\n", err: "token: must be a personal access token: letters, digits and punctuation, without white space"},
 		{token: "glpat a", err: "token: must be a personal access token: letters, digits and punctuation, without white space"},
 		{token: "glpat-ä", err: "token: must be a personal access token: letters, digits and punctuation, without white space"},
-		{token: "glpat-a", group: "group/sub", err: group},
+		{token: "glpat-a", group: "group/sub"},
+		{token: "glpat-a", group: "group/", err: group},
 		{token: "glpat-a", group: "35", err: group},
 		{token: "glpat-a", group: "https://gitlab.example.com", err: group},
 	} {

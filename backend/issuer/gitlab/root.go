@@ -64,10 +64,10 @@ const byHand = "make a new token in GitLab and write it with: vault write regcre
 
 func (g *gitlab) notRotatable(status int) error {
 	if g.serviceAccountGroup != "" {
-		return issuer.Refusedf("answered %d to making the next token: GitLab (Premium and Ultimate) lets only Owners of the top-level group %q and administrators make tokens of its service accounts, and the user of the token must be one of these; else %s",
+		return issuer.Refusedf("answered %d to making the next token: GitLab lets only Owners of the group %q and administrators make tokens of its service accounts, of which the user of the token must be one; else %s",
 			status, g.serviceAccountGroup, byHand)
 	}
-	return issuer.Refusedf("answered %d to making the next token: GitLab lets only administrators make tokens of users (where Admin Mode is on, with the scope admin_mode), and Owners of a top-level group those of its service accounts (name the group in service_account_group of the connection); else %s",
+	return issuer.Refusedf("answered %d to making the next token: GitLab lets only administrators make tokens of users (where Admin Mode is on, with the scope admin_mode), and Owners of a group those of its service accounts (name the group in service_account_group of the connection); else %s",
 		status, byHand)
 }
 

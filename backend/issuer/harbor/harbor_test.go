@@ -368,6 +368,33 @@ func TestFindGoesThroughAllPages(t *testing.T) {
 	}
 }
 
+// A Harbor that overlooks the filter costs pages, not the robot accounts of
+// others.
+func TestFindDoesNotTrustTheFilter(t *testing.T) {
+	for _, projects := range [][]string{{harbortest.Project}, {harbortest.Project, harbortest.OtherProject}} {
+		s := harbortest.New(t)
+		s.AddRobot(harbortest.Project, "a-ci", -1)
+		s.AddRobot("", "of-others", -1)
+		client, target := subject(s, asSystemAdmin(s), projects...).Open(t)
+		before := s.Living()
+		if _, err := client.Mint(t.Context(), request(target, "ci")); err != nil {
+			t.Fatal(err)
+		}
+		s.Plant(-1, path("/robots"), func(w http.ResponseWriter, r *http.Request, act http.Handler) {
+			query := r.URL.Query()
+			query.Set("q", strings.ReplaceAll(query.Get("q"), "Name=", "Overlooked="))
+			r.URL.RawQuery = query.Encode()
+			act.ServeHTTP(w, r)
+		})
+		if err := client.RevokeNamed(t.Context(), target.Settings, "ci"); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(before, s.Living()); diff != "" {
+			t.Errorf("%v: want only the one of that name revoked: %s", projects, diff)
+		}
+	}
+}
+
 func TestFindTakesAListingWithoutTotal(t *testing.T) {
 	s := harbortest.New(t)
 	for i := range 150 {

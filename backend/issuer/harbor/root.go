@@ -167,8 +167,8 @@ func (r *robots) self(ctx context.Context) (robot, place, error) {
 	var first error
 	for _, project := range projectsIn(prefixed) {
 		self, where, err := r.selfInProject(ctx, project, short)
-		if err == nil || !issuer.Definite(err) {
-			return self, where, err
+		if err == nil {
+			return self, where, nil
 		}
 		if first == nil {
 			first = err

@@ -34,6 +34,9 @@ func TestPreparingAPasswordTellsHarborNothing(t *testing.T) {
 	if err != nil || first.Secrets["password"].Equal(second.Secrets["password"]) {
 		t.Errorf("want another password each time, got %v", err)
 	}
+	if length := len(first.Secrets["password"].Reveal()); length != 55 {
+		t.Errorf("want 55 characters, as documented, got %d", length)
+	}
 	if err := client.DiscardRoot(t.Context(), "root-1"); err != nil {
 		t.Errorf("DiscardRoot: %v", err)
 	}

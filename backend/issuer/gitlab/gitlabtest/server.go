@@ -3,10 +3,10 @@
 // Package gitlabtest is a GitLab in memory, for tests: the part of its REST API
 // (v4) that has to do with tokens, and a container registry that accepts them.
 //
-// It follows the API reference of GitLab 18 (docs.gitlab.com/api: deploy
+// It follows the API reference of GitLab 18 and 19 (docs.gitlab.com/api: deploy
 // tokens, project, group and personal access tokens, user tokens, service
 // accounts, pagination) and, where that is silent on the text of a refusal, on
-// permissions or on the moment of expiry, GitLab's own source of that version.
+// permissions or on the moment of expiry, GitLab's own source of these versions.
 // All projects and groups are private. Pages are small ([MaxPerPage]).
 package gitlabtest
 
@@ -221,7 +221,7 @@ func (s *Server) AddUser(name string, admin bool) int64 {
 	return s.addUser(&user{name: name, admin: admin})
 }
 
-// AddServiceAccount adds a service account of a top-level group.
+// AddServiceAccount adds a service account of a group.
 func (s *Server) AddServiceAccount(group, name string) int64 {
 	return s.addUser(&user{name: name, provider: group})
 }

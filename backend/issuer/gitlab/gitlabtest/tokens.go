@@ -285,7 +285,7 @@ func (s *Server) createForServiceAccount(r *request) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	if s.level(r.token.user, group) < Owner || strings.Contains(group.path, "/") {
+	if s.level(r.token.user, group) < Owner {
 		return 0, nil, errForbidden
 	}
 	account := s.users[r.id(3)]

@@ -43,11 +43,11 @@ func Type() issuer.Type {
 		ConnectionFields: map[string]*framework.FieldSchema{
 			fieldUsername: {
 				Type:        framework.TypeString,
-				Description: "Name of the administrative account.",
+				Description: "Name of the account that the administrative credential is of.",
 			},
 			fieldPassword: {
 				Type:         framework.TypeString,
-				Description:  "Password of the administrative account.",
+				Description:  "Password of that account, or what stands in for it.",
 				DisplayAttrs: &framework.DisplayAttributes{Sensitive: true},
 			},
 		},

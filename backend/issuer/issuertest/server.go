@@ -7,6 +7,7 @@ package issuertest
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"net"
 	"net/http"
@@ -110,6 +111,19 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.act.ServeHTTP(recorded, r)
 	after(r)
 	copyAnswer(w, recorded)
+}
+
+// contextUntil returns a context that also ends when a channel is closed.
+func contextUntil(ctx context.Context, done <-chan struct{}) context.Context {
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		defer cancel()
+		select {
+		case <-done:
+		case <-ctx.Done():
+		}
+	}()
+	return ctx
 }
 
 // fault returns what to do with a request, nil for what is right.

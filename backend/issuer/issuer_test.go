@@ -1,0 +1,285 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package issuer_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"vault-plugin-secrets-regcred/backend/dockerconfig"
+	"vault-plugin-secrets-regcred/backend/issuer"
+	"vault-plugin-secrets-regcred/backend/issuer/issuertest"
+)
+
+const secret = "S3cr3t<&>Token"
+
+func TestNewName(t *testing.T) {
+	harbor := regexp.MustCompile(`^[a-z0-9]+(?:[._-][a-z0-9]+)*$`) // the strictest rule of the registries
+	seen := map[string]bool{}
+	for purpose, want := range map[string]string{
+		"my_app":                            `^regcred-my-app-[a-z2-7]{26}$`,
+		"Team.A--B__c":                      `^regcred-team-a-b-c-[a-z2-7]{26}$`,
+		"":                                  `^regcred-[a-z2-7]{26}$`,
+		"__":                                `^regcred-[a-z2-7]{26}$`,
+		strings.Repeat("a", 300):            `^regcred-a{40}-[a-z2-7]{26}$`,
+		strings.Repeat("a", 39) + "-" + "b": `^regcred-a{39}-[a-z2-7]{26}$`,
+	} {
+		for range 100 {
+			name := issuer.NewName(purpose)
+			if !regexp.MustCompile(want).MatchString(name) || !harbor.MatchString(name) {
+				t.Fatalf("NewName(%q): want %s, got %q", purpose, want, name)
+			}
+			if seen[name] {
+				t.Fatalf("NewName gave %q twice", name)
+			}
+			seen[name] = true
+		}
+	}
+}
+
+func TestExpiryIsRoundedUp(t *testing.T) {
+	at := func(text string) time.Time {
+		parsed, err := time.Parse(time.RFC3339, text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return parsed
+	}
+	now := at("2026-03-01T12:00:00Z")
+	for _, c := range []struct {
+		until string
+		days  int
+		date  string
+	}{
+		{"2026-03-01T12:00:00Z", 1, "2026-03-02"},
+		{"2026-03-01T12:00:01Z", 1, "2026-03-02"},
+		{"2026-03-02T00:00:00Z", 1, "2026-03-02"},
+		{"2026-03-02T12:00:00Z", 1, "2026-03-03"},
+		{"2026-03-02T12:00:01Z", 2, "2026-03-03"},
+		{"2026-03-01T23:30:00-02:00", 1, "2026-03-03"},
+		{"2026-02-01T00:00:00Z", 1, "2026-02-01"},
+		{"2027-03-01T12:00:00Z", 365, "2027-03-02"},
+	} {
+		if got := issuer.WholeDays(now, at(c.until)); got != c.days {
+			t.Errorf("WholeDays until %s: want %d, got %d", c.until, c.days, got)
+		}
+		if got := issuer.CoveringDate(at(c.until)).Format(time.DateOnly); got != c.date {
+			t.Errorf("CoveringDate of %s: want %s, got %s", c.until, c.date, got)
+		}
+	}
+}
+
+// pinger calls a server with one method, and maps what comes.
+type pinger struct {
+	conn   issuer.Connection
+	method string
+}
+
+func (p pinger) call(ctx context.Context) error {
+	req, err := http.NewRequestWithContext(ctx, p.method, p.conn.URL+"/api?token="+secret, strings.NewReader(""))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("PRIVATE-TOKEN", secret)
+	resp, err := p.conn.HTTP.Do(req)
+	if err != nil {
+		return issuer.Failed(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return issuer.Failed(err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return issuer.Answered(resp.StatusCode, resp.Header, string(body))
+	}
+	return nil
+}
+
+func (p pinger) Check(ctx context.Context) (issuer.Status, error) {
+	return issuer.Status{}, p.call(ctx)
+}
+
+func (p pinger) Mint(ctx context.Context, _ issuer.Request) (issuer.Credential, error) {
+	return issuer.Credential{}, p.call(ctx)
+}
+
+func (p pinger) Find(ctx context.Context, _ issuer.Settings, name string) ([]string, error) {
+	return []string{name + "1", name + "2"}, p.call(ctx)
+}
+
+func (p pinger) Revoke(ctx context.Context, _ issuer.Settings, _ string) error { return p.call(ctx) }
+
+func open(t *testing.T, url, method string) *issuer.Client {
+	t.Helper()
+	c := issuer.Connection{
+		URL: url, Registries: []dockerconfig.Key{"registry.example.com"},
+		Secrets: issuer.Secrets{"token": dockerconfig.NewSecret(secret)}, HTTP: issuer.NewHTTP(nil), Now: time.Now,
+	}
+	client, err := issuer.Open(issuer.Type{New: func(c issuer.Connection) (issuer.Issuer, error) { return pinger{c, method}, nil }}, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.Close)
+	return client
+}
+
+// TestCalls makes one call that meets faults: how often the server is called,
+// and what the error says.
+func TestCalls(t *testing.T) {
+	ok := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
+	type outcome struct {
+		Calls      int
+		Definite   bool
+		Status     int
+		RetryAfter time.Duration
+		Message    string // part of it
+	}
+	for name, c := range map[string]struct {
+		method string
+		times  int // that the fault is met; -1 is always
+		fault  issuertest.Fault
+		want   outcome
+	}{
+		"success":                          {http.MethodPost, 0, nil, outcome{Calls: 1}},
+		"GET, 500 once":                    {http.MethodGet, 1, issuertest.Status(500, "boom"), outcome{Calls: 2}},
+		"GET, 500 always":                  {http.MethodGet, -1, issuertest.Status(500, "boom"), outcome{4, false, 500, 0, "answered 500 Internal Server Error: boom"}},
+		"DELETE, 503 once":                 {http.MethodDelete, 1, issuertest.Status(503, "later"), outcome{Calls: 2}},
+		"DELETE, cut once":                 {http.MethodDelete, 1, issuertest.CutAfterActing, outcome{Calls: 2}},
+		"POST, 500":                        {http.MethodPost, -1, issuertest.Status(500, "boom"), outcome{1, false, 500, 0, "answered 500"}},
+		"POST, 503":                        {http.MethodPost, -1, issuertest.Status(503, "later", "Retry-After", "7"), outcome{1, false, 503, 7 * time.Second, "it can be asked again in 7s"}},
+		"POST, cut":                        {http.MethodPost, -1, issuertest.Cut, outcome{1, false, 0, 0, "the connection"}},
+		"PUT, cut":                         {http.MethodPut, -1, issuertest.CutAfterActing, outcome{1, false, 0, 0, "the connection"}},
+		"POST, 429 once":                   {http.MethodPost, 1, issuertest.TooManyRequests(0), outcome{Calls: 2}},
+		"POST, 429 always":                 {http.MethodPost, -1, issuertest.TooManyRequests(0), outcome{4, true, 429, 0, "answered 429 Too Many Requests"}},
+		"POST, 429 for long":               {http.MethodPost, -1, issuertest.TooManyRequests(600), outcome{1, true, 429, 10 * time.Minute, "it can be asked again in 10m0s"}},
+		"GET, 429 for long":                {http.MethodGet, -1, issuertest.TooManyRequests(600), outcome{1, true, 429, 10 * time.Minute, "it can be asked again in 10m0s"}},
+		"403":                              {http.MethodPost, -1, issuertest.Status(403, `{"message":"no"}`), outcome{1, true, 403, 0, `answered 403 Forbidden: {"message":"no"}`}},
+		"404":                              {http.MethodGet, -1, issuertest.Status(404, "gone"), outcome{1, true, 404, 0, "answered 404 Not Found: gone"}},
+		"408":                              {http.MethodPost, -1, issuertest.Status(408, ""), outcome{1, false, 408, 0, "answered 408"}},
+		"redirect":                         {http.MethodGet, -1, issuertest.Status(302, "", "Location", "https://evil.example.com/"), outcome{1, false, 302, 0, "a redirect, which is not followed"}},
+		"the secret in the answer":         {http.MethodGet, -1, issuertest.Status(403, "bad token "+secret), outcome{1, true, 403, 0, "bad token [redacted]"}},
+		"the secret escaped in the answer": {http.MethodGet, -1, issuertest.Status(403, `bad token S3cr3t\u003c\u0026\u003eToken`), outcome{1, true, 403, 0, "bad token [redacted]"}},
+		"many lines":                       {http.MethodGet, -1, issuertest.Status(403, "a\n\x1b[31mb\r\nc"), outcome{1, true, 403, 0, "403 Forbidden: a [31mb c"}},
+		"a long answer":                    {http.MethodGet, -1, issuertest.Status(403, strings.Repeat("x", 10_000)), outcome{1, true, 403, 0, strings.Repeat("x", 299) + "…"}},
+		"a huge answer":                    {http.MethodGet, -1, issuertest.Status(200, strings.Repeat("x", 5<<20)), outcome{1, false, 0, 0, "the answer is longer than 4194304 bytes"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := issuertest.NewServer(t, ok)
+			server.Plant(c.times, nil, c.fault)
+			_, err := open(t, server.URL, c.method).Check(t.Context())
+			got := outcome{len(server.Calls()), issuer.Definite(err), issuer.StatusOf(err), issuer.RetryAfter(err), c.want.Message}
+			if diff := cmp.Diff(c.want, got); diff != "" {
+				t.Errorf("(-want +got):\n%s\n%v", diff, err)
+			}
+			if failed := c.want.Message != ""; failed != (err != nil) || failed && !issuer.IsError(err) {
+				t.Fatalf("want an error: %v, got %v", failed, err)
+			}
+			if err == nil {
+				return
+			}
+			if text := err.Error(); !strings.Contains(text, c.want.Message) || !strings.HasPrefix(text, "the registry's API at "+server.URL+": ") {
+				t.Errorf("want an error about the API at %s with %q, got %q", server.URL, c.want.Message, text)
+			}
+			checkHoldsNoSecret(t, err)
+		})
+	}
+}
+
+func checkHoldsNoSecret(t *testing.T, err error) {
+	t.Helper()
+	for unwrapped := err; unwrapped != nil; unwrapped = errors.Unwrap(unwrapped) {
+		if text := fmt.Sprintf("%v %q", unwrapped, unwrapped); strings.Contains(text, "S3cr3t") {
+			t.Errorf("the error holds a secret: %s", text)
+		}
+	}
+}
+
+func TestWhatNobodyAnswers(t *testing.T) {
+	server := issuertest.NewServer(t, http.NotFoundHandler())
+	closed := server.URL
+	server.Close()
+	tls := issuertest.NewServer(t, http.NotFoundHandler())
+	hanging := issuertest.NewServer(t, http.NotFoundHandler())
+	hanging.Plant(-1, nil, issuertest.Hang)
+	for name, c := range map[string]struct {
+		url      string
+		definite bool
+		message  string
+	}{
+		"nobody listens":     {closed, true, "the connection failed"},
+		"no such name":       {"https://registry.invalid", true, "its name cannot be resolved"},
+		"cloud metadata":     {"http://169.254.169.254", true, "is an address that no registry has; nothing was sent there"},
+		"plain http for TLS": {strings.Replace(tls.URL, "http://", "https://", 1), false, "plain http where https was asked for"},
+		"no complete answer": {hanging.URL, false, "no complete answer within the time limit"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+			defer cancel()
+			_, err := open(t, c.url, http.MethodPost).Mint(ctx, issuer.Request{})
+			if err == nil || issuer.Definite(err) != c.definite || !strings.Contains(err.Error(), c.message) {
+				t.Errorf("want an error, definite %v, with %q, got definite %v: %v", c.definite, c.message, issuer.Definite(err), err)
+			}
+			checkHoldsNoSecret(t, err)
+		})
+	}
+}
+
+// The answer of something else may be a success without a credential.
+func TestMintWithoutCredentialIsAnError(t *testing.T) {
+	server := issuertest.NewServer(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	_, err := open(t, server.URL, http.MethodPost).Mint(t.Context(), issuer.Request{})
+	if err == nil || issuer.Definite(err) {
+		t.Errorf("want an error that is not definite, because something may have been minted, got %v", err)
+	}
+}
+
+func TestRevokeNamedRevokesAllThatIsFound(t *testing.T) {
+	server := issuertest.NewServer(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	client := open(t, server.URL, http.MethodPost)
+	if err := client.RevokeNamed(t.Context(), nil, "a"); err != nil || len(server.Calls()) != 3 {
+		t.Errorf("want one call that finds and two that revoke, got %d and %v", len(server.Calls()), err)
+	}
+	server.Plant(1, nil, issuertest.Status(500, ""))
+	if err := client.RevokeNamed(t.Context(), nil, "a"); issuer.StatusOf(err) != 500 {
+		t.Errorf("want the error of finding, got %v", err)
+	}
+}
+
+func TestRootOfAnIssuerThatCannotRotateIt(t *testing.T) {
+	client := open(t, "https://registry.invalid", http.MethodPost)
+	_, prepared := client.PrepareRoot(t.Context(), "a")
+	for call, err := range map[string]error{
+		"PrepareRoot": prepared, "ActivateRoot": client.ActivateRoot(t.Context(), issuer.Root{}),
+		"DiscardRoot": client.DiscardRoot(t.Context(), "a"), "RetireRoot": client.RetireRoot(t.Context()),
+	} {
+		if !errors.Is(err, issuer.ErrRootNotRotatable) {
+			t.Errorf("%s: want %v, got %v", call, issuer.ErrRootNotRotatable, err)
+		}
+	}
+}
+
+func TestWithReplacesTheAdministrativeCredentialOnly(t *testing.T) {
+	before := issuer.Connection{
+		URL: "https://a.example.com", Settings: issuer.Settings{"username": "a", "region": "r"},
+		Secrets: issuer.Secrets{"password": dockerconfig.NewSecret("old")},
+	}
+	after := before.With(issuer.Root{Settings: issuer.Settings{"username": "b"}, Secrets: issuer.Secrets{"password": dockerconfig.NewSecret("new")}})
+	if diff := cmp.Diff(issuer.Settings{"username": "b", "region": "r"}, after.Settings); diff != "" || after.URL != before.URL {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([][]string{{"old"}, {"new"}}, [][]string{before.Secrets.Reveal(), after.Secrets.Reveal()}); diff != "" {
+		t.Errorf("secrets before and after (-want +got):\n%s", diff)
+	}
+}

@@ -206,6 +206,16 @@ func (e *engine) readWarnings(path string) []string {
 func (e *engine) refused(op logical.Operation, path string, data fields, parts ...string) {
 	e.t.Helper()
 	before, sent := e.snapshot(), len(e.events.Events)
+	e.refusedWithTrace(op, path, data, parts...)
+	checkSame(e.t, "storage after a refusal", before, e.snapshot())
+	if len(e.events.Events) != sent {
+		e.t.Errorf("%s %s: a refusal sent an event", op, path)
+	}
+}
+
+// refusedWithTrace is for what is stored as a failed rotation.
+func (e *engine) refusedWithTrace(op logical.Operation, path string, data fields, parts ...string) {
+	e.t.Helper()
 	resp, err := e.request(op, path, data)
 	if err != nil || resp == nil || !resp.IsError() {
 		e.t.Errorf("%s %s: want an error response, got response %v, error %v", op, path, resp, err)
@@ -215,10 +225,42 @@ func (e *engine) refused(op logical.Operation, path string, data fields, parts .
 		e.t.Errorf("%s %s: want status 400, got %d", op, path, status)
 	}
 	checkContains(e.t, resp.Error().Error(), parts...)
-	checkSame(e.t, "storage after a refusal", before, e.snapshot())
-	if len(e.events.Events) != sent {
-		e.t.Errorf("%s %s: a refusal sent an event", op, path)
+}
+
+// failed expects a request that fails with a status and a sentence that has all
+// of the given parts.
+func (e *engine) failed(op logical.Operation, path string, data fields, status int, parts ...string) {
+	e.t.Helper()
+	resp, err := e.request(op, path, data)
+	var coded logical.HTTPCodedError
+	if resp != nil || !errors.As(err, &coded) || coded.Code() != status {
+		e.t.Errorf("%s %s: want an error with status %d, got response %v, error %v", op, path, status, resp, err)
+		return
 	}
+	checkContains(e.t, err.Error(), parts...)
+}
+
+// sent returns the types of the events so far, each with what it is about, and
+// forgets them.
+func (e *engine) sent() []string {
+	e.events.Lock()
+	defer e.events.Unlock()
+	sent := []string{}
+	for _, event := range e.events.Events {
+		sent = append(sent, fmt.Sprintf("%s %s", event.Type, event.Event.Metadata.AsMap()["data_path"]))
+	}
+	e.events.Events = nil
+	return sent
+}
+
+// stored returns what stands under a key.
+func (e *engine) stored(key string) fields {
+	e.t.Helper()
+	var value fields
+	if err := json.Unmarshal([]byte(e.snapshot()[key]), &value); err != nil {
+		e.t.Fatalf("%s: %v", key, err)
+	}
+	return value
 }
 
 // snapshot returns all that is stored.

@@ -365,6 +365,34 @@ func (b *backend) connectionUse(ctx context.Context, storage logical.Storage, co
 		return use, fmt.Errorf("listing the leases of connection %q: %w", connection, err)
 	}
 	use.minted = len(leases)
-	use.waiting, err = b.waitingFor(ctx, storage, connection)
+	if use.waiting, err = b.waitingFor(ctx, storage, connection); err != nil {
+		return use, err
+	}
+	left, err := b.leftWith(ctx, storage, connection, use.roles)
+	use.waiting += left
 	return use, err
+}
+
+// leftWith counts the credentials of a connection that shared roles have from
+// the time when they used it.
+func (b *backend) leftWith(ctx context.Context, storage logical.Storage, connection string, using []string) (count int, err error) {
+	names, err := storage.List(ctx, sharedStoragePrefix)
+	if err != nil {
+		return 0, fmt.Errorf("listing the shared credentials: %w", err)
+	}
+	for _, name := range names {
+		if slices.Contains(using, name) {
+			continue
+		}
+		s, err := b.shared(ctx, storage, name)
+		if err != nil {
+			return 0, err
+		}
+		for _, m := range s.all() {
+			if m.Connection == connection {
+				count++
+			}
+		}
+	}
+	return count, nil
 }

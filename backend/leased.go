@@ -94,11 +94,13 @@ func (b *backend) readLeased(ctx context.Context, req *logical.Request, name str
 	if err == nil && made.revocable {
 		err = b.rememberLease(ctx, req.Storage, l)
 	}
+	if err == nil {
+		err = b.kept(ctx, req.Storage, made) // an entry that stays would have it revoked while it is leased
+	}
 	if err != nil {
 		b.abandon(ctx, req.Storage, made)
 		return answer(err)
 	}
-	b.kept(ctx, req.Storage, made)
 	b.sendEvent(ctx, req, "credential-mint", "creds/"+name)
 	return withWarnings(resp, warnings), nil
 }

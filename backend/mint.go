@@ -78,6 +78,13 @@ func (b *backend) mintFor(ctx context.Context, storage logical.Storage, name str
 	if err != nil {
 		return nil, err
 	}
+	settings, err := b.config(ctx, storage)
+	if err != nil {
+		return nil, err
+	}
+	if err := settings.checkRegistries(c.Registries); err != nil {
+		return nil, err
+	}
 	if c, err = b.settled(ctx, storage, c); err != nil {
 		return nil, err
 	}
@@ -107,9 +114,9 @@ func (b *backend) mintFor(ctx context.Context, storage logical.Storage, name str
 	made.ID, made.ExpiresAt = answer.ID, answer.ExpiresAt
 	if made.Docker, err = pullSecretOf(c.Registries, answer); err != nil {
 		b.abandon(ctx, storage, made)
-		return nil, fmt.Errorf("connection %q: the registry minted what cannot be in a pull secret: %w", c.Name, err)
+		return nil, badGateway(fmt.Errorf("the registry of connection %q minted what cannot be in a pull secret: %w", c.Name, err))
 	}
-	if err := b.tryMinted(ctx, storage, r, made); err != nil {
+	if err := b.tryMinted(ctx, settings, r, made); err != nil {
 		b.abandon(ctx, storage, made)
 		return nil, err
 	}
@@ -136,13 +143,9 @@ func pullSecretOf(registries []dockerconfig.Key, minted issuer.Credential) (dock
 // tryMinted pulls with a new credential before anybody is given it, if the role
 // says what from. Only a registry that refuses it counts against it: one that
 // Vault cannot reach may be reached by the nodes.
-func (b *backend) tryMinted(ctx context.Context, storage logical.Storage, r *role, made *issued) error {
+func (b *backend) tryMinted(ctx context.Context, settings config, r *role, made *issued) error {
 	if r.VerifyRepository == "" {
 		return nil
-	}
-	settings, err := b.config(ctx, storage)
-	if err != nil {
-		return err
 	}
 	secret := pullSecret{Docker: made.Docker, settings: settings, sources: []source{{name: made.Role, role: r, docker: made.Docker}}}
 	for try := 1; ; try++ {
@@ -166,10 +169,16 @@ func (b *backend) tryMinted(ctx context.Context, storage logical.Storage, r *rol
 	}
 }
 
-// kept ends the write-ahead entry of what is stored or leased now.
-func (b *backend) kept(ctx context.Context, storage logical.Storage, made *issued) {
-	b.deleteWAL(ctx, storage, made.wal)
+// kept ends the write-ahead entry of what is stored or leased now. After an
+// error the entry may be there still.
+func (b *backend) kept(ctx context.Context, storage logical.Storage, made *issued) error {
+	if made.wal != "" {
+		if err := framework.DeleteWAL(ctx, storage, made.wal); err != nil {
+			return fmt.Errorf("deleting a write-ahead entry: %w", err)
+		}
+	}
 	made.done()
+	return nil
 }
 
 // abandon revokes what was minted and is not wanted. What cannot be revoked now

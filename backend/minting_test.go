@@ -59,6 +59,8 @@ type mintingRegistry struct {
 	after    func(call string) error         // fails a call that has acted
 	longest  time.Duration
 	username string
+	password func(name string) string // of what is minted under a name
+	status   issuer.Status
 }
 
 // mintingRegistries are all by URL; a test has its own.
@@ -71,11 +73,19 @@ func newMintingRegistry(t testing.TB) *mintingRegistry {
 		living:   map[string]bool{},
 		expires:  func(asked time.Time) time.Time { return asked },
 		username: "robot",
+		password: func(name string) string { return marker + name },
+		status:   issuer.Status{Identity: "the administrator"},
 	}
 	r.url = fmt.Sprintf("https://%p.example.com", r)
-	mintingRegistries.Store(r.url, r)
-	t.Cleanup(func() { mintingRegistries.Delete(r.url) })
+	r.alsoAt(t, r.url)
 	return r
+}
+
+// alsoAt gives the registry an URL.
+func (r *mintingRegistry) alsoAt(t testing.TB, url string) {
+	t.Helper()
+	mintingRegistries.Store(url, r)
+	t.Cleanup(func() { mintingRegistries.Delete(url) })
 }
 
 // names returns the names of the living credentials, sorted.
@@ -100,6 +110,18 @@ func (r *mintingRegistry) mints() int {
 func (r *mintingRegistry) fail(call string, err error) { r.set(&r.before, call, err) }
 
 func (r *mintingRegistry) failAfter(call string, err error) { r.set(&r.after, call, err) }
+
+// during runs something while a call of that name is answered.
+func (r *mintingRegistry) during(call string, do func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.before = func(name string) error {
+		if name == call {
+			do()
+		}
+		return nil
+	}
+}
 
 func (r *mintingRegistry) set(hook *func(string) error, failing string, err error) {
 	r.mu.Lock()
@@ -130,7 +152,28 @@ type testIssuer struct {
 	password string
 }
 
-func init() { issuerTypes = append(issuerTypes, testType()) }
+func init() { issuerTypes = append(issuerTypes, testType(), briefType()) }
+
+// briefType is one of a registry that revokes nothing and whose administrative
+// credential cannot be replaced.
+func briefType() issuer.Type {
+	t := testType()
+	t.Name, t.NoRevocation = "brief", true
+	open := t.New
+	t.New = func(c issuer.Connection) (issuer.Issuer, error) {
+		opened, err := open(c)
+		return briefIssuer{opened}, err
+	}
+	return t
+}
+
+type briefIssuer struct{ issuer.Issuer }
+
+func (i briefIssuer) Mint(ctx context.Context, r issuer.Request) (issuer.Credential, error) {
+	c, err := i.Issuer.Mint(ctx, r)
+	c.ID = ""
+	return c, err
+}
 
 func testType() issuer.Type {
 	return issuer.Type{
@@ -191,8 +234,12 @@ func (i testIssuer) call(name string, act func() error) error {
 	return err
 }
 
-func (i testIssuer) Check(context.Context) (issuer.Status, error) {
-	return issuer.Status{Identity: "the administrator"}, i.call("check", func() error { return nil })
+func (i testIssuer) Check(context.Context) (status issuer.Status, err error) {
+	err = i.call("check", func() error {
+		status = i.registry.status
+		return nil
+	})
+	return status, err
 }
 
 func (i testIssuer) Mint(_ context.Context, r issuer.Request) (issuer.Credential, error) {
@@ -201,7 +248,7 @@ func (i testIssuer) Mint(_ context.Context, r issuer.Request) (issuer.Credential
 		i.registry.minted++
 		i.registry.living[r.Name] = true
 		c = issuer.Credential{
-			ID: "id-" + r.Name, Username: i.registry.username, Password: dockerconfig.NewSecret(marker + r.Name),
+			ID: "id-" + r.Name, Username: i.registry.username, Password: dockerconfig.NewSecret(i.registry.password(r.Name)),
 			ExpiresAt: i.registry.expires(r.ExpiresAt),
 		}
 		return nil

@@ -58,14 +58,19 @@ func (c config) allows(key dockerconfig.Key) bool {
 	return len(c.AllowedRegistries) == 0
 }
 
-// checkAllowed refuses a Docker config with a registry that is not allowed.
-func (c config) checkAllowed(docker dockerconfig.Config) error {
-	for _, credential := range docker.Credentials() {
-		if !c.allows(credential.Registry) {
-			return refusef("registry %q is not among the allowed_registries of this mount's config", credential.Registry)
+// checkRegistries refuses registries that are not allowed.
+func (c config) checkRegistries(keys []dockerconfig.Key) error {
+	for _, key := range keys {
+		if !c.allows(key) {
+			return refusef("registry %q is not among the allowed_registries of this mount's config", key)
 		}
 	}
 	return nil
+}
+
+// checkAllowed refuses a Docker config with a registry that is not allowed.
+func (c config) checkAllowed(docker dockerconfig.Config) error {
+	return c.checkRegistries(docker.Keys())
 }
 
 // parseCAs returns the certificates of a field ca_pem, and the system's; nil

@@ -507,6 +507,9 @@ func (b *backend) writeConnection(ctx context.Context, req *logical.Request, dat
 	if err != nil {
 		return answer(err)
 	}
+	if err := b.replaceRoot(ctx, req.Storage, c, old); err != nil {
+		return nil, err
+	}
 	if err := b.putConnection(ctx, req.Storage, c); err != nil {
 		return nil, err
 	}
@@ -521,10 +524,8 @@ func (b *backend) checkBeforeWrite(ctx context.Context, storage logical.Storage,
 	if err != nil {
 		return nil, err
 	}
-	for _, key := range c.Registries {
-		if !settings.allows(key) {
-			return nil, refusef("registry: %q is not among the allowed_registries of this mount's config", key)
-		}
+	if err := settings.checkRegistries(c.Registries); err != nil {
+		return nil, err
 	}
 	client, err := b.open(c, issuer.Root{})
 	if err != nil {
@@ -536,7 +537,7 @@ func (b *backend) checkBeforeWrite(ctx context.Context, storage logical.Storage,
 	}
 	status, err := client.Check(ctx)
 	if err != nil {
-		return nil, refusef("verify_connection: nothing is stored, because the administrative credential could not be tried: %w; verify_connection=false stores it all the same", err)
+		return nil, refusef("verify_connection: nothing is stored, because the registry does not accept the administrative credential, or could not be asked: %w; verify_connection=false stores it all the same", err)
 	}
 	return b.statusWarnings(status, settings), nil
 }
@@ -557,9 +558,11 @@ func (in input) applyConnection(name string, old *connection, now time.Time) (*c
 		return nil, nil, err
 	}
 	c.Settings = in.applySettings(c.Type.ConnectionFields, c.Settings)
-	if c.Secrets, err = in.applySecrets(c); err != nil {
+	more, err := in.applySecrets(c)
+	if err != nil {
 		return nil, nil, err
 	}
+	warnings = append(warnings, more...)
 	if in.has("ca_pem") {
 		c.CAPEM = in.text("ca_pem")
 		if _, err := parseCAs(c.CAPEM); err != nil {
@@ -709,29 +712,54 @@ func parseConnectionRegistries(texts []string) (keys []dockerconfig.Key, warning
 	return keys, warnings, nil
 }
 
-// applySecrets returns the secrets with those that the write names.
-func (in input) applySecrets(c *connection) (issuer.Secrets, error) {
-	secrets := maps.Clone(c.Secrets)
-	if secrets == nil {
-		secrets = issuer.Secrets{}
+// applySecrets sets the secrets that the write names.
+func (in input) applySecrets(c *connection) (warnings []string, err error) {
+	c.Secrets = maps.Clone(c.Secrets)
+	if c.Secrets == nil {
+		c.Secrets = issuer.Secrets{}
 	}
 	for name, field := range c.Type.ConnectionFields {
 		if !isSecretField(field) || !in.has(name) {
 			continue
 		}
 		if in.text(name) == "" {
-			delete(secrets, name)
+			delete(c.Secrets, name)
 			continue
 		}
-		secret, _, err := dockerconfig.ParsePassword(in.text(name))
+		secret, changed, err := dockerconfig.ParsePassword(in.text(name))
 		if err != nil {
 			return nil, refuse(fieldError(name, err))
 		}
-		secrets[name] = secret
-		c.Root = rootRotation{RotatedAt: c.Root.RotatedAt} // what was pending is for the one that it replaces
+		c.Secrets[name] = secret
+		warnings = append(warnings, fieldWarnings(name, changed)...)
 	}
-	return secrets, nil
+	return warnings, nil
 }
+
+// replaceRoot notes that the administrative credential was replaced by hand.
+// What rotate-root had prepared is not wanted any more, and a write-ahead entry
+// has it ended; the one that it replaced is still to be ended, unless it was
+// written again.
+func (b *backend) replaceRoot(ctx context.Context, storage logical.Storage, c, old *connection) error {
+	if old == nil || sameSecrets(c.Secrets, old.Secrets) {
+		return nil
+	}
+	c.Root.Name = ""
+	if c.Root.Retired != nil && sameSecrets(c.Secrets, c.Root.Retired.Secrets) {
+		c.Root.Retired = nil
+	}
+	if c.Root.Pending == nil {
+		return nil
+	}
+	entry := walRootEntry{SchemaVersion: schemaVersion, Connection: c.Name, Name: c.Root.Pending.Name}
+	if _, err := framework.PutWAL(ctx, storage, walRoot, entry); err != nil {
+		return fmt.Errorf("writing ahead: %w", err)
+	}
+	c.Root.Pending = nil
+	return nil
+}
+
+func sameSecrets(a, b issuer.Secrets) bool { return maps.EqualFunc(a, b, dockerconfig.Secret.Equal) }
 
 // parseRolePatterns refuses patterns that no name of a role can match.
 func parseRolePatterns(patterns []string) ([]string, error) {

@@ -84,7 +84,7 @@ func (b *backend) load(ctx context.Context, storage logical.Storage, s *source, 
 		}
 		s.rotation = s.shared.rotation(s.Dynamic, b.now())
 	}
-	if c := s.shared.Current; c != nil {
+	if c := s.shared.Current; c != nil && s.shared.isFor(s.Dynamic) {
 		s.docker, s.expiresAt = c.Docker, c.ExpiresAt
 		return nil
 	}

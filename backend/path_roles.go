@@ -325,8 +325,8 @@ func (b *backend) readRole(ctx context.Context, req *logical.Request, data *fram
 // servedBy describes what a read of creds/ gives.
 func servedBy(docker dockerconfig.Config, expiresAt time.Time) map[string]any {
 	registries := []string{}
-	for _, c := range docker.Credentials() {
-		registries = append(registries, string(c.Registry))
+	for _, key := range docker.Keys() {
+		registries = append(registries, string(key))
 	}
 	data := map[string]any{"registries": registries}
 	if !expiresAt.IsZero() {
@@ -556,21 +556,19 @@ func (b *backend) deleteRole(ctx context.Context, req *logical.Request, data *fr
 		return answer(err)
 	}
 	revoke, err := b.dropRole(ctx, req, name)
-	if err != nil {
-		return answer(err)
-	}
 	revoke() // with the role unlocked, because the registry may take long
-	return nil, nil
+	return answer(err)
 }
 
-// dropRole deletes a role, and returns what remains to be done at its registry.
+// dropRole deletes a role, and returns what remains to be done at its registry,
+// whether or not that has failed.
 func (b *backend) dropRole(ctx context.Context, req *logical.Request, name string) (revoke func(), err error) {
 	defer b.lockRole(name)()
 	nothing := func() {}
 
 	old, err := b.role(ctx, req.Storage, name)
 	if unreadable := (unreadableError{}); err != nil && !errors.As(err, &unreadable) {
-		return nil, err
+		return nothing, err
 	} else if old == nil && err == nil {
 		return nothing, nil
 	}
@@ -579,11 +577,11 @@ func (b *backend) dropRole(ctx context.Context, req *logical.Request, name strin
 	revoke = nothing
 	if old == nil || old.isShared() {
 		if revoke, err = b.dropShared(ctx, req.Storage, name); err != nil {
-			return nil, err
+			return nothing, err
 		}
 	}
 	if err := req.Storage.Delete(ctx, roleStoragePrefix+name); err != nil {
-		return nil, fmt.Errorf("deleting role %q: %w", name, err)
+		return revoke, fmt.Errorf("deleting role %q: %w", name, err)
 	}
 	b.deleteExpiry(ctx, req.Storage, old.expiresAt(), name)
 	b.deleteConnectionRole(ctx, req.Storage, old.connection(), name)

@@ -191,7 +191,7 @@ func (b *backend) verify(ctx context.Context, secret pullSecret, repository stri
 func chooseRepositories(results []verification, sources []source, requested string) error {
 	held := map[string]int{} // credentials of each role
 	for _, s := range sources {
-		held[s.name] = len(s.Static.Docker.Credentials())
+		held[s.name] = len(s.docker.Credentials())
 	}
 	used := false
 	for i := range results {

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -44,9 +45,10 @@ type shared struct {
 	Current *sharedCredential
 	Retired []retired
 
-	LastError string
-	FailedAt  time.Time
-	Failures  int // since the last success
+	LastError  string
+	FailedAt   time.Time
+	Failures   int           // since the last success
+	RetryAfter time.Duration // that the registry asked for
 }
 
 // sharedCredential is the one that reads are given.
@@ -75,6 +77,7 @@ type storedShared struct {
 	LastError     string                  `json:"last_error,omitempty"`
 	FailedAt      time.Time               `json:"failed_at,omitzero"`
 	Failures      int                     `json:"failures,omitempty"`
+	RetryAfter    int64                   `json:"retry_after,omitempty"` // seconds
 }
 
 type storedSharedCredential struct {
@@ -91,7 +94,7 @@ func (b *backend) shared(ctx context.Context, storage logical.Storage, name stri
 	if err != nil || !found {
 		return shared{}, err
 	}
-	s := shared{Retired: stored.Retired, LastError: stored.LastError, FailedAt: stored.FailedAt, Failures: stored.Failures}
+	s := shared{Retired: stored.Retired, LastError: stored.LastError, FailedAt: stored.FailedAt, Failures: stored.Failures, RetryAfter: ofSeconds(stored.RetryAfter)}
 	if c := stored.Current; c != nil {
 		if c.Docker == nil {
 			return shared{}, unreadablef("the credential of role %q: the stored entry is damaged", name)
@@ -106,7 +109,7 @@ func (b *backend) shared(ctx context.Context, storage logical.Storage, name stri
 }
 
 func (b *backend) putShared(ctx context.Context, storage logical.Storage, name string, s shared) error {
-	stored := storedShared{SchemaVersion: schemaVersion, Retired: s.Retired, LastError: s.LastError, FailedAt: s.FailedAt, Failures: s.Failures}
+	stored := storedShared{SchemaVersion: schemaVersion, Retired: s.Retired, LastError: s.LastError, FailedAt: s.FailedAt, Failures: s.Failures, RetryAfter: inSeconds(s.RetryAfter)}
 	if c := s.Current; c != nil {
 		docker := json.RawMessage(c.Docker.JSON())
 		stored.Current = &storedSharedCredential{Minted: c.minted, Docker: &docker, MintedAt: c.MintedAt, ExpiresAt: c.ExpiresAt}
@@ -114,11 +117,27 @@ func (b *backend) putShared(ctx context.Context, storage logical.Storage, name s
 	return putEntry(ctx, storage, sharedStoragePrefix+name, stored)
 }
 
+// all returns all credentials that may be alive.
+func (s shared) all() []minted {
+	var all []minted
+	if s.Current != nil {
+		all = append(all, s.Current.minted)
+	}
+	for _, r := range s.Retired {
+		all = append(all, r.minted)
+	}
+	return all
+}
+
+// isFor reports whether the current credential is what the role is for.
+func (s shared) isFor(d *dynamicRole) bool {
+	return s.Current != nil && s.Current.Connection == d.Connection && maps.Equal(s.Current.For, d.For)
+}
+
 // serves reports whether the current credential is what the role is for, and
 // works.
 func (s shared) serves(d *dynamicRole, now time.Time) bool {
-	c := s.Current
-	return c != nil && c.Connection == d.Connection && maps.Equal(c.For, d.For) && (c.ExpiresAt.IsZero() || now.Before(c.ExpiresAt))
+	return s.isFor(d) && (s.Current.ExpiresAt.IsZero() || now.Before(s.Current.ExpiresAt))
 }
 
 // rotateAt is when the current credential is to be replaced: after the rotation
@@ -139,7 +158,15 @@ func (s shared) retryAt() time.Time {
 	if s.Failures == 0 {
 		return time.Time{}
 	}
-	return s.FailedAt.Add(backOff(firstRetry, lastRetry, s.Failures))
+	return s.FailedAt.Add(max(backOff(firstRetry, lastRetry, s.Failures), s.RetryAfter))
+}
+
+// readsRetryAt is the same for a read that has nothing to serve.
+func (s shared) readsRetryAt() time.Time {
+	if s.Failures == 0 {
+		return time.Time{}
+	}
+	return s.FailedAt.Add(max(firstRetry, s.RetryAfter))
 }
 
 // backOff doubles the first pause with each failure, up to the last.
@@ -315,26 +342,37 @@ func (b *backend) rotate(ctx context.Context, storage logical.Storage, name stri
 		}
 		return shared{}, registryError(err)
 	}
-	return b.serve(ctx, storage, name, r.Dynamic, made)
+	s, err = b.serve(ctx, storage, name, r.Dynamic, made)
+	if errors.Is(err, errNotServed) {
+		b.abandon(ctx, storage, made) // with the role unlocked, because the registry may take long
+	} else {
+		made.done()
+	}
+	return s, err
 }
+
+// errNotServed is about a new credential that is certainly not stored.
+var errNotServed = errors.New("the new credential is not served")
 
 // needsRotation decides after all others are done.
 func (s shared) needsRotation(d *dynamicRole, why cause, asked, now time.Time) (bool, error) {
 	works := s.serves(d, now)
+	switch {
+	case why == whenAsked:
+		if works && s.Current.MintedAt.After(asked) {
+			return false, nil
+		}
+	case why == whenDue:
+		if s.Current == nil || s.rotateAt(d).After(now) || s.retryAt().After(now) {
+			return false, nil
+		}
+	case works:
+		return false, nil
+	case now.Before(s.readsRetryAt()):
+		return false, badGateway(fmt.Errorf("%s (tried at %s; it is tried again at the next read from %s on)", s.LastError, formatTime(s.FailedAt), formatTime(s.readsRetryAt())))
+	}
 	if len(s.Retired) >= maxRetired {
 		return false, badGateway(fmt.Errorf("%d former credentials wait to be revoked; the role's read-back says why", len(s.Retired)))
-	}
-	switch why {
-	case whenAsked:
-		return !works || !s.Current.MintedAt.After(asked), nil
-	case whenDue:
-		return s.Current != nil && !s.rotateAt(d).After(now) && !s.retryAt().After(now), nil
-	}
-	if works {
-		return false, nil
-	}
-	if s.Failures > 0 && now.Before(s.FailedAt.Add(firstRetry)) {
-		return false, badGateway(fmt.Errorf("%s (tried at %s; it is tried again at the next read from %s on)", s.LastError, formatTime(s.FailedAt), formatTime(s.FailedAt.Add(firstRetry))))
 	}
 	return true, nil
 }
@@ -345,30 +383,28 @@ func (b *backend) serve(ctx context.Context, storage logical.Storage, name strin
 	ctx = context.WithoutCancel(ctx)
 	defer b.lockRole(name)()
 	r, err := b.role(ctx, storage, name)
-	if err == nil && (r == nil || !r.isShared() || r.Dynamic.Connection != d.Connection || !maps.Equal(r.Dynamic.For, d.For)) {
-		err = refusef("role %q was changed while its credential was minted; try again", name)
-	}
-	var s shared
-	if err == nil {
-		s, err = b.shared(ctx, storage, name)
-	}
 	if err != nil {
-		b.abandon(ctx, storage, made)
-		return shared{}, err
+		return shared{}, fmt.Errorf("%w: %w", errNotServed, err)
+	}
+	if r == nil || !r.isShared() || r.Dynamic.Connection != d.Connection || !maps.Equal(r.Dynamic.For, d.For) {
+		return shared{}, fmt.Errorf("%w: %w", errNotServed, refusef("role %q was changed while it was minted; try again", name))
+	}
+	s, err := b.shared(ctx, storage, name)
+	if err != nil {
+		return shared{}, fmt.Errorf("%w: %w", errNotServed, err)
 	}
 	now := b.now()
-	if s.Current != nil && made.revocable {
-		s.Retired = append(slices.Clone(s.Retired), retired{minted: s.Current.minted, RevokeAt: now.Add(r.Dynamic.GracePeriod)})
+	if c := s.Current; c != nil && (c.ID != "" || made.revocable) {
+		s.Retired = append(slices.Clone(s.Retired), retired{minted: c.minted, RevokeAt: now.Add(r.Dynamic.GracePeriod)})
 	}
 	s.Current = &sharedCredential{minted: made.minted, Docker: made.Docker, MintedAt: made.MintedAt, ExpiresAt: made.ExpiresAt}
-	s.LastError, s.FailedAt, s.Failures = "", time.Time{}, 0
+	s.LastError, s.FailedAt, s.Failures, s.RetryAfter = "", time.Time{}, 0, 0
 	if err := b.putShared(ctx, storage, name, s); err != nil {
 		// Whether it is stored is not known: the write-ahead entry stays, and
 		// finds out.
-		made.done()
 		return shared{}, err
 	}
-	b.kept(ctx, storage, made)
+	b.deleteWAL(ctx, storage, made.wal)
 	b.schedule(name, s.nextAt(r.Dynamic))
 	b.sendEventOf(ctx, "credential-rotate", "rotate/"+name, "creds/"+name, logical.UpdateOperation)
 	return s, nil
@@ -385,7 +421,7 @@ func (b *backend) rememberFailure(ctx context.Context, storage logical.Storage, 
 	}
 	s, err := b.shared(ctx, storage, name)
 	if err == nil {
-		s.LastError, s.FailedAt, s.Failures = cause.Error(), b.now(), s.Failures+1
+		s.LastError, s.FailedAt, s.Failures, s.RetryAfter = cause.Error(), b.now(), s.Failures+1, issuer.RetryAfter(cause)
 		err = b.putShared(ctx, storage, name, s)
 	}
 	if err != nil {
@@ -441,28 +477,27 @@ func (b *backend) revokeRetired(ctx context.Context, storage logical.Storage, na
 // what to do about it once the role is deleted. The role is locked.
 func (b *backend) dropShared(ctx context.Context, storage logical.Storage, name string) (revoke func(), err error) {
 	s, err := b.shared(ctx, storage, name)
-	if err != nil {
+	if unreadable := (unreadableError{}); errors.As(err, &unreadable) {
+		b.Logger().Warn("what a role has minted is left at the registry, because it cannot be read", "role", name, "error", err)
+	} else if err != nil {
 		return nil, err
 	}
-	var all []minted
-	if s.Current != nil {
-		all = append(all, s.Current.minted)
-	}
-	for _, r := range s.Retired {
-		all = append(all, r.minted)
-	}
 	var dropped []*issued
-	for _, m := range all {
+	defer func() {
+		if err != nil {
+			for _, d := range dropped {
+				d.done()
+			}
+		}
+	}()
+	for _, m := range s.all() {
 		wal, err := b.putWAL(ctx, storage, m)
 		if err != nil {
 			return nil, err
 		}
 		dropped = append(dropped, &issued{minted: m, wal: wal, done: b.underway(m.Name)})
 	}
-	if err := storage.Delete(ctx, sharedStoragePrefix+name); err != nil {
-		for _, d := range dropped {
-			d.done()
-		}
+	if err = storage.Delete(ctx, sharedStoragePrefix+name); err != nil {
 		return nil, fmt.Errorf("deleting the credential of role %q: %w", name, err)
 	}
 	return func() {
@@ -480,8 +515,7 @@ func (b *backend) keptByShared(ctx context.Context, storage logical.Storage, m m
 	if err != nil {
 		return false, err
 	}
-	return s.Current != nil && s.Current.Name == m.Name ||
-		slices.ContainsFunc(s.Retired, func(r retired) bool { return r.Name == m.Name }), nil
+	return slices.ContainsFunc(s.all(), func(held minted) bool { return held.Name == m.Name }), nil
 }
 
 // placeholders are the registries of a connection as a Docker config without

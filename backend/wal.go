@@ -61,25 +61,36 @@ func (b *backend) deleteWAL(ctx context.Context, storage logical.Storage, id str
 // walRollback undoes what a crash, or a registry that did not answer, left
 // behind. An error has it called again a minute later.
 func (b *backend) walRollback(ctx context.Context, req *logical.Request, kind string, data any) error {
-	encoded, err := json.Marshal(data)
-	if err != nil {
-		return fmt.Errorf("the write-ahead entry is damaged")
-	}
 	switch kind {
 	case walCredential:
-		var m minted
-		if err := json.Unmarshal(encoded, &m); err != nil {
-			return fmt.Errorf("the write-ahead entry is damaged")
+		var entry storedWAL
+		if err := decodeWAL(data, &entry, &entry.SchemaVersion); err != nil {
+			return err
 		}
-		return b.rollBackCredential(ctx, req.Storage, m)
+		return b.rollBackCredential(ctx, req.Storage, entry.minted)
 	case walRoot:
 		var entry walRootEntry
-		if err := json.Unmarshal(encoded, &entry); err != nil {
-			return fmt.Errorf("the write-ahead entry is damaged")
+		if err := decodeWAL(data, &entry, &entry.SchemaVersion); err != nil {
+			return err
 		}
 		return b.rollBackRoot(ctx, req.Storage, entry)
 	}
 	return fmt.Errorf("this plugin does not know the kind %q; run the newer plugin that wrote it", kind)
+}
+
+// decodeWAL reads the data of an entry as getEntry does.
+func decodeWAL(data, entry any, version *int) error {
+	encoded, err := json.Marshal(data)
+	if err == nil {
+		err = json.Unmarshal(encoded, entry)
+	}
+	if *version > schemaVersion {
+		return fmt.Errorf("the write-ahead entry has schema version %d and this plugin knows up to %d; run the newer plugin that wrote it", *version, schemaVersion)
+	}
+	if err != nil || *version < 1 {
+		return errors.New("the write-ahead entry is damaged")
+	}
+	return nil
 }
 
 // rollBackCredential revokes what was minted under a name, unless it has come

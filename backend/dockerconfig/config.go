@@ -58,6 +58,15 @@ func fromCredentials(credentials []Credential) Config {
 // Credentials returns the credentials, sorted by registry key.
 func (c Config) Credentials() []Credential { return slices.Clone(c.credentials) }
 
+// Keys returns the registry keys, sorted.
+func (c Config) Keys() []Key {
+	keys := make([]Key, len(c.credentials))
+	for i, credential := range c.credentials {
+		keys[i] = credential.Registry
+	}
+	return keys
+}
+
 // Equal reports whether both hold the same credentials.
 func (c Config) Equal(other Config) bool {
 	return slices.EqualFunc(c.credentials, other.credentials, func(a, b Credential) bool {

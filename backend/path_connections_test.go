@@ -1,0 +1,438 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-regcred/backend/issuer"
+)
+
+// newConnectedEngine has a connection that every role may use.
+func newConnectedEngine(t testing.TB, change ...func(*logical.BackendConfig)) *engine {
+	t.Helper()
+	e := newEngine(t, change...)
+	e.write("connections/app", e.connectionSample())
+	e.events.Events = nil
+	return e
+}
+
+// connectionReadBack is what the sample reads as.
+func (e *engine) connectionReadBack() fields {
+	return fields{
+		"type": "test", "url": e.minting.url, "registry": "registry.example.com", "username": "admin",
+		"allowed_roles": []string{"*"}, "allowed_targets": []string{}, "updated_at": formatTime(noon),
+	}
+}
+
+func TestConnectionReadsBackAllButItsSecrets(t *testing.T) {
+	for name, more := range map[string]struct{ write, want fields }{
+		"required ones": {nil, nil},
+		"all fields": {
+			fields{"ca_pem": testCA, "allowed_roles": "team-*,ci", "allowed_targets": []any{"group/*", "me"}, "verify_connection": true},
+			fields{"ca_pem": testCA, "allowed_roles": []string{"team-*", "ci"}, "allowed_targets": []string{"group/*", "me"}},
+		},
+		"several registries": {fields{"registry": "docker.io,registry.example.com:5000,ghcr.io/team"}, fields{"registry": "docker.io,registry.example.com:5000,ghcr.io/team"}},
+		"none may use it":    {fields{"allowed_roles": ""}, fields{"allowed_roles": []string{}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := newEngine(t)
+			e.write("connections/app", with(e.connectionSample(), more.write))
+			checkSame(t, "connection", with(e.connectionReadBack(), more.want), e.read("connections/app"))
+		})
+	}
+}
+
+// What an update does not name stays, the secret included.
+func TestConnectionUpdateKeepsWhatItDoesNotName(t *testing.T) {
+	for field, c := range map[string]struct {
+		value any
+		name  string // under which it is stored
+		want  any
+	}{
+		"url":             {"/v2", "url", nil}, // joined with the url
+		"registry":        {"registry.example.com/team", "registries", []any{"registry.example.com/team"}},
+		"username":        {"other", "settings", fields{"username": "other"}},
+		"password":        {"", "secrets", nil},
+		"ca_pem":          {nil, "ca_pem", nil},
+		"allowed_roles":   {"a,b", "allowed_roles", []any{"a", "b"}},
+		"allowed_targets": {nil, "allowed_targets", nil},
+		"type":            {"test", "type", "test"},
+	} {
+		for _, op := range []logical.Operation{logical.UpdateOperation, logical.PatchOperation} {
+			t.Run(fmt.Sprintf("%s %s", op, field), func(t *testing.T) {
+				e := newEngine(t)
+				e.write("connections/app", with(e.connectionSample(), fields{"ca_pem": testCA, "allowed_targets": "group/*"}))
+				want := e.stored("connections/app")
+				e.clock.advance(time.Hour)
+				if field == "url" {
+					e.minting.alsoAt(t, e.minting.url+"/v2")
+					c.value, c.want = e.minting.url+"/v2", e.minting.url+"/v2"
+				}
+				if want[c.name], want["updated_at"] = c.want, "2026-03-01T13:00:00Z"; c.want == nil {
+					delete(want, c.name)
+				}
+				e.must(op, "connections/app", fields{field: c.value, "verify_connection": false})
+				checkSame(t, "stored", want, e.stored("connections/app"))
+			})
+		}
+	}
+}
+
+func TestConnectionRefuses(t *testing.T) {
+	for name, c := range map[string]struct {
+		data fields // joined with a whole sample for a new one
+		want []string
+	}{
+		"unknown type":            {fields{"type": "quay"}, []string{"type: must be one of ecr, gitea, gitlab, harbor, test, brief"}},
+		"no type":                 {fields{"type": nil}, []string{"type: must be one of"}},
+		"field of another type":   {fields{"token": marker}, []string{"token: a connection of type test has no such field; its own are: password, username"}},
+		"plain http":              {fields{"url": "http://git.example.com"}, []string{"url: must begin with https://: plain http would send the administrative credential in the clear"}},
+		"other scheme":            {fields{"url": "ftp://git.example.com"}, []string{"url: must begin with https://"}},
+		"no scheme":               {fields{"url": "git.example.com"}, []string{"url: must be a URL, such as https://gitlab.example.com"}},
+		"no host":                 {fields{"url": "https://:443"}, []string{"url: must be a URL"}},
+		"no URL":                  {fields{"url": "https://a b"}, []string{"url: must be a URL"}},
+		"empty URL":               {fields{"url": ""}, []string{"url: must be the URL of the API, such as https://test.example.com"}},
+		"user in the URL":         {fields{"url": "https://me:" + marker + "@git.example.com"}, []string{"url: must have neither a user, a query nor a fragment"}},
+		"query in the URL":        {fields{"url": "https://git.example.com?token=" + marker}, []string{"url: must have neither"}},
+		"empty query in the URL":  {fields{"url": "https://git.example.com?"}, []string{"url: must have neither"}},
+		"fragment in the URL":     {fields{"url": "https://git.example.com#" + marker}, []string{"url: must have neither"}},
+		"no registry":             {fields{"registry": ""}, []string{"registry: must be the registry that the credentials are for"}},
+		"bad registry":            {fields{"registry": "a b"}, []string{"registry: must not contain white space"}},
+		"registries with a glob":  {fields{"registry": "*.example.com"}, []string{"registry: must name one registry, not a pattern"}},
+		"registry twice":          {fields{"registry": "Ghcr.io,https://ghcr.io/"}, []string{`registry: names "ghcr.io" twice`}},
+		"CA that is none":         {fields{"ca_pem": marker}, []string{"ca_pem: must hold certificates"}},
+		"role that can not be":    {fields{"allowed_roles": "a,b c"}, []string{"allowed_roles: entry 2 must be the name of a role"}},
+		"too many roles":          {fields{"allowed_roles": slices.Repeat([]any{"a"}, 1001)}, []string{"allowed_roles: must have at most 1000 names, not 1001"}},
+		"target with white space": {fields{"allowed_targets": []any{"a", "b c"}}, []string{"allowed_targets: entry 2 must be a project, group, user or repository"}},
+		"empty target":            {fields{"allowed_targets": []any{""}}, []string{"allowed_targets: entry 1 must be"}},
+		"too many targets":        {fields{"allowed_targets": slices.Repeat([]any{"a"}, 1001)}, []string{"allowed_targets: must have at most 1000 entries, not 1001"}},
+		"what its type refuses":   {fields{"username": nil}, []string{"username: must be set"}},
+		"NUL in the secret":       {fields{"password": marker + "\x00"}, []string{"password: must not contain a NUL"}},
+		"force":                   {fields{"force": true}, []string{"force: is for deleting a connection"}},
+		"unknown field":           {fields{"pasword": marker}, []string{`unknown field "pasword"; the fields are: access_key_id, allowed_roles`}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := newConnectedEngine(t)
+			sample := with(e.connectionSample(), c.data)
+			for _, op := range []logical.Operation{logical.UpdateOperation, logical.PatchOperation} {
+				e.refused(op, "connections/app", sample, c.want...)
+			}
+			e.refused(logical.UpdateOperation, "connections/new", sample, c.want...)
+		})
+	}
+}
+
+func TestTypeOfAConnectionIsFixed(t *testing.T) {
+	e := newConnectedEngine(t)
+	e.refused(logical.UpdateOperation, "connections/app", with(e.connectionSample(), fields{"type": "brief"}),
+		"type: is test and cannot be changed; write a connection of another name")
+	e.write("connections/brief", with(e.connectionSample(), fields{"type": "brief"}))
+	checkSame(t, "type", any("brief"), e.read("connections/brief")["type"])
+}
+
+func TestURLOfAConnectionIsNormalised(t *testing.T) {
+	e := newEngine(t)
+	for given, want := range map[string]string{
+		"HTTPS://Git.Example.com/":       "https://git.example.com",
+		"https://git.example.com:8443//": "https://git.example.com:8443",
+		"https://git.example.com/A/b%20": "https://git.example.com/A/b%20",
+		"http://localhost:3000/":         "http://localhost:3000",
+		"http://127.0.0.1":               "http://127.0.0.1",
+		"http://[::1]:3000/git/":         "http://[::1]:3000/git",
+	} {
+		if got, err := parseURL(given); err != nil || got != want {
+			t.Errorf("%s: want %s, got %s, %v", given, want, got, err)
+		}
+	}
+	e.minting.alsoAt(t, "https://git.example.com")
+	e.write("connections/app", with(e.connectionSample(), fields{"url": "https://GIT.example.com/"}))
+	checkSame(t, "url", any("https://git.example.com"), e.read("connections/app")["url"])
+}
+
+// A type whose registry is always the same place has no need of a URL.
+func TestURLMayBeLeftOutWhereTheTypeSaysSo(t *testing.T) {
+	e := newEngine(t)
+	e.write("connections/aws", fields{
+		"type": "ecr", "registry": "123456789012.dkr.ecr.eu-west-1.amazonaws.com", "region": "eu-west-1",
+		"access_key_id": "AKIAIOSFODNN7EXAMPLE", "secret_access_key": marker, "allowed_roles": "ci", "verify_connection": false,
+	})
+	if url, has := e.read("connections/aws")["url"]; has {
+		t.Errorf("want no url, got %v", url)
+	}
+}
+
+// Who may write a connection and not read it must not have its credential sent
+// to a host of theirs.
+func TestAdministrativeCredentialGoesToNoOtherHost(t *testing.T) {
+	const elsewhere = "https://elsewhere.example.com"
+	e := newConnectedEngine(t)
+	e.minting.alsoAt(t, elsewhere)
+	e.minting.alsoAt(t, e.minting.url+":8443")
+	for want, data := range map[string]fields{
+		"url: is on another host than before; write password with it":      {"url": elsewhere},
+		"url: is on another host":                                          {"url": e.minting.url + ":8443"},
+		"registry: is on another host than before; write password with it": {"registry": "registry.example.com,evil.example.com"},
+		"registry: is on another host":                                     {"registry": "registry.example.com:5000"},
+	} {
+		for _, more := range []fields{{}, {"verify_connection": false}, {"username": "other"}} {
+			e.refused(logical.UpdateOperation, "connections/app", with(data, more), want)
+			e.refused(logical.PatchOperation, "connections/app", with(data, more), want)
+		}
+	}
+	e.write("connections/app", fields{"registry": "registry.example.com/team"})
+	checkWarnings(t, warningsOf(e.write("connections/app", fields{"url": elsewhere, "registry": "other.example.com", "password": adminPassword})),
+		"url: what was minted at the former one will be looked for, and revoked, at the new one")
+	checkSame(t, "connection", with(e.connectionReadBack(), fields{"url": elsewhere, "registry": "other.example.com"}), e.read("connections/app"))
+}
+
+// Without a stored secret there is nothing to be sent elsewhere.
+func TestConnectionWithoutSecretsMayMove(t *testing.T) {
+	e := newEngine(t)
+	e.minting.admins[""] = true
+	e.write("connections/app", without(e.connectionSample(), "password"))
+	e.write("connections/app", fields{"registry": "other.example.com"})
+	checkSame(t, "registry", any("other.example.com"), e.read("connections/app")["registry"])
+}
+
+func TestConnectionIsStoredOnlyIfItsRegistryAcceptsIt(t *testing.T) {
+	for want, err := range map[string]error{
+		"answered 403 Forbidden: no: ":                      errRefused,
+		"answered 500 Internal Server Error: boom ":         errAmbiguous,
+		"the answer could not be understood":                errDown,
+		"answered 429 Too Many Requests; it can be asked a": issuer.Answered(http.StatusTooManyRequests, http.Header{"Retry-After": {"60"}}, ""),
+	} {
+		e := newConnectedEngine(t)
+		e.minting.fail("check", err)
+		for path, data := range map[string]fields{"connections/app": {"username": "other"}, "connections/new": e.connectionSample()} {
+			e.refused(logical.UpdateOperation, path, data,
+				"verify_connection: nothing is stored, because the registry does not accept the administrative credential, or could not be asked: the registry's API at "+e.minting.url,
+				want, "verify_connection=false stores it all the same")
+			e.write(path, with(data, fields{"verify_connection": false}))
+		}
+		checkSame(t, "username", any("other"), e.read("connections/app")["username"])
+	}
+}
+
+func TestWrongAdministrativeCredentialIsRefused(t *testing.T) {
+	e := newEngine(t)
+	e.refused(logical.UpdateOperation, "connections/app", with(e.connectionSample(), fields{"password": marker + "-wrong"}), "answered 401 Unauthorized: unknown password")
+	e.refused(logical.UpdateOperation, "connections/app", without(e.connectionSample(), "password"), "answered 401 Unauthorized")
+}
+
+func TestConnectionWriteWarns(t *testing.T) {
+	for name, c := range map[string]struct {
+		status issuer.Status
+		write  fields
+		want   []string
+	}{
+		"nothing to say":      {issuer.Status{}, nil, nil},
+		"no roles":            {issuer.Status{}, fields{"allowed_roles": []any{}}, []string{"allowed_roles: is empty, so no role can use this connection"}},
+		"registry normalised": {issuer.Status{}, fields{"registry": "Registry.Example.com"}, []string{`registry: stored as "registry.example.com"`}},
+		"trailing newline":    {issuer.Status{}, fields{"password": adminPassword + "\n"}, []string{"password: its trailing newline was removed"}},
+		"said by its type":    {issuer.Status{Warnings: []string{"may do more than is needed"}}, nil, []string{"may do more than is needed"}},
+		"expires soon":        {issuer.Status{ExpiresAt: noon.Add(defaultExpiryWarning)}, nil, []string{"the administrative credential expires at 2026-03-15T12:00:00Z; rotate-root, or a write with a new one, replaces it"}},
+		"expires later":       {issuer.Status{ExpiresAt: noon.Add(defaultExpiryWarning + 1)}, nil, nil},
+		"not tried":           {issuer.Status{Warnings: []string{"never seen"}}, fields{"verify_connection": false}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := newEngine(t)
+			e.minting.status = c.status
+			checkWarnings(t, warningsOf(e.write("connections/app", with(e.connectionSample(), c.write))), c.want...)
+			checkWarnings(t, warningsOf(e.write("connections/app", with(fields{"username": "other"}, c.write))), c.want...)
+		})
+	}
+	e := newEngine(t)
+	checkWarnings(t, warningsOf(e.write("connections/app", without(e.connectionSample(), "allowed_roles"))), "allowed_roles: is not set, so no role can use this connection yet")
+	checkWarnings(t, warningsOf(e.write("connections/app", fields{"username": "other"})))
+}
+
+func TestCheckSaysWhoseTheAdministrativeCredentialIs(t *testing.T) {
+	e := newConnectedEngine(t)
+	checkSame(t, "answer", fields{"identity": "the administrator"}, e.read("connections/app/check"))
+
+	e.minting.status = issuer.Status{Identity: "bot 7", ExpiresAt: noon.Add(time.Hour), Warnings: []string{"may do more than is needed"}}
+	checkSame(t, "answer", fields{"identity": "bot 7", "expires_at": "2026-03-01T13:00:00Z"}, e.read("connections/app/check"))
+	checkWarnings(t, e.readWarnings("connections/app/check"), "may do more than is needed", "the administrative credential expires at 2026-03-01T13:00:00Z")
+	e.write("config", fields{"expiry_warning": "59m"})
+	checkWarnings(t, e.readWarnings("connections/app/check"), "may do more than is needed")
+
+	e.minting.fail("check", errRefused)
+	e.failed(logical.ReadOperation, "connections/app/check", nil, http.StatusBadGateway, "the registry's API at "+e.minting.url+": answered 403 Forbidden")
+	e.failed(logical.ReadOperation, "connections/other/check", nil, http.StatusNotFound, `connection "other" does not exist; a write to connections/other creates it`)
+}
+
+// The stored fields may have come to be refused, by another version.
+func TestConnectionThatCannotBeOpenedIsAnError(t *testing.T) {
+	e := newConnectedEngine(t)
+	stored := e.snapshot()["connections/app"]
+	e.store("connections/app", strings.Replace(stored, `"username":"admin"`, `"x":"y"`, 1))
+	e.refused(logical.ReadOperation, "connections/app/check", nil, "username: must be set")
+	e.store("connections/app", strings.Replace(stored, `"registries"`, `"ca_pem":"no certificate","registries"`, 1))
+	e.refused(logical.ReadOperation, "connections/app/check", nil, "ca_pem: must hold certificates")
+	e.refused(logical.UpdateOperation, "roles/app", fields{"connection": "app", "project": "a"}, "ca_pem: must hold certificates")
+}
+
+func TestConnectionsItCannotUnderstandAreErrors(t *testing.T) {
+	for want, value := range map[string]string{
+		`connection "app": this plugin does not know its type "future"`: `{"schema_version":1,"type":"future","registries":["a.example.com"],"secrets":{"token":"` + marker + `"}}`,
+		`connection "app": the stored entry names no registry`:          `{"schema_version":1,"type":"test"}`,
+	} {
+		e := newConnectedEngine(t)
+		e.write("roles/app", fields{"connection": "app", "project": "group/app"})
+		e.store("connections/app", value)
+		for op, path := range map[logical.Operation]string{logical.ReadOperation: "creds/app", logical.UpdateOperation: "connections/app", logical.PatchOperation: "roles/app"} {
+			resp, err := e.request(op, path, map[logical.Operation]fields{logical.UpdateOperation: {"username": "me"}, logical.PatchOperation: {"project": "other"}}[op])
+			if err == nil || resp != nil {
+				t.Fatalf("%s %s: want an error, got response %v", op, path, resp)
+			}
+			checkContains(t, err.Error(), want)
+		}
+		e.must(logical.DeleteOperation, "roles/app", nil)
+		e.must(logical.DeleteOperation, "connections/app", nil)
+	}
+}
+
+func TestConnectionNamesOnlyAllowedRegistries(t *testing.T) {
+	e := newEngine(t)
+	e.write("config", fields{"allowed_registries": "registry.example.com"})
+	e.write("connections/app", e.connectionSample())
+	e.refused(logical.UpdateOperation, "connections/app", with(e.connectionSample(), fields{"registry": "registry.example.com,ghcr.io"}), `registry "ghcr.io" is not among the allowed_registries`)
+}
+
+func TestPatchNeedsTheConnection(t *testing.T) {
+	e := newEngine(t)
+	e.failed(logical.PatchOperation, "connections/app", e.connectionSample(), http.StatusNotFound, `connection "app" does not exist`)
+	checkSame(t, "storage", map[string]string{}, e.snapshot())
+}
+
+func TestCreateOfAConnectionThatIsThereIsRefused(t *testing.T) {
+	e := newConnectedEngine(t)
+	before := e.snapshot()
+	resp, err := e.direct(logical.CreateOperation, "connections/app")
+	if err != nil || !resp.IsError() {
+		t.Fatalf("want a refusal, got %v, %v", resp, err)
+	}
+	checkContains(t, resp.Error().Error(), `connection "app" was created meanwhile; try again`)
+	checkSame(t, "storage", before, e.snapshot())
+}
+
+func TestConnectionsAreListedByName(t *testing.T) {
+	e := newEngine(t)
+	checkSame(t, "no connections", fields{}, e.must(logical.ListOperation, "connections/", nil).Data)
+	for _, name := range []string{"b", "a.b-c", "B"} {
+		e.write("connections/"+name, e.connectionSample())
+	}
+	for _, path := range []string{"connections", "connections/"} {
+		checkSame(t, path, fields{"keys": []string{"B", "a.b-c", "b"}}, e.must(logical.ListOperation, path, nil).Data)
+	}
+}
+
+func TestBadConnectionNamesAreRefused(t *testing.T) {
+	e := newEngine(t)
+	for _, name := range []string{"..", "a b", "-a", "ä"} {
+		for _, op := range []logical.Operation{logical.ReadOperation, logical.UpdateOperation, logical.PatchOperation, logical.DeleteOperation} {
+			e.refused(op, "connections/"+name, nil, "connection: a name has at most 200 letters, digits and '_'")
+		}
+		e.refused(logical.ReadOperation, "connections/"+name+"/check", nil, "connection: a name")
+		e.refused(logical.UpdateOperation, "connections/"+name+"/rotate-root", nil, "connection: a name")
+	}
+}
+
+func TestMissingConnections(t *testing.T) {
+	e := newConnectedEngine(t)
+	for _, path := range []string{"connections/other", "connections/APP"} {
+		if resp := e.must(logical.ReadOperation, path, nil); resp != nil {
+			t.Errorf("%s: want no response (404), got %v", path, resp)
+		}
+		e.must(logical.DeleteOperation, path, nil)
+	}
+	e.failed(logical.UpdateOperation, "connections/other/rotate-root", nil, http.StatusNotFound, `connection "other" does not exist`)
+	checkSame(t, "events", []string{}, e.sent())
+}
+
+func TestConnectionInUseCannotBeDeleted(t *testing.T) {
+	e := newConnectedEngine(t)
+	for i := range maxQuotedFields + 2 {
+		e.write(fmt.Sprintf("roles/r%d", i), fields{"connection": "app", "project": "group/app"})
+	}
+	e.write("roles/leased", fields{"connection": "app", "project": "group/app", "mode": "leased"})
+	e.read("creds/leased")
+	e.minting.failAfter("mint", errAmbiguous)
+	e.failed(logical.ReadOperation, "creds/leased", nil, http.StatusBadGateway)
+	for _, data := range []fields{nil, {"force": true}} {
+		e.refused(logical.DeleteOperation, "connections/app", data,
+			`connection "app" is in use: roles leased, r0, r1, r2, r3 and 3 more, 1 leased credentials, 1 credentials that wait to be revoked; delete the roles`, "with force=true")
+	}
+	for _, name := range e.must(logical.ListOperation, "roles/", nil).Data["keys"].([]string) {
+		e.must(logical.DeleteOperation, "roles/"+name, nil)
+	}
+	e.refused(logical.DeleteOperation, "connections/app", nil, "is in use: 1 leased credentials, 1 credentials that wait")
+	checkWarnings(t, warningsOf(e.must(logical.DeleteOperation, "connections/app", fields{"force": true})),
+		"given up, and left at the registry: 1 leased credentials, 1 credentials that wait to be revoked")
+	checkSame(t, "living credentials", 2, len(e.minting.names()))
+	if err := e.rollBack(); err != nil {
+		t.Errorf("rollback: %v", err)
+	}
+	checkSame(t, "storage", map[string]string{}, e.snapshot())
+}
+
+// A role that was given another connection may still have credentials of the
+// former one.
+func TestConnectionWithCredentialsOfARoleThatLeftItIsInUse(t *testing.T) {
+	e := newConnectedEngine(t)
+	e.write("connections/other", e.connectionSample())
+	e.write("roles/app", fields{"connection": "app", "project": "group/app", "grace_period": "1h"})
+	e.read("creds/app")
+	e.write("roles/app", fields{"connection": "other", "project": "group/app"})
+	e.refused(logical.DeleteOperation, "connections/app", nil, "is in use: 1 credentials that wait to be revoked")
+	e.read("creds/app")
+	e.refused(logical.DeleteOperation, "connections/app", nil, "is in use: 1 credentials that wait to be revoked")
+	e.clock.advance(time.Hour)
+	if err := e.rollBack(); err != nil {
+		t.Fatal(err)
+	}
+	e.must(logical.DeleteOperation, "connections/app", nil)
+	checkSame(t, "living credentials", e.served("app"), e.minting.names())
+}
+
+func TestForceIsNotNeededForWhatIsNotUsed(t *testing.T) {
+	e := newConnectedEngine(t)
+	e.store(connectionRoleKey("app", "gone"), "") // a crash has left it
+	checkWarnings(t, warningsOf(e.must(logical.DeleteOperation, "connections/app", fields{"force": true})))
+	if resp := e.must(logical.ReadOperation, "connections/app", nil); resp != nil {
+		t.Errorf("want no response (404), got %v", resp)
+	}
+}
+
+func TestAllowedRolesAndTargetsArePatterns(t *testing.T) {
+	for _, c := range []struct {
+		roles, targets []string
+		role           string
+		names          []string
+		want           bool
+	}{
+		{nil, nil, "app", []string{"group/app"}, false},
+		{[]string{"app"}, nil, "app", []string{"group/app"}, true},
+		{[]string{"App", "ap", "app2"}, nil, "app", []string{"group/app"}, false},
+		{[]string{"x", "a*"}, nil, "app", []string{"group/app"}, true},
+		{[]string{"*"}, []string{"group/*"}, "app", []string{"group/app"}, true},
+		{[]string{"*"}, []string{"group/*"}, "app", []string{"group2/app"}, false},
+		{[]string{"*"}, []string{"group/*"}, "app", []string{"group/a", "other/b"}, false},
+		{[]string{"*"}, []string{"group/*", "other/b"}, "app", []string{"group/a", "other/b"}, true},
+		{[]string{"*"}, []string{"group/app"}, "app", []string{"group/app*"}, false},
+		{[]string{"*"}, []string{"a"}, "app", []string{"*"}, false},
+	} {
+		conn := &connection{AllowedRoles: c.roles, AllowedTargets: c.targets}
+		if got := conn.allowsRole(c.role) && conn.allowsTarget(issuer.Target{Names: c.names}); got != c.want {
+			t.Errorf("%v %v: role %s for %v: want %v, got %v", c.roles, c.targets, c.role, c.names, c.want, got)
+		}
+	}
+}

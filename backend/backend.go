@@ -39,6 +39,8 @@ type backend struct {
 	next     schedule  // of the shared roles
 	tended   sync.Map  // names of shared roles that are tended in the background
 
+	unreachable sync.Map // when the registry of a connection last did not answer, by name
+
 	lifetime   context.Context // ends with the engine
 	end        context.CancelFunc
 	background sync.WaitGroup

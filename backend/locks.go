@@ -35,13 +35,6 @@ func (l *nameLocks) lock(ctx context.Context, name string) (unlock func(), err e
 	}
 }
 
-// busy reports whether somebody has the name.
-func (l *nameLocks) busy(name string) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.held[name] != nil
-}
-
 func (l *nameLocks) join(name string) *nameLock {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -88,11 +88,6 @@ func (b *backend) mintFor(ctx context.Context, storage logical.Storage, name str
 	if c, err = b.settled(ctx, storage, c); err != nil {
 		return nil, err
 	}
-	client, err := b.open(c, issuer.Root{})
-	if err != nil {
-		return nil, err
-	}
-	defer client.Close()
 
 	m := minted{Connection: c.Name, Role: name, Name: issuer.NewName(name), For: target.Settings}
 	made := &issued{minted: m, MintedAt: b.now(), revocable: !c.Type.NoRevocation, done: b.underway(m.Name)}
@@ -102,10 +97,14 @@ func (b *backend) mintFor(ctx context.Context, storage logical.Storage, name str
 			return nil, err
 		}
 	}
-	answer, err := client.Mint(ctx, issuer.Request{Name: m.Name, For: m.For, ExpiresAt: made.MintedAt.Add(lifetime(target))})
+	var answer issuer.Credential
+	err = b.ask(ctx, storage, c, func(client *issuer.Client) (err error) {
+		answer, err = client.Mint(ctx, issuer.Request{Name: m.Name, For: m.For, ExpiresAt: made.MintedAt.Add(lifetime(target))})
+		return err
+	})
 	if err != nil {
 		// Where something may be at the registry, the entry stays.
-		if issuer.Definite(err) {
+		if issuer.Definite(err) || isInputError(err) {
 			b.deleteWAL(ctx, storage, made.wal)
 		}
 		made.done()
@@ -211,8 +210,7 @@ func (b *backend) revokeNamed(ctx context.Context, storage logical.Storage, m mi
 	})
 }
 
-// withClient opens the connection of a credential, unless its registry did not
-// answer a moment ago.
+// withClient opens the connection of a credential.
 func (b *backend) withClient(ctx context.Context, storage logical.Storage, m minted, do func(*issuer.Client) error) error {
 	c, err := b.connection(ctx, storage, m.Connection)
 	if err != nil {
@@ -228,6 +226,24 @@ func (b *backend) withClient(ctx context.Context, storage logical.Storage, m min
 	if c, err = b.settled(ctx, storage, c); err != nil {
 		return err
 	}
+	return b.ask(ctx, storage, c, do)
+}
+
+// ask does something with a connection, and once more if its administrative
+// credential is refused because it was replaced meanwhile.
+func (b *backend) ask(ctx context.Context, storage logical.Storage, c *connection, do func(*issuer.Client) error) error {
+	err := b.askOnce(c, do)
+	if !refusesCredential(err) {
+		return err
+	}
+	now, readErr := b.connection(ctx, storage, c.Name)
+	if readErr != nil || now == nil || sameSecrets(now.Secrets, c.Secrets) {
+		return err
+	}
+	return b.askOnce(now, do)
+}
+
+func (b *backend) askOnce(c *connection, do func(*issuer.Client) error) error {
 	client, err := b.open(c, issuer.Root{})
 	if err != nil {
 		return err

@@ -637,15 +637,8 @@ func (in input) applyAddress(c, old *connection) (warnings []string, err error) 
 	}
 	// Or who may write the connection, and read nothing, could have its
 	// credentials sent to a host of theirs.
-	moved := ""
-	switch {
-	case origin(c.URL) != origin(old.URL):
-		moved = "url"
-	case slices.ContainsFunc(c.Registries, func(key dockerconfig.Key) bool {
-		return !slices.ContainsFunc(old.Registries, func(other dockerconfig.Key) bool { return other.Host() == key.Host() })
-	}):
-		moved = "registry"
-	default:
+	moved := c.movedFrom(old)
+	if moved == "" {
 		return warnings, nil
 	}
 	for field := range c.Secrets {
@@ -653,10 +646,28 @@ func (in input) applyAddress(c, old *connection) (warnings []string, err error) 
 			return nil, refusef("%s: is on another host than before; write %s with it, because a stored credential is only ever used for the hosts that it was given for", moved, field)
 		}
 	}
+	if !c.Root.settled() {
+		c.Root = rootRotation{RotatedAt: c.Root.RotatedAt}
+		warnings = append(warnings, moved+": a rotate-root was not finished; end what it has made or replaced at the former host yourself")
+	}
 	if moved == "url" {
 		warnings = append(warnings, "url: what was minted at the former one will be looked for, and revoked, at the new one")
 	}
 	return warnings, nil
+}
+
+// movedFrom returns the field that names another host than before, if any.
+func (c *connection) movedFrom(old *connection) string {
+	known := func(key dockerconfig.Key) bool {
+		return slices.ContainsFunc(old.Registries, func(other dockerconfig.Key) bool { return other.Host() == key.Host() })
+	}
+	switch {
+	case origin(c.URL) != origin(old.URL):
+		return "url"
+	case slices.ContainsFunc(c.Registries, func(key dockerconfig.Key) bool { return !known(key) }):
+		return "registry"
+	}
+	return ""
 }
 
 func origin(text string) string {

@@ -392,7 +392,8 @@ func (b *backend) propose(ctx context.Context, req *logical.Request, name string
 		return nil, err
 	}
 	// What allowed_registries has come to refuse can still be locked down.
-	if old != nil && old.givesLike(p.role) && !in.Get("verify").(bool) && !(p.role.Dynamic != nil && in.has("verify_repository")) {
+	toCheck := in.Get("verify").(bool) || p.role.Dynamic != nil && in.has("verify_repository")
+	if old != nil && old.givesLike(p.role) && !toCheck {
 		return p, nil
 	}
 	if p.secret, err = b.pullSecret(ctx, req.Storage, name, p.role, toDescribe); err != nil {

@@ -4,6 +4,7 @@ package backend
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -171,7 +172,7 @@ func (b *backend) prepareRoot(ctx context.Context, storage logical.Storage, c *c
 	}
 	root, err := client.PrepareRoot(ctx, name)
 	if err != nil {
-		if err == issuer.ErrRootNotRotatable {
+		if errors.Is(err, issuer.ErrRootNotRotatable) {
 			err = refuse(err)
 		}
 		if issuer.Definite(err) || isInputError(err) {

@@ -463,6 +463,10 @@ func TestDeletedRoleHasItsCredentialsRevokedLaterIfTheRegistryIsDown(t *testing.
 	}
 	checkSame(t, "write-ahead entries", 2, len(keysBelow(t, e, "wal/")))
 	e.minting.mend()
+	if err := e.rollBack(); err == nil {
+		t.Error("want the registry left alone for a moment")
+	}
+	e.clock.advance(unreachableFor)
 
 	// A role that is made anew meanwhile has nothing to do with them.
 	e.write("roles/app", sharedRole)

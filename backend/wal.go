@@ -27,7 +27,8 @@ const (
 	walMinAge = 5 * time.Minute
 
 	// unreachableFor is how long no further entry is tried for a connection
-	// whose registry did not answer: entries are rolled back one by one.
+	// whose registry did not answer: entries are rolled back one by one, and
+	// those of other connections must not wait for each of its.
 	unreachableFor = 50 * time.Second
 )
 
@@ -103,7 +104,13 @@ func (b *backend) rollBackCredential(ctx context.Context, storage logical.Storag
 	if err != nil || kept {
 		return err
 	}
+	if at, silent := b.unreachable.Load(m.Connection); silent && b.now().Sub(at.(time.Time)) < unreachableFor {
+		return fmt.Errorf("the registry of connection %q did not answer a moment ago", m.Connection)
+	}
 	if err := b.revokeNamed(ctx, storage, m); err != nil {
+		if issuer.IsError(err) && issuer.StatusOf(err) == 0 {
+			b.unreachable.Store(m.Connection, b.now())
+		}
 		return err
 	}
 	return b.forgetLease(ctx, storage, m)

@@ -135,8 +135,8 @@ func (c *Client) explain(err error, more ...string) error {
 		return nil
 	}
 	var e *Error
-	if !errors.As(err, &e) {
-		e = Failed(err).(*Error)
+	if !errors.As(Failed(err), &e) {
+		return err
 	}
 	e.secrets = slices.Concat(c.secrets, more)
 	where := c.conn.URL

@@ -14,8 +14,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-
-	"vault-plugin-secrets-regcred/backend/redact"
 )
 
 // wantOnlyTheCredential fails the test if the server was not sent the basic
@@ -496,8 +494,8 @@ func TestMessagesHoldNoSecretThatWasSentBack(t *testing.T) {
 		} {
 			t.Run(where+" "+name, func(t *testing.T) {
 				result := verify(t, newVerifier(t, nil), newTLS(t, "registry.example.com", h).host, "team/app")
-				if wantsRedacted := strings.HasSuffix(name, " error"); wantsRedacted && !strings.Contains(result.Message, redact.Redacted) {
-					t.Errorf("message %q; want %s in it", result.Message, redact.Redacted)
+				if wantsRedacted := strings.HasSuffix(name, " error"); wantsRedacted && !strings.Contains(result.Message, redacted) {
+					t.Errorf("message %q; want %s in it", result.Message, redacted)
 				}
 				if result.Verdict == OK || result.Message == "" {
 					t.Errorf("got %+v; want a fault with a message", result)

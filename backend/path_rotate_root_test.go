@@ -1,0 +1,369 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-regcred/backend/dockerconfig"
+	"vault-plugin-secrets-regcred/backend/issuer"
+)
+
+// rootInUse returns the password of the connection, and what is said to remain.
+func (e *engine) rootInUse() (password string, pending any) {
+	e.t.Helper()
+	c, err := e.connection(e.t.Context(), e.storage, "app")
+	if err != nil || c == nil {
+		e.t.Fatalf("connection: %v, %v", c, err)
+	}
+	return c.Secrets["password"].Reveal(), e.read("connections/app")["pending_root"]
+}
+
+// checkRoot expects the password in use to be the one before or a new one, and
+// just so many to work at the registry.
+func (e *engine) checkRoot(replaced bool, pending any, admins int) {
+	e.t.Helper()
+	password, got := e.rootInUse()
+	if (password != adminPassword) != replaced {
+		e.t.Errorf("want it replaced: %v; it is the old one: %v", replaced, password == adminPassword)
+	}
+	checkSame(e.t, "pending_root", pending, got)
+	all := e.minting.adminPasswords()
+	checkSame(e.t, "working administrative credentials", admins, len(all))
+	if !slices.Contains(all, password) {
+		e.t.Error("want the one in use to work")
+	}
+}
+
+const (
+	prepared = "a new administrative credential was prepared and is not in use yet"
+	notEnded = "the former administrative credential is not yet ended at the registry"
+)
+
+func TestRotateRootReplacesTheAdministrativeCredential(t *testing.T) {
+	e := newConnectedEngine(t)
+	e.clock.advance(time.Hour)
+	if resp := e.write("connections/app/rotate-root", nil); resp != nil {
+		t.Errorf("want no response, got %v", resp)
+	}
+	e.checkRoot(true, nil, 1)
+	checkSame(t, "connection", with(e.connectionReadBack(), fields{"last_root_rotation": "2026-03-01T13:00:00Z"}), e.read("connections/app"))
+	checkSame(t, "events", []string{"regcred/root-rotate connections/app"}, e.sent())
+	checkSame(t, "stored keys", []string{"connections/app"}, keysOf(e.snapshot()))
+
+	first, _ := e.rootInUse()
+	e.write("connections/app/rotate-root", nil)
+	if second, _ := e.rootInUse(); second == first {
+		t.Error("want another one")
+	}
+	e.write("connections/app", fields{"username": "other"}) // keeps it, and that it was rotated
+	e.checkRoot(true, nil, 1)
+	checkSame(t, "last_root_rotation", any("2026-03-01T13:00:00Z"), e.read("connections/app")["last_root_rotation"])
+}
+
+// Each call that a registry may fail leaves a credential that works, and what
+// remains to be done is done once the registry works again.
+func TestRotateRootOfAFailingRegistry(t *testing.T) {
+	refused, boom := "answered 403 Forbidden: no: ", "answered 500 Internal Server Error: boom "
+	for name, c := range map[string]struct {
+		call     string
+		err      error
+		acted    bool
+		want     []string
+		replaced bool
+		pending  any
+		admins   int
+		settled  bool // by the periodic function: it goes on to the new one
+	}{
+		"prepare refused":              {"prepare", errRefused, false, []string{refused}, false, nil, 1, false},
+		"prepare fails before it acts": {"prepare", errAmbiguous, false, []string{boom}, false, nil, 1, false},
+		"prepare fails after it acted": {"prepare", errAmbiguous, true, []string{boom}, false, nil, 2, false},
+		"activate refused":             {"activate", errRefused, false, []string{"the administrative credential stays as it was", refused}, false, nil, 1, false},
+		"activate fails":               {"activate", errAmbiguous, true, []string{"could not be put in use, which is tried again every minute", boom}, false, prepared, 2, true},
+		"retire refused":               {"retire", errRefused, false, []string{"the new administrative credential is in use, and the former one could not be ended yet, which is tried again every minute", refused}, true, notEnded, 2, true},
+		"retire fails after it acted":  {"retire", errAmbiguous, true, []string{"the new administrative credential is in use", boom}, true, notEnded, 1, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := newConnectedEngine(t)
+			if c.acted {
+				e.minting.failAfter(c.call, c.err)
+			} else {
+				e.minting.fail(c.call, c.err)
+			}
+			e.failed(logical.UpdateOperation, "connections/app/rotate-root", nil, http.StatusBadGateway, append(c.want, "the registry's API at "+e.minting.url)...)
+			e.checkRoot(c.replaced, c.pending, c.admins)
+			checkSame(t, "events", []string{"regcred/root-rotate-fail connections/app"}, e.sent())
+
+			if c.pending != nil && c.admins == 2 { // nor does it get worse
+				e.mustRollBack()
+				e.checkRoot(c.replaced, c.pending, c.admins)
+			}
+			e.minting.mend()
+			e.mustRollBack()
+			e.checkRoot(c.replaced || c.settled, nil, 1)
+			checkSame(t, "stored keys", []string{"connections/app"}, keysOf(e.snapshot()))
+			e.write("connections/app/rotate-root", nil)
+			e.checkRoot(true, nil, 1)
+		})
+	}
+}
+
+// errCheck is what a registry says to a credential that it does not know.
+var errCheck = issuer.Answered(http.StatusUnauthorized, nil, "who are you?")
+
+func TestNewAdministrativeCredentialThatDoesNotWork(t *testing.T) {
+	for name, c := range map[string]struct {
+		discard error
+		want    string
+		pending any
+		admins  int
+	}{
+		"is ended":            {nil, "the administrative credential stays as it was", nil, 1},
+		"could not be ended":  {errDown, "the new administrative credential is refused, and could not be ended yet, which is tried again every minute", prepared, 2},
+		"may not be ended ei": {errRefused, "the new administrative credential is refused, and could not be ended yet", prepared, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := newConnectedEngine(t)
+			tries := 0
+			e.minting.before = func(call string) error {
+				switch call {
+				case "check":
+					if tries++; tries <= rootTries { // of the new one; then the old one is tried
+						return errCheck
+					}
+				case "discard":
+					return c.discard
+				}
+				return nil
+			}
+			e.failed(logical.UpdateOperation, "connections/app/rotate-root", nil, http.StatusBadGateway, c.want)
+			checkSame(t, "tries", rootTries+1, tries)
+			e.checkRoot(false, c.pending, c.admins)
+			e.minting.mend()
+			e.mustRollBack()
+			e.checkRoot(c.pending != nil, nil, 1)
+		})
+	}
+}
+
+// Some registries refuse a new credential for some seconds.
+func TestNewAdministrativeCredentialIsTriedMoreThanOnce(t *testing.T) {
+	e := newConnectedEngine(t)
+	tries := 0
+	e.minting.before = func(call string) error {
+		if call == "check" {
+			if tries++; tries < rootTries {
+				return errRefused
+			}
+		}
+		return nil
+	}
+	e.write("connections/app/rotate-root", nil)
+	e.checkRoot(true, nil, 1)
+	checkSame(t, "tries", rootTries, tries)
+}
+
+// While it is not known which of the two works, both are kept.
+func TestRegistryThatIsDownForTheTrialKeepsBoth(t *testing.T) {
+	for name, err := range map[string]error{"down": errDown, "refusing all": errCheck} {
+		e := newConnectedEngine(t)
+		e.minting.fail("check", err)
+		e.failed(logical.UpdateOperation, "connections/app/rotate-root", nil, http.StatusBadGateway, "the new administrative credential could not be put in use, which is tried again every minute")
+		t.Log(name)
+		e.checkRoot(false, prepared, 2)
+		e.failed(logical.UpdateOperation, "connections/app/rotate-root", nil, http.StatusBadGateway, "tried again every minute") // makes no third
+		e.checkRoot(false, prepared, 2)
+		e.minting.mend()
+		e.write("roles/leased", leasedRole)
+		e.read("creds/leased") // settles it before it mints
+		e.checkRoot(true, nil, 1)
+	}
+}
+
+// A mint does not fail for what remains of a rotate-root.
+func TestMintWithAPendingAdministrativeCredential(t *testing.T) {
+	e := newConnectedEngine(t)
+	e.write("roles/leased", leasedRole)
+	e.minting.fail("activate", errDown)
+	e.failed(logical.UpdateOperation, "connections/app/rotate-root", nil, http.StatusBadGateway)
+	e.read("creds/leased")
+	e.checkRoot(false, prepared, 2)
+	checkSame(t, "mints", 1, e.minting.mints())
+
+	e.minting.mend()
+	e.write("connections/app/rotate-root", nil)
+	e.checkRoot(true, nil, 1)
+}
+
+// Who writes another administrative credential by hand is not done with what
+// rotate-root had made.
+func TestAdministrativeCredentialWrittenDuringARotateRoot(t *testing.T) {
+	for name, c := range map[string]struct{ call, pending string }{"prepared": {"activate", prepared}, "not ended": {"retire", notEnded}} {
+		t.Run(name, func(t *testing.T) {
+			e := newConnectedEngine(t)
+			e.minting.fail(c.call, errDown)
+			e.failed(logical.UpdateOperation, "connections/app/rotate-root", nil, http.StatusBadGateway)
+			e.minting.mend()
+			const byHand = marker + "-by-hand"
+			e.minting.admins[byHand] = true
+			e.write("connections/app", fields{"allowed_roles": "*"}) // is about something else
+			_, pending := e.rootInUse()
+			checkSame(t, "pending_root", any(c.pending), pending)
+
+			e.write("connections/app", fields{"password": byHand})
+			e.mustRollBack()
+			password, pending := e.rootInUse()
+			checkSame(t, "in use", true, password == byHand)
+			checkSame(t, "pending_root", any(nil), pending)
+			for _, admin := range e.minting.adminPasswords() {
+				if admin != byHand && admin != adminPassword && c.call == "activate" {
+					t.Error("want what was prepared to be ended")
+				}
+				if admin == adminPassword && c.call == "retire" {
+					t.Error("want the former one to be ended")
+				}
+			}
+			e.read("connections/app/check")
+		})
+	}
+}
+
+func TestMintsDuringRotateRootUseOneThatWorks(t *testing.T) {
+	e := newConnectedEngine(t)
+	e.write("roles/leased", leasedRole)
+	stop := make(chan struct{})
+	var minting sync.WaitGroup
+	for range 4 {
+		minting.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					_, err := e.request(logical.ReadOperation, "creds/leased", nil)
+					if err != nil {
+						t.Errorf("want a mint, got %v", err)
+					}
+				}
+			}
+		})
+	}
+	for range 20 {
+		e.write("connections/app/rotate-root", nil)
+	}
+	close(stop)
+	minting.Wait()
+	e.checkRoot(true, nil, 1)
+	e.read("creds/leased")
+}
+
+func TestAdministrativeCredentialThatCannotBeReplaced(t *testing.T) {
+	e := newConnectedEngine(t)
+	e.write("connections/app2", with(e.connectionSample(), fields{"type": "brief"}))
+	before := e.snapshot()
+	e.refusedWithTrace(logical.UpdateOperation, "connections/app2/rotate-root", nil, issuer.ErrRootNotRotatable.Error())
+	checkSame(t, "storage", before, e.snapshot())
+}
+
+// An administrative credential that was prepared, and that nobody knows of
+// after a crash, is ended by its name, unless it has come to be in use.
+func TestWhatARotateRootHasLeftIsEnded(t *testing.T) {
+	prepare := func(t *testing.T) (*engine, walRootEntry) {
+		e := newConnectedEngine(t)
+		name := issuer.NewName("app")
+		e.minting.admins[marker+name] = true
+		return e, walRootEntry{SchemaVersion: schemaVersion, Connection: "app", Name: name}
+	}
+	rollBack := func(t *testing.T, e *engine, entry walRootEntry) error {
+		t.Helper()
+		return e.rollBackRoot(t.Context(), e.storage, entry)
+	}
+	change := func(t *testing.T, e *engine, root rootRotation) {
+		t.Helper()
+		c, err := e.connection(t.Context(), e.storage, "app")
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Root = root
+		if err := e.putConnection(t.Context(), e.storage, c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, c := range map[string]struct {
+		root   func(name string) *rootRotation
+		want   error
+		admins int
+	}{
+		"not known":        {func(string) *rootRotation { return nil }, nil, 1},
+		"in use":           {func(name string) *rootRotation { return &rootRotation{RotatedAt: noon, Name: name} }, nil, 2},
+		"pending":          {func(name string) *rootRotation { return &rootRotation{Pending: &pendingRoot{Name: name}} }, nil, 2},
+		"another, pending": {func(string) *rootRotation { return &rootRotation{Pending: &pendingRoot{Name: "other"}} }, errUnderway, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e, entry := prepare(t)
+			if root := c.root(entry.Name); root != nil {
+				change(t, e, *root)
+			}
+			checkSame(t, "error", fmt.Sprint(c.want), fmt.Sprint(rollBack(t, e, entry)))
+			checkSame(t, "working administrative credentials", c.admins, len(e.minting.adminPasswords()))
+		})
+	}
+	e, entry := prepare(t)
+	done := e.underway(entry.Name)
+	checkSame(t, "while at work", fmt.Sprint(errUnderway), fmt.Sprint(rollBack(t, e, entry)))
+	done()
+	e.minting.fail("discard", errDown)
+	if err := rollBack(t, e, entry); err == nil {
+		t.Error("want an error while the registry is down")
+	}
+	e.must(logical.DeleteOperation, "connections/app", nil)
+	checkSame(t, "without the connection", nil, rollBack(t, e, entry))
+}
+
+// One connection that cannot be settled does not keep others from it.
+func TestOneConnectionThatCannotBeSettledDoesNotHinderOthers(t *testing.T) {
+	e := newConnectedEngine(t)
+	e.store("connections/aaa", "damaged")
+	e.minting.fail("activate", errDown)
+	e.failed(logical.UpdateOperation, "connections/app/rotate-root", nil, http.StatusBadGateway)
+	e.minting.mend()
+	e.mustRollBack()
+	e.checkRoot(true, nil, 1)
+}
+
+func TestStoredRootsThatCannotBeOpenedAreErrors(t *testing.T) {
+	e := newConnectedEngine(t)
+	c, err := e.connection(t.Context(), e.storage, "app")
+	if err != nil {
+		t.Fatal(err)
+	}
+	broken := issuer.Root{Settings: issuer.Settings{"username": ""}, Secrets: issuer.Secrets{"password": dockerconfig.NewSecret(adminPassword)}}
+	for name, root := range map[string]rootRotation{
+		"retired": {Retired: &broken},
+		"pending": {Pending: &pendingRoot{Name: "regcred-x", Root: broken}},
+	} {
+		c.Root = root
+		if err := e.putConnection(t.Context(), e.storage, c); err != nil {
+			t.Fatal(err)
+		}
+		t.Log(name)
+		e.refusedWithTrace(logical.UpdateOperation, "connections/app/rotate-root", nil, "username: must be set")
+	}
+}
+
+func TestRotateRootNeedsTheStorage(t *testing.T) {
+	for failAt := int64(1); failAt <= 3; failAt++ {
+		e := newConnectedEngine(t)
+		err := e.settleRoots(t.Context(), &faultyStorage{Storage: e.storage, failAt: failAt})
+		if lists := failAt == 1; lists != (err != nil) {
+			t.Errorf("storage call %d fails: got %v", failAt, err)
+		}
+	}
+}

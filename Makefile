@@ -40,6 +40,12 @@ test: build vault tools ## unit tests, then the engine on a real Vault with real
 	CGO_ENABLED=1 $(GO) test -race -cover ./...
 	cd tests && CGO_ENABLED=1 $(GO) test -race -count=1 -timeout=20m .
 
+.PHONY: crash
+crash: build vault .bin/gitea ## kill the plugin at every step of minting and revoking, 200 times for each type (Linux)
+	@$(GO) build -trimpath -tags killpoints -o .bin/regcred-killpoints ./cmd/vault-plugin-secrets-regcred
+	@cd tests/tools/gitea && $(GO) mod download code.gitea.io/gitea
+	cd tests/crash && CGO_ENABLED=1 $(GO) test -race -count=1 -v -parallel=2 -timeout=20m
+
 .PHONY: e2e
 e2e: build vault skopeo $(E2E:%=.bin/%) ## the Kubernetes consumers: kube-apiserver, External Secrets, Vault Agent
 	@cd tests/tools/external-secrets && $(GO) mod download github.com/external-secrets/external-secrets
@@ -75,8 +81,8 @@ skopeo:
 lint: .bin/gofumpt .bin/golangci-lint ## formatting, go vet and golangci-lint
 	@unformatted=$$(.bin/gofumpt -l backend cmd tests); \
 		if [ -n "$$unformatted" ]; then echo "not formatted (make fmt mends it):"; echo "$$unformatted"; exit 1; fi
-	$(GO) vet ./...
-	.bin/golangci-lint run ./...
+	$(GO) vet -tags killpoints ./...
+	.bin/golangci-lint run --build-tags killpoints ./...
 	cd tests && $(GO) vet -tags e2e,e2e_kubelet ./... && ../.bin/golangci-lint run --build-tags e2e,e2e_kubelet ./...
 
 .PHONY: fmt

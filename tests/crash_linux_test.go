@@ -5,13 +5,9 @@ package tests
 import (
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -26,12 +22,12 @@ func TestKilledPluginIsStartedAgain(t *testing.T) {
 	write(t, v.Client, "regcred/roles/app", credential(nil))
 	before := read(t, v.Client, "regcred/creds/app")
 	for range 3 {
-		killed := killPlugin(t, v)
-		waitUntilServed(t, v)
+		killed := v.KillPlugin(t)
+		v.WaitUntilServed(t)
 		if diff := cmp.Diff(before, read(t, v.Client, "regcred/creds/app")); diff != "" {
 			t.Errorf("after kill -9 (-before +after):\n%s", diff)
 		}
-		if pids := pluginPIDs(t, v); len(pids) != 1 || pids[0] == killed {
+		if pids := v.PluginPIDs(t); len(pids) != 1 || pids[0] == killed {
 			t.Errorf("want one new plugin process in place of %d, got %v", killed, pids)
 		}
 	}
@@ -74,13 +70,13 @@ func TestKillDuringRequestsLosesNothing(t *testing.T) {
 		})
 	}
 	for range kills {
-		waitUntilServed(t, v)
+		v.WaitUntilServed(t)
 		time.Sleep(time.Duration(rand.IntN(60)) * time.Millisecond)
-		killPlugin(t, v)
+		v.KillPlugin(t)
 	}
 	ended.Store(true)
 	running.Wait()
-	waitUntilServed(t, v)
+	v.WaitUntilServed(t)
 
 	for i := range writers {
 		data := read(t, v.Client, fmt.Sprintf("regcred/creds/app%d", i))
@@ -110,60 +106,4 @@ func TestKillDuringRequestsLosesNothing(t *testing.T) {
 	if strings.Contains(v.Log(), marker) {
 		t.Error("Vault's log at level trace holds a secret")
 	}
-}
-
-// killPlugin sends SIGKILL to the plugin's process, once it serves requests,
-// and returns its id.
-func killPlugin(t *testing.T, v *servers.Vault) int {
-	t.Helper()
-	waitUntilServed(t, v)
-	pids := pluginPIDs(t, v)
-	if len(pids) != 1 {
-		t.Fatalf("want one plugin process, got %v", pids)
-	}
-	if err := syscall.Kill(pids[0], syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	return pids[0]
-}
-
-// waitUntilServed reads until there is an answer: requests fail until Vault
-// has noticed that the process is gone, and the next one starts it again.
-func waitUntilServed(t *testing.T, v *servers.Vault) {
-	t.Helper()
-	var err error
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		if _, err = v.Client.Logical().Read("regcred/config"); err == nil {
-			return
-		}
-	}
-	t.Fatalf("the plugin does not come back: %v", err)
-}
-
-// pluginPIDs finds the plugin's processes among the children of Vault.
-func pluginPIDs(t *testing.T, v *servers.Vault) []int {
-	t.Helper()
-	stats, err := filepath.Glob("/proc/[0-9]*/stat")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var pids []int
-	for _, stat := range stats {
-		content, err := os.ReadFile(stat)
-		if err != nil {
-			continue // it has ended meanwhile
-		}
-		// pid (name) state ppid …; the name may have spaces.
-		_, rest, _ := strings.Cut(string(content), ") ")
-		fields := strings.Fields(rest)
-		if len(fields) < 2 || fields[0] == "Z" || fields[1] != strconv.Itoa(v.PID()) {
-			continue
-		}
-		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(stat)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		pids = append(pids, pid)
-	}
-	return pids
 }

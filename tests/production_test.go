@@ -119,11 +119,13 @@ func runningVersion(t *testing.T, v *servers.Vault) string {
 	return mounts[servers.Mount+"/"].RunningVersion
 }
 
-// buildPlugin builds the plugin once more, as another version.
-func buildPlugin(t *testing.T, version string) string {
+// buildPlugin builds the plugin once more, as another version or with other
+// flags.
+func buildPlugin(t *testing.T, version string, flags ...string) string {
 	t.Helper()
 	binary := filepath.Join(t.TempDir(), servers.PluginName)
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-X main.version="+version, "-o", binary, "./cmd/vault-plugin-secrets-regcred")
+	args := append([]string{"build", "-trimpath", "-ldflags=-X main.version=" + version, "-o", binary}, flags...)
+	cmd := exec.Command("go", append(args, "./cmd/vault-plugin-secrets-regcred")...)
 	cmd.Dir = servers.Repo()
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("building the plugin: %v\n%s", err, out)

@@ -22,6 +22,9 @@ import (
 // only semantic versions with a leading "v".
 var version = "v0.0.0-dev"
 
+// newFactory makes what makes the engine; a build for tests has another.
+var newFactory = backend.Factory
+
 func main() {
 	if err := run(os.Args[1:]); err != nil {
 		hclog.New(&hclog.LoggerOptions{Name: "regcred"}).Error("plugin stops", "error", err)
@@ -46,7 +49,7 @@ func run(args []string) error {
 		return nil
 	}
 	return plugin.ServeMultiplex(&plugin.ServeOpts{
-		BackendFactoryFunc: backend.Factory(version),
+		BackendFactoryFunc: newFactory(version),
 		TLSProviderFunc:    api.VaultPluginTLSProvider(apiMeta.GetTLSConfig()),
 	})
 }

@@ -36,7 +36,7 @@ func Bin(t testing.TB, name string) string {
 	t.Helper()
 	path := filepath.Join(Repo(), ".bin", name)
 	if _, err := os.Stat(path); err != nil {
-		t.Fatalf("%s is missing: run \"make test\" or \"make e2e\", which build what they need", path)
+		t.Fatalf("%s is missing: run \"make test\", \"make crash\" or \"make e2e\", which build what they need", path)
 	}
 	return path
 }

@@ -44,7 +44,13 @@ type Vault struct {
 // its catalog and enabled at [Mount].
 func StartVault(t testing.TB) *Vault {
 	t.Helper()
-	v := newVault(t)
+	return StartVaultWith(t, Plugin(t))
+}
+
+// StartVaultWith is StartVault with another binary of the plugin.
+func StartVaultWith(t testing.TB, plugin string) *Vault {
+	t.Helper()
+	v := newVault(t, plugin)
 	v.Token = randomToken()
 	cmd := exec.Command(v.program, "server", "-dev", "-dev-no-store-token",
 		"-dev-root-token-id="+v.Token, "-dev-listen-address="+v.listen,
@@ -61,7 +67,7 @@ func StartVault(t testing.TB) *Vault {
 // enabled at [Mount], as on a production server.
 func StartRaftVault(t testing.TB) *Vault {
 	t.Helper()
-	v := newVault(t)
+	v := newVault(t, Plugin(t))
 	v.launchRaft(t)
 	v.connect(t)
 	init, err := v.Client.Sys().Init(&api.InitRequest{SecretShares: 1, SecretThreshold: 1})
@@ -75,7 +81,7 @@ func StartRaftVault(t testing.TB) *Vault {
 	return v
 }
 
-func newVault(t testing.TB) *Vault {
+func newVault(t testing.TB, plugin string) *Vault {
 	t.Helper()
 	v := &Vault{program: Bin(t, "vault"), dir: t.TempDir(), listen: freeAddr(t)}
 	v.Addr = "http://" + v.listen
@@ -85,7 +91,7 @@ func newVault(t testing.TB) *Vault {
 			t.Fatal(err)
 		}
 	}
-	v.copyPlugin(t, Plugin(t), PluginName)
+	v.copyPlugin(t, plugin, PluginName)
 	return v
 }
 

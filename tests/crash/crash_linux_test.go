@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package crash
+
+import (
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"vault-plugin-secrets-regcred/tests/servers"
+)
+
+// minKills is how often the plugin must die at least for each type.
+const minKills = 200
+
+// TestKills kills the plugin (kill -9) at every step of minting, rotating,
+// revoking and replacing the administrative credential: before and after each
+// write to storage, before each call of the registry's API, and after the
+// registry has done what a call asks for but has not answered. Each time, once
+// rollback has run, all of this must hold:
+//
+//   - The registry has exactly the credentials that Vault serves, will revoke
+//     (the role's read-back names them) or has leased.
+//   - Every read serves a credential that pulls; after every other kill also
+//     before rollback has run.
+//   - Every leased credential pulls until it is revoked, and never after.
+//   - There are as many administrative credentials as at the start, and those
+//     of all connections work.
+//
+// One window is known: Vault learns of a lease by the answer, so a kill between
+// the end of the write-ahead entry and the answer leaves a credential without a
+// lease. The engine ends it a minute after its max_ttl. So of each sweep over
+// the steps of such a read at most one may be left, and none at the end.
+//
+// At AWS nothing can be revoked or is listed; there the first point is left out.
+func TestKills(t *testing.T) {
+	for kind, start := range map[string]func(*testing.T) registry{"gitlab": gitlab, "harbor": harbor, "gitea": gitea, "ecr": ecr} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			h := newHarness(t, start(t))
+			for round := 1; h.kills < minKills; round++ {
+				for _, op := range h.operations() {
+					if round == 1 || h.kills < minKills {
+						h.sweep(op)
+					}
+				}
+				t.Logf("%d kills after round %d", h.kills, round)
+			}
+			h.leaveNothing()
+		})
+	}
+}
+
+// operation is something during which the plugin is killed.
+type operation struct {
+	name    string
+	path    string // of the request, below the mount
+	prepare func()
+	run     func() error
+	finish  func() // what is done after rollback has run
+}
+
+func (h *harness) operations() []operation {
+	nothing := func() {}
+	ops := []operation{
+		{
+			name: "leased read", path: "creds/" + brief,
+			prepare: nothing,
+			run:     func() error { return h.lease(brief) },
+			finish:  func() { h.revokeAll(brief) },
+		},
+		{
+			name: "first read of a shared role", path: "creds/fresh",
+			prepare: func() { h.renew("fresh") },
+			run:     func() error { _, err := h.read("creds/fresh"); return err },
+			finish:  nothing,
+		},
+		{
+			name: "rotation", path: "rotate/slow",
+			prepare: func() { h.renew("slow"); h.former = h.served("slow") },
+			run:     func() error { return h.write("rotate/slow", nil) },
+			finish:  func() { h.mustPull("what a role served less than its grace period ago", h.former) },
+		},
+		{
+			name: "revocation of what was replaced", path: pathRollback,
+			prepare: func() { h.served("app"); h.mustWrite("rotate/app", nil) },
+			run:     h.rollBack,
+			finish:  nothing,
+		},
+		{
+			name: "revocation of a lease", path: "creds/" + lasting,
+			prepare: func() { h.mustLease(lasting) },
+			run:     func() error { return h.revoke(h.leasesOf(lasting)[0]) },
+			finish:  func() { h.revokeAll(lasting) },
+		},
+		{
+			name: "deletion of a role", path: "roles/slow",
+			prepare: func() { h.renew("slow"); h.served("slow"); h.mustWrite("rotate/slow", nil) },
+			run:     func() error { return h.remove("roles/slow") },
+			finish:  nothing,
+		},
+	}
+	for _, name := range slices.Sorted(maps.Keys(h.registry.connections)) {
+		path := "connections/" + name + "/rotate-root"
+		ops = append(ops, operation{
+			name: "rotate-root of " + name, path: path,
+			prepare: func() { h.renew("fresh") }, // so that the next read mints
+			run:     func() error { return h.write(path, nil) },
+			finish:  nothing,
+		})
+	}
+	return ops
+}
+
+// trigger has a process die at the nth of its kill points during an operation.
+type trigger struct {
+	name string
+	arm  func(op operation, pid, n int) (disarm func())
+}
+
+func (h *harness) triggers() []trigger {
+	return []trigger{
+		{"write to storage", func(op operation, _, n int) func() {
+			h.mustWrite(pathArm, map[string]any{"path": op.path, "after": n})
+			return func() { h.mustWrite(pathArm, map[string]any{"after": 0}) }
+		}},
+		{"call before it is done", func(_ operation, pid, n int) func() {
+			h.registry.Watch(h.killAtCall(pid, n, func() { panic(http.ErrAbortHandler) }), nil)
+			return func() { h.registry.Watch(nil, nil) }
+		}},
+		{"call after it is done", func(_ operation, pid, n int) func() {
+			h.registry.Watch(nil, h.killAtCall(pid, n, func() {}))
+			return func() { h.registry.Watch(nil, nil) }
+		}},
+	}
+}
+
+// killAtCall returns what kills a process at the nth call of the registry.
+func (h *harness) killAtCall(pid, n int, then func()) func(*http.Request) {
+	var calls atomic.Int64
+	return func(*http.Request) {
+		if calls.Add(1) != int64(n) {
+			return
+		}
+		if !servers.KillProcess(pid) {
+			h.Errorf("process %d does not die", pid)
+		}
+		then()
+	}
+}
+
+// sweep runs an operation until it is through, each time with the plugin killed
+// one step later.
+func (h *harness) sweep(op operation) {
+	h.unansweredIn(op)
+	for _, trigger := range h.triggers() {
+		for n := 1; h.kill(op, trigger, n); n++ {
+		}
+	}
+}
+
+// kill runs an operation and reports whether the plugin was killed before its
+// end.
+func (h *harness) kill(op operation, trigger trigger, n int) bool {
+	h.doing = fmt.Sprintf("%s, killed at %s number %d", op.name, trigger.name, n)
+	op.prepare()
+	pid := h.vault.PluginPID(h)
+	disarm := trigger.arm(op, pid, n)
+	err := op.run()
+	// A process that was killed may take a moment longer than what it answers.
+	killed := !servers.Running(pid) || err != nil && servers.Ends(pid)
+	if !killed && err != nil {
+		h.Fatalf("%s: was not reached, and the operation failed: %v", h.doing, err)
+	}
+	if killed {
+		h.kills++
+		h.vault.WaitUntilServed(h)
+	}
+	disarm()
+	if n%2 == 0 {
+		h.checkReads()
+	}
+	h.mustRollBack()
+	op.finish()
+	h.check()
+	return killed
+}
+
+// leaveNothing waits until the engine has ended what was minted for answers
+// that were lost. Then everything can be deleted, and nothing is left.
+func (h *harness) leaveNothing() {
+	h.doing = "the end"
+	time.Sleep(time.Until(h.unansweredAt.Add(briefTTL + leaseMargin)))
+	h.vault.KillPlugin(h) // it looks for what has ended when it starts, and seldom later
+	h.mustRollBack()
+	h.unanswered, h.maxUnanswered = nil, 0
+	h.check()
+
+	for _, name := range append(slices.Sorted(maps.Keys(sharedRoles)), brief, lasting) {
+		h.mustRemove("roles/" + name)
+	}
+	h.mustRollBack()
+	for name := range h.registry.connections {
+		h.mustRemove("connections/" + name) // refused while something is left to be revoked
+	}
+	if h.registry.living == nil {
+		return
+	}
+	if living := h.registry.living(); len(living) > 0 {
+		h.Fatalf("want nothing at the registry, got %q", living)
+	}
+}

@@ -1,0 +1,345 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package crash
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"vault-plugin-secrets-regcred/tests/servers"
+)
+
+// What a plugin that was built with the tag killpoints answers itself.
+const (
+	pathArm      = "killpoints/arm"
+	pathRollback = "killpoints/rollback"
+)
+
+const (
+	brief   = "brief"   // leased, and ends soon
+	lasting = "lasting" // leased
+
+	briefTTL    = 15 * time.Second
+	leaseMargin = time.Minute // as in the engine
+
+	rollbackLimit   = 30 * time.Second
+	backgroundLimit = 10 * time.Second // less than briefTTL, at which a registry may end a credential itself
+
+	randomTail = 27 // what stands behind the role in the name of a credential
+)
+
+// sharedRoles are served, and after a rotation revoke the former credential in
+// an hour or at once.
+var sharedRoles = map[string]string{"fresh": "0s", "app": "0s", "slow": "1h"}
+
+type harness struct {
+	*testing.T
+	vault    *servers.Vault
+	registry registry
+	admins   int
+
+	doing string
+	kills int
+
+	leases map[string]login // by ID: all that were given and not revoked
+	ended  *login           // the one that was last revoked
+	former login            // what slow served before its rotation
+
+	// Credentials for answers that were lost, by name.
+	unanswered    map[string]bool
+	unansweredAt  time.Time
+	maxUnanswered int
+}
+
+func newHarness(t *testing.T, r registry) *harness {
+	t.Helper()
+	h := &harness{
+		T: t, vault: servers.StartVaultWith(t, servers.Bin(t, "regcred-killpoints")), registry: r, admins: len(r.admins()),
+		leases: map[string]login{}, unanswered: map[string]bool{},
+	}
+	for name, c := range r.connections {
+		fields := map[string]any{"type": r.kind, "url": c.URL, "registry": string(c.Registries[0]), "allowed_roles": "*"}
+		for field, text := range c.Settings {
+			fields[field] = text
+		}
+		for field, secret := range c.Secrets {
+			fields[field] = secret.Reveal()
+		}
+		h.mustWrite("connections/"+name, fields)
+	}
+	for name := range sharedRoles {
+		h.renew(name)
+	}
+	h.mustWrite("roles/"+brief, h.role(map[string]any{"mode": "leased", "max_ttl": briefTTL.String()}))
+	h.mustWrite("roles/"+lasting, h.role(map[string]any{"mode": "leased", "ttl": "1h"}))
+	return h
+}
+
+func (h *harness) role(more map[string]any) map[string]any {
+	fields := map[string]any{"connection": minting}
+	for field, text := range h.registry.role {
+		fields[field] = text
+	}
+	maps.Copy(fields, more)
+	return fields
+}
+
+func at(path string) string { return servers.Mount + "/" + path }
+
+func (h *harness) write(path string, fields map[string]any) error {
+	_, err := h.vault.Client.Logical().Write(at(path), fields)
+	return err
+}
+
+func (h *harness) mustWrite(path string, fields map[string]any) {
+	h.Helper()
+	if err := h.write(path, fields); err != nil {
+		h.Fatalf("%s: writing %s: %v", h.doing, path, err)
+	}
+}
+
+func (h *harness) remove(path string) error {
+	_, err := h.vault.Client.Logical().Delete(at(path))
+	return err
+}
+
+func (h *harness) mustRemove(path string) {
+	h.Helper()
+	if err := h.remove(path); err != nil {
+		h.Fatalf("%s: deleting %s: %v", h.doing, path, err)
+	}
+}
+
+// read returns nil where there is nothing.
+func (h *harness) read(path string) (map[string]any, error) {
+	secret, err := h.vault.Client.Logical().Read(at(path))
+	if err != nil || secret == nil {
+		return nil, err
+	}
+	return secret.Data, nil
+}
+
+func (h *harness) mustRead(path string) map[string]any {
+	h.Helper()
+	data, err := h.read(path)
+	if err != nil {
+		h.Fatalf("%s: reading %s: %v", h.doing, path, err)
+	}
+	return data
+}
+
+// renew makes a shared role anew, which has no credential then.
+func (h *harness) renew(name string) {
+	h.Helper()
+	h.mustRemove("roles/" + name)
+	h.mustWrite("roles/"+name, h.role(map[string]any{"mode": "shared", "rotation_period": "6h", "grace_period": sharedRoles[name]}))
+}
+
+func loginOf(data map[string]any) login {
+	return login{data["username"].(string), data["password"].(string)}
+}
+
+func (h *harness) mustPull(what string, l login) {
+	h.Helper()
+	if !h.registry.pulls(h.T, l) {
+		h.Fatalf("%s: %s does not pull", h.doing, what)
+	}
+}
+
+// served returns what a shared role serves.
+func (h *harness) served(name string) login {
+	h.Helper()
+	data := h.mustRead("creds/" + name)
+	if data == nil {
+		h.Fatalf("%s: role %s is gone", h.doing, name)
+	}
+	return loginOf(data)
+}
+
+// lease reads a leased role, and keeps what it is given.
+func (h *harness) lease(name string) error {
+	secret, err := h.vault.Client.Logical().Read(at("creds/" + name))
+	if err != nil {
+		return err
+	}
+	h.leases[secret.LeaseID] = loginOf(secret.Data)
+	return nil
+}
+
+func (h *harness) mustLease(name string) {
+	h.Helper()
+	if err := h.lease(name); err != nil {
+		h.Fatalf("%s: reading creds/%s: %v", h.doing, name, err)
+	}
+}
+
+func (h *harness) leasesOf(name string) []string {
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(h.leases)), func(id string) bool {
+		return !strings.HasPrefix(id, at("creds/"+name)+"/")
+	})
+}
+
+func (h *harness) revoke(id string) error {
+	err := h.vault.Client.Sys().Revoke(id)
+	if err == nil {
+		ended := h.leases[id]
+		h.ended = &ended
+		delete(h.leases, id)
+	}
+	return err
+}
+
+// revokeAll revokes the leases of a role. A failed revocation can be repeated.
+func (h *harness) revokeAll(name string) {
+	h.Helper()
+	for _, id := range h.leasesOf(name) {
+		if err := h.revoke(id); err != nil {
+			h.Fatalf("%s: revoking %s: %v", h.doing, id, err)
+		}
+	}
+}
+
+func (h *harness) rollBack() error { return h.write(pathRollback, nil) }
+
+// mustRollBack does what Vault has the engine do every minute, until nothing is
+// left to be done.
+func (h *harness) mustRollBack() {
+	h.Helper()
+	var err error
+	for deadline := time.Now().Add(rollbackLimit); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if err = h.rollBack(); err == nil {
+			return
+		}
+	}
+	h.Fatalf("%s: rollback fails: %v", h.doing, err)
+}
+
+// check checks what TestKills says.
+func (h *harness) check() {
+	h.Helper()
+	if h.registry.living != nil {
+		h.checkLiving()
+	}
+	h.checkReads()
+	for id, l := range h.leases {
+		h.mustPull("the leased credential "+id, l)
+	}
+	if h.registry.living != nil && h.ended != nil && h.registry.pulls(h.T, *h.ended) {
+		h.Fatalf("%s: a revoked credential pulls", h.doing)
+	}
+	for name := range h.registry.connections {
+		h.mustRead("connections/" + name + "/check")
+		if pending := h.mustRead("connections/" + name)["pending_root"]; pending != nil {
+			h.Fatalf("%s: connection %s: %v", h.doing, name, pending)
+		}
+	}
+	if admins := h.registry.admins(); len(admins) != h.admins {
+		h.Fatalf("%s: want %d administrative credentials, got %q", h.doing, h.admins, admins)
+	}
+}
+
+// checkReads checks that every shared role serves what pulls.
+func (h *harness) checkReads() {
+	h.Helper()
+	for name := range sharedRoles {
+		if data := h.mustRead("creds/" + name); data != nil { // else it was deleted
+			h.mustPull("what "+name+" serves", loginOf(data))
+		}
+	}
+}
+
+// checkLiving checks what the registry has. A read can have begun something in
+// the background, which is waited for.
+func (h *harness) checkLiving() {
+	h.Helper()
+	var problem string
+	for deadline := time.Now().Add(backgroundLimit); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if problem = h.compareLiving(); problem == "" {
+			return
+		}
+	}
+	h.Fatalf("%s: %s", h.doing, problem)
+}
+
+// compareLiving returns how what the registry has differs from what Vault
+// serves, will revoke or has leased; empty if it does not.
+func (h *harness) compareLiving() string {
+	h.Helper()
+	want := map[string]int{}
+	var pending []string
+	for name := range sharedRoles {
+		role := h.mustRead("roles/" + name)
+		if role["last_vault_rotation"] != nil {
+			want[name] = 1
+		}
+		waiting, _ := role["pending_revocations"].([]any)
+		for _, w := range waiting {
+			pending = append(pending, w.(map[string]any)["name"].(string))
+		}
+	}
+	for _, name := range []string{brief, lasting} {
+		want[name] = h.leasedByVault(name)
+	}
+	living := h.registry.living()
+	h.noteUnanswered(living, want[brief])
+
+	got := map[string]int{}
+	for _, name := range living {
+		waits := slices.Index(pending, name)
+		switch {
+		case waits >= 0:
+			pending = slices.Delete(pending, waits, waits+1)
+		case !h.unanswered[name]:
+			got[strings.TrimPrefix(name[:max(0, len(name)-randomTail)], "regcred-")]++
+		}
+	}
+	maps.DeleteFunc(want, func(_ string, count int) bool { return count == 0 })
+	if diff := cmp.Diff(want, got); diff != "" {
+		return fmt.Sprintf("credentials by role (-served or leased +at the registry):\n%s\nall at the registry: %q", diff, living)
+	}
+	if len(pending) > 0 {
+		return fmt.Sprintf("no longer at the registry, and said to wait for revocation: %q", pending)
+	}
+	return ""
+}
+
+// leasedByVault counts the leases that Vault has on what a role has minted.
+func (h *harness) leasedByVault(name string) int {
+	h.Helper()
+	secret, err := h.vault.Client.Logical().List("sys/leases/lookup/" + at("creds/"+name))
+	if err != nil {
+		h.Fatalf("%s: listing leases: %v", h.doing, err)
+	}
+	if secret == nil {
+		return 0
+	}
+	ids := secret.Data["keys"].([]any)
+	if have := len(h.leasesOf(name)); len(ids) < have {
+		h.Fatalf("%s: Vault has lost a lease of %s: want %d at least, got %d", h.doing, name, have, len(ids))
+	}
+	return len(ids)
+}
+
+// unansweredIn begins a sweep, which may leave one credential without a lease
+// if it reads a leased role.
+func (h *harness) unansweredIn(op operation) {
+	if op.path == "creds/"+brief {
+		h.maxUnanswered++
+	}
+}
+
+// noteUnanswered takes note of a credential without a lease, as far as one may
+// be there.
+func (h *harness) noteUnanswered(living []string, leased int) {
+	for _, name := range living {
+		if strings.HasPrefix(name, "regcred-"+brief+"-") && !h.unanswered[name] && leased == 0 && len(h.unanswered) < h.maxUnanswered {
+			h.unanswered[name], h.unansweredAt = true, time.Now()
+		}
+	}
+}

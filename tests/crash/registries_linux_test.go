@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package crash
+
+import (
+	"errors"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+
+	"vault-plugin-secrets-regcred/backend/issuer"
+	"vault-plugin-secrets-regcred/backend/issuer/ecr/ecrtest"
+	"vault-plugin-secrets-regcred/backend/issuer/gitlab/gitlabtest"
+	"vault-plugin-secrets-regcred/backend/issuer/harbor/harbortest"
+	"vault-plugin-secrets-regcred/backend/issuer/issuertest"
+	"vault-plugin-secrets-regcred/tests/clients"
+	"vault-plugin-secrets-regcred/tests/servers"
+)
+
+// registry is what is minted at.
+type registry struct {
+	*issuertest.Server // of the API
+
+	kind        string
+	image       string                       // that a role's credential pulls
+	connections map[string]issuer.Connection // minting is what roles use
+	role        issuer.Settings
+
+	living func() []string // names of credentials; nil where none can be ended
+	admins func() []string // what the administrative credentials are called
+}
+
+// minting is the connection that the roles have.
+const minting = "minting"
+
+func gitlab(t *testing.T) registry {
+	s := gitlabtest.New(t)
+	return registry{
+		Server: s.Server, kind: "gitlab", image: s.Host() + "/" + gitlabtest.Project + ":1",
+		connections: map[string]issuer.Connection{minting: s.Connection()},
+		role:        s.Role(), living: s.Living, admins: s.Admins,
+	}
+}
+
+// A user's password and a robot account are replaced in different ways.
+func harbor(t *testing.T) registry {
+	s := harbortest.New(t)
+	return registry{
+		Server: s.Server, kind: "harbor", image: s.Host() + "/" + harbortest.Project + "/app:1",
+		connections: map[string]issuer.Connection{
+			minting: s.Connection(),
+			"robot": s.ConnectionAs(s.AddRobot(harbortest.Project, "manager", -1, harbortest.Manages(harbortest.Project)...)),
+		},
+		role: s.Role(), living: s.Living, admins: s.Admins,
+	}
+}
+
+// A password and an access token are replaced in different ways.
+func gitea(t *testing.T) registry {
+	g := servers.StartGitea(t)
+	p := g.Proxy(t)
+	r := registry{
+		Server: p.Server, kind: "gitea", image: g.Host + "/" + strings.ToLower(p.Puller.Name) + "/app:1",
+		connections: map[string]issuer.Connection{minting: p.Connection()},
+		role:        p.Role(), living: p.Living, admins: p.Admins,
+	}
+	p.UseToken()
+	r.connections["token"] = p.Connection()
+	clients.Push(t, r.image, p.Puller.Name, p.Puller.Password)
+	return r
+}
+
+func ecr(t *testing.T) registry {
+	s := ecrtest.New(t)
+	return registry{
+		Server: s.Server, kind: "ecr", image: s.Host() + "/team/app:1",
+		connections: map[string]issuer.Connection{minting: s.Connection()},
+		role:        s.Role(), admins: s.Admins,
+	}
+}
+
+// login is a credential as it is read.
+type login struct{ username, password string }
+
+// pulls reports whether the registry gives the image for a credential.
+func (r registry) pulls(t *testing.T, l login) bool {
+	t.Helper()
+	tag, err := name.NewTag(r.image, name.Insecure)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = remote.Head(tag, remote.WithAuth(&authn.Basic{Username: l.username, Password: l.password}), remote.WithContext(t.Context()))
+	var refused *transport.Error
+	if errors.As(err, &refused) && refused.StatusCode == http.StatusUnauthorized {
+		return false
+	}
+	if err != nil {
+		t.Fatalf("pulling %s: want success or status 401, got %v", r.image, err)
+	}
+	return true
+}

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package servers
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+const servedLimit = 20 * time.Second
+
+// KillPlugin sends SIGKILL to the plugin's process, once it serves requests,
+// and returns its id.
+func (v *Vault) KillPlugin(t testing.TB) int {
+	t.Helper()
+	pid := v.PluginPID(t)
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	return pid
+}
+
+// PluginPID returns the id of the plugin's process, once it serves requests.
+func (v *Vault) PluginPID(t testing.TB) int {
+	t.Helper()
+	v.WaitUntilServed(t)
+	pids := v.PluginPIDs(t)
+	if len(pids) != 1 {
+		t.Fatalf("want one plugin process, got %v", pids)
+	}
+	return pids[0]
+}
+
+// WaitUntilServed reads until there is an answer: requests fail until Vault
+// has noticed that the process is gone, and the next one starts it again.
+func (v *Vault) WaitUntilServed(t testing.TB) {
+	t.Helper()
+	var err error
+	for deadline := time.Now().Add(servedLimit); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		if _, err = v.Client.Logical().Read(Mount + "/config"); err == nil {
+			return
+		}
+	}
+	t.Fatalf("the plugin does not come back: %v", err)
+}
+
+// PluginPIDs finds the plugin's processes among the children of Vault.
+func (v *Vault) PluginPIDs(t testing.TB) []int {
+	t.Helper()
+	stats, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pids []int
+	for _, stat := range stats {
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(stat)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if parent, running := parentOf(pid); running && parent == v.PID() {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// Running reports whether a process has not ended.
+func Running(pid int) bool {
+	_, running := parentOf(pid)
+	return running
+}
+
+func parentOf(pid int) (parent int, running bool) {
+	content, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	if err != nil {
+		return 0, false
+	}
+	// pid (name) state ppid …; the name may have spaces.
+	_, rest, _ := strings.Cut(string(content), ") ")
+	fields := strings.Fields(rest)
+	if len(fields) < 2 || fields[0] == "Z" || fields[0] == "X" {
+		return 0, false
+	}
+	parent, err = strconv.Atoi(fields[1])
+	return parent, err == nil
+}
+
+// KillProcess sends SIGKILL to a process and reports whether it has ended then.
+func KillProcess(pid int) bool {
+	_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
+	return Ends(pid)
+}
+
+// Ends waits until a process has ended, and reports whether it does.
+func Ends(pid int) bool {
+	for deadline := time.Now().Add(stopLimit); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		if !Running(pid) {
+			return true
+		}
+	}
+	return false
+}

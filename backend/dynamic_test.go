@@ -4,8 +4,11 @@ package backend
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -281,12 +284,10 @@ func TestVerifyMintsATrialAndStoresOnlyIfItPulls(t *testing.T) {
 func TestVerifyOfADynamicRoleThatIsChangedMeanwhile(t *testing.T) {
 	e := newConnectedEngine(t)
 	e.write("roles/app", sharedRole)
-	e.newVerifier = nil // the trial is not about a repository
 	e.minting.during("mint", func() {
 		e.minting.mend()
 		e.write("roles/app", fields{"project": "group/other"})
 	})
-	e.newVerifier = newEngine(t).newVerifier
 	resp, err := e.request(logical.UpdateOperation, "roles/app", fields{"rotation_period": "1h", "verify": true})
 	if err != nil || !resp.IsError() {
 		t.Fatalf("want a refusal, got %v, %v", resp, err)
@@ -352,4 +353,76 @@ func TestRoleOfADeletedConnectionSaysSo(t *testing.T) {
 	checkWarnings(t, e.readWarnings("roles/app"), `creds/app is refused: connection "app" does not exist`)
 	e.refusedWithTrace(logical.ReadOperation, "creds/app", nil, `role "app" cannot use connection "app": there is no such connection`)
 	e.must(logical.DeleteOperation, "roles/app", nil)
+}
+
+// Whatever the storage does, an answer is whole or an error, and the registry
+// holds what is served or leased.
+func TestStorageFailureAboutWhatIsMintedIsAnError(t *testing.T) {
+	for name, c := range map[string]struct {
+		op   logical.Operation
+		path string
+		data fields
+	}{
+		"read-back":            {logical.ReadOperation, "roles/replaced", nil},
+		"read":                 {logical.ReadOperation, "creds/replaced", nil},
+		"read of a bundle":     {logical.ReadOperation, "creds/all", nil},
+		"verify":               {logical.UpdateOperation, "verify/leased", nil},
+		"write":                {logical.UpdateOperation, "roles/served", fields{"project": "group/x"}},
+		"move":                 {logical.UpdateOperation, "roles/served", fields{"connection": "other", "project": "group/x"}},
+		"write with a trial":   {logical.UpdateOperation, "roles/served", fields{"verify": true}},
+		"use of a connection":  {logical.DeleteOperation, "connections/app", nil},
+		"end of a connection":  {logical.DeleteOperation, "connections/other", fields{"force": true}},
+		"another password":     {logical.UpdateOperation, "connections/other", fields{"password": marker + "-other"}},
+		"check":                {logical.ReadOperation, "connections/app/check", nil},
+		"rotation that is due": {logical.UpdateOperation, "rotate/replaced", nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for failAt := int64(1); ; failAt++ {
+				e := newDynamicEngine(t)
+				e.minting.admins[marker+"-own"] = true
+				e.write("connections/other", with(e.connectionSample(), fields{"password": marker + "-own"}))
+				e.write("roles/leased-other", with(leasedRole, fields{"connection": "other"}))
+				e.read("creds/leased-other")
+				e.must(logical.DeleteOperation, "roles/leased-other", nil)
+				e.minting.admins[marker+"-other"] = true
+				e.minting.fail("activate", errDown)
+				e.failed(logical.UpdateOperation, "connections/other/rotate-root", nil, http.StatusBadGateway)
+				e.minting.mend()
+				e.write("roles/served", fields{"allowed_bundles": "all"})
+				e.write("roles/all", fields{"members": "served"})
+				working := e.storage
+				faulty := &faultyStorage{Storage: working, failAt: failAt}
+				e.storage = faulty
+				resp, err := e.request(c.op, c.path, c.data)
+				e.background.Wait()
+				e.storage = working
+				if faulty.calls.Load() < failAt {
+					return
+				}
+				switch {
+				case err != nil && !errors.Is(err, errStorage):
+					t.Errorf("storage call %d fails: want its error, got %v", failAt, err)
+				case err == nil && c.op == logical.ReadOperation && resp == nil:
+					t.Errorf("storage call %d fails: want no 404", failAt)
+				}
+				if err := e.rollBack(); err != nil {
+					t.Errorf("storage call %d fails: rollback: %v", failAt, err)
+				}
+				want := []string{}
+				for _, role := range []string{"shared", "served", "replaced"} {
+					want = append(want, e.served(role)...)
+				}
+				for _, name := range e.minting.names() {
+					if !slices.Contains(want, name) && !strings.HasPrefix(name, "regcred-leased-other-") {
+						t.Errorf("storage call %d fails: nobody has %s", failAt, name)
+					}
+				}
+				for _, name := range want {
+					if !slices.Contains(e.minting.names(), name) {
+						t.Errorf("storage call %d fails: %s does not work", failAt, name)
+					}
+				}
+			}
+		})
+	}
 }

@@ -5,7 +5,9 @@ package backend
 import (
 	"context"
 	"errors"
+	"net/http"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
 )
@@ -38,6 +40,59 @@ func TestEveryWriteSendsAnEvent(t *testing.T) {
 			got = append(got, event{string(sent.Type), sent.Event.Metadata.AsMap()})
 		}
 		checkSame(t, string(c.op)+" "+c.path, []event{c.want}, got)
+	}
+}
+
+// What a registry has minted, replaced or ended is an event, and so is that it
+// would not.
+func TestEveryMintSendsAnEvent(t *testing.T) {
+	for name, c := range map[string]struct {
+		act  func(*engine)
+		want fields
+	}{
+		"regcred/credential-mint": {
+			func(e *engine) { e.read("creds/leased/docker") },
+			fields{"path": "creds/leased/docker", "data_path": "creds/leased", "operation": "read", "modified": "true"},
+		},
+		"regcred/credential-rotate": {
+			func(e *engine) { e.write("rotate/app", nil) },
+			fields{"path": "rotate/app", "data_path": "creds/app", "operation": "update", "modified": "true"},
+		},
+		"regcred/credential-rotate-fail": {
+			func(e *engine) {
+				e.minting.fail("mint", errRefused)
+				e.failed(logical.UpdateOperation, "rotate/app", nil, http.StatusBadGateway)
+			},
+			fields{"path": "rotate/app", "data_path": "creds/app", "operation": "update", "modified": "true"},
+		},
+		"regcred/credential-revoke": {
+			func(e *engine) {
+				e.write("rotate/app", nil)
+				e.clock.advance(time.Hour)
+				e.sent()
+				e.mustRollBack()
+			},
+			fields{"path": "rotate/app", "data_path": "creds/app", "operation": "update", "modified": "true"},
+		},
+		"regcred/root-rotate-fail": {
+			func(e *engine) {
+				e.minting.fail("prepare", errRefused)
+				e.failed(logical.UpdateOperation, "connections/app/rotate-root", nil, http.StatusBadGateway)
+			},
+			fields{"path": "connections/app/rotate-root", "data_path": "connections/app", "operation": "update", "modified": "true"},
+		},
+	} {
+		e := newSharingEngine(t)
+		e.write("roles/leased", leasedRole)
+		e.read("creds/app")
+		e.sent()
+		c.act(e)
+		if len(e.events.Events) != 1 {
+			t.Errorf("%s: want one event, got %v", name, e.events.Events)
+			continue
+		}
+		checkSame(t, "type", name, string(e.events.Events[0].Type))
+		checkSame(t, name, c.want, e.events.Events[0].Event.Metadata.AsMap())
 	}
 }
 

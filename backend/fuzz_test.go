@@ -34,6 +34,16 @@ func FuzzRequest(f *testing.F) {
 			return fields{"dockerconfigjson": string(docker)}
 		},
 		func(s string) fields { return fields{"dockerconfigjson": fields{s: marker}} },
+		func(s string) fields {
+			return fields{"type": "test", "url": s, "registry": "ghcr.io", "username": "admin", "password": marker, "verify_connection": false}
+		},
+		func(s string) fields {
+			return fields{"type": "gitlab", "url": "https://git.example.com", "token": marker + s}
+		},
+		func(s string) fields { return fields{"connection": "app", "project": s} },
+		func(s string) fields {
+			return fields{"connection": "app", "project": s, "mode": "leased", "verify": true}
+		},
 	}
 	for i := range operations {
 		for j := range secretFields {
@@ -44,6 +54,17 @@ func FuzzRequest(f *testing.F) {
 		f.Add(uint8(i), uint8(0), "config", "expiry_warning", `"9999999999h"`, "")
 		f.Add(uint8(i), uint8(5), "creds/app/docker", "version", `[1,2]`, "a:b")
 		f.Add(uint8(i), uint8(2), "roles/", "role", `{"a":null}`, "\x00")
+		f.Add(uint8(i), uint8(9), "connections/new", "allowed_roles", `["team-*"]`, "http://[::1]:3000/")
+		f.Add(uint8(i), uint8(9), "connections/app", "allowed_targets", `"group/*"`, "https://me:x@git.example.com?a#b")
+		f.Add(uint8(i), uint8(10), "connections/app", "registry", `"a.example.com,b.example.com"`, "\n")
+		f.Add(uint8(i), uint8(0), "connections/app/check", "name", `"app"`, "")
+		f.Add(uint8(i), uint8(0), "connections/app/rotate-root", "force", `true`, "")
+		f.Add(uint8(i), uint8(11), "roles/new", "rotation_period", `"5s"`, "group/app")
+		f.Add(uint8(i), uint8(11), "roles/shared", "grace_period", `1e9`, "")
+		f.Add(uint8(i), uint8(12), "roles/leased", "max_ttl", `-1`, "group/app")
+		f.Add(uint8(i), uint8(0), "creds/shared", "version", `"2"`, "")
+		f.Add(uint8(i), uint8(0), "rotate/shared", "role", `null`, "")
+		f.Add(uint8(i), uint8(0), "verify/shared", "repository", `"registry.example.com/group/app"`, "")
 	}
 	f.Fuzz(func(t *testing.T, op, shape uint8, path, field, value, text string) {
 		if strings.Contains(path+field+value+text, marker) {
@@ -53,6 +74,10 @@ func FuzzRequest(f *testing.F) {
 		for p, data := range samples {
 			e.write(p, data)
 		}
+		e.write("connections/app", e.connectionSample())
+		e.write("roles/shared", sharedRole)
+		e.write("roles/leased", leasedRole)
+		e.read("creds/shared")
 		data := secretFields[int(shape)%len(secretFields)](text)
 		if data == nil {
 			data = fields{}
@@ -77,7 +102,7 @@ func FuzzRequest(f *testing.F) {
 		if err != nil || resp != nil && resp.IsError() {
 			checkSame(t, "storage after a refusal", before, e.snapshot())
 		}
-		for _, path := range []string{"roles/app", "config", "creds/app"} { // what is stored is readable
+		for _, path := range []string{"roles/app", "config", "creds/app", "connections/app", "roles/shared", "creds/shared", "roles/leased"} { // what is stored is readable
 			if _, err := e.request(logical.ReadOperation, path, nil); err != nil {
 				t.Errorf("reading %s: %v", path, err)
 			}

@@ -249,7 +249,9 @@ func (b *backend) sweepLeases(ctx context.Context, storage logical.Storage) erro
 			}
 			if err := b.sweepLease(ctx, storage, leasePrefix(connection)+key); err != nil {
 				b.Logger().Warn("a credential whose lease has ended could not be revoked", "connection", connection, "key", key, "error", err)
-				break
+				if issuer.StatusOf(err) == 0 {
+					break // the registry does not answer
+				}
 			}
 		}
 	}

@@ -323,7 +323,6 @@ func TestWhatVaultDoesNotRevokeIsSwept(t *testing.T) {
 	e.write("roles/leased", fields{"max_ttl": "3h"})
 	e.lease("creds/leased")
 	e.store(leasePrefix("app")+"odd", "")
-	both := e.minting.names()
 	sweep := func(after time.Duration, living, indexed int) {
 		t.Helper()
 		e.clock.advance(after)
@@ -341,9 +340,6 @@ func TestWhatVaultDoesNotRevokeIsSwept(t *testing.T) {
 	e.minting.mend()
 	sweep(time.Minute, 1, 2) // sweeps are not that frequent
 	sweep(sweepEvery, 0, 1)
-	if len(both) != 2 {
-		t.Errorf("want two credentials, got %v", both)
-	}
 }
 
 func TestSweepNeedsTheStorage(t *testing.T) {

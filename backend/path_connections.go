@@ -831,13 +831,13 @@ func (b *backend) deleteConnection(ctx context.Context, req *logical.Request, da
 	return withWarnings(nil, warnings), nil
 }
 
-const connectionHelp = `
+var connectionHelp = `
 A connection is a registry whose API mints credentials, and the administrative
 credential that it takes. Roles use it by its name: allowed_roles says which,
 and allowed_targets what they may mint for. Both are checked when a role is
 written and at each mint.
 
-    type       ` + "ecr, gitea, gitlab or harbor; each has fields of its own" + `
+    type       ` + strings.Join(issuerTypeNames(), ", ") + `; each has fields of its own
     url        of the API
     registry   that the credentials are for, as in image names
 

@@ -91,6 +91,27 @@ func TestPullSecretHasOnlyPlainFields(t *testing.T) {
 	}
 }
 
+// Vault Agent and Vault Secrets Operator crash or stop on other types.
+func TestMintedPullSecretsHaveOnlyPlainFields(t *testing.T) {
+	e := newSharingEngine(t)
+	e.write("roles/leased", leasedRole)
+	e.write("roles/all", fields{"members": "app"})
+	for _, path := range []string{"creds/app", "creds/all", "creds/leased", "creds/app/docker", "creds/leased/kubernetes"} {
+		for name, value := range e.read(path) {
+			switch value.(type) {
+			case string:
+			case int64:
+				if name != "ttl" && name != "rotation_period" {
+					t.Errorf("%s: want a text of %s, got %v", path, name, value)
+				}
+			default:
+				t.Errorf("%s: want a text or an integer of %s, got %T", path, name, value)
+			}
+		}
+	}
+	checkSame(t, "a bundle of one is what that is", e.read("creds/app"), e.read("creds/all"))
+}
+
 func TestVersionIsIgnored(t *testing.T) {
 	e := newSampledEngine(t)
 	for _, path := range []string{"creds/app", "creds/app/kubernetes", "creds/app/docker"} {

@@ -362,6 +362,9 @@ func (b *backend) writeRole(ctx context.Context, req *logical.Request, data *fra
 	if err := b.putRole(ctx, req.Storage, name, p.role, p.old); err != nil {
 		return nil, err
 	}
+	if p.role.isShared() {
+		b.startAnew(ctx, req.Storage, name, p.role.Dynamic)
+	}
 	b.sendEvent(ctx, req, "role-write", "creds/"+name)
 	return withWarnings(nil, p.warnings), nil
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
-	"sync"
 	"testing"
 	"time"
 
@@ -125,9 +124,9 @@ func TestNewAdministrativeCredentialThatDoesNotWork(t *testing.T) {
 		pending any
 		admins  int
 	}{
-		"is ended":            {nil, "the administrative credential stays as it was", nil, 1},
-		"could not be ended":  {errDown, "the new administrative credential is refused, and could not be ended yet, which is tried again every minute", prepared, 2},
-		"may not be ended ei": {errRefused, "the new administrative credential is refused, and could not be ended yet", prepared, 2},
+		"is ended":           {nil, "the administrative credential stays as it was", nil, 1},
+		"could not be ended": {errDown, "the new administrative credential is refused, and could not be ended yet, which is tried again every minute", prepared, 2},
+		"may not be ended":   {errRefused, "the new administrative credential is refused, and could not be ended yet", prepared, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := newConnectedEngine(t)
@@ -235,33 +234,59 @@ func TestAdministrativeCredentialWrittenDuringARotateRoot(t *testing.T) {
 	}
 }
 
-func TestMintsDuringRotateRootUseOneThatWorks(t *testing.T) {
-	e := newConnectedEngine(t)
-	e.write("roles/leased", leasedRole)
-	stop := make(chan struct{})
-	var minting sync.WaitGroup
-	for range 4 {
-		minting.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-					_, err := e.request(logical.ReadOperation, "creds/leased", nil)
-					if err != nil {
-						t.Errorf("want a mint, got %v", err)
-					}
-				}
+// What a rotate-root has left at one host is not looked for at another.
+func TestConnectionThatMovesDuringARotateRoot(t *testing.T) {
+	const elsewhere = "https://elsewhere.example.com"
+	for call, pending := range map[string]string{"activate": prepared, "retire": notEnded} {
+		for _, data := range []fields{{"url": elsewhere}, {"registry": "other.example.com"}} {
+			e := newConnectedEngine(t)
+			e.minting.alsoAt(t, elsewhere)
+			e.minting.fail(call, errDown)
+			e.failed(logical.UpdateOperation, "connections/app/rotate-root", nil, http.StatusBadGateway)
+			e.minting.mend()
+			_, got := e.rootInUse()
+			checkSame(t, "pending_root", any(pending), got)
+			warnings := warningsOf(e.write("connections/app", with(data, fields{"password": adminPassword})))
+			checkContains(t, warnings[0], ": a rotate-root was not finished; end what it has made or replaced at the former host yourself")
+			_, got = e.rootInUse()
+			checkSame(t, "pending_root", any(nil), got)
+		}
+	}
+}
+
+// What is at work with the former credential when that is ended goes on with
+// the new one.
+func TestCallsDuringARotateRootUseOneThatWorks(t *testing.T) {
+	for call, act := range map[string]func(*engine) error{
+		"mint":   onPathOf(logical.ReadOperation, "creds/leased"),
+		"revoke": onPathOf(logical.DeleteOperation, "roles/app"),
+		"find": func(e *engine) error {
+			e.mustPutWAL(walCredential, storedWAL{schemaVersion, minted{Connection: "app", Role: "app", Name: "regcred-x"}})
+			return e.rollBack()
+		},
+	} {
+		t.Run(call, func(t *testing.T) {
+			e := newSharingEngine(t)
+			e.write("roles/leased", leasedRole)
+			e.read("creds/app")
+			e.minting.living["regcred-x"] = true
+			e.minting.during(call, func() {
+				e.minting.mend()
+				e.write("connections/app/rotate-root", nil)
+			})
+			if err := act(e); err != nil {
+				t.Errorf("want success, got %v", err)
 			}
+			e.checkRoot(true, nil, 1)
+			checkSame(t, "mints", map[string]int{"mint": 2, "revoke": 1, "find": 1}[call], e.minting.mints())
+			checkSame(t, "living credentials", map[string]int{"mint": 3, "revoke": 1, "find": 1}[call], len(e.minting.names()))
+			checkSame(t, "write-ahead entries", 0, len(keysBelow(t, e, "wal/")))
 		})
 	}
-	for range 20 {
-		e.write("connections/app/rotate-root", nil)
-	}
-	close(stop)
-	minting.Wait()
-	e.checkRoot(true, nil, 1)
-	e.read("creds/leased")
+}
+
+func onPathOf(op logical.Operation, path string) func(*engine) error {
+	return func(e *engine) error { return onPath(op, path)(e, e.storage) }
 }
 
 func TestAdministrativeCredentialThatCannotBeReplaced(t *testing.T) {

@@ -5,9 +5,13 @@ package backend
 import (
 	"context"
 	"crypto/x509"
+	"errors"
+	"net/http"
 	"slices"
 	"testing"
+	"time"
 
+	"github.com/hashicorp/vault/sdk/helper/consts"
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
@@ -179,6 +183,51 @@ func TestVerifyAsksOnlyAllowedRegistries(t *testing.T) {
 	e.refused(logical.UpdateOperation, "roles/new", with(credential, fields{"verify": true}), "allowed_registries")
 	if len(e.registries.asked) > 0 {
 		t.Errorf("registries were asked: %v", e.registries.asked)
+	}
+}
+
+func TestVerifyOfASharedRoleTriesWhatItServes(t *testing.T) {
+	e := newSharingEngine(t)
+	e.write("roles/app", fields{"verify_repository": "group/app:1"})
+	e.write("roles/static", member("static.example.com", "all"))
+	e.write("roles/all", fields{"members": "app,static"})
+	one := fields{"registry": "registry.example.com", "repository": "group/app:1"}
+	checkSame(t, "answer", with(one, fields{"verdict": "ok", "results": []fields{with(one, fields{"role": "app", "verdict": "ok"})}}), verify(t, e, "app", nil))
+	checkSame(t, "answer of a bundle", fields{"verdict": "ok", "results": []fields{
+		with(one, fields{"role": "app", "verdict": "ok"}), {"role": "static", "registry": "static.example.com", "verdict": "ok"},
+	}}, verify(t, e, "all", nil))
+	verify(t, e, "app", fields{"repository": "group/other"})
+	checkSame(t, "mints", 1, e.minting.mints())
+	e.checkLiving("app", 1)
+	e.write("roles/all", fields{"members": "app,static", "verify": true})
+}
+
+// Nobody is given what a leased role is verified with.
+func TestVerifyOfALeasedRoleTriesATrial(t *testing.T) {
+	e := newConnectedEngine(t)
+	e.write("roles/leased", leasedRole)
+	var asked time.Time
+	e.minting.expires = func(at time.Time) time.Time { asked = at; return at }
+	e.registries.answers["registry.example.com"] = registry.Result{Verdict: registry.Denied, Message: "not yours"}
+	one := fields{"registry": "registry.example.com", "repository": "group/app", "message": "not yours"}
+	checkSame(t, "answer", with(one, fields{"verdict": "denied", "results": []fields{with(one, fields{"role": "leased", "verdict": "denied"})}}),
+		verify(t, e, "leased", fields{"repository": "group/app"}))
+	checkSame(t, "the trial's expiry", noon.Add(trialLifetime), asked)
+	checkSame(t, "living credentials", []string{}, e.minting.names())
+	checkSame(t, "stored keys", []string{"connection-roles/app/leased", "connections/app", "roles/leased"}, keysOf(e.snapshot()))
+
+	e.minting.fail("revoke", errDown)
+	verify(t, e, "leased", nil) // the answer does not depend on it
+	checkSame(t, "write-ahead entries", 1, len(keysBelow(t, e, "wal/")))
+	e.minting.mend()
+	e.mustRollBack()
+	checkSame(t, "living credentials", []string{}, e.minting.names())
+
+	e.minting.fail("mint", errRefused)
+	e.failed(logical.UpdateOperation, "verify/leased", nil, http.StatusBadGateway, `minting a credential for role "leased"`)
+	e.System().(*logical.StaticSystemView).ReplicationStateVal = consts.ReplicationPerformanceStandby
+	if _, err := e.request(logical.UpdateOperation, "verify/leased", nil); !errors.Is(err, logical.ErrReadOnly) {
+		t.Errorf("want ErrReadOnly, which Vault forwards on, got %v", err)
 	}
 }
 

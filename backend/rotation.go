@@ -82,10 +82,10 @@ func (b *backend) periodic(ctx context.Context, req *logical.Request) error {
 		return nil
 	}
 	if b.next.sweeps.IsZero() || b.now().Sub(b.next.sweeps) >= sweepEvery {
-		b.next.sweeps = b.now()
 		if err := b.sweepLeases(ctx, req.Storage); err != nil {
 			return err
 		}
+		b.next.sweeps = b.now()
 	}
 	if !b.ownsShared() {
 		return nil

@@ -29,6 +29,10 @@ const (
 	firstRetry = 5 * time.Second
 	lastRetry  = 5 * time.Minute
 
+	// longestWait is the most that a registry is heeded which asks to be left
+	// alone: it may name any time.
+	longestWait = time.Hour
+
 	// A revocation that failed is tried again after a minute, and twice as long
 	// each time, up to lastRevokeRetry.
 	firstRevokeRetry = time.Minute
@@ -421,7 +425,7 @@ func (b *backend) rememberFailure(ctx context.Context, storage logical.Storage, 
 	}
 	s, err := b.shared(ctx, storage, name)
 	if err == nil {
-		s.LastError, s.FailedAt, s.Failures, s.RetryAfter = cause.Error(), b.now(), s.Failures+1, issuer.RetryAfter(cause)
+		s.LastError, s.FailedAt, s.Failures, s.RetryAfter = cause.Error(), b.now(), s.Failures+1, min(issuer.RetryAfter(cause), longestWait)
 		err = b.putShared(ctx, storage, name, s)
 	}
 	if err != nil {
@@ -431,6 +435,22 @@ func (b *backend) rememberFailure(ctx context.Context, storage logical.Storage, 
 	b.Logger().Warn("a rotation failed", "role", name, "failures", s.Failures, "error", cause)
 	b.schedule(name, s.nextAt(r.Dynamic))
 	b.sendEventOf(ctx, "credential-rotate-fail", "rotate/"+name, "creds/"+name, logical.UpdateOperation)
+}
+
+// startAnew has a role that was written rotated by what it says now, and forgets
+// that rotating failed before, because the write may have mended why. The role
+// is locked.
+func (b *backend) startAnew(ctx context.Context, storage logical.Storage, name string, d *dynamicRole) {
+	s, err := b.shared(ctx, storage, name)
+	if err == nil && s.Failures > 0 {
+		s.LastError, s.FailedAt, s.Failures, s.RetryAfter = "", time.Time{}, 0, 0
+		err = b.putShared(ctx, storage, name, s)
+	}
+	if err != nil {
+		b.Logger().Warn("the credential of a role that was written could not be looked at", "role", name, "error", err)
+		return
+	}
+	b.schedule(name, s.nextAt(d))
 }
 
 // revokeRetired revokes what has come to the end of its grace period.

@@ -17,6 +17,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
+	"vault-plugin-secrets-regcred/backend/issuer"
 )
 
 // newSharingEngine has a shared role whose credential is replaced daily, with an
@@ -268,6 +269,31 @@ func TestRotationIsRetriedWithBackOff(t *testing.T) {
 	checkSame(t, "of many", lastRetry, backOff(firstRetry, lastRetry, 1000))
 }
 
+// A registry that asks to be left alone is, within reason.
+func TestRegistryThatAsksToWaitIsLeftAlone(t *testing.T) {
+	for asks, want := range map[string]time.Duration{"1": firstRetry, "60": time.Minute, "2147483647": longestWait} {
+		e := newSharingEngine(t)
+		e.minting.fail("mint", issuer.Answered(http.StatusTooManyRequests, http.Header{"Retry-After": {asks}}, ""))
+		e.failed(logical.ReadOperation, "creds/app", nil, http.StatusBadGateway, "answered 429 Too Many Requests")
+		e.minting.mend()
+		e.clock.advance(want - time.Second)
+		e.failed(logical.ReadOperation, "creds/app", nil, http.StatusBadGateway, "it is tried again at the next read from "+formatTime(noon.Add(want))+" on")
+		e.clock.advance(time.Second)
+		old := e.read("creds/app")["password"]
+
+		e.minting.fail("mint", issuer.Answered(http.StatusTooManyRequests, http.Header{"Retry-After": {asks}}, ""))
+		e.clock.advance(24 * time.Hour)
+		e.readInBackground("creds/app")
+		e.minting.mend()
+		e.clock.advance(want - time.Second)
+		e.readInBackground("creds/app")
+		checkSame(t, "mints while it waits", 1, e.minting.mints())
+		e.clock.advance(time.Second)
+		checkSame(t, "what is served", old, e.readInBackground("creds/app")["password"])
+		checkSame(t, "mints", 2, e.minting.mints())
+	}
+}
+
 func TestReplacedCredentialIsRevokedAfterItsGrace(t *testing.T) {
 	e := newSharingEngine(t)
 	e.read("creds/app")
@@ -471,6 +497,7 @@ func TestDeletedRoleHasItsCredentialsRevokedLaterIfTheRegistryIsDown(t *testing.
 	// A role that is made anew meanwhile has nothing to do with them.
 	e.write("roles/app", sharedRole)
 	e.read("creds/app")
+	e.clock.advance(unreachableFor)
 	e.mustRollBack()
 	e.checkLiving("app", 1)
 	checkSame(t, "write-ahead entries", 0, len(keysBelow(t, e, "wal/")))

@@ -6,13 +6,19 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-regcred/backend/dockerconfig"
+	"vault-plugin-secrets-regcred/backend/issuer"
 )
 
 // storedForms are entries as released plugins wrote them; a newer plugin must
@@ -27,17 +33,86 @@ var storedForms = map[string]string{
 	"roles/member": `{"schema_version":1,"type":"static","updated_at":"2026-03-01T12:00:00Z",` +
 		`"dockerconfig":{"auths":{"ghcr.io":{"username":"me","password":"` + marker + `","auth":"bWU6UzNjcjN0LU1hcmtlcg=="}}},"allowed_bundles":["all","team-*"],"verify_repository":"group/app:1"}`,
 	"roles/all": `{"schema_version":1,"type":"bundle","updated_at":"2026-03-01T12:00:00Z","members":["member"]}`,
+
+	"connections/app": `{"schema_version":1,"type":"test","updated_at":"2026-03-01T12:00:00Z","url":"https://git.example.com","registries":["https://index.docker.io/v1/","registry.example.com:5000"],` +
+		`"settings":{"username":"admin"},"secrets":{"password":"` + marker + `-admin"},"ca_pem":` + quoted(testCA) + `,"allowed_roles":["*"],"allowed_targets":["group/*"]}`,
+	"connections/pending": `{"schema_version":1,"type":"test","updated_at":"2026-03-01T12:00:00Z","url":"https://git.example.com","registries":["registry.example.com"],` +
+		`"settings":{"username":"admin"},"secrets":{"password":"` + marker + `-admin"},` +
+		`"root":{"pending":{"name":"regcred-pending-NAME","secrets":{"password":"` + marker + `regcred-pending-NAME"}}}}`,
+	"connections/retired": `{"schema_version":1,"type":"test","updated_at":"2026-03-01T12:00:00Z","url":"https://git.example.com","registries":["registry.example.com"],` +
+		`"settings":{"username":"admin"},"secrets":{"password":"` + marker + `regcred-retired-NAME"},` +
+		`"root":{"rotated_at":"2026-03-01T12:00:00Z","name":"regcred-retired-NAME","retired":{"settings":{"username":"admin"},"secrets":{"password":"` + marker + `-admin"}}}}`,
+
+	"roles/shared": `{"schema_version":1,"type":"dynamic","updated_at":"2026-03-01T12:00:00Z",` +
+		`"dynamic":{"connection":"app","mode":"shared","for":{"project":"group/app","projects":"group/b,group/c"},"rotation_period":86400,"grace_period":3600},"allowed_bundles":["all"],"verify_repository":"docker.io/group/app"}`,
+	"roles/leased": `{"schema_version":1,"type":"dynamic","updated_at":"2026-03-01T12:00:00Z",` +
+		`"dynamic":{"connection":"app","mode":"leased","for":{"project":"group/app"},"ttl":900,"max_ttl":7200}}`,
+	"roles/failing": `{"schema_version":1,"type":"dynamic","updated_at":"2026-03-01T12:00:00Z",` +
+		`"dynamic":{"connection":"app","mode":"shared","for":{"project":"group/app"},"rotation_period":86400,"grace_period":3600}}`,
+	"connection-roles/app/failing": "",
+	"connection-roles/app/leased":  "",
+	"connection-roles/app/shared":  "",
+
+	"shared/shared": `{"schema_version":1,"current":{"minted":{"connection":"app","role":"shared","name":"regcred-shared-NAME","id":"id-regcred-shared-NAME","for":{"project":"group/app","projects":"group/b,group/c"}},` +
+		`"dockerconfig":{"auths":{"https://index.docker.io/v1/":{"username":"robot","password":"` + marker + `","auth":"cm9ib3Q6UzNjcjN0LU1hcmtlcg=="},"registry.example.com:5000":{"username":"robot","password":"` + marker + `","auth":"cm9ib3Q6UzNjcjN0LU1hcmtlcg=="}}},` +
+		`"minted_at":"2026-03-01T12:00:00Z","expires_at":"2026-03-03T12:00:00Z"},` +
+		`"retired":[{"connection":"app","role":"shared","name":"regcred-shared-NAME","id":"id-regcred-shared-NAME","for":{"project":"group/app","projects":"group/b,group/c"},` +
+		`"revoke_at":"2026-03-01T12:00:00Z","tried_at":"2026-03-01T12:00:00Z","attempts":1,"last_error":"the registry's API at https://git.example.com: the answer could not be understood"}]}`,
+	"shared/failing": `{"schema_version":1,"last_error":"minting a credential for role \"failing\": the registry's API at https://git.example.com: answered 429 Too Many Requests; it can be asked again in 1m0s",` +
+		`"failed_at":"2026-03-01T12:00:00Z","failures":1,"retry_after":60}`,
+	"leases/app/20260301T140000Z.regcred-leased-NAME": `{"schema_version":1,"connection":"app","role":"leased","name":"regcred-leased-NAME","id":"id-regcred-leased-NAME","for":{"project":"group/app"}}`,
+}
+
+func quoted(text string) string {
+	encoded, _ := json.Marshal(text)
+	return string(encoded)
+}
+
+// randomName is what [issuer.NewName] makes different each time.
+var randomName = regexp.MustCompile(`(regcred-[a-z]+-)[a-z2-7]{26}`)
+
+// storeDynamicForms stores what stands in storedForms of connections and what
+// they mint.
+func storeDynamicForms(t *testing.T, e *engine) {
+	t.Helper()
+	e.setMount(time.Hour, 24*time.Hour)
+	e.minting.alsoAt(t, "https://git.example.com")
+	e.minting.password = func(string) string { return marker }
+	sample := with(e.connectionSample(), fields{"url": "https://git.example.com"})
+	e.write("connections/app", with(sample, fields{"registry": "docker.io,registry.example.com:5000", "ca_pem": testCA, "allowed_targets": "group/*"}))
+	e.write("connections/pending", without(sample, "allowed_roles"))
+	e.write("connections/retired", without(sample, "allowed_roles"))
+	e.minting.fail("activate", errDown)
+	e.failed(logical.UpdateOperation, "connections/pending/rotate-root", nil, http.StatusBadGateway)
+	e.minting.fail("retire", errDown)
+	e.failed(logical.UpdateOperation, "connections/retired/rotate-root", nil, http.StatusBadGateway)
+
+	e.write("roles/shared", fields{"connection": "app", "project": "group/app", "projects": "group/b,group/c", "grace_period": "0s", "allowed_bundles": "all", "verify_repository": "docker.io/group/app"})
+	e.read("creds/shared")
+	e.write("rotate/shared", nil)
+	e.minting.fail("revoke", errDown)
+	if err := e.revokeRetired(t.Context(), e.storage, "shared"); err != nil {
+		t.Fatal(err)
+	}
+	e.write("roles/shared", fields{"grace_period": "1h"})
+	e.write("roles/leased", fields{"connection": "app", "mode": "leased", "project": "group/app", "ttl": "15m", "max_ttl": "2h"})
+	e.read("creds/leased")
+	e.write("roles/failing", fields{"connection": "app", "project": "group/app"})
+	e.minting.fail("mint", issuer.Answered(http.StatusTooManyRequests, http.Header{"Retry-After": {"60"}}, ""))
+	e.failed(logical.ReadOperation, "creds/failing", nil, http.StatusBadGateway)
+	e.minting.mend()
 }
 
 func TestStoredFormsStay(t *testing.T) {
 	e := newEngine(t)
+	storeDynamicForms(t, e)
 	e.write("config", fields{"allowed_registries": "ghcr.io,docker.io", "expiry_warning": "24h"})
 	e.write("roles/app", with(samples["roles/app"], fields{"password": marker}))
 	e.write("roles/member", fields{"registry": "ghcr.io", "username": "me", "password": marker, "allowed_bundles": "all,team-*", "verify_repository": "group/app:1"})
 	e.write("roles/all", fields{"members": "member"})
-	got := e.snapshot()
-	for key := range got {
-		got[key] = strings.TrimSpace(got[key])
+	got := map[string]string{}
+	for key, value := range e.snapshot() {
+		got[randomName.ReplaceAllString(key, "${1}NAME")] = randomName.ReplaceAllString(strings.TrimSpace(value), "${1}NAME")
 	}
 	checkSame(t, "storage", storedForms, got)
 }
@@ -50,6 +125,28 @@ func TestStoredFormsAreRead(t *testing.T) {
 	checkSame(t, "role", appReadBack, e.read("roles/app"))
 	checkSame(t, "password", any(marker), e.read("creds/app")["password"])
 	checkSame(t, "config", fields{"allowed_registries": []string{"ghcr.io", "docker.io"}, "expiry_warning": int64(86400)}, e.read("config"))
+	e.must(logical.DeleteOperation, "config", nil) // for the registries of the following
+
+	git := fields{"type": "test", "url": "https://git.example.com", "registry": "registry.example.com", "username": "admin", "allowed_roles": []string{}, "allowed_targets": []string{}, "updated_at": "2026-03-01T12:00:00Z"}
+	checkSame(t, "connection", with(git, fields{
+		"registry": "docker.io,registry.example.com:5000", "ca_pem": testCA, "allowed_roles": []string{"*"}, "allowed_targets": []string{"group/*"},
+	}), e.read("connections/app"))
+	checkSame(t, "connection with a pending root", with(git, fields{"pending_root": prepared}), e.read("connections/pending"))
+	checkSame(t, "connection with a retired root", with(git, fields{"pending_root": notEnded, "last_root_rotation": "2026-03-01T12:00:00Z"}), e.read("connections/retired"))
+
+	keys := []string{"https://index.docker.io/v1/", "registry.example.com:5000"}
+	checkSame(t, "shared role", with(sharedReadBack, fields{
+		"projects": []string{"group/b", "group/c"}, "allowed_bundles": []string{"all"}, "verify_repository": "docker.io/group/app", "registries": keys,
+		"username": "robot", "expires_at": "2026-03-03T12:00:00Z", "last_vault_rotation": "2026-03-01T12:00:00Z", "next_rotation": "2026-03-02T12:00:00Z",
+		"pending_revocations": []fields{{"name": "regcred-shared-NAME", "revoke_at": "2026-03-01T12:00:00Z", "last_error": "the registry's API at https://git.example.com: the answer could not be understood"}},
+	}), e.read("roles/shared"))
+	checkSame(t, "pull secret", any(int64(86400)), e.read("creds/shared")["ttl"])
+	checkSame(t, "role that failed", with(sharedReadBack, fields{
+		"registries": keys, "last_error_at": "2026-03-01T12:00:00Z",
+		"last_error": `minting a credential for role "failing": the registry's API at https://git.example.com: answered 429 Too Many Requests; it can be asked again in 1m0s`,
+	}), e.read("roles/failing"))
+	checkSame(t, "leased role", with(leasedReadBack, fields{"ttl": int64(900), "max_ttl": int64(7200), "registries": keys}), e.read("roles/leased"))
+	e.refused(logical.DeleteOperation, "connections/app", nil, "roles failing, leased, shared, 1 leased credentials")
 }
 
 // Reads and writes of an entry that cannot be understood fail, and leave it to
@@ -129,15 +226,27 @@ func TestEveryStoredSecretIsSealWrapped(t *testing.T) {
 	e.write("config", fields{"allowed_registries": "*"})
 	e.write("roles/app", credential)
 	e.write("roles/several", fields{"dockerconfigjson": several})
+	storeDynamicForms(t, e)
+	e.mustPutWAL(walCredential, storedWAL{schemaVersion, minted{Connection: "app", Role: "app", Name: "regcred-x"}})
+	wrappedKeys := 0
 	for key, value := range e.snapshot() {
 		wrapped := false
 		for _, prefix := range e.SpecialPaths().SealWrapStorage {
 			wrapped = wrapped || key == prefix || strings.HasSuffix(prefix, "/") && strings.HasPrefix(key, prefix)
 		}
-		if secret := strings.Contains(value, marker); secret != wrapped {
-			t.Errorf("%s: holds a secret: %v, is seal-wrapped: %v", key, secret, wrapped)
+		if secret := strings.Contains(value, marker); secret && !wrapped {
+			t.Errorf("%s: holds a secret and is not seal-wrapped", key)
+		}
+		if wrapped {
+			wrappedKeys++
 		}
 	}
+	// Roles, connections, shared credentials and a write-ahead entry; no index.
+	checkSame(t, "seal-wrapped entries", 5+3+2+1, wrappedKeys)
+}
+
+func TestLocalStorageHoldsWhatIsOfOneCluster(t *testing.T) {
+	checkSame(t, "local", []string{"wal/", "leases/"}, newEngine(t).SpecialPaths().LocalStorage)
 }
 
 func TestWhatHoldsSecretsCannotBePrinted(t *testing.T) {
@@ -146,11 +255,22 @@ func TestWhatHoldsSecretsCannotBePrinted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var stored storedRole
-	if err := json.Unmarshal([]byte(e.snapshot()["roles/app"]), &stored); err != nil {
-		t.Fatal(err)
+	e.must(logical.DeleteOperation, "config", nil) // for more registries
+	storeDynamicForms(t, e)
+	var (
+		stored           storedRole
+		storedConnection storedConnection
+		storedShared     storedShared
+	)
+	for key, into := range map[string]any{"roles/app": &stored, "connections/retired": &storedConnection, "shared/shared": &storedShared} {
+		if err := json.Unmarshal([]byte(e.snapshot()[key]), into); err != nil {
+			t.Fatal(err)
+		}
 	}
-	for _, value := range []any{r, *r, r.Static, *r.Static, r.Static.Docker, r.Static.Docker.Credentials(), stored, &stored} {
+	values := []any{r, *r, r.Static, *r.Static, r.Static.Docker, r.Static.Docker.Credentials()}
+	values = append(values, holdingSecrets(t, e)...)
+	ofStorage := []any{stored, &stored, storedConnection, &storedConnection, storedShared, &storedShared, storedConnection.Root, storedConnection.Root.Retired, *storedConnection.Root.Retired, storedShared.Current, *storedShared.Current}
+	for i, value := range append(values, ofStorage...) {
 		for _, verb := range "vsdqxXtbcoOUeEfFgGT" { // %p takes only pointers: go vet
 			for _, flags := range []string{"", "+", "#", " ", "-10", ".3"} {
 				format := "%" + flags + string(verb)
@@ -161,13 +281,39 @@ func TestWhatHoldsSecretsCannotBePrinted(t *testing.T) {
 		}
 		var log bytes.Buffer
 		hclog.New(&hclog.LoggerOptions{Output: &log}).Error("message", "value", value)
-		if _, storage := value.(storedRole); !storage && value != any(&stored) { // their JSON is what is stored
+		if i < len(values) { // the JSON of the others is what is stored
 			hclog.New(&hclog.LoggerOptions{Output: &log, JSONFormat: true}).Error("message", "value", value)
 		}
 		if leaks(log.String()) {
 			t.Errorf("%T in a log: %s", value, log.String())
 		}
 	}
+}
+
+// holdingSecrets returns all else in which secrets travel.
+func holdingSecrets(t *testing.T, e *engine) []any {
+	t.Helper()
+	var values []any
+	for _, name := range []string{"app", "pending", "retired"} {
+		c, err := e.connection(t.Context(), e.storage, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		toOpen, err := e.toOpen(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		values = append(values, c.Secrets, c.Root, &c.Root, c.Root.Pending, c.Root.Retired, toOpen.Secrets)
+		values = append(values, *c, c, toOpen, &toOpen)
+	}
+	s, err := e.shared(t.Context(), e.storage, "shared")
+	if err != nil {
+		t.Fatal(err)
+	}
+	made := issued{minted: s.Current.minted, Docker: s.Current.Docker, done: func() {}}
+	secret := pullSecret{Docker: s.Current.Docker, sources: []source{{name: "shared", docker: s.Current.Docker, shared: s}}}
+	credential := issuer.Credential{ID: "x", Username: "robot", Password: dockerconfig.NewSecret(marker)}
+	return append(values, s, &s, s.Current, *s.Current, made, &made, secret, &secret, secret.sources, credential, &credential)
 }
 
 // leaks finds the marker as text, base64, hexadecimal and as a list of bytes.

@@ -131,8 +131,8 @@ func (c *Client) RetireRoot(ctx context.Context) error {
 // explain completes an error: with the registry that it is about, and with the
 // secrets that it must not repeat.
 func (c *Client) explain(err error, more ...string) error {
-	if err == nil {
-		return nil
+	if err == nil || errors.Is(err, ErrRootNotRotatable) {
+		return err
 	}
 	var e *Error
 	if !errors.As(Failed(err), &e) {

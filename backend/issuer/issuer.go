@@ -124,7 +124,8 @@ type Issuer interface {
 	// may mint, as far as it can tell without minting.
 	Check(ctx context.Context) (Status, error)
 
-	// Mint makes a credential. It is never called twice with one name.
+	// Mint makes a credential. With one name it is called once more only after
+	// the registry has refused the administrative credential.
 	Mint(ctx context.Context, r Request) (Credential, error)
 
 	// Find returns the IDs of the credentials with exactly this name.

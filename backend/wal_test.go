@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-regcred/backend/issuer"
+)
+
+// putWAL writes an entry and returns its ID.
+func (e *engine) mustPutWAL(kind string, data any) string {
+	e.t.Helper()
+	id, err := framework.PutWAL(e.t.Context(), e.storage, kind, data)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	return id
+}
+
+// checkRollsBack expects a rollback to succeed, or to fail with the given part.
+func (e *engine) checkRollsBack(want string) {
+	e.t.Helper()
+	switch err := e.rollBack(); {
+	case err == nil && want != "":
+		e.t.Errorf("rollback: want an error with %q", want)
+	case err != nil && (want == "" || !strings.Contains(err.Error(), want)):
+		e.t.Errorf("rollback: want an error with %q, got %v", want, err)
+	}
+	e.clock.advance(unreachableFor)
+}
+
+// The entry is written before the registry is asked, holds what is needed to
+// find the credential, and no secret.
+func TestWriteAheadEntryStandsBeforeTheMint(t *testing.T) {
+	for name, role := range map[string]fields{"shared": sharedRole, "leased": leasedRole} {
+		t.Run(name, func(t *testing.T) {
+			e := newConnectedEngine(t)
+			e.write("roles/leased", with(role, fields{"projects": "a,b"}))
+			var entries []fields
+			e.minting.during("mint", func() {
+				for _, id := range keysBelow(t, e, framework.WALPrefix) {
+					entries = append(entries, e.stored(framework.WALPrefix+id))
+				}
+			})
+			e.read("creds/leased")
+			if len(entries) != 1 {
+				t.Fatalf("want one entry, got %v", entries)
+			}
+			checkSame(t, "kind", any(walCredential), entries[0]["type"])
+			checkSame(t, "data", any(fields{
+				"schema_version": 1.0, "connection": "app", "role": "leased", "name": e.minting.names()[0],
+				"for": fields{"project": "group/app", "projects": "a,b"},
+			}), entries[0]["data"])
+			checkSame(t, "entries afterwards", 0, len(keysBelow(t, e, framework.WALPrefix)))
+		})
+	}
+}
+
+func TestWriteAheadEntryOfARotateRoot(t *testing.T) {
+	e := newConnectedEngine(t)
+	e.minting.failAfter("prepare", errAmbiguous)
+	e.failed(logical.UpdateOperation, "connections/app/rotate-root", nil, http.StatusBadGateway)
+	ids := keysBelow(t, e, framework.WALPrefix)
+	if len(ids) != 1 {
+		t.Fatalf("want one entry, got %v", ids)
+	}
+	entry := e.stored(framework.WALPrefix + ids[0])
+	checkSame(t, "kind", any(walRoot), entry["type"])
+	data := entry["data"].(fields)
+	if !e.minting.admins[marker+data["name"].(string)] {
+		t.Error("want the name under which it was made")
+	}
+	checkSame(t, "data", fields{"schema_version": 1.0, "connection": "app", "name": data["name"]}, data)
+}
+
+// Without an entry nothing is minted.
+func TestNothingIsMintedThatIsNotWrittenAhead(t *testing.T) {
+	for path, op := range map[string]logical.Operation{"creds/leased": logical.ReadOperation, "connections/app/rotate-root": logical.UpdateOperation} {
+		e := newConnectedEngine(t)
+		e.write("roles/leased", leasedRole)
+		err := onPath(op, path)(e, noWrites{e.storage})
+		if !errors.Is(err, errStorage) {
+			t.Errorf("%s: want the storage's error, got %v", path, err)
+		}
+		checkSame(t, "mints", 0, e.minting.mints())
+		checkSame(t, "working administrative credentials", 1, len(e.minting.adminPasswords()))
+	}
+}
+
+type noWrites struct{ logical.Storage }
+
+func (noWrites) Put(context.Context, *logical.StorageEntry) error { return errStorage }
+
+func TestRollbackRevokesOnlyWhatNobodyKeeps(t *testing.T) {
+	e := newConnectedEngine(t)
+	e.write("roles/app", sharedRole)
+	e.read("creds/app")
+	e.write("rotate/app", nil)
+	for _, name := range e.served("app") { // both are kept
+		e.mustPutWAL(walCredential, storedWAL{schemaVersion, minted{Connection: "app", Role: "app", Name: name}})
+	}
+	const orphan = "regcred-app-orphan"
+	e.minting.living[orphan] = true
+	lost := storedWAL{schemaVersion, minted{Connection: "app", Role: "app", Name: orphan}}
+	e.mustPutWAL(walCredential, lost)
+	done := e.underway(orphan)
+	e.checkRollsBack(errUnderway.Error())
+	checkSame(t, "living credentials", 3, len(e.minting.names()))
+	done()
+	for _, call := range []string{"find", "revoke"} {
+		e.minting.fail(call, errDown)
+		e.checkRollsBack("the answer could not be understood")
+		checkSame(t, "entries", 1, len(keysBelow(t, e, framework.WALPrefix)))
+	}
+	e.minting.mend()
+	e.checkRollsBack("")
+	e.checkLiving("app", 2)
+	e.mustPutWAL(walCredential, lost) // is gone already
+	e.checkRollsBack("")
+	checkSame(t, "entries", 0, len(keysBelow(t, e, framework.WALPrefix)))
+}
+
+// A registry that does not answer keeps the entries of others from waiting; one
+// that refuses is asked about each.
+func TestSilentRegistryIsNotAskedAboutEveryEntry(t *testing.T) {
+	for name, c := range map[string]struct {
+		err  error
+		want int
+	}{"silent": {errDown, 1}, "refusing": {errRefused, 3}} {
+		e := newConnectedEngine(t)
+		for _, id := range []string{"a", "b", "c"} {
+			e.mustPutWAL(walCredential, storedWAL{schemaVersion, minted{Connection: "app", Role: "app", Name: "regcred-" + id}})
+		}
+		calls := 0
+		e.minting.before = func(string) error { calls++; return c.err }
+		if e.rollBack() == nil {
+			t.Error("want an error")
+		}
+		checkSame(t, name+": calls", c.want, calls)
+		e.minting.mend()
+		e.clock.advance(unreachableFor)
+		e.checkRollsBack("")
+	}
+}
+
+func TestEntriesThatCannotBeUnderstoodStay(t *testing.T) {
+	for want, c := range map[string]struct {
+		kind string
+		data any
+	}{
+		`this plugin does not know the kind "future"; run the newer plugin`:                 {"future", fields{"a": 1}},
+		"the write-ahead entry is damaged":                                                  {walCredential, "text"},
+		`error rolling back "root" entry: the write-ahead entry is damaged`:                 {walRoot, []any{1}},
+		`error rolling back "credential" entry: the write-ahead entry is damaged`:           {walCredential, fields{"connection": "app", "name": "x"}},
+		"the write-ahead entry has schema version 2 and this plugin knows up to 1; run the": {walCredential, fields{"schema_version": 2, "connection": "app", "name": []any{}}},
+		"schema version 2": {walRoot, fields{"schema_version": 2}},
+	} {
+		e := newConnectedEngine(t)
+		e.mustPutWAL(c.kind, c.data)
+		const orphan = "regcred-app-orphan"
+		e.minting.living[orphan] = true
+		e.mustPutWAL(walCredential, storedWAL{schemaVersion, minted{Connection: "app", Role: "app", Name: orphan}})
+		e.checkRollsBack(want)
+		checkSame(t, "entries", 1, len(keysBelow(t, e, framework.WALPrefix)))
+		checkSame(t, "living credentials", []string{}, e.minting.names())
+	}
+	e := newConnectedEngine(t)
+	if err := e.walRollback(t.Context(), &logical.Request{Storage: e.storage}, walRoot, func() {}); err == nil {
+		t.Error("want an error for what is no data")
+	}
+	e.store(framework.WALPrefix+"x", "no JSON")
+	e.checkRollsBack("invalid character")
+	if resp, err := e.request(logical.DeleteOperation, "connections/app", nil); err == nil || resp != nil {
+		t.Errorf("what an unreadable entry is about is not known: want an error, got %v", resp)
+	}
+}
+
+// What the storage does not let a rollback read is tried again.
+func TestRollbackNeedsTheStorage(t *testing.T) {
+	for kind, data := range map[string]any{
+		walCredential: storedWAL{schemaVersion, minted{Connection: "app", Role: "leased", Name: "regcred-orphan"}},
+		walRoot:       walRootEntry{schemaVersion, "app", issuer.NewName("app")},
+	} {
+		for failAt := int64(1); ; failAt++ {
+			e := newConnectedEngine(t)
+			e.write("roles/leased", leasedRole)
+			e.read("creds/leased")
+			e.store(leasePrefix("app")+"20260301T120000Z.regcred-orphan", "")
+			faulty := &faultyStorage{Storage: e.storage, failAt: failAt}
+			err := e.walRollback(t.Context(), &logical.Request{Storage: faulty}, kind, data)
+			if faulty.calls.Load() < failAt {
+				checkSame(t, "error", nil, err)
+				break
+			}
+			if !errors.Is(err, errStorage) {
+				t.Errorf("%s: storage call %d fails: want its error, got %v", kind, failAt, err)
+			}
+		}
+	}
+}

@@ -38,7 +38,7 @@ vault: ## a Vault to test with, to .bin/vault: $VAULT_BIN, or one on PATH, or bu
 .PHONY: test
 test: build vault tools ## unit tests, then the engine on a real Vault with real clients
 	CGO_ENABLED=1 $(GO) test -race -cover ./...
-	cd tests && CGO_ENABLED=1 $(GO) test -race -count=1 -timeout=20m .
+	cd tests && CGO_ENABLED=1 $(GO) test -race -count=1 -parallel=6 -timeout=20m .
 
 .PHONY: crash
 crash: build vault .bin/gitea ## kill the plugin at every step of minting and revoking, 200 times for each type (Linux)

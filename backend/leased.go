@@ -35,6 +35,8 @@ const (
 
 // lease is the internal data of a Vault lease.
 type lease struct {
+	SchemaVersion int `json:"schema_version"`
+
 	minted
 	Ends time.Time     `json:"ends"` // the latest time to which it can be renewed
 	TTL  time.Duration `json:"ttl"`
@@ -58,7 +60,7 @@ func (l lease) internalData() (map[string]any, error) {
 func leaseOf(req *logical.Request) (lease, error) {
 	var l lease
 	text, ok := req.Secret.InternalData["lease"].(string)
-	if !ok || json.Unmarshal([]byte(text), &l) != nil {
+	if !ok || json.Unmarshal([]byte(text), &l) != nil || l.SchemaVersion < 1 || l.SchemaVersion > schemaVersion {
 		return lease{}, errors.New("the lease's internal data cannot be understood; run the plugin that wrote it, or a newer one")
 	}
 	return l, nil
@@ -79,7 +81,7 @@ func (b *backend) readLeased(ctx context.Context, req *logical.Request, name str
 	if err != nil {
 		return nil, err
 	}
-	l := lease{}
+	l := lease{SchemaVersion: schemaVersion}
 	var warnings []string
 	made, err := b.mintFor(ctx, req.Storage, name, r, func(target issuer.Target) time.Duration {
 		var most time.Duration
@@ -99,6 +101,7 @@ func (b *backend) readLeased(ctx context.Context, req *logical.Request, name str
 	}
 	if err != nil {
 		b.abandon(ctx, req.Storage, made)
+		_ = req.Storage.Delete(ctx, l.indexKey()) // else the sweep finds nothing to do
 		return answer(err)
 	}
 	b.sendEvent(ctx, req, "credential-mint", "creds/"+name)

@@ -42,9 +42,9 @@ func (e *engine) onLease(op logical.Operation, secret *logical.Secret) (*logical
 
 // newLeasingEngine has a leased role, on a mount whose leases last from one hour
 // to a day.
-func newLeasingEngine(t *testing.T, role fields, change ...func(*logical.BackendConfig)) *engine {
+func newLeasingEngine(t *testing.T, role fields) *engine {
 	t.Helper()
-	e := newConnectedEngine(t, change...)
+	e := newConnectedEngine(t)
 	e.setMount(time.Hour, 24*time.Hour)
 	e.write("roles/leased", with(leasedRole, role))
 	e.events.Events = nil

@@ -70,8 +70,11 @@ func (b *backend) putWAL(ctx context.Context, storage logical.Storage, m minted)
 func (b *backend) mintFor(ctx context.Context, storage logical.Storage, name string, r *role, lifetime func(issuer.Target) time.Duration) (*issued, error) {
 	ctx = context.WithoutCancel(ctx)
 	d := r.Dynamic
-	c, err := b.connectionFor(ctx, storage, d.Connection, name)
+	c, err := b.settledConnection(ctx, storage, d.Connection)
 	if err != nil {
+		return nil, err
+	}
+	if err := c.checkRole(d.Connection, name); err != nil {
 		return nil, err
 	}
 	target, err := b.target(c, d.For)
@@ -83,9 +86,6 @@ func (b *backend) mintFor(ctx context.Context, storage logical.Storage, name str
 		return nil, err
 	}
 	if err := settings.checkRegistries(c.Registries); err != nil {
-		return nil, err
-	}
-	if c, err = b.settled(ctx, storage, c); err != nil {
 		return nil, err
 	}
 
@@ -212,7 +212,7 @@ func (b *backend) revokeNamed(ctx context.Context, storage logical.Storage, m mi
 
 // withClient opens the connection of a credential.
 func (b *backend) withClient(ctx context.Context, storage logical.Storage, m minted, do func(*issuer.Client) error) error {
-	c, err := b.connection(ctx, storage, m.Connection)
+	c, err := b.settledConnection(ctx, storage, m.Connection)
 	if err != nil {
 		return err
 	}
@@ -222,9 +222,6 @@ func (b *backend) withClient(ctx context.Context, storage logical.Storage, m min
 	}
 	if c.Type.NoRevocation {
 		return nil
-	}
-	if c, err = b.settled(ctx, storage, c); err != nil {
-		return err
 	}
 	return b.ask(ctx, storage, c, do)
 }

@@ -221,7 +221,7 @@ func (i testIssuer) call(name string, act func() error) error {
 		}
 	}
 	i.registry.mu.Lock()
-	err := error(nil)
+	var err error
 	if i.registry.admins[i.password] {
 		err = act()
 	} else {

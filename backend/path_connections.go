@@ -213,10 +213,16 @@ func (b *backend) connectionFor(ctx context.Context, storage logical.Storage, na
 	if err != nil {
 		return nil, err
 	}
+	return c, c.checkRole(name, role)
+}
+
+// checkRole refuses a role that may not use the connection of that name, which
+// is nil where there is none.
+func (c *connection) checkRole(name, role string) error {
 	if c == nil || !c.allowsRole(role) {
-		return nil, refusef("connection: role %q cannot use connection %q: there is no such connection, or its allowed_roles does not name the role", role, name)
+		return refusef("connection: role %q cannot use connection %q: there is no such connection, or its allowed_roles does not name the role", role, name)
 	}
-	return c, nil
+	return nil
 }
 
 // target returns what a role of the connection mints for, if that is allowed.

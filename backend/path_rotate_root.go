@@ -272,21 +272,22 @@ func (b *backend) giveUpRoot(ctx context.Context, storage logical.Storage, c *co
 	return fmt.Errorf("the administrative credential stays as it was: %w", cause)
 }
 
-// settled returns the connection with nothing pending, so that it is used with
-// a credential that works. It waits for a rotate-root that is under way.
-func (b *backend) settled(ctx context.Context, storage logical.Storage, c *connection) (*connection, error) {
-	if c.Root.Pending == nil {
-		return c, nil
-	}
-	defer b.lockConnection(c.Name)()
-	now, err := b.connection(ctx, storage, c.Name)
-	if err != nil || now == nil {
+// settledConnection is [backend.connection] with nothing pending, so that it is
+// used with a credential that works. It waits for a rotate-root that is under
+// way.
+func (b *backend) settledConnection(ctx context.Context, storage logical.Storage, name string) (*connection, error) {
+	c, err := b.connection(ctx, storage, name)
+	if err != nil || c == nil || c.Root.Pending == nil {
 		return c, err
 	}
-	if err := b.settleRoot(ctx, storage, now); err != nil {
-		b.Logger().Warn("the administrative credential could not be settled", "connection", c.Name, "error", err)
+	defer b.lockConnection(name)()
+	if c, err = b.connection(ctx, storage, name); err != nil || c == nil {
+		return c, err
 	}
-	return now, nil
+	if err := b.settleRoot(ctx, storage, c); err != nil {
+		b.Logger().Warn("the administrative credential could not be settled", "connection", name, "error", err)
+	}
+	return c, nil
 }
 
 // settleRoots finishes what rotate-root left of all connections.

@@ -198,7 +198,7 @@ func TestVerifyOfASharedRoleTriesWhatItServes(t *testing.T) {
 	}}, verify(t, e, "all", nil))
 	verify(t, e, "app", fields{"repository": "group/other"})
 	checkSame(t, "mints", 1, e.minting.mints())
-	e.checkLiving("app", 1)
+	e.checkLiving(1)
 	e.write("roles/all", fields{"members": "app,static", "verify": true})
 }
 

@@ -26,9 +26,21 @@ const (
 // memory only, and filled from storage by the first run of the periodic
 // function after a start, a reload or a change of the active node.
 type schedule struct {
-	mu     sync.Mutex
-	queue  *queue.PriorityQueue // nil until filled; by time in Unix nanoseconds
-	sweeps time.Time
+	mu    sync.Mutex
+	queue *queue.PriorityQueue // nil until filled; by time in Unix nanoseconds
+	sweep time.Time            // when leased credentials were last swept
+}
+
+func (s *schedule) sweepIsDue(now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sweep.IsZero() || now.Sub(s.sweep) >= sweepEvery
+}
+
+func (s *schedule) swept(now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sweep = now
 }
 
 // set notes when a role is to be tended next; zero: not at all.
@@ -81,11 +93,11 @@ func (b *backend) periodic(ctx context.Context, req *logical.Request) error {
 	if b.onStandby() {
 		return nil
 	}
-	if b.next.sweeps.IsZero() || b.now().Sub(b.next.sweeps) >= sweepEvery {
+	if b.next.sweepIsDue(b.now()) {
 		if err := b.sweepLeases(ctx, req.Storage); err != nil {
 			return err
 		}
-		b.next.sweeps = b.now()
+		b.next.swept(b.now())
 	}
 	if !b.ownsShared() {
 		return nil

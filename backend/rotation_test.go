@@ -64,10 +64,10 @@ func TestPeriodicTendsWhatIsDue(t *testing.T) {
 	e.mustRollBack()
 	e.read("creds/app")
 	for day := range 5 {
-		e.checkLiving("app", 1)
+		e.checkLiving(1)
 		e.clock.advance(24 * time.Hour)
 		e.mustRollBack()
-		e.checkLiving("app", 2)
+		e.checkLiving(2)
 		checkSame(t, "mints", day+2, e.minting.mints())
 		e.clock.advance(time.Hour)
 		e.mustRollBack()
@@ -108,7 +108,7 @@ func TestPeriodicSurvivesAStorageFailure(t *testing.T) {
 		if !s.Current.MintedAt.After(noon) {
 			t.Errorf("storage call %d fails: want the role rotated a minute later", failAt)
 		}
-		e.checkLiving("app", len(e.served("app")))
+		e.checkLiving(len(e.served("app")))
 	}
 }
 
@@ -132,10 +132,10 @@ func TestRoleThatIsTendedIsNotTendedTwice(t *testing.T) {
 	e.read("creds/app")
 	e.clock.advance(24 * time.Hour)
 	e.tended.Store("app", nil)
-	e.readInBackground("creds/app")
+	e.readInBackground()
 	checkSame(t, "mints", 1, e.minting.mints())
 	e.tended.Delete("app")
-	e.readInBackground("creds/app")
+	e.readInBackground()
 	checkSame(t, "mints", 2, e.minting.mints())
 }
 
@@ -157,7 +157,7 @@ func TestEngineWaitsForItsBackground(t *testing.T) {
 	if !ended {
 		t.Error("want the engine to wait for what it has begun")
 	}
-	e.checkLiving("app", 2)
+	e.checkLiving(2)
 }
 
 func TestSleepEndsWithItsContext(t *testing.T) {

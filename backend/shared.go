@@ -340,8 +340,9 @@ func (b *backend) rotate(ctx context.Context, storage logical.Storage, name stri
 	}
 	made, err := b.mintFor(ctx, storage, name, r, r.Dynamic.lifetime)
 	if err != nil {
-		// What Vault's own storage does says nothing about the registry.
-		if issuer.IsError(err) || isBadGateway(err) || isInputError(err) {
+		// What Vault's own storage does says nothing about the registry, and a
+		// read that is refused need not be told the same for a while.
+		if issuer.IsError(err) || isBadGateway(err) || isInputError(err) && why != whenNothingServes {
 			b.rememberFailure(ctx, storage, name, err)
 		}
 		return shared{}, registryError(err)

@@ -22,18 +22,18 @@ import (
 
 // newSharingEngine has a shared role whose credential is replaced daily, with an
 // hour's grace.
-func newSharingEngine(t *testing.T, change ...func(*logical.BackendConfig)) *engine {
+func newSharingEngine(t *testing.T) *engine {
 	t.Helper()
-	e := newConnectedEngine(t, change...)
+	e := newConnectedEngine(t)
 	e.write("roles/app", with(sharedRole, fields{"allowed_bundles": "all"}))
 	e.events.Events = nil
 	return e
 }
 
 // readInBackground reads, and waits for what the read has begun.
-func (e *engine) readInBackground(path string) fields {
+func (e *engine) readInBackground() fields {
 	e.t.Helper()
-	data := e.read(path)
+	data := e.read("creds/app")
 	e.background.Wait()
 	return data
 }
@@ -47,9 +47,9 @@ func (e *engine) mustRollBack() {
 
 // checkLiving expects exactly what a shared role serves and will revoke to be
 // alive at the registry.
-func (e *engine) checkLiving(role string, count int) {
+func (e *engine) checkLiving(count int) {
 	e.t.Helper()
-	served := e.served(role)
+	served := e.served("app")
 	slices.Sort(served)
 	checkSame(e.t, "living credentials", served, e.minting.names())
 	checkSame(e.t, "number of living credentials", count, len(served))
@@ -96,7 +96,7 @@ func TestSharedReadHasAllFieldsAndNoLease(t *testing.T) {
 		ttl     int64
 	}{{time.Second, 86399}, {86398*time.Second + time.Millisecond, 1}} {
 		e.clock.advance(c.advance)
-		checkSame(t, "creds/app", with(want, fields{"ttl": c.ttl}), e.readInBackground("creds/app"))
+		checkSame(t, "creds/app", with(want, fields{"ttl": c.ttl}), e.readInBackground())
 		checkSame(t, "kubernetes", fields{".dockerconfigjson": docker}, e.read("creds/app/kubernetes"))
 		checkSame(t, "docker", fields{"config.json": `{"auths":{"registry.example.com":{"auth":"` + b64("robot:"+marker+name) + `"}}}`}, e.read("creds/app/docker"))
 	}
@@ -137,7 +137,7 @@ func TestDueCredentialIsServedUntilItsSuccessorIs(t *testing.T) {
 		t.Error("want a new credential after the rotation")
 	}
 	checkSame(t, "last_vault_rotation", any("2026-03-02T12:00:00Z"), next["last_vault_rotation"])
-	e.checkLiving("app", 2)
+	e.checkLiving(2)
 	checkSame(t, "mints", 2, e.minting.mints())
 	checkSame(t, "events", slices.Repeat([]string{"regcred/credential-rotate creds/app"}, 2), e.sent())
 }
@@ -182,9 +182,9 @@ func TestFailingRegistryCostsReadersOfACurrentCredentialNothing(t *testing.T) {
 			e.sent()
 			c.fail(e.minting)
 			e.clock.advance(24 * time.Hour)
-			e.readInBackground("creds/app")
+			e.readInBackground()
 			e.clock.advance(time.Second)
-			checkSame(t, "creds/app", with(old, fields{"ttl": int64(4)}), e.readInBackground("creds/app"))
+			checkSame(t, "creds/app", with(old, fields{"ttl": int64(4)}), e.readInBackground())
 			checkWarnings(t, e.readWarnings("creds/app"), `the credential of role "app" is overdue for rotation since 2026-03-02T12:00:00Z, and works until 2026-03-03T13:00:00Z; roles/app says why`)
 			checkSame(t, "events", []string{"regcred/credential-rotate-fail creds/app"}, e.sent())
 			checkSame(t, "living credentials", 1+c.living, len(e.minting.names()))
@@ -200,11 +200,11 @@ func TestFailingRegistryCostsReadersOfACurrentCredentialNothing(t *testing.T) {
 			e.minting.mend()
 			e.minting.username = "robot"
 			e.clock.advance(4 * time.Second)
-			if next := e.readInBackground("creds/app"); next["password"] != old["password"] {
+			if next := e.readInBackground(); next["password"] != old["password"] {
 				t.Error("want no read to wait for the rotation")
 			}
 			e.mustRollBack()
-			e.checkLiving("app", 2)
+			e.checkLiving(2)
 			checkWarnings(t, e.readWarnings("creds/app"))
 			checkSame(t, "last_error", any(nil), e.read("roles/app")["last_error"])
 		})
@@ -243,7 +243,7 @@ func TestFailingRegistryWithNothingToServeIsAnErrorAskedOnceInAWhile(t *testing.
 			e.clock.advance(firstRetry)
 			e.read("creds/app")
 			e.mustRollBack()
-			e.checkLiving("app", 1)
+			e.checkLiving(1)
 		})
 	}
 }
@@ -283,13 +283,13 @@ func TestRegistryThatAsksToWaitIsLeftAlone(t *testing.T) {
 
 		e.minting.fail("mint", issuer.Answered(http.StatusTooManyRequests, http.Header{"Retry-After": {asks}}, ""))
 		e.clock.advance(24 * time.Hour)
-		e.readInBackground("creds/app")
+		e.readInBackground()
 		e.minting.mend()
 		e.clock.advance(want - time.Second)
-		e.readInBackground("creds/app")
+		e.readInBackground()
 		checkSame(t, "mints while it waits", 1, e.minting.mints())
 		e.clock.advance(time.Second)
-		checkSame(t, "what is served", old, e.readInBackground("creds/app")["password"])
+		checkSame(t, "what is served", old, e.readInBackground()["password"])
 		checkSame(t, "mints", 2, e.minting.mints())
 	}
 }
@@ -311,7 +311,7 @@ func TestReplacedCredentialIsRevokedAfterItsGrace(t *testing.T) {
 
 	e.clock.advance(time.Hour - time.Second)
 	e.mustRollBack()
-	e.checkLiving("app", 2)
+	e.checkLiving(2)
 	e.sent()
 
 	e.minting.fail("revoke", errRefused)
@@ -335,7 +335,7 @@ func TestReplacedCredentialIsRevokedAfterItsGrace(t *testing.T) {
 
 	e.minting.mend()
 	e.mustRollBack()
-	e.checkLiving("app", 1)
+	e.checkLiving(1)
 	checkSame(t, "pending_revocations", any(nil), e.read("roles/app")["pending_revocations"])
 	checkSame(t, "events", []string{"regcred/credential-revoke creds/app"}, e.sent())
 }
@@ -346,8 +346,8 @@ func TestReadHasWhatIsDueRevoked(t *testing.T) {
 	e.read("creds/app")
 	e.write("rotate/app", nil)
 	e.clock.advance(time.Hour)
-	e.readInBackground("creds/app")
-	e.checkLiving("app", 1)
+	e.readInBackground()
+	e.checkLiving(1)
 	checkSame(t, "mints", 2, e.minting.mints())
 }
 
@@ -366,7 +366,7 @@ func TestRotateOfEachTypeOfRole(t *testing.T) {
 	}
 	e.failed(logical.UpdateOperation, "rotate/missing", nil, http.StatusNotFound, `role "missing" does not exist`)
 	e.write("rotate/app", nil) // mints the first one, too
-	e.checkLiving("app", 1)
+	e.checkLiving(1)
 
 	e.minting.fail("mint", errRefused)
 	e.sent()
@@ -375,7 +375,7 @@ func TestRotateOfEachTypeOfRole(t *testing.T) {
 	}
 	checkSame(t, "events", slices.Repeat([]string{"regcred/credential-rotate-fail creds/app"}, 2), e.sent())
 	checkWarnings(t, e.readWarnings("creds/app")) // it is not overdue
-	e.checkLiving("app", 1)
+	e.checkLiving(1)
 }
 
 // Two who ask at once, and wait for each other, get one new credential.
@@ -424,10 +424,10 @@ func TestRoleForAnotherTargetServesNothingOfTheFormer(t *testing.T) {
 			if e.read("creds/app")["password"] == old {
 				t.Error("want a credential for what the role is written for")
 			}
-			e.checkLiving("app", 2)
+			e.checkLiving(2)
 			e.clock.advance(time.Hour)
 			e.mustRollBack()
-			e.checkLiving("app", 1)
+			e.checkLiving(1)
 		})
 	}
 }
@@ -440,10 +440,10 @@ func TestRoleThatMovesToARegistryWithoutRevocation(t *testing.T) {
 	e.read("creds/app")
 	e.write("roles/app", fields{"connection": "brief", "project": "group/app"})
 	e.read("creds/app")
-	e.checkLiving("app", 2)
+	e.checkLiving(2)
 	e.clock.advance(time.Hour)
 	e.mustRollBack()
-	e.checkLiving("app", 1)
+	e.checkLiving(1)
 	e.write("rotate/app", nil)
 	checkSame(t, "pending_revocations", any(nil), e.read("roles/app")["pending_revocations"])
 
@@ -499,7 +499,7 @@ func TestDeletedRoleHasItsCredentialsRevokedLaterIfTheRegistryIsDown(t *testing.
 	e.read("creds/app")
 	e.clock.advance(unreachableFor)
 	e.mustRollBack()
-	e.checkLiving("app", 1)
+	e.checkLiving(1)
 	checkSame(t, "write-ahead entries", 0, len(keysBelow(t, e, "wal/")))
 }
 
@@ -512,7 +512,7 @@ func TestRoleMadeAnewServesNothingOfTheFormer(t *testing.T) {
 	if e.read("creds/app")["password"] == old {
 		t.Error("want a new credential")
 	}
-	e.checkLiving("app", 1)
+	e.checkLiving(1)
 }
 
 // Without a restart, too.
@@ -527,7 +527,7 @@ func TestDeletionThatTheStorageCutsShortOrphansNothing(t *testing.T) {
 			return
 		}
 		e.mustRollBack()
-		e.checkLiving("app", len(e.served("app")))
+		e.checkLiving(len(e.served("app")))
 		checkSame(t, fmt.Sprintf("write-ahead entries after %v", err), 0, len(keysBelow(t, e, "wal/")))
 	}
 }
@@ -591,7 +591,7 @@ func TestNoMoreIsMintedThanCanBeRevoked(t *testing.T) {
 	}
 	e.failed(logical.UpdateOperation, "rotate/app", nil, http.StatusBadGateway, "200 former credentials wait to be revoked; the role's read-back says why")
 	e.clock.advance(24 * time.Hour)
-	e.readInBackground("creds/app")
+	e.readInBackground()
 	checkSame(t, "mints", 1, e.minting.mints())
 	if needed, err := s.needsRotation(mustRole(t, e, "app").Dynamic, whenNothingServes, noon, noon); needed || err != nil {
 		t.Errorf("a credential works: want it to be served, got %v", err)
@@ -640,7 +640,7 @@ func TestSharedReadsOnOtherNodes(t *testing.T) {
 				t.Errorf("want ErrReadOnly, which Vault forwards on, got %v", err)
 			}
 			e.clock.advance(24 * time.Hour)
-			checkSame(t, "password of a due credential", old, e.readInBackground("creds/app")["password"])
+			checkSame(t, "password of a due credential", old, e.readInBackground()["password"])
 			e.mustRollBack()
 			if c.mints {
 				want++ // of fresh
@@ -799,7 +799,7 @@ func TestNothingMintsForWhatIsNotOpen(t *testing.T) {
 			}
 			e.clock.advance(48 * time.Hour)
 			e.mustRollBack()
-			e.readInBackground("creds/app")
+			e.readInBackground()
 			checkSame(t, "mints", 1, e.minting.mints())
 			e.clock.advance(2 * time.Hour) // what was current has ended
 			for _, path := range []string{"creds/app", "creds/all"} {
@@ -825,7 +825,7 @@ func TestReaderWhoGoesAwayLeavesTheMintToEnd(t *testing.T) {
 	if _, err := e.HandleRequest(ctx, &logical.Request{Operation: logical.ReadOperation, Path: "creds/app", Storage: e.storage}); err != nil {
 		t.Fatal(err)
 	}
-	e.checkLiving("app", 1)
+	e.checkLiving(1)
 }
 
 func TestReaderWhoWaitsGivesUpWithTheRequest(t *testing.T) {
@@ -858,7 +858,7 @@ func TestStorageFailureIsNoFailureOfTheRegistry(t *testing.T) {
 		checkSame(t, "last_error", any(nil), e.read("roles/app")["last_error"])
 		e.read("creds/app")
 		e.mustRollBack()
-		e.checkLiving("app", len(e.served("app")))
+		e.checkLiving(len(e.served("app")))
 	}
 }
 

@@ -122,7 +122,7 @@ func TestRollbackRevokesOnlyWhatNobodyKeeps(t *testing.T) {
 	}
 	e.minting.mend()
 	e.checkRollsBack("")
-	e.checkLiving("app", 2)
+	e.checkLiving(2)
 	e.mustPutWAL(walCredential, lost) // is gone already
 	e.checkRollsBack("")
 	checkSame(t, "entries", 0, len(keysBelow(t, e, framework.WALPrefix)))

@@ -119,7 +119,7 @@ path "regcred/verify/team-a*" { capabilities = ["update"] }
 	put("private", private(""))(t, v.Client)
 	for _, member := range []string{"private", "missing"} {
 		_, err := team.Logical().Write("regcred/roles/team-a", fields{"members": member})
-		want := `members: role "` + member + `" cannot be joined: there is no such role, or it is a bundle, or its allowed_bundles does not name "team-a"`
+		want := `members: role "` + member + `" cannot be joined: there is no such role, or it is a bundle or leased, or its allowed_bundles does not name "team-a"`
 		if got := refusal(t, err); !strings.Contains(got, want) {
 			t.Errorf("want %q, got\n%s", want, got)
 		}

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +17,9 @@ import (
 	"strings"
 	"testing"
 
+	"vault-plugin-secrets-regcred/backend/issuer/ecr/ecrtest"
+	"vault-plugin-secrets-regcred/backend/issuer/gitlab/gitlabtest"
+	"vault-plugin-secrets-regcred/backend/issuer/harbor/harbortest"
 	"vault-plugin-secrets-regcred/tests/clients"
 	"vault-plugin-secrets-regcred/tests/servers"
 )
@@ -29,6 +33,12 @@ import (
 // the working directory, bin/ has the plugin and new/ a build of version v0.2.0,
 // policy.hcl and jwt-role.json are those of External Secrets, sa.pub is a public key;
 // registry.example.com:5000 is a real registry with the image team/my_app:1.4.
+//
+// What mints is there for the pages that name it: https://gitlab.example.com with
+// the registry registry.example.com, https://harbor.example.com and type=ecr are
+// servers in memory, https://gitea.example.com is a real one. Their administrative
+// credentials are in the files admin and next, secret.txt, secret, and token; what
+// there is at each, [standIns] says.
 //
 // A block of the language "sh" holds commands that another test executes: each
 // line stands in .ci/run, or in a "console" block of the same page as a command
@@ -68,7 +78,7 @@ func TestDocs(t *testing.T) {
 // languages are those that a block may have. Beside "console" and "sh" none is
 // executed by TestDocs; "bash" is for the scripts in examples/, which other
 // tests execute.
-var languages = []string{"console", "sh", "bash", "yaml", "hcl", "json", "text"}
+var languages = []string{"console", "sh", "bash", "go", "yaml", "hcl", "json", "text"}
 
 // TestLinksLeadSomewhere follows the links of all pages to files and headings
 // of this repository.
@@ -137,7 +147,7 @@ func prose(t *testing.T, page string) string {
 func pages(t *testing.T) []string {
 	t.Helper()
 	pages := []string{"README.md", "SECURITY.md", "CONTRIBUTING.md"}
-	for _, folder := range []string{"docs", filepath.Join("docs", "consumers")} {
+	for _, folder := range []string{"docs", filepath.Join("docs", "connections"), filepath.Join("docs", "consumers")} {
 		docs, err := filepath.Glob(filepath.Join(servers.Repo(), folder, "*.md"))
 		if err != nil || len(docs) == 0 {
 			t.Fatalf("found no pages in %s: %v", folder, err)
@@ -269,7 +279,58 @@ func prepare(t *testing.T, v *servers.Vault, commands string) (dir string, stand
 		clients.Push(t, registry.Addr+"/team/my_app:1.4", username, password)
 		stands[name] = registry.Addr
 	}
+	for name, start := range standIns {
+		if strings.Contains(commands, name) {
+			files, names := start(t)
+			maps.Copy(stands, names)
+			for file, content := range files {
+				if err := os.WriteFile(filepath.Join(dir, file), []byte(content), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
 	return dir, stands
+}
+
+// standIns start what stands for a registry that mints, by what a page says for
+// it. They return files for the working directory, and what stands for names.
+var standIns = map[string]func(*testing.T) (files, stands map[string]string){
+	// A service account of group, Owner of it, and the project group/my_app; next
+	// is a token of a Maintainer.
+	"https://gitlab.example.com": func(t *testing.T) (files, stands map[string]string) {
+		lab := gitlabtest.New(t)
+		maintainer := lab.AddUser("maintainer", false)
+		lab.SetMember(gitlabtest.Project, maintainer, gitlabtest.Maintainer)
+		return map[string]string{
+				"admin": lab.Connection().Secrets["token"].Reveal(),
+				"next":  lab.AddToken(maintainer, "next", []string{"api"}, 90),
+			},
+			map[string]string{"https://gitlab.example.com": lab.URL, "registry.example.com": lab.Host()}
+	},
+	// A robot account vault of the project my_project.
+	"https://harbor.example.com": func(t *testing.T) (files, stands map[string]string) {
+		harbor := harbortest.New(t)
+		harbor.AddProject("my_project")
+		_, secret := harbor.AddRobot("my_project", "vault", 90, harbortest.Manages("my_project")...)
+		return map[string]string{"secret.txt": secret},
+			map[string]string{"https://harbor.example.com": harbor.URL, "harbor.example.com": harbor.Host()}
+	},
+	// An account puller, with an access token that may mint and the image app.
+	"https://gitea.example.com": func(t *testing.T) (files, stands map[string]string) {
+		g := servers.StartGitea(t)
+		puller := g.AddUser(t, "puller")
+		pushedToGitea(t, g, puller)
+		return map[string]string{"token": g.AddToken(t, puller, "vault", "write:user")},
+			map[string]string{"https://gitea.example.com": g.URL, "gitea.example.com": g.Host, "puller": puller.Name}
+	},
+	// An IAM user with a key, and a role that it may assume.
+	"type=ecr": func(t *testing.T) (files, stands map[string]string) {
+		aws := ecrtest.New(t)
+		c := aws.Connection()
+		return map[string]string{"secret": c.Secrets["secret_access_key"].Reveal()},
+			map[string]string{"type=ecr": "type=ecr url=" + aws.URL, "123456789012": ecrtest.Account, "AKIAIOSFODNN7EXAMPLE": c.Settings["access_key_id"]}
+	},
 }
 
 // writePublicKey writes a key as that with which a cluster signs tokens.
@@ -291,7 +352,8 @@ func writePublicKey(t *testing.T, file string) {
 // replacers put what stands for the names of a page in their place, and back.
 func replacers(stands map[string]string) (fromPage, toPage *strings.Replacer) {
 	var from, to []string
-	for name, value := range stands {
+	for _, name := range slices.Backward(slices.Sorted(maps.Keys(stands))) { // a longer name before what it begins with
+		value := stands[name]
 		from, to = append(from, name, value), append(to, value, name)
 	}
 	return strings.NewReplacer(from...), strings.NewReplacer(to...)

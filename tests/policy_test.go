@@ -55,6 +55,12 @@ path "regcred/creds/denied/*" { capabilities = ["deny"] }
 // rawGet sends the path as it is, which net/http would not.
 func rawGet(t *testing.T, addr, token, path string) string {
 	t.Helper()
+	return rawRequest(t, addr, token, http.MethodGet, path, "")
+}
+
+// rawRequest is rawGet with a body.
+func rawRequest(t *testing.T, addr, token, method, path, body string) string {
+	t.Helper()
 	host := strings.TrimPrefix(addr, "http://")
 	conn, err := net.Dial("tcp", host)
 	if err != nil {
@@ -62,15 +68,15 @@ func rawGet(t *testing.T, addr, token, path string) string {
 	}
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
-	fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: %s\r\nX-Vault-Token: %s\r\nConnection: close\r\n\r\n", path, host, token)
+	fmt.Fprintf(conn, "%s %s HTTP/1.1\r\nHost: %s\r\nX-Vault-Token: %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", method, path, host, token, len(body), body)
 	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil {
-		t.Fatalf("GET %s: %v", path, err)
+		t.Fatalf("%s %s: %v", method, path, err)
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
+	answer, err := io.ReadAll(resp.Body)
 	if err != nil {
-		t.Fatalf("GET %s: %v", path, err)
+		t.Fatalf("%s %s: %v", method, path, err)
 	}
-	return string(body)
+	return string(answer)
 }

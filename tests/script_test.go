@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"vault-plugin-secrets-regcred/backend/issuer/gitlab/gitlabtest"
 	"vault-plugin-secrets-regcred/tests/servers"
 )
 
@@ -27,6 +28,10 @@ func TestScripts(t *testing.T) {
 			env.Values[vaultKey{}] = v
 			env.Vars = append(env.Vars, v.Env()...)
 			env.Setenv("PLUGIN_DIR", v.PluginDir)
+			lab := gitlabtest.New(env.T().(testing.TB))
+			env.Setenv("GITLAB_URL", lab.URL)
+			env.Setenv("GITLAB_REGISTRY", lab.Host())
+			env.Setenv("GITLAB_TOKEN", lab.Connection().Secrets["token"].Reveal())
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
@@ -82,12 +87,14 @@ func cmdSub(ts *testscript.TestScript, neg bool, args []string) {
 var rfc3339 = regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ`)
 
 // cmdShows compares what the last command wrote to standard output with a
-// file, in which TIME stands for any time: "shows role.txt".
+// file, in which TIME stands for any time, and gitlab.example.com and
+// registry.example.com for the GitLab: "shows role.txt".
 func cmdShows(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: shows FILE")
 	}
-	got := strings.TrimRight(rfc3339.ReplaceAllString(ts.ReadFile("stdout"), "TIME"), "\n")
+	named := strings.NewReplacer(ts.Getenv("GITLAB_URL"), "https://gitlab.example.com", ts.Getenv("GITLAB_REGISTRY"), "registry.example.com")
+	got := strings.TrimRight(named.Replace(rfc3339.ReplaceAllString(ts.ReadFile("stdout"), "TIME")), "\n")
 	want := strings.TrimRight(ts.ReadFile(args[0]), "\n")
 	if diff := cmp.Diff(want, got); diff != "" {
 		ts.Fatalf("standard output differs from %s (-want +got):\n%s", args[0], diff)

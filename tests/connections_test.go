@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package tests
+
+import (
+	"maps"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/vault/api"
+
+	"vault-plugin-secrets-regcred/backend/dockerconfig"
+	"vault-plugin-secrets-regcred/backend/issuer"
+	"vault-plugin-secrets-regcred/backend/issuer/issuertest"
+)
+
+// connect writes a connection of a type to a path, as a test's server describes
+// it, with the fields in others beside or in place of these.
+func connect(t testing.TB, client *api.Client, path, kind string, c issuer.Connection, others fields) {
+	t.Helper()
+	var registries []string
+	for _, key := range c.Registries {
+		registries = append(registries, key.ImageName())
+	}
+	data := fields{"type": kind, "url": c.URL, "registry": strings.Join(registries, ",")}
+	for field, value := range c.Settings {
+		data[field] = value
+	}
+	for field, secret := range c.Secrets {
+		data[field] = secret.Reveal()
+	}
+	maps.Copy(data, others)
+	write(t, client, path, data)
+}
+
+// dynamic returns the fields of a role, with others beside or in place of
+// them.
+func dynamic(connection string, role issuer.Settings, others fields) fields {
+	data := fields{"connection": connection}
+	for field, value := range role {
+		data[field] = value
+	}
+	maps.Copy(data, others)
+	return data
+}
+
+// countMints counts the requests that mint from now on, whether the server
+// grants them or not.
+func countMints(s *issuertest.Server, mints func(*http.Request) bool) *atomic.Int64 {
+	var count atomic.Int64
+	s.Watch(func(r *http.Request) {
+		if mints(r) {
+			count.Add(1)
+		}
+	}, nil)
+	return &count
+}
+
+// eventually calls check until it returns nil, and fails the test if it has
+// not after a while.
+func eventually(t testing.TB, limit time.Duration, check func() error) {
+	t.Helper()
+	for deadline := time.Now().Add(limit); ; time.Sleep(100 * time.Millisecond) {
+		err := check()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("after %s: %v", limit, err)
+		}
+	}
+}
+
+// withToken returns a client with another token.
+func withToken(t testing.TB, client *api.Client, token string) *api.Client {
+	t.Helper()
+	clone, err := client.Clone()
+	if err != nil {
+		t.Fatal(err)
+	}
+	clone.SetToken(token)
+	return clone
+}
+
+// credentialOf is what a read of creds/ has given.
+func credentialOf(data fields) issuer.Credential {
+	return issuer.Credential{
+		Username: data["username"].(string),
+		Password: dockerconfig.NewSecret(data["password"].(string)),
+	}
+}
+
+// leasesBelow returns the IDs of the leases of a path, without the path.
+func leasesBelow(t testing.TB, client *api.Client, path string) []string {
+	t.Helper()
+	secret, err := client.Logical().List("sys/leases/lookup/" + path)
+	if err != nil {
+		t.Fatalf("listing the leases of %s: %v", path, err)
+	}
+	var ids []string
+	if secret != nil {
+		for _, key := range secret.Data["keys"].([]any) {
+			ids = append(ids, key.(string))
+		}
+	}
+	return ids
+}
+
+// revokeNow asks for a revocation that has been done when there is an answer.
+func revokeNow(lease string) *api.RevokeOptions {
+	return &api.RevokeOptions{LeaseID: lease, Sync: true}
+}
+
+func same(a, b issuer.Credential) bool {
+	return a.Username == b.Username && a.Password.Equal(b.Password)
+}

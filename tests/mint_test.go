@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package tests
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/vault/api"
+
+	"vault-plugin-secrets-regcred/backend/issuer"
+	"vault-plugin-secrets-regcred/backend/issuer/gitlab/gitlabtest"
+	"vault-plugin-secrets-regcred/backend/issuer/issuertest"
+	"vault-plugin-secrets-regcred/tests/servers"
+)
+
+const manyReads = 1000
+
+// TestManyFirstReadsAreOneMint reads a shared role a thousand times at once.
+// GitLab is made to wait with its answer until all reads have been sent.
+func TestManyFirstReadsAreOneMint(t *testing.T) {
+	t.Parallel()
+	v, lab := servers.StartVault(t), gitlabtest.New(t)
+	connect(t, v.Client, "regcred/connections/gitlab", "gitlab", lab.Connection(), fields{"allowed_roles": "my_app"})
+	write(t, v.Client, "regcred/roles/my_app", dynamic("gitlab", lab.Role(), nil))
+
+	mints, held := holdMints(lab)
+	password := readManyAtOnce(t, v.Client, "regcred/creds/my_app", held)
+	if got := mints.Load(); got != 1 {
+		t.Errorf("want one mint for %d first reads, got %d", manyReads, got)
+	}
+	if !lab.Pulls(password, gitlabtest.Project) {
+		t.Error("want a credential that pulls")
+	}
+
+	// A current credential is served without a call to GitLab.
+	calls := len(lab.Calls())
+	again := readManyAtOnce(t, v.Client, "regcred/creds/my_app", nil)
+	if again.Password.Reveal() != password.Password.Reveal() {
+		t.Error("want the same credential from later reads")
+	}
+	if more := len(lab.Calls()) - calls; more != 0 {
+		t.Errorf("want no call to GitLab for reads of a current credential, got %d: %q", more, lab.Calls()[calls:])
+	}
+}
+
+// TestExpiredWhileSealedIsOneMint seals Vault until a shared credential has
+// expired, and then reads a thousand times at once.
+func TestExpiredWhileSealedIsOneMint(t *testing.T) {
+	t.Parallel()
+	v, lab := servers.StartRaftVault(t), gitlabtest.New(t)
+	connect(t, v.Client, "regcred/connections/gitlab", "gitlab", lab.Connection(), fields{"allowed_roles": "my_app"})
+	write(t, v.Client, "regcred/roles/my_app", dynamic("gitlab", lab.Role(), nil))
+	lab.Plant(1, lab.MintMatch, untilSoon(4*time.Second))
+	old := credentialOf(read(t, v.Client, "regcred/creds/my_app"))
+	if err := v.Client.Sys().Seal(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 30*time.Second, func() error {
+		if lab.Pulls(old, gitlabtest.Project) {
+			return errors.New("the credential still works")
+		}
+		return nil
+	})
+	// What Vault calls expired is what GitLab does, to the second.
+	time.Sleep(time.Second)
+
+	mints, held := holdMints(lab)
+	v.Unseal(t)
+	password := readManyAtOnce(t, v.Client, "regcred/creds/my_app", held)
+	if got := mints.Load(); got != 1 {
+		t.Errorf("want one mint for %d reads of what has expired, got %d", manyReads, got)
+	}
+	if password.Password.Reveal() == old.Password.Reveal() || !lab.Pulls(password, gitlabtest.Project) {
+		t.Error("want a new credential that pulls")
+	}
+}
+
+// holdMints counts mints, and has each wait until the channel is closed.
+func holdMints(lab *gitlabtest.Server) (*atomic.Int64, chan struct{}) {
+	var mints atomic.Int64
+	held := make(chan struct{})
+	lab.Watch(func(r *http.Request) {
+		if lab.MintMatch(r) {
+			mints.Add(1)
+			<-held
+		}
+	}, nil)
+	return &mints, held
+}
+
+// readManyAtOnce returns the credential that all reads are given, and fails the
+// test if it is not one. held, unless nil, is closed when all have been sent.
+func readManyAtOnce(t *testing.T, client *api.Client, path string, held chan struct{}) issuer.Credential {
+	t.Helper()
+	var (
+		reads, sent sync.WaitGroup
+		mu          sync.Mutex
+		given       = map[string]issuer.Credential{}
+	)
+	sent.Add(manyReads)
+	for range manyReads {
+		reads.Go(func() {
+			sent.Done()
+			secret, err := client.Logical().Read(path)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil || secret == nil {
+				t.Errorf("reading %s: %v", path, err)
+				return
+			}
+			c := credentialOf(secret.Data)
+			given[c.Password.Reveal()] = c
+		})
+	}
+	sent.Wait()
+	if held != nil {
+		time.Sleep(time.Second) // until they have reached the plugin, for most
+		close(held)
+	}
+	reads.Wait()
+	if len(given) != 1 {
+		t.Fatalf("want one credential for all reads, got %d", len(given))
+	}
+	for _, c := range given {
+		return c
+	}
+	return issuer.Credential{}
+}
+
+// untilSoon has GitLab give a deploy token that ends sooner than was asked for.
+func untilSoon(lifetime time.Duration) issuertest.Fault {
+	return func(w http.ResponseWriter, r *http.Request, act http.Handler) {
+		var body map[string]any
+		if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		body["expires_at"] = time.Now().Add(lifetime).UTC().Format(time.RFC3339)
+		sooner, err := json.Marshal(body)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(sooner)), int64(len(sooner))
+		act.ServeHTTP(w, r)
+	}
+}

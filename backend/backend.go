@@ -38,8 +38,7 @@ type backend struct {
 	inHand   sync.Map  // names of credentials that a request is at work on
 	next     schedule  // of the shared roles
 	tended   sync.Map  // names of shared roles that are tended in the background
-
-	unreachable sync.Map // when the registry of a connection last did not answer, by name
+	silent   sync.Map  // when the registry of a connection last did not answer, by name
 
 	lifetime   context.Context // ends with the engine
 	end        context.CancelFunc

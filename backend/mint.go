@@ -180,16 +180,17 @@ func (b *backend) kept(ctx context.Context, storage logical.Storage, made *issue
 	return nil
 }
 
-// abandon revokes what was minted and is not wanted. What cannot be revoked now
-// is found by the write-ahead entry.
-func (b *backend) abandon(ctx context.Context, storage logical.Storage, made *issued) {
+// abandon revokes what was minted and is not wanted, and reports whether it is
+// gone. What cannot be revoked now is found by the write-ahead entry.
+func (b *backend) abandon(ctx context.Context, storage logical.Storage, made *issued) (gone bool) {
 	ctx = context.WithoutCancel(ctx)
 	defer made.done()
 	if err := b.revoke(ctx, storage, made.minted); err != nil {
 		b.Logger().Warn("a credential is still to be revoked", "connection", made.Connection, "name", made.Name, "error", err)
-		return
+		return false
 	}
 	b.deleteWAL(ctx, storage, made.wal)
+	return true
 }
 
 // revoke ends a credential at the registry. A connection that is gone was given

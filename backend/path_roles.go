@@ -238,7 +238,7 @@ func (b *backend) pathRoles() []*framework.Path {
 				logical.DeleteOperation: forwarded(framework.PathOperation{
 					Callback:  b.deleteRole,
 					Summary:   "Delete a role.",
-					Responses: noContent("There is no such role any more."),
+					Responses: stored("There is no such role any more."),
 				}),
 			},
 			HelpSynopsis:    "Defines the pull secret that creds/<role> reads.",
@@ -560,15 +560,18 @@ func (b *backend) deleteRole(ctx context.Context, req *logical.Request, data *fr
 		return answer(err)
 	}
 	revoke, err := b.dropRole(ctx, req, name)
-	revoke() // with the role unlocked, because the registry may take long
-	return answer(err)
+	left := revoke() // with the role unlocked, because the registry may take long
+	if err != nil || left == 0 {
+		return answer(err)
+	}
+	return withWarnings(nil, []string{fmt.Sprintf("%d credentials of the role could not be revoked yet; that is tried again every minute until the registry does it", left)}), nil
 }
 
 // dropRole deletes a role, and returns what remains to be done at its registry,
 // whether or not that has failed.
-func (b *backend) dropRole(ctx context.Context, req *logical.Request, name string) (revoke func(), err error) {
+func (b *backend) dropRole(ctx context.Context, req *logical.Request, name string) (revoke func() int, err error) {
 	defer b.lockRole(name)()
-	nothing := func() {}
+	nothing := func() int { return 0 }
 
 	old, err := b.role(ctx, req.Storage, name)
 	if unreadable := (unreadableError{}); err != nil && !errors.As(err, &unreadable) {

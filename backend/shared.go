@@ -338,7 +338,13 @@ func (b *backend) rotate(ctx context.Context, storage logical.Storage, name stri
 	if needed, err := s.needsRotation(r.Dynamic, why, asked, b.now()); err != nil || !needed {
 		return s, err
 	}
+	if why == whenDue {
+		if err := b.checkAnswers(r.Dynamic.Connection); err != nil {
+			return s, err // which is no failure of its own: it is tried a minute later
+		}
+	}
 	made, err := b.mintFor(ctx, storage, name, r, r.Dynamic.lifetime)
+	b.noteSilence(r.Dynamic.Connection, err)
 	if err != nil {
 		// What Vault's own storage does says nothing about the registry, and a
 		// read that is refused need not be told the same for a while.
@@ -462,9 +468,12 @@ func (b *backend) revokeRetired(ctx context.Context, storage logical.Storage, na
 	}
 	failed := map[string]error{}
 	for _, r := range s.Retired {
-		if !r.tryAt().After(b.now()) {
-			failed[r.Name] = b.revoke(ctx, storage, r.minted)
+		if r.tryAt().After(b.now()) || b.checkAnswers(r.Connection) != nil {
+			continue
 		}
+		err := b.revoke(ctx, storage, r.minted)
+		b.noteSilence(r.Connection, err)
+		failed[r.Name] = err
 	}
 	if len(failed) == 0 {
 		return nil
@@ -495,8 +504,9 @@ func (b *backend) revokeRetired(ctx context.Context, storage logical.Storage, na
 }
 
 // dropShared has everything that a shared role has minted revoked, and returns
-// what to do about it once the role is deleted. The role is locked.
-func (b *backend) dropShared(ctx context.Context, storage logical.Storage, name string) (revoke func(), err error) {
+// what to do about it once the role is deleted, which tells how many could not
+// be revoked yet. The role is locked.
+func (b *backend) dropShared(ctx context.Context, storage logical.Storage, name string) (revoke func() int, err error) {
 	s, err := b.shared(ctx, storage, name)
 	if unreadable := (unreadableError{}); errors.As(err, &unreadable) {
 		b.Logger().Warn("what a role has minted is left at the registry, because it cannot be read", "role", name, "error", err)
@@ -521,10 +531,13 @@ func (b *backend) dropShared(ctx context.Context, storage logical.Storage, name 
 	if err = storage.Delete(ctx, sharedStoragePrefix+name); err != nil {
 		return nil, fmt.Errorf("deleting the credential of role %q: %w", name, err)
 	}
-	return func() {
+	return func() (left int) {
 		for _, d := range dropped {
-			b.abandon(ctx, storage, d)
+			if !b.abandon(ctx, storage, d) {
+				left++
+			}
 		}
+		return left
 	}, nil
 }
 

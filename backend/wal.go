@@ -26,10 +26,9 @@ const (
 	// request can last that is still at work on what it is about.
 	walMinAge = 5 * time.Minute
 
-	// unreachableFor is how long no further entry is tried for a connection
-	// whose registry did not answer: entries are rolled back one by one, and
-	// those of other connections must not wait for each of its.
-	unreachableFor = 50 * time.Second
+	// silentFor is how long a registry that did not answer is left alone by
+	// rollback and by the periodic function.
+	silentFor = 50 * time.Second
 )
 
 // walRootEntry is about an administrative credential that is being made.
@@ -104,16 +103,35 @@ func (b *backend) rollBackCredential(ctx context.Context, storage logical.Storag
 	if err != nil || kept {
 		return err
 	}
-	if at, silent := b.unreachable.Load(m.Connection); silent && b.now().Sub(at.(time.Time)) < unreachableFor {
-		return fmt.Errorf("the registry of connection %q did not answer a moment ago", m.Connection)
+	if err := b.checkAnswers(m.Connection); err != nil {
+		return err
 	}
-	if err := b.revokeNamed(ctx, storage, m); err != nil {
-		if issuer.IsError(err) && issuer.StatusOf(err) == 0 {
-			b.unreachable.Store(m.Connection, b.now())
-		}
+	err = b.revokeNamed(ctx, storage, m)
+	b.noteSilence(m.Connection, err)
+	if err != nil {
 		return err
 	}
 	return b.forgetLease(ctx, storage, m)
+}
+
+// noteSilence remembers whether a registry answered.
+func (b *backend) noteSilence(connection string, err error) {
+	switch {
+	case err == nil:
+		b.silent.Delete(connection)
+	case issuer.IsError(err) && issuer.StatusOf(err) == 0:
+		b.silent.Store(connection, b.now())
+	}
+}
+
+// checkAnswers refuses to call a registry that did not answer a moment ago. It
+// is for what is done for many in a row, of which those of other registries
+// must not wait for each of its.
+func (b *backend) checkAnswers(connection string) error {
+	if at, silent := b.silent.Load(connection); silent && b.now().Sub(at.(time.Time)) < silentFor {
+		return badGateway(fmt.Errorf("the registry of connection %q did not answer a moment ago", connection))
+	}
+	return nil
 }
 
 // rollBackRoot ends what was prepared under a name, unless it has come to be

@@ -123,21 +123,24 @@ func (e *engine) served(role string) []string {
 	return names
 }
 
+// steps are what a process can die at.
+var steps = map[string]func(e *engine, storage logical.Storage) error{
+	"first read":  onPath(logical.ReadOperation, "creds/shared"),
+	"rotation":    onPath(logical.UpdateOperation, "rotate/served"),
+	"leased read": onPath(logical.ReadOperation, "creds/leased"),
+	"deletion":    onPath(logical.DeleteOperation, "roles/served"),
+	"rotate-root": onPath(logical.UpdateOperation, "connections/app/rotate-root"),
+	"revocation": func(e *engine, storage logical.Storage) error {
+		return e.revokeRetired(context.Background(), storage, "replaced")
+	},
+}
+
 // TestDeathAtEveryStepOrphansNothing ends the process before and after every
 // write to storage and every call to the registry. After a restart and one
 // rollback the registry holds exactly what is served or leased, and one
 // administrative credential; a second try of what was cut short succeeds.
 func TestDeathAtEveryStepOrphansNothing(t *testing.T) {
-	for name, act := range map[string]func(e *engine, storage logical.Storage) error{
-		"first read":  onPath(logical.ReadOperation, "creds/shared"),
-		"rotation":    onPath(logical.UpdateOperation, "rotate/served"),
-		"leased read": onPath(logical.ReadOperation, "creds/leased"),
-		"deletion":    onPath(logical.DeleteOperation, "roles/served"),
-		"rotate-root": onPath(logical.UpdateOperation, "connections/app/rotate-root"),
-		"revocation": func(e *engine, storage logical.Storage) error {
-			return e.revokeRetired(context.Background(), storage, "replaced")
-		},
-	} {
+	for name, act := range steps {
 		t.Run(name, func(t *testing.T) {
 			for dieAt := 1; ; dieAt++ {
 				e := newDynamicEngine(t)
@@ -229,13 +232,7 @@ func (e *engine) indexedLeases() []string {
 
 // Every write to the storage that fails, without a death, leaves nothing either.
 func TestStorageFailureOrphansNothing(t *testing.T) {
-	for name, act := range map[string]func(e *engine, storage logical.Storage) error{
-		"first read":  onPath(logical.ReadOperation, "creds/shared"),
-		"rotation":    onPath(logical.UpdateOperation, "rotate/served"),
-		"leased read": onPath(logical.ReadOperation, "creds/leased"),
-		"deletion":    onPath(logical.DeleteOperation, "roles/served"),
-		"rotate-root": onPath(logical.UpdateOperation, "connections/app/rotate-root"),
-	} {
+	for name, act := range steps {
 		t.Run(name, func(t *testing.T) {
 			for failAt := int64(1); ; failAt++ {
 				e := newDynamicEngine(t)

@@ -318,7 +318,7 @@ func (b *backend) pathConnections() []*framework.Path {
 			DisplayAttrs: &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationSuffix: "connections", Navigation: true, ItemType: "Connection"},
 			Operations: map[logical.Operation]framework.OperationHandler{
 				logical.ListOperation: &framework.PathOperation{
-					Callback: b.listConnections,
+					Callback: listNames(connectionStoragePrefix),
 					Summary:  "List the names of the connections.",
 					Responses: okResponse("The names of the connections.", map[string]*framework.FieldSchema{
 						"keys": {Type: framework.TypeStringSlice, Description: "Names of the connections, sorted."},
@@ -331,7 +331,7 @@ func (b *backend) pathConnections() []*framework.Path {
 		{
 			Pattern:        "connections/" + connectionRegex,
 			Fields:         fields,
-			ExistenceCheck: b.connectionExists,
+			ExistenceCheck: exists(connectionStoragePrefix, connectionNameField),
 			DisplayAttrs:   &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationSuffix: "connection", ItemType: "Connection"},
 			Operations: map[logical.Operation]framework.OperationHandler{
 				logical.ReadOperation: &framework.PathOperation{
@@ -386,23 +386,6 @@ func connectionReadBackFields() map[string]*framework.FieldSchema {
 		"pending_root":       {Type: framework.TypeString, Description: "What remains to be done of a rotate-root that was interrupted."},
 	})
 	return fields
-}
-
-func (b *backend) connectionExists(ctx context.Context, req *logical.Request, data *framework.FieldData) (bool, error) {
-	name := data.Get(connectionNameField).(string)
-	if checkName(name) != nil {
-		return false, nil //nolint:nilerr // the write itself says what is wrong
-	}
-	entry, err := req.Storage.Get(ctx, connectionStoragePrefix+name)
-	return entry != nil, err
-}
-
-func (b *backend) listConnections(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
-	names, err := req.Storage.List(ctx, connectionStoragePrefix)
-	if err != nil {
-		return nil, fmt.Errorf("listing the connections: %w", err)
-	}
-	return logical.ListResponse(names), nil
 }
 
 func (b *backend) readConnection(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {

@@ -199,7 +199,7 @@ func (b *backend) pathRoles() []*framework.Path {
 			DisplayAttrs: &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationSuffix: "roles", Navigation: true, ItemType: "Role"},
 			Operations: map[logical.Operation]framework.OperationHandler{
 				logical.ListOperation: &framework.PathOperation{
-					Callback: b.listRoles,
+					Callback: listNames(roleStoragePrefix),
 					Summary:  "List the names of the roles.",
 					Responses: okResponse("The names of the roles.", map[string]*framework.FieldSchema{
 						"keys": {Type: framework.TypeStringSlice, Description: "Names of the roles, sorted."},
@@ -212,7 +212,7 @@ func (b *backend) pathRoles() []*framework.Path {
 		{
 			Pattern:        "roles/" + nameRegex,
 			Fields:         fields,
-			ExistenceCheck: b.roleExists,
+			ExistenceCheck: exists(roleStoragePrefix, roleField),
 			DisplayAttrs:   &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationSuffix: "role", ItemType: "Role"},
 			Operations: map[logical.Operation]framework.OperationHandler{
 				logical.ReadOperation: &framework.PathOperation{
@@ -278,23 +278,6 @@ func roleReadBackFields() map[string]*framework.FieldSchema {
 		"pending_revocations": {Type: framework.TypeSlice, Description: "Shared: name, revoke_at and last_error of each former credential that is still alive."},
 	})
 	return fields
-}
-
-func (b *backend) roleExists(ctx context.Context, req *logical.Request, data *framework.FieldData) (bool, error) {
-	name := data.Get(roleField).(string)
-	if checkName(name) != nil {
-		return false, nil //nolint:nilerr // the write itself says what is wrong
-	}
-	entry, err := req.Storage.Get(ctx, roleStoragePrefix+name)
-	return entry != nil, err
-}
-
-func (b *backend) listRoles(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
-	names, err := req.Storage.List(ctx, roleStoragePrefix)
-	if err != nil {
-		return nil, fmt.Errorf("listing the roles: %w", err)
-	}
-	return logical.ListResponse(names), nil
 }
 
 func (b *backend) readRole(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {

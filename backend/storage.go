@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
@@ -47,6 +48,30 @@ func getEntry(ctx context.Context, storage logical.Storage, key string, stored a
 		return false, unreadablef("reading %s: the stored entry is damaged", key) // err may quote a secret
 	}
 	return true, nil
+}
+
+// exists is the existence check of a path of which a field is the name under
+// which an entry stands.
+func exists(prefix, field string) framework.ExistenceFunc {
+	return func(ctx context.Context, req *logical.Request, data *framework.FieldData) (bool, error) {
+		name := data.Get(field).(string)
+		if checkName(name) != nil {
+			return false, nil //nolint:nilerr // the write itself says what is wrong
+		}
+		entry, err := req.Storage.Get(ctx, prefix+name)
+		return entry != nil, err
+	}
+}
+
+// listNames answers with the names below a prefix.
+func listNames(prefix string) framework.OperationFunc {
+	return func(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+		names, err := req.Storage.List(ctx, prefix)
+		if err != nil {
+			return nil, fmt.Errorf("listing %s: %w", prefix, err)
+		}
+		return logical.ListResponse(names), nil
+	}
 }
 
 func putEntry(ctx context.Context, storage logical.Storage, key string, stored any) error {

@@ -323,6 +323,8 @@ type connectionUse struct {
 	roles   []string
 	minted  int // credentials that are leased
 	waiting int // credentials to be found and revoked
+
+	unfinished bool // a rotate-root has an administrative credential left to end
 }
 
 // String is empty where there is nothing.
@@ -341,6 +343,9 @@ func (u connectionUse) String() string {
 	}
 	if u.waiting > 0 {
 		parts = append(parts, fmt.Sprintf("%d credentials that wait to be revoked", u.waiting))
+	}
+	if u.unfinished {
+		parts = append(parts, "an administrative credential that a rotate-root has left to be ended")
 	}
 	return strings.Join(parts, ", ")
 }

@@ -803,6 +803,7 @@ func (b *backend) deleteConnection(ctx context.Context, req *logical.Request, da
 	if err != nil {
 		return nil, err
 	}
+	use.unfinished = c != nil && !c.Root.settled()
 	var warnings []string
 	if use.String() != "" {
 		if len(use.roles) > 0 || !data.Get("force").(bool) {

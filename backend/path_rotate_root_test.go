@@ -234,6 +234,23 @@ func TestAdministrativeCredentialWrittenDuringARotateRoot(t *testing.T) {
 	}
 }
 
+// Or what it has left could not be ended any more.
+func TestConnectionWithAnUnfinishedRotateRootIsNotDeleted(t *testing.T) {
+	for _, call := range []string{"activate", "retire"} {
+		e := newConnectedEngine(t)
+		e.minting.fail(call, errDown)
+		e.failed(logical.UpdateOperation, "connections/app/rotate-root", nil, http.StatusBadGateway)
+		e.events.Events = nil
+		e.refused(logical.DeleteOperation, "connections/app", nil, "an administrative credential that a rotate-root has left to be ended")
+		e.minting.mend()
+		e.mustRollBack()
+		e.must(logical.DeleteOperation, "connections/app", nil)
+		if left := e.minting.adminPasswords(); len(left) != 1 {
+			t.Errorf("want one administrative credential, got %d", len(left))
+		}
+	}
+}
+
 // What a rotate-root has left at one host is not looked for at another.
 func TestConnectionThatMovesDuringARotateRoot(t *testing.T) {
 	const elsewhere = "https://elsewhere.example.com"

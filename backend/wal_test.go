@@ -206,3 +206,21 @@ func TestRollbackNeedsTheStorage(t *testing.T) {
 		}
 	}
 }
+
+// A crash between the index of leases and the end of the write-ahead entry
+// leaves both; a rollback ends the credential, and keeps nothing in use.
+func TestRollbackForgetsALeaseThatNobodyWasGiven(t *testing.T) {
+	e := newLeasingEngine(t, nil)
+	m := &mortality{dieAt: 7} // write ahead, mint, index: two steps each
+	e.mortal(m)
+	if err := onPath(logical.ReadOperation, "creds/leased")(e, mortalStorage{e.storage, m}); err == nil {
+		t.Fatal("want no answer")
+	}
+	next := e.restarted(t)
+	checkSame(t, "leases in the index", 1, len(next.indexedLeases()))
+	next.mustRollBack()
+	checkSame(t, "leases in the index", 0, len(next.indexedLeases()))
+	checkSame(t, "living credentials", []string{}, next.minting.names())
+	next.must(logical.DeleteOperation, "roles/leased", nil)
+	next.must(logical.DeleteOperation, "connections/app", nil)
+}

@@ -10,7 +10,6 @@ import (
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
-	"github.com/ryanuber/go-glob"
 
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
 )
@@ -73,7 +72,7 @@ func (in input) applyBundle(name string, old *bundleRole) (*bundleRole, error) {
 
 // allowsBundle reports whether a bundle of that name may join the role.
 func (r *role) allowsBundle(bundle string) bool {
-	return slices.ContainsFunc(r.AllowedBundles, func(pattern string) bool { return glob.Glob(pattern, bundle) })
+	return matchesAny(r.AllowedBundles, bundle)
 }
 
 // source is a role that holds credentials, under its name.

@@ -245,7 +245,7 @@ func (in input) applyPeriods(d, old *dynamicRole, target issuer.Target) (warning
 	longest := target.MaxLifetime
 	if old == nil || in.has("rotation_period") {
 		d.RotationPeriod = in.duration("rotation_period")
-		if d.RotationPeriod == 0 && !in.has("rotation_period") || in.Raw["rotation_period"] == nil {
+		if in.Raw["rotation_period"] == nil {
 			d.RotationPeriod = defaultRotationPeriod
 			if longest > 0 {
 				d.RotationPeriod = min(d.RotationPeriod, longest/2)

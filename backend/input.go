@@ -14,6 +14,7 @@ import (
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
+	"github.com/ryanuber/go-glob"
 )
 
 const (
@@ -191,6 +192,12 @@ func (in input) list(field string) []string { return in.Get(field).([]string) }
 // duration reads a field of type [framework.TypeDurationSecond].
 func (in input) duration(field string) time.Duration {
 	return time.Duration(in.Get(field).(int)) * time.Second
+}
+
+// matchesAny reports whether a pattern matches, in which '*' stands for any
+// characters.
+func matchesAny(patterns []string, name string) bool {
+	return slices.ContainsFunc(patterns, func(pattern string) bool { return glob.Glob(pattern, name) })
 }
 
 // fieldError says which field an error is about.

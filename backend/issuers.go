@@ -3,6 +3,7 @@
 package backend
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -39,6 +40,15 @@ func issuerTypeNames() []string {
 		names[i] = t.Name
 	}
 	return names
+}
+
+// describedTypes is a line of help for each type.
+func describedTypes() string {
+	var lines strings.Builder
+	for _, t := range issuerTypes {
+		fmt.Fprintf(&lines, "    %-10s %s\n", t.Name, t.Description)
+	}
+	return lines.String()
 }
 
 // fieldsOfTypes joins the fields of all types, each described with the types

@@ -7,9 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -18,10 +16,10 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/helper/locksutil"
 	"github.com/hashicorp/vault/sdk/logical"
-	"github.com/ryanuber/go-glob"
 
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
 	"vault-plugin-secrets-regcred/backend/issuer"
+	"vault-plugin-secrets-regcred/backend/registry"
 )
 
 const connectionStoragePrefix = "connections/"
@@ -195,13 +193,13 @@ func (c *connection) registryText() string {
 
 // allowsRole reports whether a role of that name may use the connection.
 func (c *connection) allowsRole(role string) bool {
-	return slices.ContainsFunc(c.AllowedRoles, func(pattern string) bool { return glob.Glob(pattern, role) })
+	return matchesAny(c.AllowedRoles, role)
 }
 
 // allowsTarget reports whether all names of a target are covered.
 func (c *connection) allowsTarget(target issuer.Target) bool {
 	return len(c.AllowedTargets) == 0 || !slices.ContainsFunc(target.Names, func(name string) bool {
-		return !slices.ContainsFunc(c.AllowedTargets, func(pattern string) bool { return glob.Glob(pattern, name) })
+		return !matchesAny(c.AllowedTargets, name)
 	})
 }
 
@@ -678,17 +676,12 @@ func parseURL(text string) (string, error) {
 		return "", errors.New("must be a URL, such as https://gitlab.example.com")
 	case u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.ForceQuery:
 		return "", errors.New("must have neither a user, a query nor a fragment")
-	case u.Scheme == "http" && !isLoopback(u.Hostname()):
+	case u.Scheme == "http" && !registry.IsThisMachine(u.Hostname()):
 		return "", errors.New("must begin with https://: plain http would send the administrative credential in the clear, and is accepted to this machine only")
 	case u.Scheme != "https" && u.Scheme != "http":
 		return "", errors.New("must begin with https://")
 	}
 	return u.Scheme + "://" + strings.ToLower(u.Host) + strings.TrimRight(u.EscapedPath(), "/"), nil
-}
-
-func isLoopback(host string) bool {
-	addr, err := netip.ParseAddr(host)
-	return host == "localhost" || err == nil && net.IP(addr.AsSlice()).IsLoopback()
 }
 
 func parseConnectionRegistries(texts []string) (keys []dockerconfig.Key, warnings []string, err error) {
@@ -827,10 +820,13 @@ credential that it takes. Roles use it by its name: allowed_roles says which,
 and allowed_targets what they may mint for. Both are checked when a role is
 written and at each mint.
 
-    type       ` + strings.Join(issuerTypeNames(), ", ") + `; each has fields of its own
+    type       what the registry is; each type has fields of its own
     url        of the API
     registry   that the credentials are for, as in image names
 
+The types:
+
+` + describedTypes() + `
 A write to an existing connection keeps the fields that it does not name, and
 tries the administrative credential unless verify_connection=false. Another
 host for url or registry takes the administrative credential in the same write.

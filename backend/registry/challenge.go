@@ -40,7 +40,7 @@ func (s *session) connect(ctx context.Context) (*transport.Challenge, error) {
 	})
 	s.use("https", never)
 	challenge, err := s.ask(traced, http.MethodGet, s.url(""))
-	if isThisMachine(s.url("").Hostname()) && !tlsSpoken.Load() && speaksNoTLS(err) {
+	if IsThisMachine(s.url("").Hostname()) && !tlsSpoken.Load() && speaksNoTLS(err) {
 		s.use("http", registryOnly)
 		challenge, err = s.ask(ctx, http.MethodGet, s.url(""))
 	}
@@ -56,8 +56,8 @@ func (s *session) connect(ctx context.Context) (*transport.Challenge, error) {
 	return challenge, nil
 }
 
-// isThisMachine reports whether a host leads to no other machine.
-func isThisMachine(host string) bool {
+// IsThisMachine reports whether a host leads to no other machine.
+func IsThisMachine(host string) bool {
 	if addr, err := netip.ParseAddr(host); err == nil {
 		return addr.Unmap().IsLoopback()
 	}

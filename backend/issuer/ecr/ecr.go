@@ -42,7 +42,7 @@ const (
 func Type() issuer.Type {
 	return issuer.Type{
 		Name:             "ecr",
-		Description:      "Authorization tokens of Amazon ECR, private and public, which are good for 12 hours.",
+		Description:      "Mints authorization tokens of Amazon ECR, private and public, which are good for 12 hours.",
 		ConnectionFields: connectionFields(),
 		RoleFields:       roleFields(),
 		URLOptional:      true,

@@ -30,6 +30,9 @@ const operationPrefix = "regcred"
 type backend struct {
 	*framework.Backend
 
+	reads *framework.Backend // has creds/ only; see HandleRequest
+	cache *cache
+
 	roleLocks       []*locksutil.LockEntry // by role; see lockRole
 	connectionLocks []*locksutil.LockEntry // by connection; see lockConnection
 	configLock      sync.Mutex             // orders the writes to the config
@@ -65,6 +68,7 @@ func Factory(version string) logical.Factory {
 
 func newBackend(version string) *backend {
 	b := &backend{
+		cache:           newCache(cacheSize),
 		roleLocks:       locksutil.CreateLocks(),
 		connectionLocks: locksutil.CreateLocks(),
 		now:             time.Now,
@@ -74,6 +78,7 @@ func newBackend(version string) *backend {
 		},
 		newHTTP: issuer.NewHTTP,
 	}
+	b.reads = &framework.Backend{Paths: b.pathCreds()}
 	b.lifetime, b.end = context.WithCancel(context.Background())
 	b.Backend = &framework.Backend{
 		Help:           strings.TrimSpace(backendHelp),
@@ -97,6 +102,7 @@ func newBackend(version string) *backend {
 		PeriodicFunc:      b.periodic,
 		WALRollback:       b.walRollback,
 		WALRollbackMinAge: walMinAge,
+		Invalidate:        func(_ context.Context, key string) { b.cache.drop(key) },
 		Clean:             b.stop,
 	}
 	return b
@@ -114,20 +120,31 @@ func sleep(ctx context.Context, d time.Duration) {
 // the data stays out of it: the framework would put a value of the wrong type
 // into an error, which Vault logs.
 func (b *backend) HandleExistenceCheck(ctx context.Context, req *logical.Request) (bool, bool, error) {
-	withoutData := *req
-	withoutData.Data = nil
-	return b.Backend.HandleExistenceCheck(ctx, &withoutData)
+	checked := *req
+	checked.Data, checked.Storage = nil, b.cache.over(req.Storage)
+	return b.Backend.HandleExistenceCheck(ctx, &checked)
 }
 
 // HandleRequest implements [logical.Backend]. It refuses bad fields before the
 // framework sees them, for all paths in one place.
+//
+// Reads of creds/ go through a framework of their own that knows no Vault: on
+// each request the framework asks Vault for the replication state, to learn
+// whether to forward it, which is a round trip as long as all else that a read
+// does, and no read is forwarded for it.
 func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (*logical.Response, error) {
-	if path := b.Route(req.Path); path != nil && path.Operations[req.Operation] != nil {
+	handled := *req
+	handled.Storage = b.cache.over(req.Storage)
+	router := b.Backend
+	if req.Operation == logical.ReadOperation && strings.HasPrefix(req.Path, credsPrefix) {
+		router = b.reads
+	}
+	if path := router.Route(req.Path); path != nil && path.Operations[req.Operation] != nil {
 		if err := checkFields(path.Fields, req); err != nil {
 			return logical.ErrorResponse(err.Error()), nil
 		}
 	}
-	return b.Backend.HandleRequest(ctx, req)
+	return router.HandleRequest(ctx, &handled)
 }
 
 // forwarded returns a write operation. Writes always go to the active node of

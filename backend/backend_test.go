@@ -287,7 +287,12 @@ func (e *engine) store(key, value string) {
 	if err := e.storage.Put(e.t.Context(), &logical.StorageEntry{Key: key, Value: []byte(value)}); err != nil {
 		e.t.Fatalf("storing %s: %v", key, err)
 	}
+	e.InvalidateKey(e.t.Context(), key)
 }
+
+// through is the storage as requests see it, for tests that call what stands
+// behind them.
+func (e *engine) through() logical.Storage { return e.cache.over(e.storage) }
 
 func overJSON(t testing.TB, data fields) fields {
 	t.Helper()
@@ -433,6 +438,13 @@ type faultyStorage struct {
 	failAt int64
 }
 
+// faulty is the storage with a fault at one of its calls, to all of which the
+// engine is put: it has nothing in memory.
+func (e *engine) faulty(failAt int64) *faultyStorage {
+	e.cache = newCache(cacheSize)
+	return &faultyStorage{Storage: e.storage, failAt: failAt}
+}
+
 var errStorage = errors.New("the disk is on fire")
 
 func (s *faultyStorage) call() error {
@@ -482,7 +494,7 @@ func TestEveryStorageFailureIsAnError(t *testing.T) {
 		for failAt := int64(1); ; failAt++ {
 			e := newSampledEngine(t)
 			before := e.snapshot()
-			faulty := &faultyStorage{Storage: e.storage, failAt: failAt}
+			faulty := e.faulty(failAt)
 			e.storage = faulty
 			resp, err := e.direct(op, path)
 			calls := faulty.calls.Load()
@@ -513,7 +525,7 @@ func withoutExpiries(storage map[string]string) map[string]string {
 func TestExistenceCheckReportsStorageFailure(t *testing.T) {
 	e := newSampledEngine(t)
 	for path := range samples {
-		req := &logical.Request{Operation: logical.CreateOperation, Path: path, Storage: &faultyStorage{Storage: e.storage, failAt: 1}}
+		req := &logical.Request{Operation: logical.CreateOperation, Path: path, Storage: e.faulty(1)}
 		if _, _, err := e.HandleExistenceCheck(t.Context(), req); !errors.Is(err, errStorage) {
 			t.Errorf("%s: want the storage's error, got %v", path, err)
 		}

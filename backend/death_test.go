@@ -236,7 +236,7 @@ func TestStorageFailureOrphansNothing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			for failAt := int64(1); ; failAt++ {
 				e := newDynamicEngine(t)
-				faulty := &faultyStorage{Storage: e.storage, failAt: failAt}
+				faulty := e.faulty(failAt)
 				err := act(e, faulty)
 				if faulty.calls.Load() < failAt {
 					if err != nil {

@@ -391,7 +391,7 @@ func TestStorageFailureAboutWhatIsMintedIsAnError(t *testing.T) {
 				e.write("roles/served", fields{"allowed_bundles": "all"})
 				e.write("roles/all", fields{"members": "served"})
 				working := e.storage
-				faulty := &faultyStorage{Storage: working, failAt: failAt}
+				faulty := e.faulty(failAt)
 				e.storage = faulty
 				resp, err := e.request(c.op, c.path, c.data)
 				e.background.Wait()

@@ -226,7 +226,7 @@ func TestLeaseNeedsTheStorage(t *testing.T) {
 		for failAt := int64(1); failAt <= calls; failAt++ {
 			e := newLeasingEngine(t, nil)
 			_, secret := e.lease("creds/leased")
-			e.storage = &faultyStorage{Storage: e.storage, failAt: failAt}
+			e.storage = e.faulty(failAt)
 			if _, err := e.onLease(op, secret); !errors.Is(err, errStorage) {
 				t.Errorf("%s, storage call %d fails: want its error, got %v", op, failAt, err)
 			}
@@ -347,13 +347,13 @@ func TestSweepNeedsTheStorage(t *testing.T) {
 		e := newLeasingEngine(t, fields{"max_ttl": "2h"})
 		e.lease("creds/leased")
 		e.clock.advance(3 * time.Hour)
-		faulty := &faultyStorage{Storage: e.storage, failAt: failAt}
+		faulty := e.faulty(failAt)
 		err := e.sweepLeases(t.Context(), faulty)
 		if lists := failAt <= 2; lists != errors.Is(err, errStorage) {
 			t.Errorf("storage call %d fails: got %v", failAt, err)
 		}
 		e.storage = faulty.Storage
-		if err := e.sweepLeases(t.Context(), e.storage); err != nil {
+		if err := e.sweepLeases(t.Context(), e.through()); err != nil {
 			t.Errorf("again: %v", err)
 		}
 		checkSame(t, "living credentials", []string{}, e.minting.names())
@@ -367,7 +367,7 @@ func TestLeaseOfWhatCannotBeRevoked(t *testing.T) {
 	e := newLeasingEngine(t, nil)
 	e.write("connections/brief", with(e.connectionSample(), fields{"type": "brief"}))
 	e.write("roles/leased-brief", with(leasedRole, fields{"connection": "brief"}))
-	counting := &faultyStorage{Storage: e.storage, failAt: -1}
+	counting := e.faulty(-1)
 	before := e.snapshot()
 	e.storage = counting
 	_, secret := e.lease("creds/leased-brief")

@@ -16,6 +16,8 @@ import (
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
 )
 
+const credsPrefix = "creds/"
+
 // purpose is what a pull secret is wanted for.
 type purpose int
 
@@ -216,7 +218,7 @@ func (b *backend) pathCreds() []*framework.Path {
 	var paths []*framework.Path
 	for _, format := range b.credsFormats() {
 		paths = append(paths, &framework.Path{
-			Pattern: "creds/" + nameRegex + format.suffix,
+			Pattern: credsPrefix + nameRegex + format.suffix,
 			Fields: map[string]*framework.FieldSchema{
 				roleField: roleNameField(),
 				"version": {

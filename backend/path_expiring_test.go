@@ -70,7 +70,7 @@ func TestExpiringIsCheapWithManyRoles(t *testing.T) {
 		e.store(expiryKey(noon.Add(1000*time.Hour), fmt.Sprintf("role%d", i)), "")
 	}
 	e.write("roles/app", with(credential, fields{"expires_at": formatTime(noon.Add(time.Hour))}))
-	counting := &faultyStorage{Storage: e.storage, failAt: -1}
+	counting := e.faulty(-1)
 	e.storage = counting
 	checkSame(t, "roles", []string{"app"}, expiring(t, e, "24h"))
 	if calls := counting.calls.Load(); calls > 3 {

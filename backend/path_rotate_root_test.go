@@ -403,7 +403,7 @@ func TestStoredRootsThatCannotBeOpenedAreErrors(t *testing.T) {
 func TestRotateRootNeedsTheStorage(t *testing.T) {
 	for failAt := int64(1); failAt <= 3; failAt++ {
 		e := newConnectedEngine(t)
-		err := e.settleRoots(t.Context(), &faultyStorage{Storage: e.storage, failAt: failAt})
+		err := e.settleRoots(t.Context(), e.faulty(failAt))
 		if lists := failAt == 1; lists != (err != nil) {
 			t.Errorf("storage call %d fails: got %v", failAt, err)
 		}

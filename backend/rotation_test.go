@@ -87,7 +87,7 @@ func TestPeriodicSurvivesAStorageFailure(t *testing.T) {
 		e.write("rotate/app", nil)
 		e.clock.advance(24 * time.Hour)
 		working := e.storage
-		faulty := &faultyStorage{Storage: working, failAt: failAt}
+		faulty := e.faulty(failAt)
 		e.storage = faulty
 		err := e.rollBack()
 		e.storage = working

@@ -521,7 +521,7 @@ func TestDeletionThatTheStorageCutsShortOrphansNothing(t *testing.T) {
 		e := newSharingEngine(t)
 		e.read("creds/app")
 		e.write("rotate/app", nil)
-		faulty := &faultyStorage{Storage: e.storage, failAt: failAt}
+		faulty := e.faulty(failAt)
 		err := onPath(logical.DeleteOperation, "roles/app")(e, faulty)
 		if faulty.calls.Load() < failAt {
 			return
@@ -586,7 +586,7 @@ func TestNoMoreIsMintedThanCanBeRevoked(t *testing.T) {
 	for i := range maxRetired {
 		s.Retired = append(s.Retired, retired{minted: minted{Connection: "app", Role: "app", Name: fmt.Sprintf("r%d", i), ID: fmt.Sprintf("id-r%d", i)}, RevokeAt: noon.Add(48 * time.Hour)})
 	}
-	if err := e.putShared(t.Context(), e.storage, "app", s); err != nil {
+	if err := e.putShared(t.Context(), e.through(), "app", s); err != nil {
 		t.Fatal(err)
 	}
 	e.failed(logical.UpdateOperation, "rotate/app", nil, http.StatusBadGateway, "200 former credentials wait to be revoked; the role's read-back says why")
@@ -846,8 +846,7 @@ func TestReaderWhoWaitsGivesUpWithTheRequest(t *testing.T) {
 func TestStorageFailureIsNoFailureOfTheRegistry(t *testing.T) {
 	for failAt := int64(1); ; failAt++ {
 		e := newSharingEngine(t)
-		working := e.storage
-		faulty := &faultyStorage{Storage: working, failAt: failAt}
+		faulty := e.faulty(failAt)
 		err := onPath(logical.ReadOperation, "creds/app")(e, faulty)
 		if faulty.calls.Load() < failAt {
 			return
@@ -866,7 +865,7 @@ func TestFailureThatCannotBeStoredIsStillAnswered(t *testing.T) {
 	for failAt := int64(1); failAt <= 20; failAt++ {
 		e := newSharingEngine(t)
 		e.minting.fail("mint", errRefused)
-		err := onPath(logical.ReadOperation, "creds/app")(e, &faultyStorage{Storage: e.storage, failAt: failAt})
+		err := onPath(logical.ReadOperation, "creds/app")(e, e.faulty(failAt))
 		if err == nil {
 			t.Errorf("storage call %d fails: want an error", failAt)
 		} else if !errors.Is(err, errStorage) && !strings.Contains(err.Error(), "answered 403 Forbidden") {

@@ -4,6 +4,7 @@ package backend
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 
@@ -40,7 +41,7 @@ func getEntry(ctx context.Context, storage logical.Storage, key string, stored a
 	if entry == nil {
 		return false, nil
 	}
-	err = entry.DecodeJSON(stored)
+	err = json.Unmarshal(entry.Value, stored)
 	if *version > schemaVersion { // it stands first, and what follows may have another type
 		return false, unreadablef("reading %s: the stored entry has schema version %d and this plugin knows up to %d; run the newer plugin that wrote it", key, *version, schemaVersion)
 	}

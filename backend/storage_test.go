@@ -91,7 +91,7 @@ func storeDynamicForms(t *testing.T, e *engine) {
 	e.read("creds/shared")
 	e.write("rotate/shared", nil)
 	e.minting.fail("revoke", errDown)
-	if err := e.revokeRetired(t.Context(), e.storage, "shared"); err != nil {
+	if err := e.revokeRetired(t.Context(), e.through(), "shared"); err != nil {
 		t.Fatal(err)
 	}
 	e.write("roles/shared", fields{"grace_period": "1h"})

@@ -194,7 +194,7 @@ func TestRollbackNeedsTheStorage(t *testing.T) {
 			e.write("roles/leased", leasedRole)
 			e.read("creds/leased")
 			e.store(leasePrefix("app")+"20260301T120000Z.regcred-orphan", "")
-			faulty := &faultyStorage{Storage: e.storage, failAt: failAt}
+			faulty := e.faulty(failAt)
 			err := e.walRollback(t.Context(), &logical.Request{Storage: faulty}, kind, data)
 			if faulty.calls.Load() < failAt {
 				checkSame(t, "error", nil, err)

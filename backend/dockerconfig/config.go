@@ -24,6 +24,7 @@ const (
 // registry key. It cannot be changed once made, and cannot be printed.
 type Config struct {
 	credentials []Credential // sorted by registry key
+	encoded     Secret       // what JSON returns
 }
 
 // New joins credentials into a Config. It refuses none or too many of them,
@@ -41,7 +42,8 @@ func New(credentials ...Credential) (Config, error) {
 			return Config{}, fmt.Errorf("a pull secret must hold registry %q only once", c.Registry)
 		}
 	}
-	if size := len(config.JSON()); size > MaxSize {
+	config.encoded = NewSecret(string(config.encode(fullEntry)))
+	if size := len(config.encoded.Reveal()); size > MaxSize {
 		return Config{}, fmt.Errorf("a pull secret must have at most %d bytes, Kubernetes' limit for a Secret; this one would have %d", MaxSize, size)
 	}
 	return config, nil
@@ -89,16 +91,17 @@ type file struct {
 }
 
 // JSON returns the Docker config as compact JSON: the bytes that "kubectl
-// create secret docker-registry" writes for the same credentials.
-func (c Config) JSON() []byte {
-	return c.encode(func(credential Credential) entry {
-		return entry{
-			Username: credential.Username,
-			Password: credential.Password.Reveal(),
-			Email:    credential.Email,
-			Auth:     credential.auth(),
-		}
-	})
+// create secret docker-registry" writes for the same credentials. They are
+// encoded once, when the Config is made.
+func (c Config) JSON() []byte { return []byte(c.encoded.Reveal()) }
+
+func fullEntry(credential Credential) entry {
+	return entry{
+		Username: credential.Username,
+		Password: credential.Password.Reveal(),
+		Email:    credential.Email,
+		Auth:     credential.auth(),
+	}
 }
 
 // AuthJSON returns the Docker config with the field "auth" only, which is what
@@ -121,9 +124,9 @@ func (c Config) encode(entryOf func(Credential) entry) []byte {
 	return encoded
 }
 
-// Decode reads back what [Config.JSON] wrote. Unlike [Parse] it changes and
-// refuses nothing but what is not such JSON, so that a Config written under
-// older rules stays readable.
+// Decode reads back what [Config.JSON] wrote, and keeps the bytes. Unlike
+// [Parse] it changes and refuses nothing but what is not such JSON, so that a
+// Config written under older rules stays readable.
 func Decode(encoded []byte) (Config, error) {
 	var f file
 	if err := json.Unmarshal(encoded, &f); err != nil || len(f.Auths) == 0 {
@@ -138,7 +141,9 @@ func Decode(encoded []byte) (Config, error) {
 			Email:    e.Email,
 		})
 	}
-	return fromCredentials(credentials), nil
+	config := fromCredentials(credentials)
+	config.encoded = NewSecret(string(encoded))
+	return config, nil
 }
 
 // Format implements [fmt.Formatter] for every verb.

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"context"
+	"math"
+	"strings"
+	"sync"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+	"github.com/hashicorp/vault/sdk/logical"
+)
+
+const (
+	// cacheSize is the most bytes that a cache holds. It is what some 80,000
+	// roles of one registry take.
+	cacheSize = 40 << 20
+
+	// cacheOverhead is about what an entry takes beside its key and value.
+	cacheOverhead = 170
+)
+
+// cache holds storage entries that reads need, as they stand in storage, so
+// that a read of a pull secret waits for Vault's storage once and then no more.
+// The least recently used go first. It is right because nothing enters it that
+// a write may have overtaken:
+//
+//   - While a key is written or deleted, it is neither held nor entered: whoever
+//     reads meanwhile asks storage.
+//   - What was asked before a write ended, or before Vault said that a key has
+//     changed on another node, is given to whoever asked and not entered.
+//   - A write that failed may still happen, when Vault gets to it. Its key is not
+//     held any more.
+//
+// A cache lives as long as the engine: a reload, a seal and a change of the
+// active node begin with an empty one.
+type cache struct {
+	mu      sync.Mutex
+	entries *simplelru.LRU[string, []byte] // a nil value: storage has no such entry
+	size    int                            // bytes
+	limit   int                            // of size
+	writing map[string]int                 // how many writes of a key are under way, or have failed
+	changes uint64                         // grows with whatever makes an answer of storage out of date
+}
+
+func newCache(limit int) *cache {
+	c := &cache{limit: limit, writing: map[string]int{}}
+	// It is the bytes that are limited, not their number; the constructor fails
+	// only for a number below one.
+	c.entries, _ = simplelru.NewLRU(math.MaxInt, func(key string, value []byte) { c.size -= cost(key, value) })
+	return c
+}
+
+func cost(key string, value []byte) int { return len(key) + len(value) + cacheOverhead }
+
+// holds reports whether entries of that key are held: those that a read of
+// creds/ needs. Those of connections are read when one is used, which takes
+// the registry's time, and administrative credentials stay out of memory.
+func (c *cache) holds(key string) bool {
+	return key == configStorageKey || strings.HasPrefix(key, roleStoragePrefix) || strings.HasPrefix(key, sharedStoragePrefix)
+}
+
+func (c *cache) get(key string) (value []byte, held bool, asOf uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	value, held = c.entries.Get(key)
+	return value, held, c.changes
+}
+
+// enter takes in what storage answered, unless something has changed since get
+// was asked for it.
+func (c *cache) enter(key string, value []byte, asOf uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.changes != asOf || c.writing[key] > 0 || c.entries.Contains(key) {
+		return
+	}
+	c.entries.Add(key, value)
+	for c.size += cost(key, value); c.size > c.limit; {
+		c.entries.RemoveOldest()
+	}
+}
+
+// drop forgets a key that has changed.
+func (c *cache) drop(key string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.dropLocked(key)
+}
+
+func (c *cache) dropLocked(key string) {
+	c.changes++
+	c.entries.Remove(key)
+}
+
+// write does what changes a key in storage.
+func (c *cache) write(key string, do func() error) error {
+	c.mu.Lock()
+	c.writing[key]++
+	c.dropLocked(key)
+	c.mu.Unlock()
+
+	err := do()
+	if err != nil {
+		return err // and it stays among those being written
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.writing[key]--; c.writing[key] == 0 {
+		delete(c.writing, key)
+	}
+	c.dropLocked(key)
+	return nil
+}
+
+// over returns the storage as seen through the cache. All that the engine does
+// goes through it.
+func (c *cache) over(storage logical.Storage) logical.Storage {
+	return &cachedStorage{Storage: storage, cache: c}
+}
+
+type cachedStorage struct {
+	logical.Storage
+	cache *cache
+}
+
+// Get implements [logical.Storage]. What it returns is shared, and must not be
+// changed.
+func (s *cachedStorage) Get(ctx context.Context, key string) (*logical.StorageEntry, error) {
+	if !s.cache.holds(key) {
+		return s.Storage.Get(ctx, key)
+	}
+	value, held, asOf := s.cache.get(key)
+	if !held {
+		entry, err := s.Storage.Get(ctx, key)
+		if err != nil {
+			return nil, err
+		}
+		if entry != nil {
+			value = append([]byte{}, entry.Value...) // not nil, even where it is empty
+		}
+		s.cache.enter(key, value, asOf)
+	}
+	if value == nil {
+		return nil, nil
+	}
+	return &logical.StorageEntry{Key: key, Value: value}, nil
+}
+
+// Put implements [logical.Storage].
+func (s *cachedStorage) Put(ctx context.Context, entry *logical.StorageEntry) error {
+	if !s.cache.holds(entry.Key) {
+		return s.Storage.Put(ctx, entry)
+	}
+	return s.cache.write(entry.Key, func() error { return s.Storage.Put(ctx, entry) })
+}
+
+// Delete implements [logical.Storage].
+func (s *cachedStorage) Delete(ctx context.Context, key string) error {
+	if !s.cache.holds(key) {
+		return s.Storage.Delete(ctx, key)
+	}
+	return s.cache.write(key, func() error { return s.Storage.Delete(ctx, key) })
+}

@@ -1,0 +1,390 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/helper/consts"
+	"github.com/hashicorp/vault/sdk/logical"
+)
+
+// askedSystem counts how often Vault is asked for the replication state.
+type askedSystem struct {
+	logical.StaticSystemView
+	asked atomic.Int64
+}
+
+func (s *askedSystem) ReplicationState() consts.ReplicationState {
+	s.asked.Add(1)
+	return s.StaticSystemView.ReplicationState()
+}
+
+// newReadableEngine has a role of each type that is read without a lease.
+func newReadableEngine(t *testing.T, change ...func(*logical.BackendConfig)) *engine {
+	t.Helper()
+	e := newEngine(t, change...)
+	e.write("config", fields{"allowed_registries": "*"})
+	e.write("connections/app", e.connectionSample())
+	e.write("roles/shared", fields{"connection": "app", "project": "group/app", "allowed_bundles": "bundle"})
+	e.write("roles/static", with(credential, fields{"allowed_bundles": "bundle"}))
+	e.write("roles/bundle", fields{"members": "static,shared"})
+	return e
+}
+
+func TestReadOfWhatWasReadAsksVaultNothing(t *testing.T) {
+	system := &askedSystem{}
+	e := newReadableEngine(t, func(conf *logical.BackendConfig) { conf.System = system })
+	for _, path := range []string{"creds/static", "creds/shared/kubernetes", "creds/bundle/docker"} {
+		e.read(path) // mints, where there is nothing yet
+		first := e.read(path)
+		counting := &faultyStorage{Storage: e.storage, failAt: -1}
+		asked := system.asked.Load()
+		resp, err := e.HandleRequest(t.Context(), &logical.Request{Operation: logical.ReadOperation, Path: path, Storage: counting})
+		if err != nil {
+			t.Fatalf("%s: %v", path, err)
+		}
+		checkSame(t, path, first, resp.Data)
+		checkSame(t, path+": calls of storage", int64(0), counting.calls.Load())
+		checkSame(t, path+": questions for the replication state", asked, system.asked.Load())
+	}
+}
+
+// Whatever changes an entry, the next read says so.
+func TestReadSeesEveryChange(t *testing.T) {
+	read := func(e *engine, path string) string {
+		resp, err := e.request(logical.ReadOperation, path, nil)
+		switch {
+		case err != nil:
+			return err.Error()
+		case resp == nil:
+			return "none"
+		case resp.IsError():
+			return resp.Error().Error()
+		}
+		return fmt.Sprint(resp.Data[".dockerconfigjson"], resp.Warnings)
+	}
+	for name, change := range map[string]func(*engine){
+		"update of the role":        func(e *engine) { e.write("roles/static", fields{"password": password + "2"}) },
+		"patch of the role":         func(e *engine) { e.patch("roles/static", fields{"password": password + "2"}) },
+		"deletion of the role":      func(e *engine) { e.must(logical.DeleteOperation, "roles/static", nil) },
+		"expiry of the role":        func(e *engine) { e.write("roles/static", fields{"expires_at": "2026-03-02T00:00:00Z"}) },
+		"lock-down of the role":     func(e *engine) { e.write("roles/static", fields{"allowed_bundles": ""}) },
+		"rotation":                  func(e *engine) { e.write("rotate/shared", nil) },
+		"deletion of a shared role": func(e *engine) { e.must(logical.DeleteOperation, "roles/shared", nil) },
+		"update of the bundle":      func(e *engine) { e.write("roles/bundle", fields{"members": "shared"}) },
+		"update of the config":      func(e *engine) { e.write("config", fields{"allowed_registries": "ghcr.io"}) },
+		"config, by another node":   func(e *engine) { e.store("config", `{"schema_version":1,"allowed_registries":["other.example.com"]}`) },
+		"rotation, by another node": func(e *engine) { e.store("shared/shared", `{"schema_version":9}`) },
+		"role written elsewhere":    func(e *engine) { e.store("roles/static", `{"schema_version":9}`) },
+		"deletion by another node": func(e *engine) {
+			_ = e.storage.Delete(e.t.Context(), "roles/static")
+			e.InvalidateKey(e.t.Context(), "roles/static")
+		},
+		"a role where there is none": func(e *engine) { e.write("roles/absent", credential) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := newReadableEngine(t)
+			paths := []string{"creds/static/kubernetes", "creds/shared/kubernetes", "creds/bundle/kubernetes", "creds/absent/kubernetes"}
+			before := map[string]string{}
+			for _, path := range paths {
+				before[path] = read(e, path)
+			}
+			change(e)
+			changed := 0
+			fresh := e.restarted(t) // has nothing in memory
+			for _, path := range paths {
+				want := read(fresh, path)
+				checkSame(t, path, want, read(e, path))
+				if want != before[path] {
+					changed++
+				}
+			}
+			if changed == 0 {
+				t.Error("want a change that reads show")
+			}
+		})
+	}
+}
+
+// gatedStorage has the next Get wait, once it knows the answer.
+type gatedStorage struct {
+	logical.Storage
+	asked, goOn chan struct{}
+}
+
+func newGatedStorage(storage logical.Storage) *gatedStorage {
+	return &gatedStorage{Storage: storage, asked: make(chan struct{}), goOn: make(chan struct{})}
+}
+
+func (s *gatedStorage) Get(ctx context.Context, key string) (*logical.StorageEntry, error) {
+	entry, err := s.Storage.Get(ctx, key)
+	s.asked <- struct{}{}
+	<-s.goOn
+	return entry, err
+}
+
+const cachedKey = roleStoragePrefix + "app"
+
+func mustGet(t *testing.T, storage logical.Storage) string {
+	t.Helper()
+	entry, err := storage.Get(t.Context(), cachedKey)
+	if err != nil {
+		t.Fatalf("Get: %v", err)
+	}
+	if entry == nil {
+		return ""
+	}
+	return string(entry.Value)
+}
+
+func mustPut(t *testing.T, storage logical.Storage, value string) {
+	t.Helper()
+	if err := storage.Put(t.Context(), &logical.StorageEntry{Key: cachedKey, Value: []byte(value)}); err != nil {
+		t.Fatalf("Put: %v", err)
+	}
+}
+
+// An answer that a change has overtaken is given to who asked, and to nobody
+// else.
+func TestAnswerThatWasOvertakenIsNotKept(t *testing.T) {
+	for name, change := range map[string]func(*testing.T, *cache, logical.Storage){
+		"put":    func(t *testing.T, c *cache, s logical.Storage) { mustPut(t, c.over(s), "new") },
+		"delete": func(t *testing.T, c *cache, s logical.Storage) { _ = c.over(s).Delete(t.Context(), cachedKey) },
+		"change on another node": func(t *testing.T, c *cache, s logical.Storage) {
+			mustPut(t, s, "new")
+			c.drop(cachedKey)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, storage := newCache(cacheSize), &logical.InmemStorage{}
+			mustPut(t, storage, "old")
+			gated := newGatedStorage(storage)
+			got := make(chan string)
+			go func() {
+				entry, _ := c.over(gated).Get(context.Background(), cachedKey)
+				got <- string(entry.Value)
+			}()
+			<-gated.asked
+			change(t, c, storage)
+			gated.goOn <- struct{}{}
+			checkSame(t, "what the reader gets", "old", <-got)
+			checkSame(t, "what the next one gets", mustGet(t, storage), mustGet(t, c.over(storage)))
+		})
+	}
+}
+
+// lateStorage has a write wait before it happens, or happen after it failed.
+type lateStorage struct {
+	logical.Storage
+	writing, goOn chan struct{}
+	err           error
+}
+
+func (s *lateStorage) Put(ctx context.Context, entry *logical.StorageEntry) error {
+	s.writing <- struct{}{}
+	<-s.goOn
+	if s.err != nil {
+		return s.err
+	}
+	return s.Storage.Put(ctx, entry)
+}
+
+func TestReadDuringAWriteIsNotKept(t *testing.T) {
+	c, storage := newCache(cacheSize), &logical.InmemStorage{}
+	mustPut(t, storage, "old")
+	slow := &lateStorage{Storage: storage, writing: make(chan struct{}), goOn: make(chan struct{})}
+	done := make(chan error)
+	go func() {
+		done <- c.over(slow).Put(context.Background(), &logical.StorageEntry{Key: cachedKey, Value: []byte("new")})
+	}()
+	<-slow.writing
+	checkSame(t, "read while it is written", "old", mustGet(t, c.over(storage)))
+	mustPut(t, storage, "new") // has happened, and is not answered yet
+	checkSame(t, "read once it is written", "new", mustGet(t, c.over(storage)))
+	slow.goOn <- struct{}{}
+	checkSame(t, "error", nil, <-done)
+	checkSame(t, "read afterwards", "new", mustGet(t, c.over(storage)))
+}
+
+// A request that ends early takes its write with it, and Vault may do that
+// write nevertheless.
+func TestWriteThatFailedMayStillHappen(t *testing.T) {
+	c, storage := newCache(cacheSize), &logical.InmemStorage{}
+	mustPut(t, storage, "old")
+	slow := &lateStorage{Storage: storage, writing: make(chan struct{}, 1), goOn: make(chan struct{}, 1), err: context.Canceled}
+	slow.goOn <- struct{}{}
+	err := c.over(slow).Put(t.Context(), &logical.StorageEntry{Key: cachedKey, Value: []byte("new")})
+	if !errors.Is(err, context.Canceled) {
+		t.Fatalf("want the storage's error, got %v", err)
+	}
+	checkSame(t, "read after the failure", "old", mustGet(t, c.over(storage)))
+	mustPut(t, storage, "new")
+	checkSame(t, "read once it has happened", "new", mustGet(t, c.over(storage)))
+}
+
+func TestCacheIsBounded(t *testing.T) {
+	const roles = 1000
+	value := strings.Repeat("x", 100)
+	c := newCache(roles / 2 * cost(cachedKey, []byte(value)))
+	counting := &faultyStorage{Storage: &logical.InmemStorage{}, failAt: -1}
+	storage := c.over(counting)
+	read := func(i int) {
+		key := fmt.Sprintf("%s%03d", roleStoragePrefix, i)
+		if entry, err := storage.Get(t.Context(), key); err != nil || entry == nil || string(entry.Value) != value {
+			t.Fatalf("%s: got %v, %v", key, entry, err)
+		}
+	}
+	for i := range roles {
+		if err := storage.Put(t.Context(), &logical.StorageEntry{Key: fmt.Sprintf("%s%03d", roleStoragePrefix, i), Value: []byte(value)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range roles {
+		read(i)
+		read(0) // is in use
+	}
+	checkSize(t, c)
+	if c.size > c.limit || c.size < c.limit*9/10 {
+		t.Errorf("want about %d bytes, got %d", c.limit, c.size)
+	}
+	before := counting.calls.Load()
+	read(0)
+	read(roles - 1)
+	checkSame(t, "calls of storage for those read last", before, counting.calls.Load())
+	read(1)
+	checkSame(t, "calls of storage for one that had to go", before+1, counting.calls.Load())
+	c.limit = 10 // too small for any
+	read(2)
+	checkSame(t, "size", 0, c.size)
+}
+
+// checkSize counts what a cache holds.
+func checkSize(t *testing.T, c *cache) {
+	t.Helper()
+	size := 0
+	for _, key := range c.entries.Keys() {
+		held, _ := c.entries.Peek(key)
+		size += cost(key, held)
+	}
+	checkSame(t, "size", size, c.size)
+}
+
+// An entry may be empty, which is not the same as absent.
+func TestEmptyEntryIsNoAbsentOne(t *testing.T) {
+	storage := &logical.InmemStorage{}
+	mustPut(t, storage, "")
+	cached := newCache(cacheSize).over(storage)
+	for range 2 {
+		if entry, err := cached.Get(t.Context(), cachedKey); err != nil || entry == nil {
+			t.Errorf("want an entry, got %v and %v", entry, err)
+		}
+	}
+}
+
+// jitter is a storage that takes its time before
+// and after what it does.
+type jitter struct{ logical.Storage }
+
+func pause() {
+	if n := rand.IntN(8); n > 0 {
+		time.Sleep(time.Duration(n*n) * time.Microsecond)
+	}
+}
+
+func (s jitter) Get(ctx context.Context, key string) (*logical.StorageEntry, error) {
+	pause()
+	defer pause()
+	return s.Storage.Get(ctx, key)
+}
+
+func (s jitter) Put(ctx context.Context, entry *logical.StorageEntry) error {
+	pause()
+	defer pause()
+	return s.Storage.Put(ctx, entry)
+}
+
+func (s jitter) Delete(ctx context.Context, key string) error {
+	pause()
+	defer pause()
+	return s.Storage.Delete(ctx, key)
+}
+
+// TestNoReadGoesBack has a writer for each key and many readers of all, and a
+// cache that is too small for them. What a read returns is never older than what
+// was acknowledged to the writer, or returned to another reader, before the read
+// began.
+func TestNoReadGoesBack(t *testing.T) {
+	const keys, readers, writes = 4, 6, 200
+	storage := jitter{&logical.InmemStorage{}}
+	c := newCache(2*cacheOverhead + 40)
+	key := func(k int) string { return fmt.Sprintf("%s%d", roleStoragePrefix, k) }
+	var newest [keys]atomic.Int64 // versions acknowledged or returned
+	advance := func(k int, version int64) {
+		for now := newest[k].Load(); version > now && !newest[k].CompareAndSwap(now, version); now = newest[k].Load() {
+		}
+	}
+	var done atomic.Bool
+	var reading, writing sync.WaitGroup
+	var reads, hits atomic.Int64
+	for range readers {
+		reading.Go(func() {
+			for !done.Load() {
+				k := rand.IntN(keys)
+				atLeast := newest[k].Load()
+				if _, held, _ := c.get(key(k)); held {
+					hits.Add(1)
+				}
+				entry, err := c.over(storage).Get(context.Background(), key(k))
+				if err != nil {
+					t.Errorf("Get: %v", err)
+					return
+				}
+				reads.Add(1)
+				if entry == nil {
+					continue // deleted, as of a version that cannot be told
+				}
+				version, _ := strconv.ParseInt(string(entry.Value), 10, 64)
+				if version < atLeast {
+					t.Errorf("%s: read version %d after %d", key(k), version, atLeast)
+					return
+				}
+				advance(k, version)
+			}
+		})
+	}
+	for k := range keys {
+		writing.Go(func() {
+			for version := int64(1); version <= writes; version++ {
+				var err error
+				if version%4 == 0 {
+					err = c.over(storage).Delete(context.Background(), key(k))
+				} else {
+					err = c.over(storage).Put(context.Background(), &logical.StorageEntry{Key: key(k), Value: []byte(strconv.FormatInt(version, 10))})
+				}
+				if err != nil {
+					t.Errorf("writing: %v", err)
+				}
+				advance(k, version)
+				pause()
+			}
+		})
+	}
+	writing.Wait()
+	done.Store(true)
+	reading.Wait()
+	checkSize(t, c)
+	t.Logf("%d reads, %d of what was held", reads.Load(), hits.Load())
+	if hits.Load() == 0 || hits.Load() == reads.Load() {
+		t.Error("want reads of what is held and of what is not")
+	}
+}

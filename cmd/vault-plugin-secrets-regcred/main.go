@@ -26,6 +26,7 @@ var version = "v0.0.0-dev"
 var newFactory = backend.Factory
 
 func main() {
+	tuneRuntime(os.LookupEnv)
 	if err := run(os.Args[1:]); err != nil {
 		hclog.New(&hclog.LoggerOptions{Name: "regcred"}).Error("plugin stops", "error", err)
 		os.Exit(1)

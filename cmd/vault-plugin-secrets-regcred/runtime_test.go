@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package main
+
+import (
+	"math"
+	"runtime/debug"
+	"testing"
+)
+
+// The environment's settings are those that Go took at the start of the process.
+func TestEnvironmentHasTheLastWordOnTheRuntime(t *testing.T) {
+	gc, limit := debug.SetGCPercent(100), debug.SetMemoryLimit(math.MaxInt64)
+	t.Cleanup(func() {
+		debug.SetGCPercent(gc)
+		debug.SetMemoryLimit(limit)
+	})
+	for _, set := range []string{"", "GOGC", "GOMEMLIMIT"} {
+		debug.SetGCPercent(100)
+		debug.SetMemoryLimit(math.MaxInt64)
+		tuneRuntime(func(name string) (string, bool) { return "", name == set })
+
+		wantGC, wantLimit := gcPercent, int64(memoryLimit)
+		switch set {
+		case "GOGC":
+			wantGC = 100
+		case "GOMEMLIMIT":
+			wantLimit = math.MaxInt64
+		}
+		if got := debug.SetGCPercent(100); got != wantGC {
+			t.Errorf("with %q set: want a GC percentage of %d, got %d", set, wantGC, got)
+		}
+		if got := debug.SetMemoryLimit(-1); got != wantLimit {
+			t.Errorf("with %q set: want a memory limit of %d, got %d", set, wantLimit, got)
+		}
+	}
+}

@@ -31,7 +31,7 @@ type backend struct {
 	*framework.Backend
 
 	reads *framework.Backend // has creds/ only; see HandleRequest
-	cache *cache
+	cache *mountCache
 
 	roleLocks       []*locksutil.LockEntry // by role; see lockRole
 	connectionLocks []*locksutil.LockEntry // by connection; see lockConnection
@@ -55,10 +55,11 @@ type backend struct {
 
 // Factory returns what makes the engine of a mount. version is reported to
 // Vault as the plugin's running version; it is a semantic version with a
-// leading "v".
+// leading "v". All mounts share what they hold in memory.
 func Factory(version string) logical.Factory {
+	cache := newCache(cacheSize)
 	return func(ctx context.Context, conf *logical.BackendConfig) (logical.Backend, error) {
-		b := newBackend(version)
+		b := newBackend(version, cache)
 		if err := b.Setup(ctx, conf); err != nil {
 			return nil, err
 		}
@@ -66,9 +67,9 @@ func Factory(version string) logical.Factory {
 	}
 }
 
-func newBackend(version string) *backend {
+func newBackend(version string, cache *cache) *backend {
 	b := &backend{
-		cache:           newCache(cacheSize),
+		cache:           cache.forMount(),
 		roleLocks:       locksutil.CreateLocks(),
 		connectionLocks: locksutil.CreateLocks(),
 		now:             time.Now,

@@ -4,6 +4,7 @@ package backend
 
 import (
 	"context"
+	"maps"
 	"math"
 	"strings"
 	"sync"
@@ -13,18 +14,18 @@ import (
 )
 
 const (
-	// cacheSize is the most bytes that a cache holds. It is what some 80,000
-	// roles of one registry take.
+	// cacheSize is the most bytes that the cache of a process holds. It is what
+	// some 80,000 roles of one registry take.
 	cacheSize = 40 << 20
 
 	// cacheOverhead is about what an entry takes beside its key and value.
-	cacheOverhead = 170
+	cacheOverhead = 190
 )
 
 // cache holds storage entries that reads need, as they stand in storage, so
 // that a read of a pull secret waits for Vault's storage once and then no more.
-// The least recently used go first. It is right because nothing enters it that
-// a write may have overtaken:
+// All mounts of the process share it, and the least recently used go first. It
+// is right because nothing enters it that a write may have overtaken:
 //
 //   - While a key is written or deleted, it is neither held nor entered: whoever
 //     reads meanwhile asks storage.
@@ -32,36 +33,33 @@ const (
 //     changed on another node, is given to whoever asked and not entered.
 //   - A write that failed may still happen, when Vault gets to it. Its key is not
 //     held any more.
-//
-// A cache lives as long as the engine: a reload, a seal and a change of the
-// active node begin with an empty one.
 type cache struct {
 	mu      sync.Mutex
-	entries *simplelru.LRU[string, []byte] // a nil value: storage has no such entry
-	size    int                            // bytes
-	limit   int                            // of size
-	writing map[string]int                 // how many writes of a key are under way, or have failed
-	changes uint64                         // grows with whatever makes an answer of storage out of date
+	entries *simplelru.LRU[entryKey, []byte] // a nil value: storage has no such entry
+	size    int                              // bytes
+	limit   int                              // of size
+	writing map[entryKey]int                 // how many writes of a key are under way, or have failed
+	changes uint64                           // grows with whatever makes an answer of storage out of date
+	mounts  uint64                           // how many there have been
+}
+
+// entryKey is a key in the storage of one mount.
+type entryKey struct {
+	mount uint64
+	key   string
 }
 
 func newCache(limit int) *cache {
-	c := &cache{limit: limit, writing: map[string]int{}}
+	c := &cache{limit: limit, writing: map[entryKey]int{}}
 	// It is the bytes that are limited, not their number; the constructor fails
 	// only for a number below one.
-	c.entries, _ = simplelru.NewLRU(math.MaxInt, func(key string, value []byte) { c.size -= cost(key, value) })
+	c.entries, _ = simplelru.NewLRU(math.MaxInt, func(key entryKey, value []byte) { c.size -= cost(key, value) })
 	return c
 }
 
-func cost(key string, value []byte) int { return len(key) + len(value) + cacheOverhead }
+func cost(key entryKey, value []byte) int { return len(key.key) + len(value) + cacheOverhead }
 
-// holds reports whether entries of that key are held: those that a read of
-// creds/ needs. Those of connections are read when one is used, which takes
-// the registry's time, and administrative credentials stay out of memory.
-func (c *cache) holds(key string) bool {
-	return key == configStorageKey || strings.HasPrefix(key, roleStoragePrefix) || strings.HasPrefix(key, sharedStoragePrefix)
-}
-
-func (c *cache) get(key string) (value []byte, held bool, asOf uint64) {
+func (c *cache) get(key entryKey) (value []byte, held bool, asOf uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	value, held = c.entries.Get(key)
@@ -70,7 +68,7 @@ func (c *cache) get(key string) (value []byte, held bool, asOf uint64) {
 
 // enter takes in what storage answered, unless something has changed since get
 // was asked for it.
-func (c *cache) enter(key string, value []byte, asOf uint64) {
+func (c *cache) enter(key entryKey, value []byte, asOf uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.changes != asOf || c.writing[key] > 0 || c.entries.Contains(key) {
@@ -83,19 +81,19 @@ func (c *cache) enter(key string, value []byte, asOf uint64) {
 }
 
 // drop forgets a key that has changed.
-func (c *cache) drop(key string) {
+func (c *cache) drop(key entryKey) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.dropLocked(key)
 }
 
-func (c *cache) dropLocked(key string) {
+func (c *cache) dropLocked(key entryKey) {
 	c.changes++
 	c.entries.Remove(key)
 }
 
 // write does what changes a key in storage.
-func (c *cache) write(key string, do func() error) error {
+func (c *cache) write(key entryKey, do func() error) error {
 	c.mu.Lock()
 	c.writing[key]++
 	c.dropLocked(key)
@@ -114,24 +112,64 @@ func (c *cache) write(key string, do func() error) error {
 	return nil
 }
 
-// over returns the storage as seen through the cache. All that the engine does
-// goes through it.
-func (c *cache) over(storage logical.Storage) logical.Storage {
-	return &cachedStorage{Storage: storage, cache: c}
+// forMount returns the part of a mount that begins to be served: nothing. A
+// reload, a seal and a change of the active node begin so.
+func (c *cache) forMount() *mountCache {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.mounts++
+	return &mountCache{cache: c, mount: c.mounts}
+}
+
+// mountCache is the part of one mount.
+type mountCache struct {
+	cache *cache
+	mount uint64
+}
+
+// holds reports whether entries of that key are held: those that a read of
+// creds/ needs. Those of connections are read when one is used, which takes
+// the registry's time, and administrative credentials stay out of memory.
+func holds(key string) bool {
+	return key == configStorageKey || strings.HasPrefix(key, roleStoragePrefix) || strings.HasPrefix(key, sharedStoragePrefix)
+}
+
+func (m *mountCache) key(key string) entryKey { return entryKey{m.mount, key} }
+
+// drop forgets a key that has changed.
+func (m *mountCache) drop(key string) { m.cache.drop(m.key(key)) }
+
+// end forgets all that a mount has had, which is not served any more.
+func (m *mountCache) end() {
+	m.cache.mu.Lock()
+	defer m.cache.mu.Unlock()
+	m.cache.changes++
+	for _, key := range m.cache.entries.Keys() {
+		if key.mount == m.mount {
+			m.cache.entries.Remove(key)
+		}
+	}
+	maps.DeleteFunc(m.cache.writing, func(key entryKey, _ int) bool { return key.mount == m.mount })
+}
+
+// over returns the storage of the mount as seen through the cache. All that the
+// engine does goes through it.
+func (m *mountCache) over(storage logical.Storage) logical.Storage {
+	return &cachedStorage{Storage: storage, cached: m}
 }
 
 type cachedStorage struct {
 	logical.Storage
-	cache *cache
+	cached *mountCache
 }
 
 // Get implements [logical.Storage]. What it returns is shared, and must not be
 // changed.
 func (s *cachedStorage) Get(ctx context.Context, key string) (*logical.StorageEntry, error) {
-	if !s.cache.holds(key) {
+	if !holds(key) {
 		return s.Storage.Get(ctx, key)
 	}
-	value, held, asOf := s.cache.get(key)
+	value, held, asOf := s.cached.cache.get(s.cached.key(key))
 	if !held {
 		entry, err := s.Storage.Get(ctx, key)
 		if err != nil {
@@ -140,7 +178,7 @@ func (s *cachedStorage) Get(ctx context.Context, key string) (*logical.StorageEn
 		if entry != nil {
 			value = append([]byte{}, entry.Value...) // not nil, even where it is empty
 		}
-		s.cache.enter(key, value, asOf)
+		s.cached.cache.enter(s.cached.key(key), value, asOf)
 	}
 	if value == nil {
 		return nil, nil
@@ -150,16 +188,17 @@ func (s *cachedStorage) Get(ctx context.Context, key string) (*logical.StorageEn
 
 // Put implements [logical.Storage].
 func (s *cachedStorage) Put(ctx context.Context, entry *logical.StorageEntry) error {
-	if !s.cache.holds(entry.Key) {
-		return s.Storage.Put(ctx, entry)
-	}
-	return s.cache.write(entry.Key, func() error { return s.Storage.Put(ctx, entry) })
+	return s.write(entry.Key, func() error { return s.Storage.Put(ctx, entry) })
 }
 
 // Delete implements [logical.Storage].
 func (s *cachedStorage) Delete(ctx context.Context, key string) error {
-	if !s.cache.holds(key) {
-		return s.Storage.Delete(ctx, key)
+	return s.write(key, func() error { return s.Storage.Delete(ctx, key) })
+}
+
+func (s *cachedStorage) write(key string, do func() error) error {
+	if !holds(key) {
+		return do()
 	}
-	return s.cache.write(key, func() error { return s.Storage.Delete(ctx, key) })
+	return s.cached.cache.write(s.cached.key(key), do)
 }

@@ -157,16 +157,16 @@ func mustPut(t *testing.T, storage logical.Storage, value string) {
 // An answer that a change has overtaken is given to who asked, and to nobody
 // else.
 func TestAnswerThatWasOvertakenIsNotKept(t *testing.T) {
-	for name, change := range map[string]func(*testing.T, *cache, logical.Storage){
-		"put":    func(t *testing.T, c *cache, s logical.Storage) { mustPut(t, c.over(s), "new") },
-		"delete": func(t *testing.T, c *cache, s logical.Storage) { _ = c.over(s).Delete(t.Context(), cachedKey) },
-		"change on another node": func(t *testing.T, c *cache, s logical.Storage) {
+	for name, change := range map[string]func(*testing.T, *mountCache, logical.Storage){
+		"put":    func(t *testing.T, c *mountCache, s logical.Storage) { mustPut(t, c.over(s), "new") },
+		"delete": func(t *testing.T, c *mountCache, s logical.Storage) { _ = c.over(s).Delete(t.Context(), cachedKey) },
+		"change on another node": func(t *testing.T, c *mountCache, s logical.Storage) {
 			mustPut(t, s, "new")
 			c.drop(cachedKey)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c, storage := newCache(cacheSize), &logical.InmemStorage{}
+			c, storage := newCache(cacheSize).forMount(), &logical.InmemStorage{}
 			mustPut(t, storage, "old")
 			gated := newGatedStorage(storage)
 			got := make(chan string)
@@ -200,7 +200,7 @@ func (s *lateStorage) Put(ctx context.Context, entry *logical.StorageEntry) erro
 }
 
 func TestReadDuringAWriteIsNotKept(t *testing.T) {
-	c, storage := newCache(cacheSize), &logical.InmemStorage{}
+	c, storage := newCache(cacheSize).forMount(), &logical.InmemStorage{}
 	mustPut(t, storage, "old")
 	slow := &lateStorage{Storage: storage, writing: make(chan struct{}), goOn: make(chan struct{})}
 	done := make(chan error)
@@ -219,7 +219,7 @@ func TestReadDuringAWriteIsNotKept(t *testing.T) {
 // A request that ends early takes its write with it, and Vault may do that
 // write nevertheless.
 func TestWriteThatFailedMayStillHappen(t *testing.T) {
-	c, storage := newCache(cacheSize), &logical.InmemStorage{}
+	c, storage := newCache(cacheSize).forMount(), &logical.InmemStorage{}
 	mustPut(t, storage, "old")
 	slow := &lateStorage{Storage: storage, writing: make(chan struct{}, 1), goOn: make(chan struct{}, 1), err: context.Canceled}
 	slow.goOn <- struct{}{}
@@ -235,9 +235,9 @@ func TestWriteThatFailedMayStillHappen(t *testing.T) {
 func TestCacheIsBounded(t *testing.T) {
 	const roles = 1000
 	value := strings.Repeat("x", 100)
-	c := newCache(roles / 2 * cost(cachedKey, []byte(value)))
+	c := newCache(roles / 2 * cost(entryKey{0, cachedKey}, []byte(value)))
 	counting := &faultyStorage{Storage: &logical.InmemStorage{}, failAt: -1}
-	storage := c.over(counting)
+	storage := c.forMount().over(counting)
 	read := func(i int) {
 		key := fmt.Sprintf("%s%03d", roleStoragePrefix, i)
 		if entry, err := storage.Get(t.Context(), key); err != nil || entry == nil || string(entry.Value) != value {
@@ -279,11 +279,48 @@ func checkSize(t *testing.T, c *cache) {
 	checkSame(t, "size", size, c.size)
 }
 
+// Mounts have the same keys, and one process may serve many of them.
+func TestMountsShareOneCacheAndNoEntry(t *testing.T) {
+	memory := newCache(cacheSize)
+	var mounts []*mountCache
+	var storages []logical.Storage
+	for i := range 3 {
+		mounts = append(mounts, memory.forMount())
+		storages = append(storages, mounts[i].over(&logical.InmemStorage{}))
+		mustPut(t, storages[i], strconv.Itoa(i))
+	}
+	for i := range mounts {
+		checkSame(t, "entry", strconv.Itoa(i), mustGet(t, storages[i]))
+	}
+	mounts[0].drop(cachedKey)
+	checkSame(t, "entries after one was dropped", 2, memory.entries.Len())
+	slow := &lateStorage{Storage: &logical.InmemStorage{}, writing: make(chan struct{}, 1), goOn: make(chan struct{}, 1), err: context.Canceled}
+	slow.goOn <- struct{}{}
+	if err := mounts[1].over(slow).Put(t.Context(), &logical.StorageEntry{Key: roleStoragePrefix + "other"}); err == nil {
+		t.Fatal("want the storage's error")
+	}
+	mounts[1].end()
+	checkSame(t, "entries after a mount has ended", 1, memory.entries.Len())
+	checkSame(t, "keys being written after a mount has ended", 0, len(memory.writing))
+	checkSize(t, memory)
+}
+
+func TestCleanupForgetsWhatIsInMemory(t *testing.T) {
+	e := newReadableEngine(t)
+	e.read("creds/static")
+	memory := e.cache.cache
+	if memory.entries.Len() == 0 {
+		t.Error("want entries in memory")
+	}
+	e.Cleanup(t.Context())
+	checkSame(t, "entries", 0, memory.entries.Len())
+}
+
 // An entry may be empty, which is not the same as absent.
 func TestEmptyEntryIsNoAbsentOne(t *testing.T) {
 	storage := &logical.InmemStorage{}
 	mustPut(t, storage, "")
-	cached := newCache(cacheSize).over(storage)
+	cached := newCache(cacheSize).forMount().over(storage)
 	for range 2 {
 		if entry, err := cached.Get(t.Context(), cachedKey); err != nil || entry == nil {
 			t.Errorf("want an entry, got %v and %v", entry, err)
@@ -326,7 +363,8 @@ func (s jitter) Delete(ctx context.Context, key string) error {
 func TestNoReadGoesBack(t *testing.T) {
 	const keys, readers, writes = 4, 6, 200
 	storage := jitter{&logical.InmemStorage{}}
-	c := newCache(2*cacheOverhead + 40)
+	memory := newCache(2*cacheOverhead + 40)
+	c := memory.forMount()
 	key := func(k int) string { return fmt.Sprintf("%s%d", roleStoragePrefix, k) }
 	var newest [keys]atomic.Int64 // versions acknowledged or returned
 	advance := func(k int, version int64) {
@@ -341,7 +379,7 @@ func TestNoReadGoesBack(t *testing.T) {
 			for !done.Load() {
 				k := rand.IntN(keys)
 				atLeast := newest[k].Load()
-				if _, held, _ := c.get(key(k)); held {
+				if _, held, _ := memory.get(c.key(key(k))); held {
 					hits.Add(1)
 				}
 				entry, err := c.over(storage).Get(context.Background(), key(k))
@@ -382,7 +420,7 @@ func TestNoReadGoesBack(t *testing.T) {
 	writing.Wait()
 	done.Store(true)
 	reading.Wait()
-	checkSize(t, c)
+	checkSize(t, memory)
 	t.Logf("%d reads, %d of what was held", reads.Load(), hits.Load())
 	if hits.Load() == 0 || hits.Load() == reads.Load() {
 		t.Error("want reads of what is held and of what is not")

@@ -201,8 +201,9 @@ func (b *backend) tendSoon(storage logical.Storage, name string) {
 // tendTimeout limits what a read has begun.
 const tendTimeout = 2 * time.Minute
 
-// stop ends what goes on in the background.
+// stop ends what goes on in the background, and forgets what is in memory.
 func (b *backend) stop(context.Context) {
 	b.end()
 	b.background.Wait()
+	b.cache.end()
 }

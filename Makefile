@@ -6,6 +6,10 @@ VERSION ?= v0.1.0-dev
 # Tests need cgo for the race detector only; nothing that is built does.
 export CGO_ENABLED ?= 0
 
+# For "make bench": short or full, and variables for the plugin's process.
+export BENCH ?= full
+export BENCH_ENV ?=
+
 GO     ?= go
 PLUGIN := bin/vault-plugin-secrets-regcred
 TOOLS  := registry crane gitea kubectl read-kubelet read-containers
@@ -40,6 +44,10 @@ test: build vault tools ## unit tests, then the engine on a real Vault with real
 	CGO_ENABLED=1 $(GO) test -race -cover ./...
 	cd tests && CGO_ENABLED=1 $(GO) test -race -count=1 -parallel=6 -timeout=20m .
 
+.PHONY: bench
+bench: build vault .bin/bench-floor ## requests against a floor and Vault's KV, as ratios in one run of minutes (Linux); BENCH=short tries it
+	cd tests/bench && $(GO) test -count=1 -v -timeout=60m .
+
 .PHONY: crash
 crash: build vault .bin/gitea ## kill the plugin at every step of minting and revoking, 200 times for each type (Linux)
 	@$(GO) build -trimpath -tags killpoints -o .bin/regcred-killpoints ./cmd/vault-plugin-secrets-regcred
@@ -65,6 +73,7 @@ tools: $(TOOLS:%=.bin/%) skopeo ## what the tests need beside Vault, to .bin/
 .bin/kubectl .bin/kube-apiserver .bin/kubelet: tests/tools/kubernetes/go.sum
 .bin/read-kubelet: tests/tools/kubernetes/go.sum tests/tools/kubernetes/read-kubelet/main.go
 .bin/read-containers: tests/tools/containers/go.sum tests/tools/containers/read-containers/main.go
+.bin/bench-floor: tests/go.sum tests/bench/floor/main.go
 .bin/pause: tests/tools/pause/main.go
 .bin/etcd: tests/tools/etcd/go.sum
 .bin/external-secrets: tests/tools/external-secrets/go.sum

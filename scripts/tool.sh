@@ -33,8 +33,9 @@ case ${1:-} in
     ;;
   read-kubelet) go_build read-kubelet tests/tools/kubernetes -ldflags="$small" ./read-kubelet ;;
   read-containers) go_build read-containers tests/tools/containers -ldflags="$small" ./read-containers ;;
+  bench-floor) CGO_ENABLED=0 go_build bench-floor tests -ldflags="$small" ./bench/floor ;;
   pause) CGO_ENABLED=0 go_build pause tests -ldflags="$small" ./tools/pause ;;
   gofumpt) go_build gofumpt tests/tools/lint -ldflags="$small" mvdan.cc/gofumpt ;;
   golangci-lint) go_build golangci-lint tests/tools/lint -ldflags="$small" github.com/golangci/golangci-lint/v2/cmd/golangci-lint ;;
-  *) die "usage: scripts/tool.sh registry|crane|kubectl|kube-apiserver|kubelet|etcd|external-secrets|gitea|read-kubelet|read-containers|pause|gofumpt|golangci-lint" ;;
+  *) die "usage: scripts/tool.sh registry|crane|kubectl|kube-apiserver|kubelet|etcd|external-secrets|gitea|read-kubelet|read-containers|bench-floor|pause|gofumpt|golangci-lint" ;;
 esac

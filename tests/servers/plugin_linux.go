@@ -69,6 +69,23 @@ func (v *Vault) PluginPIDs(t testing.TB) []int {
 	return pids
 }
 
+// PIDOf returns the id of the process of the plugin that is registered under a
+// name by [Vault.RegisterAs], and has been asked something.
+func (v *Vault) PIDOf(t testing.TB, name string) int {
+	t.Helper()
+	var found []int
+	for _, pid := range v.PluginPIDs(t) {
+		program, err := os.Readlink(filepath.Join("/proc", strconv.Itoa(pid), "exe"))
+		if err == nil && filepath.Base(program) == name {
+			found = append(found, pid)
+		}
+	}
+	if len(found) != 1 {
+		t.Fatalf("want one process of the plugin %s, got %v", name, found)
+	}
+	return found[0]
+}
+
 // Running reports whether a process has not ended.
 func Running(pid int) bool {
 	_, running := parentOf(pid)

@@ -38,6 +38,7 @@ type Vault struct {
 	dir     string
 	listen  string
 	unseal  string
+	log     string // level of the log of a server with integrated storage
 }
 
 // StartVault starts a dev server, logging at level trace, with the plugin in
@@ -67,7 +68,18 @@ func StartVaultWith(t testing.TB, plugin string) *Vault {
 // enabled at [Mount], as on a production server.
 func StartRaftVault(t testing.TB) *Vault {
 	t.Helper()
+	v := StartEmptyRaftVault(t, "trace")
+	v.Register(t, Plugin(t), PluginName, "")
+	v.Enable(t, Mount)
+	return v
+}
+
+// StartEmptyRaftVault starts the same server without the plugin, logging at
+// the given level.
+func StartEmptyRaftVault(t testing.TB, logLevel string) *Vault {
+	t.Helper()
 	v := newVault(t, Plugin(t))
+	v.log = logLevel
 	v.launchRaft(t)
 	v.connect(t)
 	init, err := v.Client.Sys().Init(&api.InitRequest{SecretShares: 1, SecretThreshold: 1})
@@ -76,8 +88,6 @@ func StartRaftVault(t testing.TB) *Vault {
 	}
 	v.Token, v.unseal = init.RootToken, init.Keys[0]
 	v.Unseal(t)
-	v.Register(t, Plugin(t), PluginName, "")
-	v.Enable(t, Mount)
 	return v
 }
 
@@ -111,8 +121,8 @@ api_addr         = %q
 cluster_addr     = %q
 plugin_directory = %q
 disable_mlock    = true
-log_level        = "trace"
-`, filepath.Join(v.dir, "raft"), v.listen, v.Addr, "http://"+freeAddr(t), v.PluginDir)
+log_level        = %q
+`, filepath.Join(v.dir, "raft"), v.listen, v.Addr, "http://"+freeAddr(t), v.PluginDir, v.log)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -201,15 +211,23 @@ func (v *Vault) NewToken(policies ...string) (string, error) {
 // name and registers it as [PluginName], with a version unless that is empty.
 func (v *Vault) Register(t testing.TB, binary, name, version string) {
 	t.Helper()
-	err := v.Client.Sys().RegisterPlugin(&api.RegisterPluginInput{
-		Name:    PluginName,
-		Type:    api.PluginTypeSecrets,
-		Command: name,
-		SHA256:  v.copyPlugin(t, binary, name),
-		Version: version,
-	})
-	if err != nil {
-		t.Fatalf("registering %s: %v", name, err)
+	v.register(t, binary, api.RegisterPluginInput{Name: PluginName, Command: name, Version: version})
+}
+
+// RegisterAs registers a plugin binary under a name, which is that of its copy
+// as well, with variables for its environment ("NAME=value"). Vault serves the
+// mounts of one name from one process, and those of another from another.
+func (v *Vault) RegisterAs(t testing.TB, binary, name string, env ...string) {
+	t.Helper()
+	v.register(t, binary, api.RegisterPluginInput{Name: name, Command: name, Env: env})
+}
+
+func (v *Vault) register(t testing.TB, binary string, plugin api.RegisterPluginInput) {
+	t.Helper()
+	plugin.Type = api.PluginTypeSecrets
+	plugin.SHA256 = v.copyPlugin(t, binary, plugin.Command)
+	if err := v.Client.Sys().RegisterPlugin(&plugin); err != nil {
+		t.Fatalf("registering %s: %v", plugin.Command, err)
 	}
 }
 

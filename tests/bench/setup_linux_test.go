@@ -1,0 +1,390 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package bench
+
+import (
+	"crypto/rand"
+	"debug/buildinfo"
+	"encoding/json"
+	"fmt"
+	mathrand "math/rand/v2"
+	"net/http"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/hashicorp/vault/api"
+
+	"vault-plugin-secrets-regcred/backend/issuer/gitlab/gitlabtest"
+	"vault-plugin-secrets-regcred/tests/servers"
+)
+
+const (
+	// fillers write roles and names. Vault commits at once what waits to be written.
+	fillers = 128
+
+	// readers read all roles once, before the memory is measured.
+	readers = 32
+)
+
+// Mounts, which are the names of the plugins as well: each name has a process
+// of its own.
+const (
+	mountRegcred = "regcred"
+	mountFloor   = "floor"
+	mountAgain   = "floor-again"
+	mountMemory  = "regcred-memory"
+	mountKV1     = "kv1"
+	mountKV2     = "kv2"
+	mountNames   = "kv1-names"
+)
+
+func mountOf(roles int) string { return fmt.Sprintf("regcred-%d", roles) }
+
+// setup is a Vault with all that is measured in it.
+type setup struct {
+	*testing.T
+	plan    plan
+	vault   *servers.Vault
+	env     []string // for regcred's process
+	root    client
+	reader  client // with a token that a consumer might have
+	machine Machine
+}
+
+// contents are the roles that are read, by what they are called in the result.
+var contents = map[string]string{static: "static", bundle: "bundle", shared: "shared"}
+
+func newSetup(t *testing.T, p plan, env []string) *setup {
+	t.Helper()
+	s := &setup{T: t, plan: p, env: env}
+	s.machine = machine(t, env)
+	s.vault = servers.StartEmptyRaftVault(t, "info")
+	s.machine.Vault = s.vaultVersion()
+	s.root = newClient(s.vault.Addr, s.vault.Token)
+	s.reader = s.newReader()
+
+	s.mountPlugin(servers.Plugin(t), mountRegcred, env...)
+	s.mountPlugin(servers.Bin(t, "bench-floor"), mountFloor)
+	s.mountPlugin(servers.Bin(t, "bench-floor"), mountAgain)
+	s.writeContents()
+	s.writeKV()
+	s.copyToFloor(mountFloor)
+	s.copyToFloor(mountAgain)
+
+	names := p.roles[len(p.roles)-1]
+	s.mount(mountNames, &api.MountInput{Type: "kv", Options: map[string]string{"version": "1"}})
+	s.fill(names, func(i int) (string, any) { return mountNames + "/" + roleName(i), fields{"value": "x"} })
+	for _, n := range p.roles {
+		s.mountPlugin(servers.Plugin(t), mountOf(n), env...)
+		s.fillRoles(mountOf(n), n)
+		// So that no read is the first of its role.
+		s.readRoles(mountOf(n), 0, n)
+	}
+	return s
+}
+
+type fields = map[string]any
+
+func (s *setup) mount(path string, input *api.MountInput) {
+	s.Helper()
+	if err := s.vault.Client.Sys().Mount(path, input); err != nil {
+		s.Fatal(err)
+	}
+}
+
+func (s *setup) mountPlugin(binary, name string, env ...string) {
+	s.Helper()
+	s.vault.RegisterAs(s, binary, name, env...)
+	s.mount(name, &api.MountInput{Type: name})
+}
+
+func (s *setup) vaultVersion() string {
+	s.Helper()
+	health, err := s.vault.Client.Sys().Health()
+	if err != nil {
+		s.Fatal(err)
+	}
+	return health.Version
+}
+
+// newReader returns a client whose token may read and list only.
+func (s *setup) newReader() client {
+	s.Helper()
+	if err := s.vault.Client.Sys().PutPolicy("reader", `path "*" { capabilities = ["read", "list"] }`); err != nil {
+		s.Fatal(err)
+	}
+	token, err := s.vault.NewToken("reader")
+	if err != nil {
+		s.Fatal(err)
+	}
+	return newClient(s.vault.Addr, token)
+}
+
+func (s *setup) write(path string, in fields) {
+	s.Helper()
+	if _, err := s.vault.Client.Logical().Write(path, in); err != nil {
+		s.Fatal(err)
+	}
+}
+
+func (s *setup) data(path string) fields {
+	s.Helper()
+	secret, err := s.vault.Client.Logical().Read(path)
+	if err != nil {
+		s.Fatal(err)
+	}
+	if secret == nil {
+		s.Fatalf("%s: nothing there", path)
+	}
+	return secret.Data
+}
+
+// credential is of the kind that a registry has.
+func credential(i int) fields {
+	return fields{
+		"hostname": fmt.Sprintf("registry%d.example.com", i),
+		"username": fmt.Sprintf("gitlab+deploy-token-%d", 900000+i),
+		"password": "gldt-" + rand.Text()[:20],
+	}
+}
+
+// writeContents writes a static role, a bundle of three and a shared role, whose
+// credential a GitLab in memory mints.
+func (s *setup) writeContents() {
+	s.Helper()
+	var members []string
+	for i := range 3 {
+		name := []string{"static", "second", "third"}[i]
+		role := credential(i + 1)
+		role["allowed_bundles"] = "bundle"
+		s.write(mountRegcred+"/roles/"+name, role)
+		members = append(members, name)
+	}
+	s.write(mountRegcred+"/roles/bundle", fields{"members": members})
+
+	lab := gitlabtest.New(s)
+	connection := lab.Connection()
+	s.write(mountRegcred+"/connections/gitlab", fields{
+		"type": "gitlab", "url": connection.URL, "registry": string(connection.Registries[0]),
+		"token": connection.Secrets["token"].Reveal(), "allowed_roles": "*",
+	})
+	s.write(mountRegcred+"/roles/shared", fields{
+		"connection": "gitlab", "project": gitlabtest.Project, "mode": "shared", "rotation_period": "720h",
+	})
+}
+
+// writeKV writes the static credentials as a team without regcred has them.
+func (s *setup) writeKV() {
+	s.Helper()
+	s.mount(mountKV1, &api.MountInput{Type: "kv", Options: map[string]string{"version": "1"}})
+	s.mount(mountKV2, &api.MountInput{Type: "kv", Options: map[string]string{"version": "2"}})
+	for i := range 3 {
+		secret := credential(i + 1)
+		s.write(fmt.Sprintf("%s/%d", mountKV1, i), secret)
+		var err error
+		for range 100 { // it is being made ready
+			if _, err = s.vault.Client.Logical().Write(fmt.Sprintf("%s/data/%d", mountKV2, i), fields{"data": secret}); err == nil {
+				break
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+		if err != nil {
+			s.Fatal(err)
+		}
+	}
+}
+
+// copyToFloor gives a floor what regcred answers, and checks that it then
+// answers the same.
+func (s *setup) copyToFloor(floor string) {
+	s.Helper()
+	for _, role := range contents {
+		answer := s.data(mountRegcred + "/creds/" + role)
+		s.write(floor+"/creds/"+role, answer)
+		if diff := differs(s.data(mountRegcred+"/creds/"+role), s.data(floor+"/creds/"+role)); diff != "" {
+			s.Fatalf("the floor must answer what regcred does for %s (-regcred +floor):\n%s", role, diff)
+		}
+	}
+}
+
+// differs compares the data of two answers. The seconds until the next rotation
+// go down meanwhile, and may differ in their digits only.
+func differs(regcred, floor fields) string {
+	return cmp.Diff(timeless(regcred), timeless(floor))
+}
+
+func timeless(data fields) fields {
+	masked := fields{}
+	for name, value := range data {
+		if number, ok := value.(json.Number); ok && name == "ttl" {
+			value = fmt.Sprintf("a number of %d digits", len(number))
+		}
+		masked[name] = value
+	}
+	return masked
+}
+
+func roleName(i int) string { return fmt.Sprintf("role-%06d", i) }
+
+func (s *setup) fillRoles(mount string, n int) {
+	s.Helper()
+	s.fill(n, func(i int) (string, any) { return mount + "/roles/" + roleName(i), credential(i) })
+}
+
+// fill writes n things.
+func (s *setup) fill(n int, entry func(int) (path string, body any)) {
+	s.Helper()
+	began := time.Now()
+	each(s, fillers, n, func(i int) error {
+		path, in := entry(i)
+		body, err := json.Marshal(in)
+		if err != nil {
+			return err
+		}
+		return s.root.do(http.MethodPost, path, body)
+	})
+	s.logSince(began, "wrote %s entries", count(n))
+}
+
+// readRoles reads the roles from one number to another once each.
+func (s *setup) readRoles(mount string, from, to int) {
+	s.Helper()
+	began := time.Now()
+	each(s, readers, to-from, func(i int) error { return s.reader.read(mount + "/creds/" + roleName(from+i)) })
+	s.logSince(began, "read %s roles", count(to-from))
+}
+
+func (s *setup) logSince(began time.Time, format string, args ...any) {
+	s.Helper()
+	if took := time.Since(began); took > 5*time.Second {
+		s.Logf(format+": %.0f s", append(args, took.Seconds())...)
+	}
+}
+
+// groups are what is compared.
+func (s *setup) groups() []group {
+	read := func(name string, paths ...string) thing {
+		return thing{name, func() error {
+			for _, path := range paths {
+				if err := s.reader.read(path); err != nil {
+					return err
+				}
+			}
+			return nil
+		}}
+	}
+	kv1Paths := []string{mountKV1 + "/0", mountKV1 + "/1", mountKV1 + "/2"}
+	kv2Paths := []string{mountKV2 + "/data/0", mountKV2 + "/data/1", mountKV2 + "/data/2"}
+	things := []thing{read(of(again, static), mountAgain+"/creds/static")}
+	for _, content := range []string{static, bundle, shared} {
+		things = append(things,
+			read(of(regcred, content), mountRegcred+"/creds/"+contents[content]),
+			read(of(floor, content), mountFloor+"/creds/"+contents[content]))
+	}
+	things = append(things,
+		read(reads(kv1, 1), kv1Paths[0]), read(reads(kv1, 3), kv1Paths...),
+		read(reads(kv2, 1), kv2Paths[0]), read(reads(kv2, 3), kv2Paths...))
+
+	var groups []group
+	for _, concurrency := range concurrencies {
+		groups = append(groups, group{concurrency, things})
+	}
+	var sizes []thing
+	for _, n := range s.plan.roles {
+		sizes = append(sizes, thing{withRoles(n), func() error {
+			return s.reader.read(mountOf(n) + "/creds/" + roleName(mathrand.IntN(n)))
+		}})
+	}
+	most := s.plan.roles[len(s.plan.roles)-1]
+	return append(groups, group{1, sizes}, group{1, []thing{
+		read(listOf(regcred), mountOf(most)+"/roles?list=true"),
+		read(listOf(kv1), mountNames+"?list=true"),
+	}})
+}
+
+// measureMemory measures that of a process that has just been started.
+func (s *setup) measureMemory() Memory {
+	s.Helper()
+	n := s.plan.memory
+	s.mountPlugin(servers.Plugin(s), mountMemory, s.env...)
+	s.fillRoles(mountMemory, 2*n)
+	if _, err := s.vault.Client.Sys().ReloadPlugin(&api.ReloadPluginInput{Plugin: mountMemory}); err != nil {
+		s.Fatal(err)
+	}
+	s.readRoles(mountMemory, 0, 1) // starts it
+	m := Memory{Roles: n, Idle: s.resident(mountMemory)}
+	s.readRoles(mountMemory, 0, n)
+	m.Read = s.resident(mountMemory)
+	s.readRoles(mountMemory, n, 2*n)
+	m.Twice = s.resident(mountMemory)
+	return m
+}
+
+// resident is the resident memory of a plugin's process, in bytes.
+func (s *setup) resident(plugin string) int64 {
+	s.Helper()
+	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.vault.PIDOf(s, plugin)))
+	if err != nil {
+		s.Fatal(err)
+	}
+	for line := range strings.Lines(string(content)) {
+		name, value, _ := strings.Cut(line, ":")
+		if name == "VmRSS" {
+			kilobytes, err := strconv.ParseInt(strings.Fields(value)[0], 10, 64)
+			if err != nil {
+				s.Fatal(err)
+			}
+			return kilobytes << 10
+		}
+	}
+	s.Fatalf("no VmRSS in:\n%s", content)
+	return 0
+}
+
+// machine describes it, and checks that the two plugins are built alike.
+func machine(t *testing.T, env []string) Machine {
+	t.Helper()
+	regcred, floor := buildOf(t, servers.Plugin(t)), buildOf(t, servers.Bin(t, "bench-floor"))
+	if diff := cmp.Diff(regcred, floor); diff != "" {
+		t.Fatalf("the floor must be built as regcred is (-regcred +floor):\n%s", diff)
+	}
+	version, err := exec.Command(servers.Plugin(t), "-version").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Machine{
+		OS: runtime.GOOS, Arch: runtime.GOARCH, Cores: runtime.NumCPU(),
+		Go: regcred["go"], SDK: regcred[sdkModule], Plugin: strings.TrimSpace(string(version)), PluginSetting: env,
+	}
+}
+
+const sdkModule = "github.com/hashicorp/vault/sdk"
+
+// buildOf returns what decides how fast a plugin answers, beside its own code.
+func buildOf(t *testing.T, program string) map[string]string {
+	t.Helper()
+	info, err := buildinfo.ReadFile(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	built := map[string]string{"go": info.GoVersion}
+	for _, module := range info.Deps {
+		switch module.Path {
+		case sdkModule, "github.com/hashicorp/go-plugin", "google.golang.org/grpc", "google.golang.org/protobuf":
+			built[module.Path] = module.Version
+		}
+	}
+	for _, setting := range info.Settings {
+		switch setting.Key {
+		case "-trimpath", "-race", "-gcflags", "CGO_ENABLED", "GOARCH", "GOAMD64", "GOARM64":
+			built[setting.Key] = setting.Value
+		}
+	}
+	return built
+}

@@ -3,9 +3,12 @@
 package bench
 
 import (
+	"cmp"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,28 +18,34 @@ import (
 
 // What a run is given in the environment, which "make bench" passes on.
 const (
-	sizeVariable = "BENCH"     // "short" shows that it works, in about a minute
-	envVariable  = "BENCH_ENV" // variables for regcred's process: "GOGC=400 GOMEMLIMIT=64MiB"
+	// sizeVariable is "full"; "short", which shows in less than a minute that the
+	// measurement works; or "requests", which leaves out what takes long to fill.
+	sizeVariable = "BENCH"
+
+	// envVariable has variables for regcred's processes: "GOGC=400 GOMAXPROCS=1".
+	envVariable = "BENCH_ENV"
+
+	// compareVariable has the same for further processes, one for each part
+	// that ends with a semicolon. They are compared with those that have
+	// envVariable: "GOGC=400; GOGC=400 GOMAXPROCS=1".
+	compareVariable = "BENCH_COMPARE"
 )
 
 // plan says how much is measured.
 type plan struct {
 	rounds, turns int
 	slice         time.Duration // for one thing in one turn
-	roles         []int         // numbers of roles, each in a mount of its own
-	memory        int           // roles that are read for the memory, and as many again
+	roles         []int         // numbers of roles, each in a mount of its own; growing
 }
 
-var (
-	full = plan{
-		rounds: 7, turns: 4, slice: 250 * time.Millisecond,
-		roles: []int{10, 100, 1_000, 10_000, 100_000}, memory: 100_000,
-	}
-	short = plan{
-		rounds: 2, turns: 1, slice: 50 * time.Millisecond,
-		roles: []int{10, 100, 1_000}, memory: 1_000,
-	}
-)
+var plans = map[string]plan{
+	"full":     {rounds: 7, turns: 4, slice: 250 * time.Millisecond, roles: []int{10, 100, 1_000, 10_000, 100_000}},
+	"requests": {rounds: 7, turns: 4, slice: 250 * time.Millisecond},
+	"short":    {rounds: 2, turns: 1, slice: 50 * time.Millisecond, roles: []int{10, 100, 1_000}},
+}
+
+// most is the largest number of roles.
+func (p plan) most() int { return p.roles[len(p.roles)-1] }
 
 func TestMain(m *testing.M) {
 	servers.CleanEnv()
@@ -48,23 +57,22 @@ func TestMain(m *testing.M) {
 // TestBench measures, prints the result and writes it to .bench/result.json. It
 // fails if something cannot be measured, never for a figure.
 func TestBench(t *testing.T) {
-	p := full
-	switch size := os.Getenv(sizeVariable); size {
-	case "", "full":
-	case "short":
-		p = short
-	default:
-		t.Fatalf(`%s=%q: want "short" or "full"`, sizeVariable, size)
+	size := cmp.Or(os.Getenv(sizeVariable), "full")
+	p, known := plans[size]
+	if !known {
+		t.Fatalf("%s=%q: want one of %q", sizeVariable, size, slices.Sorted(maps.Keys(plans)))
 	}
 	began := time.Now()
-	s := newSetup(t, p, strings.Fields(os.Getenv(envVariable)))
+	s := newSetup(t, p, settings(t))
 	result := &Result{
 		Machine: s.machine,
-		Run:     Run{Short: p.slice == short.slice, Began: began.UTC().Truncate(time.Second), Rounds: p.rounds, Roles: p.roles, Listed: p.roles[len(p.roles)-1]},
+		Run:     Run{Size: size, Began: began.UTC().Truncate(time.Second), Rounds: p.rounds, Roles: p.roles},
+		Series:  measure(t, p, s.groups()),
 	}
-	result.Series = measure(t, p, s.groups())
-	result.Memory = s.measureMemory()
-	result.Run.Seconds = time.Since(began).Seconds()
+	if len(p.roles) > 0 {
+		result.Memory = s.measureMemory()
+	}
+	result.Run.Seconds = time.Since(began).Round(time.Second).Seconds()
 	result.compare()
 
 	os.Stdout.WriteString("\n")
@@ -73,6 +81,24 @@ func TestBench(t *testing.T) {
 	if err := result.Write(file); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// settings are the environments of the processes of regcred: the one that is
+// measured, and those that are compared with it.
+func settings(t *testing.T) [][]string {
+	t.Helper()
+	all := [][]string{strings.Fields(os.Getenv(envVariable))}
+	for part := range strings.SplitSeq(os.Getenv(compareVariable), ";") {
+		if variables := strings.Fields(part); len(variables) > 0 {
+			all = append(all, variables)
+		}
+	}
+	for _, variable := range slices.Concat(all...) {
+		if !strings.Contains(variable, "=") {
+			t.Fatalf("%s and %s: %q: want NAME=value", envVariable, compareVariable, variable)
+		}
+	}
+	return all
 }
 
 // group is what is measured in turns, because it is compared.

@@ -5,17 +5,19 @@ package bench
 import (
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // Ratio compares two things of one run: the median over the rounds of the
 // ratio in each.
 type Ratio struct {
-	What   string  `json:"what"`
-	Figure string  `json:"figure"` // p50, throughput, or MiB
-	Value  float64 `json:"value"`
-	Low    float64 `json:"low"` // of the rounds
-	High   float64 `json:"high"`
-	Target *Target `json:"target,omitempty"` // nil: for information
+	What        string  `json:"what"`
+	Figure      string  `json:"figure"` // p50, throughput, or MiB
+	Concurrency int     `json:"concurrency,omitempty"`
+	Value       float64 `json:"value"`
+	Low         float64 `json:"low"` // of the rounds
+	High        float64 `json:"high"`
+	Target      *Target `json:"target,omitempty"` // nil: for information
 }
 
 // Target is what a ratio is to reach.
@@ -65,60 +67,86 @@ func listOf(server string) string { return of(server, "list") }
 
 func mebibytes(bytes int64) float64 { return float64(bytes) / (1 << 20) }
 
+// with is regcred's name with further variables in its environment.
+func with(variables []string) string { return regcred + " with " + strings.Join(variables, " ") }
+
 // compare fills in the ratios of a result.
 func (r *Result) compare() {
 	r.Ratios = nil
-	add := func(what string, target *Target, name string, of figure, a, b string, concurrency int) {
-		r.Ratios = append(r.Ratios, ratio(what, name, target, of, r.find(a, concurrency), r.find(b, concurrency)))
+	r.againstFloor()
+	r.latency("bundle of 3 against 3 reads of KV version 2 in sequence", atMost(1), of(regcred, bundle), reads(kv2, 3), 1)
+	if len(r.Run.Roles) > 0 {
+		least, most := slices.Min(r.Run.Roles), slices.Max(r.Run.Roles)
+		r.latency(fmt.Sprintf("read with %s roles against %s", count(most), count(least)), atMost(1.1), withRoles(most), withRoles(least), 1)
+		r.latency(fmt.Sprintf("list of %s roles against KV version 1", count(most)), atMost(1.5), listOf(regcred), listOf(kv1), 1)
+		r.memory()
 	}
-	latency := func(what string, target *Target, a, b string, concurrency int) {
-		add(fmt.Sprintf("%s, concurrency %d", what, concurrency), target, "p50", p50, a, b, concurrency)
+	r.forInformation()
+	for _, variables := range r.Machine.Compare {
+		for _, content := range []string{static, shared, bundle} {
+			what := content + " with " + strings.Join(variables, " ") + " against without"
+			r.latency(what, nil, of(with(variables), content), of(regcred, content), 1)
+			r.throughput(what, nil, of(with(variables), content), of(regcred, content), 32)
+		}
 	}
-	throughput := func(what string, target *Target, a, b string, concurrency int) {
-		add(fmt.Sprintf("%s, concurrency %d", what, concurrency), target, "throughput", perSecond, a, b, concurrency)
-	}
+}
 
-	latency("static role against the floor", atMost(1.05), of(regcred, static), of(floor, static), 1)
-	throughput("static role against the floor", atLeast(0.92), of(regcred, static), of(floor, static), 32)
+func (r *Result) againstFloor() {
+	r.latency("static role against the floor", atMost(1.05), of(regcred, static), of(floor, static), 1)
+	r.throughput("static role against the floor", atLeast(0.92), of(regcred, static), of(floor, static), 32)
 	for _, content := range []string{shared, bundle} {
-		latency(content+" against the floor", atMost(1.15), of(regcred, content), of(floor, content), 1)
+		r.latency(content+" against the floor", atMost(1.15), of(regcred, content), of(floor, content), 1)
 	}
-	latency("bundle of 3 against 3 reads of KV version 2 in sequence", atMost(1), of(regcred, bundle), reads(kv2, 3), 1)
-	latency(fmt.Sprintf("%s roles against %s", count(r.Run.Most()), count(slices.Min(r.Run.Roles))), atMost(1.1),
-		withRoles(r.Run.Most()), withRoles(slices.Min(r.Run.Roles)), 1)
-	latency(fmt.Sprintf("list of %s roles against KV version 1", count(r.Run.Listed)), atMost(1.5), listOf(regcred), listOf(kv1), 1)
-	r.Ratios = append(r.Ratios,
-		r.Memory.over(fmt.Sprintf("memory after %s roles were read, over that of an idle plugin", count(r.Memory.Roles)), r.Memory.Read, atMost(64)),
-		r.Memory.over(fmt.Sprintf("memory after %s roles were read, over that of an idle plugin", count(2*r.Memory.Roles)), r.Memory.Twice, atMost(64)))
+}
 
+func (r *Result) memory() {
+	over := func(roles int, bytes int64) {
+		more := mebibytes(bytes - r.Memory.Idle)
+		r.Ratios = append(r.Ratios, Ratio{
+			What: fmt.Sprintf("memory after %s roles were read, over idle", count(roles)), Figure: "MiB", Target: atMost(64),
+			Value: more, Low: more, High: more,
+		})
+	}
+	over(r.Memory.Roles, r.Memory.Read)
+	over(2*r.Memory.Roles, r.Memory.Twice)
+}
+
+func (r *Result) forInformation() {
 	for _, content := range []string{shared, bundle} {
-		throughput(content+" against the floor", nil, of(regcred, content), of(floor, content), 32)
+		r.throughput(content+" against the floor", nil, of(regcred, content), of(floor, content), 32)
 	}
 	for _, concurrency := range concurrencies[1:] {
-		latency("bundle of 3 against 3 reads of KV version 2 in sequence", nil, of(regcred, bundle), reads(kv2, 3), concurrency)
+		r.latency("bundle of 3 against 3 reads of KV version 2 in sequence", nil, of(regcred, bundle), reads(kv2, 3), concurrency)
 	}
-	for _, server := range []string{kv1, kv2} {
-		latency("static role against 1 read of "+server, nil, of(regcred, static), reads(server, 1), 1)
-		throughput("static role against 1 read of "+server, nil, of(regcred, static), reads(server, 1), 32)
+	r.latency("bundle of 3 against 3 reads of KV version 1 in sequence", nil, of(regcred, bundle), reads(kv1, 3), 1)
+	for _, server := range []string{kv2, kv1} {
+		r.latency("static role against 1 read of "+server, nil, of(regcred, static), reads(server, 1), 1)
+		r.throughput("static role against 1 read of "+server, nil, of(regcred, static), reads(server, 1), 32)
 	}
-	latency("bundle of 3 against 3 reads of KV version 1 in sequence", nil, of(regcred, bundle), reads(kv1, 3), 1)
-	latency("the floor in a second process against itself", nil, of(again, static), of(floor, static), 1)
-	throughput("the floor in a second process against itself", nil, of(again, static), of(floor, static), 32)
+	r.latency("the floor in a second process against itself", nil, of(again, static), of(floor, static), 1)
+	r.throughput("the floor in a second process against itself", nil, of(again, static), of(floor, static), 32)
+}
+
+func (r *Result) latency(what string, target *Target, a, b string, concurrency int) {
+	r.add(what, "p50", target, p50, a, b, concurrency)
+}
+
+func (r *Result) throughput(what string, target *Target, a, b string, concurrency int) {
+	r.add(what, "throughput", target, perSecond, a, b, concurrency)
+}
+
+func (r *Result) add(what, name string, target *Target, of figure, a, b string, concurrency int) {
+	r.Ratios = append(r.Ratios, ratio(what, name, target, of, r.find(a, concurrency), r.find(b, concurrency)))
 }
 
 func ratio(what, name string, target *Target, of figure, a, b Series) Ratio {
+	r := Ratio{What: what, Concurrency: a.Concurrency, Figure: name, Target: target}
 	var values []float64
 	for i := range min(len(a.Rounds), len(b.Rounds)) {
 		values = append(values, of(a.Rounds[i])/of(b.Rounds[i]))
 	}
-	r := Ratio{What: what, Figure: name, Target: target, Value: median(values)}
 	if len(values) > 0 {
-		r.Low, r.High = slices.Min(values), slices.Max(values)
+		r.Value, r.Low, r.High = median(values), slices.Min(values), slices.Max(values)
 	}
 	return r
-}
-
-func (m Memory) over(what string, bytes int64, target *Target) Ratio {
-	more := mebibytes(bytes - m.Idle)
-	return Ratio{What: what, Figure: "MiB", Target: target, Value: more, Low: more, High: more}
 }

@@ -22,28 +22,29 @@ type Result struct {
 
 // Machine is what the figures depend on.
 type Machine struct {
-	OS            string   `json:"os"`
-	Arch          string   `json:"arch"`
-	Cores         int      `json:"cores"`
-	Go            string   `json:"go"` // that built the plugins
-	Vault         string   `json:"vault"`
-	SDK           string   `json:"vault_sdk"`
-	Plugin        string   `json:"plugin"`
-	PluginSetting []string `json:"plugin_environment,omitempty"` // what regcred was given beside the usual
+	OS     string `json:"os"`
+	Arch   string `json:"arch"`
+	Cores  int    `json:"cores"`
+	Go     string `json:"go"` // that built the plugins
+	Vault  string `json:"vault"`
+	SDK    string `json:"vault_sdk"`
+	Plugin string `json:"plugin"`
+
+	Env     []string   `json:"plugin_environment,omitempty"` // what regcred was given beside the usual
+	Compare [][]string `json:"compared_environments,omitempty"`
 }
 
 // Run says how long was measured.
 type Run struct {
-	Short   bool      `json:"short"` // shows that it works, and nothing else
+	Size    string    `json:"size"`
 	Began   time.Time `json:"began"`
 	Seconds float64   `json:"seconds"`
 	Rounds  int       `json:"rounds"`
-	Roles   []int     `json:"roles"`  // numbers of roles that reads were measured with
-	Listed  int       `json:"listed"` // names in the lists
+	Roles   []int     `json:"roles,omitempty"` // numbers of roles that reads were measured with
 }
 
-// Most is the largest number of roles.
-func (r Run) Most() int { return slices.Max(r.Roles) }
+// short reports whether the run shows only that the measurement works.
+func (r Run) short() bool { return r.Size == "short" }
 
 // Series is one thing that was measured in every round.
 type Series struct {

@@ -3,15 +3,16 @@
 package bench
 
 import (
-	"crypto/rand"
+	"crypto/sha256"
 	"debug/buildinfo"
 	"encoding/json"
 	"fmt"
-	mathrand "math/rand/v2"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -38,11 +39,13 @@ const (
 	mountRegcred = "regcred"
 	mountFloor   = "floor"
 	mountAgain   = "floor-again"
-	mountMemory  = "regcred-memory"
 	mountKV1     = "kv1"
 	mountKV2     = "kv2"
 	mountNames   = "kv1-names"
 )
+
+// mountWith is that of the process with further variables.
+func mountWith(i int) string { return fmt.Sprintf("regcred-with-%d", i) }
 
 func mountOf(roles int) string { return fmt.Sprintf("regcred-%d", roles) }
 
@@ -51,7 +54,7 @@ type setup struct {
 	*testing.T
 	plan    plan
 	vault   *servers.Vault
-	env     []string // for regcred's process
+	env     []string // of regcred's processes
 	root    client
 	reader  client // with a token that a consumer might have
 	machine Machine
@@ -60,33 +63,46 @@ type setup struct {
 // contents are the roles that are read, by what they are called in the result.
 var contents = map[string]string{static: "static", bundle: "bundle", shared: "shared"}
 
-func newSetup(t *testing.T, p plan, env []string) *setup {
+// newSetup starts it. The first of the environments is that of regcred, and each
+// of the others that of a process which is compared with it.
+func newSetup(t *testing.T, p plan, settings [][]string) *setup {
 	t.Helper()
-	s := &setup{T: t, plan: p, env: env}
-	s.machine = machine(t, env)
+	s := &setup{T: t, plan: p, env: settings[0], machine: machine(t)}
+	s.machine.Env, s.machine.Compare = settings[0], settings[1:]
 	s.vault = servers.StartEmptyRaftVault(t, "info")
 	s.machine.Vault = s.vaultVersion()
 	s.root = newClient(s.vault.Addr, s.vault.Token)
 	s.reader = s.newReader()
 
-	s.mountPlugin(servers.Plugin(t), mountRegcred, env...)
-	s.mountPlugin(servers.Bin(t, "bench-floor"), mountFloor)
-	s.mountPlugin(servers.Bin(t, "bench-floor"), mountAgain)
-	s.writeContents()
+	lab := gitlabtest.New(s)
+	s.mountPlugin(servers.Plugin(t), mountRegcred, s.env...)
+	s.writeContents(mountRegcred, lab)
+	for i, variables := range s.machine.Compare {
+		s.mountPlugin(servers.Plugin(t), mountWith(i), slices.Concat(s.env, variables)...)
+		s.writeContents(mountWith(i), lab)
+	}
+	for _, floor := range []string{mountFloor, mountAgain} {
+		s.mountPlugin(servers.Bin(t, "bench-floor"), floor)
+		s.copyToFloor(floor)
+	}
 	s.writeKV()
-	s.copyToFloor(mountFloor)
-	s.copyToFloor(mountAgain)
+	if len(p.roles) > 0 {
+		s.writeMany()
+	}
+	return s
+}
 
-	names := p.roles[len(p.roles)-1]
+// writeMany writes what there are many of.
+func (s *setup) writeMany() {
+	s.Helper()
 	s.mount(mountNames, &api.MountInput{Type: "kv", Options: map[string]string{"version": "1"}})
-	s.fill(names, func(i int) (string, any) { return mountNames + "/" + roleName(i), fields{"value": "x"} })
-	for _, n := range p.roles {
-		s.mountPlugin(servers.Plugin(t), mountOf(n), env...)
-		s.fillRoles(mountOf(n), n)
+	s.fill(mountNames, 0, s.plan.most())
+	for _, n := range s.plan.roles {
+		s.mountPlugin(servers.Plugin(s), mountOf(n), s.env...)
+		s.fill(mountOf(n)+"/roles", 0, n)
 		// So that no read is the first of its role.
 		s.readRoles(mountOf(n), 0, n)
 	}
-	return s
 }
 
 type fields = map[string]any
@@ -145,36 +161,35 @@ func (s *setup) data(path string) fields {
 	return secret.Data
 }
 
-// credential is of the kind that a registry has.
+// credential is of the kind that a registry has, and the same for the same number.
 func credential(i int) fields {
 	return fields{
 		"hostname": fmt.Sprintf("registry%d.example.com", i),
-		"username": fmt.Sprintf("gitlab+deploy-token-%d", 900000+i),
-		"password": "gldt-" + rand.Text()[:20],
+		"username": fmt.Sprintf("gitlab+deploy-token-%d", 900_000+i),
+		"password": fmt.Sprintf("gldt-%x", sha256.Sum256([]byte{byte(i), byte(i >> 8), byte(i >> 16)}))[:25],
 	}
 }
 
 // writeContents writes a static role, a bundle of three and a shared role, whose
 // credential a GitLab in memory mints.
-func (s *setup) writeContents() {
+func (s *setup) writeContents(mount string, lab *gitlabtest.Server) {
 	s.Helper()
 	var members []string
 	for i := range 3 {
 		name := []string{"static", "second", "third"}[i]
 		role := credential(i + 1)
 		role["allowed_bundles"] = "bundle"
-		s.write(mountRegcred+"/roles/"+name, role)
+		s.write(mount+"/roles/"+name, role)
 		members = append(members, name)
 	}
-	s.write(mountRegcred+"/roles/bundle", fields{"members": members})
+	s.write(mount+"/roles/bundle", fields{"members": members})
 
-	lab := gitlabtest.New(s)
 	connection := lab.Connection()
-	s.write(mountRegcred+"/connections/gitlab", fields{
+	s.write(mount+"/connections/gitlab", fields{
 		"type": "gitlab", "url": connection.URL, "registry": string(connection.Registries[0]),
 		"token": connection.Secrets["token"].Reveal(), "allowed_roles": "*",
 	})
-	s.write(mountRegcred+"/roles/shared", fields{
+	s.write(mount+"/roles/shared", fields{
 		"connection": "gitlab", "project": gitlabtest.Project, "mode": "shared", "rotation_period": "720h",
 	})
 }
@@ -232,24 +247,18 @@ func timeless(data fields) fields {
 
 func roleName(i int) string { return fmt.Sprintf("role-%06d", i) }
 
-func (s *setup) fillRoles(mount string, n int) {
-	s.Helper()
-	s.fill(n, func(i int) (string, any) { return mount + "/roles/" + roleName(i), credential(i) })
-}
-
-// fill writes n things.
-func (s *setup) fill(n int, entry func(int) (path string, body any)) {
+// fill writes credentials below a path, for the numbers from one to another.
+func (s *setup) fill(path string, from, to int) {
 	s.Helper()
 	began := time.Now()
-	each(s, fillers, n, func(i int) error {
-		path, in := entry(i)
-		body, err := json.Marshal(in)
+	each(s, fillers, to-from, func(i int) error {
+		body, err := json.Marshal(credential(from + i))
 		if err != nil {
 			return err
 		}
-		return s.root.do(http.MethodPost, path, body)
+		return s.root.do(http.MethodPost, path+"/"+roleName(from+i), body)
 	})
-	s.logSince(began, "wrote %s entries", count(n))
+	s.logSince(began, "wrote %s to %s", count(to-from), path)
 }
 
 // readRoles reads the roles from one number to another once each.
@@ -257,7 +266,7 @@ func (s *setup) readRoles(mount string, from, to int) {
 	s.Helper()
 	began := time.Now()
 	each(s, readers, to-from, func(i int) error { return s.reader.read(mount + "/creds/" + roleName(from+i)) })
-	s.logSince(began, "read %s roles", count(to-from))
+	s.logSince(began, "read %s of %s", count(to-from), mount)
 }
 
 func (s *setup) logSince(began time.Time, format string, args ...any) {
@@ -269,60 +278,68 @@ func (s *setup) logSince(began time.Time, format string, args ...any) {
 
 // groups are what is compared.
 func (s *setup) groups() []group {
-	read := func(name string, paths ...string) thing {
-		return thing{name, func() error {
-			for _, path := range paths {
-				if err := s.reader.read(path); err != nil {
-					return err
-				}
-			}
-			return nil
-		}}
-	}
-	kv1Paths := []string{mountKV1 + "/0", mountKV1 + "/1", mountKV1 + "/2"}
-	kv2Paths := []string{mountKV2 + "/data/0", mountKV2 + "/data/1", mountKV2 + "/data/2"}
-	things := []thing{read(of(again, static), mountAgain+"/creds/static")}
+	var things []thing
 	for _, content := range []string{static, bundle, shared} {
-		things = append(things,
-			read(of(regcred, content), mountRegcred+"/creds/"+contents[content]),
-			read(of(floor, content), mountFloor+"/creds/"+contents[content]))
+		path := "/creds/" + contents[content]
+		things = append(things, s.reads(of(regcred, content), mountRegcred+path), s.reads(of(floor, content), mountFloor+path))
+		for i, variables := range s.machine.Compare {
+			things = append(things, s.reads(of(with(variables), content), mountWith(i)+path))
+		}
 	}
-	things = append(things,
-		read(reads(kv1, 1), kv1Paths[0]), read(reads(kv1, 3), kv1Paths...),
-		read(reads(kv2, 1), kv2Paths[0]), read(reads(kv2, 3), kv2Paths...))
-
+	things = append(things, s.reads(of(again, static), mountAgain+"/creds/"+contents[static]))
+	for _, n := range []int{1, 3} {
+		things = append(things,
+			s.reads(reads(kv1, n), []string{mountKV1 + "/0", mountKV1 + "/1", mountKV1 + "/2"}[:n]...),
+			s.reads(reads(kv2, n), []string{mountKV2 + "/data/0", mountKV2 + "/data/1", mountKV2 + "/data/2"}[:n]...))
+	}
 	var groups []group
 	for _, concurrency := range concurrencies {
 		groups = append(groups, group{concurrency, things})
 	}
+	if len(s.plan.roles) == 0 {
+		return groups
+	}
+
 	var sizes []thing
 	for _, n := range s.plan.roles {
 		sizes = append(sizes, thing{withRoles(n), func() error {
-			return s.reader.read(mountOf(n) + "/creds/" + roleName(mathrand.IntN(n)))
+			return s.reader.read(mountOf(n) + "/creds/" + roleName(rand.IntN(n)))
 		}})
 	}
-	most := s.plan.roles[len(s.plan.roles)-1]
 	return append(groups, group{1, sizes}, group{1, []thing{
-		read(listOf(regcred), mountOf(most)+"/roles?list=true"),
-		read(listOf(kv1), mountNames+"?list=true"),
+		s.reads(listOf(regcred), mountOf(s.plan.most())+"/roles?list=true"),
+		s.reads(listOf(kv1), mountNames+"?list=true"),
 	}})
 }
 
-// measureMemory measures that of a process that has just been started.
+// reads is what reads paths one after the other.
+func (s *setup) reads(name string, paths ...string) thing {
+	return thing{name, func() error {
+		for _, path := range paths {
+			if err := s.reader.read(path); err != nil {
+				return err
+			}
+		}
+		return nil
+	}}
+}
+
+// measureMemory measures that of the process with the most roles, once it is
+// started anew, and then has twice as many.
 func (s *setup) measureMemory() Memory {
 	s.Helper()
-	n := s.plan.memory
-	s.mountPlugin(servers.Plugin(s), mountMemory, s.env...)
-	s.fillRoles(mountMemory, 2*n)
-	if _, err := s.vault.Client.Sys().ReloadPlugin(&api.ReloadPluginInput{Plugin: mountMemory}); err != nil {
+	n := s.plan.most()
+	mount := mountOf(n)
+	s.fill(mount+"/roles", n, 2*n)
+	if _, err := s.vault.Client.Sys().ReloadPlugin(&api.ReloadPluginInput{Plugin: mount}); err != nil {
 		s.Fatal(err)
 	}
-	s.readRoles(mountMemory, 0, 1) // starts it
-	m := Memory{Roles: n, Idle: s.resident(mountMemory)}
-	s.readRoles(mountMemory, 0, n)
-	m.Read = s.resident(mountMemory)
-	s.readRoles(mountMemory, n, 2*n)
-	m.Twice = s.resident(mountMemory)
+	s.readRoles(mount, 0, 1) // starts it
+	m := Memory{Roles: n, Idle: s.resident(mount)}
+	s.readRoles(mount, 0, n)
+	m.Read = s.resident(mount)
+	s.readRoles(mount, n, 2*n)
+	m.Twice = s.resident(mount)
 	return m
 }
 
@@ -348,7 +365,7 @@ func (s *setup) resident(plugin string) int64 {
 }
 
 // machine describes it, and checks that the two plugins are built alike.
-func machine(t *testing.T, env []string) Machine {
+func machine(t *testing.T) Machine {
 	t.Helper()
 	regcred, floor := buildOf(t, servers.Plugin(t)), buildOf(t, servers.Bin(t, "bench-floor"))
 	if diff := cmp.Diff(regcred, floor); diff != "" {
@@ -360,7 +377,7 @@ func machine(t *testing.T, env []string) Machine {
 	}
 	return Machine{
 		OS: runtime.GOOS, Arch: runtime.GOARCH, Cores: runtime.NumCPU(),
-		Go: regcred["go"], SDK: regcred[sdkModule], Plugin: strings.TrimSpace(string(version)), PluginSetting: env,
+		Go: regcred["go"], SDK: regcred[sdkModule], Plugin: strings.TrimSpace(string(version)),
 	}
 }
 

@@ -13,13 +13,15 @@ import (
 // Print writes the result as text for a terminal.
 func (r *Result) Print(w io.Writer) {
 	fmt.Fprintf(w, "%s\n\n", r.summary())
-	if r.Run.Short {
+	if r.Run.short() {
 		fmt.Fprintf(w, "A short run: it shows that the measurement works. Its figures mean nothing.\n\n")
 	}
-	columns(w, r.ratioRows(r.Ratios))
+	columns(w, ratioRows(r.Ratios))
 	fmt.Fprintln(w)
 	columns(w, r.seriesRows())
-	fmt.Fprintf(w, "\n%s\n", r.Memory)
+	if r.Memory.Roles > 0 {
+		fmt.Fprintf(w, "\n%s\n", r.Memory)
+	}
 }
 
 // summary says on what was measured.
@@ -27,14 +29,14 @@ func (r *Result) summary() string {
 	m := r.Machine
 	text := fmt.Sprintf("regcred %s on Vault %s, %d cores (%s/%s), plugins built with %s and Vault's SDK %s; %d rounds, %s",
 		m.Plugin, m.Vault, m.Cores, m.OS, m.Arch, strings.Replace(m.Go, "go", "Go ", 1), m.SDK, r.Run.Rounds, r.Run.Began.UTC().Format("2006-01-02"))
-	if len(m.PluginSetting) > 0 {
-		text += "; environment of regcred: " + strings.Join(m.PluginSetting, " ")
+	if len(m.Env) > 0 {
+		text += "; environment of regcred: " + strings.Join(m.Env, " ")
 	}
 	return text
 }
 
-func (r *Result) ratioRows(ratios []Ratio) [][]string {
-	rows := [][]string{{"what", "figure", "ratio", "rounds", "target", ""}}
+func ratioRows(ratios []Ratio) [][]string {
+	rows := [][]string{{"what", "concurrency", "figure", "ratio", "rounds", "target", ""}}
 	for _, ratio := range ratios {
 		rows = append(rows, ratio.row())
 	}
@@ -42,25 +44,28 @@ func (r *Result) ratioRows(ratios []Ratio) [][]string {
 }
 
 func (r Ratio) row() []string {
-	value, rounds := times(r.Value), times(r.Low)+" – "+times(r.High)
+	concurrency, value, rounds, target, met := strconv.Itoa(r.Concurrency), times(r.Value), times(r.Low)+" – "+times(r.High), "", ""
 	if r.Figure == "MiB" {
-		value, rounds = fmt.Sprintf("%.1f MiB", r.Value), ""
+		concurrency, value, rounds = "", fmt.Sprintf("%.1f MiB", r.Value), ""
 	}
-	if r.Target == nil {
-		return []string{r.What, r.Figure, value, rounds, "", ""}
+	if r.Target != nil {
+		target, met = r.target(), "missed"
+		if r.Met() {
+			met = "met"
+		}
 	}
-	sign, met := "≤", "missed"
+	return []string{r.What, concurrency, r.Figure, value, rounds, target, met}
+}
+
+func (r Ratio) target() string {
+	sign, limit := "≤", times(r.Target.Limit)
 	if r.Target.AtLeast {
 		sign = "≥"
 	}
-	if r.Met() {
-		met = "met"
-	}
-	limit := times(r.Target.Limit)
 	if r.Figure == "MiB" {
 		limit = fmt.Sprintf("%.0f MiB", r.Target.Limit)
 	}
-	return []string{r.What, r.Figure, value, rounds, sign + " " + limit, met}
+	return sign + " " + limit
 }
 
 func (r *Result) seriesRows() [][]string {

@@ -48,6 +48,10 @@ test: build vault tools ## unit tests, then the engine on a real Vault with real
 bench: build vault .bin/bench-floor ## requests against a floor and Vault's KV, as ratios in one run of minutes (Linux); BENCH=short tries it
 	cd tests/bench && $(GO) test -count=1 -v -timeout=60m .
 
+.PHONY: bench-docs
+bench-docs: ## put the last result of "make bench" into docs/performance.md
+	@cd tests && $(GO) run ./bench/docs
+
 .PHONY: crash
 crash: build vault .bin/gitea ## kill the plugin at every step of minting and revoking, 200 times for each type (Linux)
 	@$(GO) build -trimpath -tags killpoints -o .bin/regcred-killpoints ./cmd/vault-plugin-secrets-regcred

@@ -4,6 +4,7 @@ package bench
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -75,7 +76,7 @@ func TestBench(t *testing.T) {
 	result.Run.Seconds = time.Since(began).Round(time.Second).Seconds()
 	result.compare()
 
-	os.Stdout.WriteString("\n")
+	fmt.Println()
 	result.Print(os.Stdout)
 	file := filepath.Join(servers.Repo(), ".bench", "result.json")
 	if err := result.Write(file); err != nil {

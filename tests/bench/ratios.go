@@ -26,8 +26,7 @@ type Target struct {
 	AtLeast bool    `json:"at_least"` // else at most
 }
 
-func atMost(limit float64) *Target  { return &Target{Limit: limit} }
-func atLeast(limit float64) *Target { return &Target{Limit: limit, AtLeast: true} }
+func atMost(limit float64) *Target { return &Target{Limit: limit} }
 
 // Met reports whether the ratio reaches its target.
 func (r Ratio) Met() bool {
@@ -86,14 +85,14 @@ func (r *Result) compare() {
 		for _, content := range []string{static, shared, bundle} {
 			what := content + " with " + strings.Join(variables, " ") + " against without"
 			r.latency(what, nil, of(with(variables), content), of(regcred, content), 1)
-			r.throughput(what, nil, of(with(variables), content), of(regcred, content), 32)
+			r.throughput(what, nil, of(with(variables), content), of(regcred, content))
 		}
 	}
 }
 
 func (r *Result) againstFloor() {
 	r.latency("static role against the floor", atMost(1.05), of(regcred, static), of(floor, static), 1)
-	r.throughput("static role against the floor", atLeast(0.92), of(regcred, static), of(floor, static), 32)
+	r.throughput("static role against the floor", &Target{Limit: 0.92, AtLeast: true}, of(regcred, static), of(floor, static))
 	for _, content := range []string{shared, bundle} {
 		r.latency(content+" against the floor", atMost(1.15), of(regcred, content), of(floor, content), 1)
 	}
@@ -113,7 +112,7 @@ func (r *Result) memory() {
 
 func (r *Result) forInformation() {
 	for _, content := range []string{shared, bundle} {
-		r.throughput(content+" against the floor", nil, of(regcred, content), of(floor, content), 32)
+		r.throughput(content+" against the floor", nil, of(regcred, content), of(floor, content))
 	}
 	for _, concurrency := range concurrencies[1:] {
 		r.latency("bundle of 3 against 3 reads of KV version 2 in sequence", nil, of(regcred, bundle), reads(kv2, 3), concurrency)
@@ -121,18 +120,18 @@ func (r *Result) forInformation() {
 	r.latency("bundle of 3 against 3 reads of KV version 1 in sequence", nil, of(regcred, bundle), reads(kv1, 3), 1)
 	for _, server := range []string{kv2, kv1} {
 		r.latency("static role against 1 read of "+server, nil, of(regcred, static), reads(server, 1), 1)
-		r.throughput("static role against 1 read of "+server, nil, of(regcred, static), reads(server, 1), 32)
+		r.throughput("static role against 1 read of "+server, nil, of(regcred, static), reads(server, 1))
 	}
 	r.latency("the floor in a second process against itself", nil, of(again, static), of(floor, static), 1)
-	r.throughput("the floor in a second process against itself", nil, of(again, static), of(floor, static), 32)
+	r.throughput("the floor in a second process against itself", nil, of(again, static), of(floor, static))
 }
 
 func (r *Result) latency(what string, target *Target, a, b string, concurrency int) {
 	r.add(what, "p50", target, p50, a, b, concurrency)
 }
 
-func (r *Result) throughput(what string, target *Target, a, b string, concurrency int) {
-	r.add(what, "throughput", target, perSecond, a, b, concurrency)
+func (r *Result) throughput(what string, target *Target, a, b string) {
+	r.add(what, "throughput", target, perSecond, a, b, slices.Max(concurrencies))
 }
 
 func (r *Result) add(what, name string, target *Target, of figure, a, b string, concurrency int) {

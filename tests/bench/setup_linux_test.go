@@ -105,8 +105,6 @@ func (s *setup) writeMany() {
 	}
 }
 
-type fields = map[string]any
-
 func (s *setup) mount(path string, input *api.MountInput) {
 	s.Helper()
 	if err := s.vault.Client.Sys().Mount(path, input); err != nil {
@@ -226,23 +224,6 @@ func (s *setup) copyToFloor(floor string) {
 			s.Fatalf("the floor must answer what regcred does for %s (-regcred +floor):\n%s", role, diff)
 		}
 	}
-}
-
-// differs compares the data of two answers. The seconds until the next rotation
-// go down meanwhile, and may differ in their digits only.
-func differs(regcred, floor fields) string {
-	return cmp.Diff(timeless(regcred), timeless(floor))
-}
-
-func timeless(data fields) fields {
-	masked := fields{}
-	for name, value := range data {
-		if number, ok := value.(json.Number); ok && name == "ttl" {
-			value = fmt.Sprintf("a number of %d digits", len(number))
-		}
-		masked[name] = value
-	}
-	return masked
 }
 
 func roleName(i int) string { return fmt.Sprintf("role-%06d", i) }

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -114,7 +115,8 @@ type thing struct {
 }
 
 // measure measures all groups in every round. Within a round the things of a
-// group take turns, and each turn begins with another one.
+// group take turns, in another order in each, so that none always comes after
+// the same one.
 func measure(t *testing.T, p plan, groups []group) []Series {
 	t.Helper()
 	var all []Series
@@ -127,7 +129,7 @@ func measure(t *testing.T, p plan, groups []group) []Series {
 		began := time.Now()
 		rest := all
 		for _, g := range groups {
-			for i, r := range measureRound(t, p, g, round) {
+			for i, r := range measureRound(t, p, g) {
 				rest[i].Rounds = append(rest[i].Rounds, r)
 			}
 			rest = rest[len(g.things):]
@@ -137,15 +139,14 @@ func measure(t *testing.T, p plan, groups []group) []Series {
 	return all
 }
 
-func measureRound(t *testing.T, p plan, g group, round int) []Round {
+func measureRound(t *testing.T, p plan, g group) []Round {
 	t.Helper()
 	n := len(g.things)
 	took, elapsed := make([][]time.Duration, n), make([]time.Duration, n)
-	for turn := range p.turns {
-		for i := range n {
-			i = (i + turn + round*p.turns) % n
-			each, all := run(t, g.concurrency, p.slice, g.things[i].act)
-			took[i] = append(took[i], each...)
+	for range p.turns {
+		for _, i := range rand.Perm(n) {
+			mine, all := run(t, g.concurrency, p.slice, g.things[i].act)
+			took[i] = append(took[i], mine...)
 			elapsed[i] += all
 		}
 	}

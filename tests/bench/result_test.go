@@ -6,6 +6,7 @@ import (
 	"encoding/xml"
 	"errors"
 	"io"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -163,6 +164,17 @@ func TestDocumentReplacesWhatStandsBetweenItsLines(t *testing.T) {
 	}
 	if again, err := r.Document(got); err != nil || again != got {
 		t.Errorf("the second time must change nothing: %v\n%s", err, cmp.Diff(got, again))
+	}
+}
+
+// TestPageHasPlaceForResult is about the real page.
+func TestPageHasPlaceForResult(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "performance.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := example().Document(string(page)); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -41,8 +41,8 @@ type plan struct {
 }
 
 var plans = map[string]plan{
-	"full":     {rounds: 7, turns: 4, slice: 250 * time.Millisecond, roles: []int{10, 100, 1_000, 10_000, 100_000}},
-	"requests": {rounds: 7, turns: 4, slice: 250 * time.Millisecond},
+	"full":     {rounds: 7, turns: 10, slice: 100 * time.Millisecond, roles: []int{10, 100, 1_000, 10_000, 100_000}},
+	"requests": {rounds: 7, turns: 10, slice: 100 * time.Millisecond},
 	"short":    {rounds: 2, turns: 1, slice: 50 * time.Millisecond, roles: []int{10, 100, 1_000}},
 }
 

@@ -111,6 +111,11 @@ func (r *Result) memory() {
 }
 
 func (r *Result) forInformation() {
+	if len(r.Run.Roles) > 0 {
+		most := count(slices.Max(r.Run.Roles))
+		r.latency(fmt.Sprintf("list of %s roles against the floor", most), nil, listOf(regcred), listOf(floor), 1)
+		r.latency(fmt.Sprintf("list of %s names by the floor against KV version 1", most), nil, listOf(floor), listOf(kv1), 1)
+	}
 	for _, content := range []string{shared, bundle} {
 		r.throughput(content+" against the floor", nil, of(regcred, content), of(floor, content))
 	}

@@ -37,7 +37,7 @@ func example() *Result {
 		Run:     Run{Size: "full", Began: time.Date(2026, 11, 24, 1, 2, 3, 0, time.UTC), Rounds: 3, Roles: []int{10, 100_000}},
 		Memory:  Memory{Idle: 40 << 20, Roles: 100_000, Read: 90 << 20, Twice: 105 << 20},
 	}
-	names := []string{withRoles(10), withRoles(100_000), listOf(regcred), listOf(kv1)}
+	names := []string{withRoles(10), withRoles(100_000), listOf(regcred), listOf(kv1), listOf(floor)}
 	for _, server := range []string{regcred, floor, again} {
 		for _, content := range []string{static, bundle, shared} {
 			names = append(names, of(server, content))

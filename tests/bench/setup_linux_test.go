@@ -103,6 +103,11 @@ func (s *setup) writeMany() {
 		// So that no read is the first of its role.
 		s.readRoles(mountOf(n), 0, n)
 	}
+	names := s.listed(mountOf(s.plan.most()) + "/roles")
+	if diff := differs(names, s.listed(mountNames)); diff != "" {
+		s.Fatalf("the lists must have the same names (-regcred +KV):\n%s", diff)
+	}
+	s.copyAnswer(mountFloor, "names", func() fields { return names })
 }
 
 func (s *setup) mount(path string, input *api.MountInput) {
@@ -213,17 +218,33 @@ func (s *setup) writeKV() {
 	}
 }
 
-// copyToFloor gives a floor what regcred answers, and checks that it then
-// answers the same.
+// copyToFloor gives a floor what regcred answers.
 func (s *setup) copyToFloor(floor string) {
 	s.Helper()
 	for _, role := range contents {
-		answer := s.data(mountRegcred + "/creds/" + role)
-		s.write(floor+"/creds/"+role, answer)
-		if diff := differs(s.data(mountRegcred+"/creds/"+role), s.data(floor+"/creds/"+role)); diff != "" {
-			s.Fatalf("the floor must answer what regcred does for %s (-regcred +floor):\n%s", role, diff)
-		}
+		read := func() fields { return s.data(mountRegcred + "/creds/" + role) }
+		s.copyAnswer(floor, role, read)
 	}
+}
+
+// copyAnswer gives a floor one answer, and checks that it then answers the same.
+func (s *setup) copyAnswer(floor, name string, answer func() fields) {
+	s.Helper()
+	path := floor + "/creds/" + name
+	s.write(path, answer())
+	if diff := differs(answer(), s.data(path)); diff != "" {
+		s.Fatalf("%s must answer what regcred does (-regcred +floor):\n%s", path, diff)
+	}
+}
+
+// listed is what a list answers.
+func (s *setup) listed(path string) fields {
+	s.Helper()
+	secret, err := s.vault.Client.Logical().List(path)
+	if err != nil {
+		s.Fatal(err)
+	}
+	return secret.Data
 }
 
 func roleName(i int) string { return fmt.Sprintf("role-%06d", i) }
@@ -290,6 +311,7 @@ func (s *setup) groups() []group {
 	return append(groups, group{1, sizes}, group{1, []thing{
 		s.reads(listOf(regcred), mountOf(s.plan.most())+"/roles?list=true"),
 		s.reads(listOf(kv1), mountNames+"?list=true"),
+		s.reads(listOf(floor), mountFloor+"/creds/names"),
 	}})
 }
 

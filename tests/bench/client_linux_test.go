@@ -22,7 +22,7 @@ type client struct {
 
 func newClient(addr, token string) client {
 	return client{addr, token, &http.Transport{
-		MaxIdleConnsPerHost:   fillers, // all are kept
+		MaxIdleConnsPerHost:   workers, // all are kept
 		DisableCompression:    true,
 		ResponseHeaderTimeout: time.Minute,
 	}}
@@ -57,11 +57,11 @@ func run(t testing.TB, concurrency int, slice time.Duration, act func() error) (
 	var (
 		mu      sync.Mutex
 		failed  error
-		workers sync.WaitGroup
+		waiting sync.WaitGroup
 	)
 	began := time.Now()
 	for range concurrency {
-		workers.Go(func() {
+		waiting.Go(func() {
 			var mine []time.Duration
 			var err error
 			for last := began; err == nil && last.Sub(began) < slice; {
@@ -77,7 +77,7 @@ func run(t testing.TB, concurrency int, slice time.Duration, act func() error) (
 			}
 		})
 	}
-	workers.Wait()
+	waiting.Wait()
 	elapsed = time.Since(began)
 	if failed != nil {
 		t.Fatal(failed)
@@ -92,10 +92,10 @@ func each(t testing.TB, concurrency, n int, act func(int) error) {
 	var (
 		next    atomic.Int64
 		failed  atomic.Pointer[error]
-		workers sync.WaitGroup
+		waiting sync.WaitGroup
 	)
 	for range concurrency {
-		workers.Go(func() {
+		waiting.Go(func() {
 			for i := int(next.Add(1)) - 1; i < n && failed.Load() == nil; i = int(next.Add(1)) - 1 {
 				if err := act(i); err != nil {
 					failed.Store(&err)
@@ -103,7 +103,7 @@ func each(t testing.TB, concurrency, n int, act func(int) error) {
 			}
 		})
 	}
-	workers.Wait()
+	waiting.Wait()
 	if err := failed.Load(); err != nil {
 		t.Fatal(*err)
 	}

@@ -62,8 +62,8 @@ func example() *Result {
 
 // TestRatioIsMedianOfThoseOfRounds, in which what is busy cancels out.
 func TestRatioIsMedianOfThoseOfRounds(t *testing.T) {
-	a := Series{Concurrency: 4, Rounds: []Round{{P50: 2}, {P50: 30}, {P50: 6}}}
-	b := Series{Concurrency: 4, Rounds: []Round{{P50: 1}, {P50: 10}, {P50: 5}}}
+	a := Series{Concurrency: 4, Rounds: []Round{{P50: 30}, {P50: 6}, {P50: 2}}}
+	b := Series{Concurrency: 4, Rounds: []Round{{P50: 10}, {P50: 5}, {P50: 1}}}
 	want := Ratio{What: "a against b", Concurrency: 4, Figure: "p50", Value: 2, Low: 1.2, High: 3, Target: atMost(2)}
 	got := ratio("a against b", "p50", atMost(2), p50, a, b)
 	if diff := cmp.Diff(want, got); diff != "" {

@@ -25,13 +25,8 @@ import (
 	"vault-plugin-secrets-regcred/tests/servers"
 )
 
-const (
-	// fillers write roles and names. Vault commits at once what waits to be written.
-	fillers = 128
-
-	// readers read all roles once, before the memory is measured.
-	readers = 32
-)
+// workers write all entries, and read all roles. More do not write faster.
+const workers = 32
 
 // Mounts, which are the names of the plugins as well: each name has a process
 // of its own.
@@ -103,11 +98,12 @@ func (s *setup) writeMany() {
 		// So that no read is the first of its role.
 		s.readRoles(mountOf(n), 0, n)
 	}
-	names := s.listed(mountOf(s.plan.most()) + "/roles")
-	if diff := differs(names, s.listed(mountNames)); diff != "" {
-		s.Fatalf("the lists must have the same names (-regcred +KV):\n%s", diff)
+	s.write(mountFloor+"/names", fields{"count": s.plan.most(), "format": roleFormat})
+	for _, list := range []string{mountNames, mountFloor + "/names"} {
+		if diff := differs(s.listed(mountOf(s.plan.most())+"/roles"), s.listed(list)); diff != "" {
+			s.Fatalf("the list of %s must be that of regcred (-regcred +%[1]s):\n%s", list, diff)
+		}
 	}
-	s.copyAnswer(mountFloor, "names", func() fields { return names })
 }
 
 func (s *setup) mount(path string, input *api.MountInput) {
@@ -218,22 +214,16 @@ func (s *setup) writeKV() {
 	}
 }
 
-// copyToFloor gives a floor what regcred answers.
+// copyToFloor gives a floor what regcred answers, and checks that it then answers
+// the same.
 func (s *setup) copyToFloor(floor string) {
 	s.Helper()
 	for _, role := range contents {
-		read := func() fields { return s.data(mountRegcred + "/creds/" + role) }
-		s.copyAnswer(floor, role, read)
-	}
-}
-
-// copyAnswer gives a floor one answer, and checks that it then answers the same.
-func (s *setup) copyAnswer(floor, name string, answer func() fields) {
-	s.Helper()
-	path := floor + "/creds/" + name
-	s.write(path, answer())
-	if diff := differs(answer(), s.data(path)); diff != "" {
-		s.Fatalf("%s must answer what regcred does (-regcred +floor):\n%s", path, diff)
+		path := "/creds/" + role
+		s.write(floor+path, s.data(mountRegcred+path))
+		if diff := differs(s.data(mountRegcred+path), s.data(floor+path)); diff != "" {
+			s.Fatalf("%s%s must answer what regcred does (-regcred +floor):\n%s", floor, path, diff)
+		}
 	}
 }
 
@@ -247,13 +237,15 @@ func (s *setup) listed(path string) fields {
 	return secret.Data
 }
 
-func roleName(i int) string { return fmt.Sprintf("role-%06d", i) }
+const roleFormat = "role-%06d"
+
+func roleName(i int) string { return fmt.Sprintf(roleFormat, i) }
 
 // fill writes credentials below a path, for the numbers from one to another.
 func (s *setup) fill(path string, from, to int) {
 	s.Helper()
 	began := time.Now()
-	each(s, fillers, to-from, func(i int) error {
+	each(s, workers, to-from, func(i int) error {
 		body, err := json.Marshal(credential(from + i))
 		if err != nil {
 			return err
@@ -267,7 +259,7 @@ func (s *setup) fill(path string, from, to int) {
 func (s *setup) readRoles(mount string, from, to int) {
 	s.Helper()
 	began := time.Now()
-	each(s, readers, to-from, func(i int) error { return s.reader.read(mount + "/creds/" + roleName(from+i)) })
+	each(s, workers, to-from, func(i int) error { return s.reader.read(mount + "/creds/" + roleName(from+i)) })
 	s.logSince(began, "read %s of %s", count(to-from), mount)
 }
 
@@ -311,7 +303,7 @@ func (s *setup) groups() []group {
 	return append(groups, group{1, sizes}, group{1, []thing{
 		s.reads(listOf(regcred), mountOf(s.plan.most())+"/roles?list=true"),
 		s.reads(listOf(kv1), mountNames+"?list=true"),
-		s.reads(listOf(floor), mountFloor+"/creds/names"),
+		s.reads(listOf(floor), mountFloor+"/names?list=true"),
 	}})
 }
 

@@ -3,13 +3,16 @@
 // Command floor is a plugin of Vault that answers a read of creds/<name> with
 // the data that was last written there, from memory, and does nothing else. No
 // plugin on the same SDK answers faster, so it is what regcred is measured
-// against.
+// against. In the same way it answers a list of names/ with as many names as
+// count says; Vault lets nobody write that many.
 package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/vault/api"
@@ -34,30 +37,62 @@ func main() {
 }
 
 func factory(ctx context.Context, conf *logical.BackendConfig) (logical.Backend, error) {
-	var answers sync.Map // by name
 	b := &framework.Backend{
 		BackendType: logical.TypeLogical,
-		Paths: []*framework.Path{{
-			Pattern: "creds/" + framework.GenericNameRegex("name"),
-			Fields:  map[string]*framework.FieldSchema{"name": {Type: framework.TypeString}},
-			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.UpdateOperation: &framework.PathOperation{
-					Callback: func(_ context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-						answers.Store(data.Get("name"), &logical.Response{Data: req.Data})
-						return nil, nil
-					},
-				},
-				logical.ReadOperation: &framework.PathOperation{
-					Callback: func(_ context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-						answer, ok := answers.Load(data.Get("name"))
-						if !ok {
-							return nil, nil
-						}
-						return answer.(*logical.Response), nil
-					},
-				},
-			},
-		}},
+		Paths:       []*framework.Path{pathCreds(), pathNames()},
 	}
 	return b, b.Setup(ctx, conf)
+}
+
+func pathCreds() *framework.Path {
+	var answers sync.Map // by name
+	return &framework.Path{
+		Pattern: "creds/" + framework.GenericNameRegex("name"),
+		Fields:  map[string]*framework.FieldSchema{"name": {Type: framework.TypeString}},
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.UpdateOperation: &framework.PathOperation{
+				Callback: func(_ context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+					answers.Store(data.Get("name"), &logical.Response{Data: req.Data})
+					return nil, nil
+				},
+			},
+			logical.ReadOperation: &framework.PathOperation{
+				Callback: func(_ context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+					answer, ok := answers.Load(data.Get("name"))
+					if !ok {
+						return nil, nil
+					}
+					return answer.(*logical.Response), nil
+				},
+			},
+		},
+	}
+}
+
+func pathNames() *framework.Path {
+	var names atomic.Pointer[logical.Response]
+	return &framework.Path{
+		Pattern: "names/?$",
+		Fields: map[string]*framework.FieldSchema{
+			"count":  {Type: framework.TypeInt},
+			"format": {Type: framework.TypeString}, // as package fmt has it
+		},
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.UpdateOperation: &framework.PathOperation{
+				Callback: func(_ context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+					keys := make([]string, data.Get("count").(int))
+					for i := range keys {
+						keys[i] = fmt.Sprintf(data.Get("format").(string), i)
+					}
+					names.Store(logical.ListResponse(keys))
+					return nil, nil
+				},
+			},
+			logical.ListOperation: &framework.PathOperation{
+				Callback: func(context.Context, *logical.Request, *framework.FieldData) (*logical.Response, error) {
+					return names.Load(), nil
+				},
+			},
+		},
+	}
 }

@@ -21,7 +21,8 @@ import (
 // What a run is given in the environment, which "make bench" passes on.
 const (
 	// sizeVariable is "full"; "short", which shows in less than a minute that the
-	// measurement works; or "requests", which leaves out what takes long to fill.
+	// measurement works; "requests", which leaves out what takes long to fill; or
+	// "many", which is less of everything but the roles.
 	sizeVariable = "BENCH"
 
 	// envVariable has variables for regcred's processes: "GOGC=400 GOMAXPROCS=1".
@@ -43,6 +44,7 @@ type plan struct {
 var plans = map[string]plan{
 	"full":     {rounds: 7, turns: 10, slice: 100 * time.Millisecond, roles: []int{10, 100, 1_000, 10_000, 100_000}},
 	"requests": {rounds: 7, turns: 10, slice: 100 * time.Millisecond},
+	"many":     {rounds: 7, turns: 4, slice: 100 * time.Millisecond, roles: []int{10, 100_000}},
 	"short":    {rounds: 2, turns: 1, slice: 50 * time.Millisecond, roles: []int{10, 100, 1_000}},
 }
 

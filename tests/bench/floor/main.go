@@ -36,6 +36,8 @@ func main() {
 	}
 }
 
+// The paths have Callbacks: with Operations the framework asks Vault for the state
+// of its replication at each request, which is a second round trip.
 func factory(ctx context.Context, conf *logical.BackendConfig) (logical.Backend, error) {
 	b := &framework.Backend{
 		BackendType: logical.TypeLogical,
@@ -49,21 +51,17 @@ func pathCreds() *framework.Path {
 	return &framework.Path{
 		Pattern: "creds/" + framework.GenericNameRegex("name"),
 		Fields:  map[string]*framework.FieldSchema{"name": {Type: framework.TypeString}},
-		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.UpdateOperation: &framework.PathOperation{
-				Callback: func(_ context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-					answers.Store(data.Get("name"), &logical.Response{Data: req.Data})
-					return nil, nil
-				},
+		Callbacks: map[logical.Operation]framework.OperationFunc{ //nolint:staticcheck // Operations cost a round trip
+			logical.UpdateOperation: func(_ context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+				answers.Store(data.Get("name"), &logical.Response{Data: req.Data})
+				return nil, nil
 			},
-			logical.ReadOperation: &framework.PathOperation{
-				Callback: func(_ context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-					answer, ok := answers.Load(data.Get("name"))
-					if !ok {
-						return nil, nil
-					}
-					return answer.(*logical.Response), nil
-				},
+			logical.ReadOperation: func(_ context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+				answer, ok := answers.Load(data.Get("name"))
+				if !ok {
+					return nil, nil
+				}
+				return answer.(*logical.Response), nil
 			},
 		},
 	}
@@ -77,21 +75,17 @@ func pathNames() *framework.Path {
 			"count":  {Type: framework.TypeInt},
 			"format": {Type: framework.TypeString}, // as package fmt has it
 		},
-		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.UpdateOperation: &framework.PathOperation{
-				Callback: func(_ context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-					keys := make([]string, data.Get("count").(int))
-					for i := range keys {
-						keys[i] = fmt.Sprintf(data.Get("format").(string), i)
-					}
-					names.Store(logical.ListResponse(keys))
-					return nil, nil
-				},
+		Callbacks: map[logical.Operation]framework.OperationFunc{ //nolint:staticcheck // Operations cost a round trip
+			logical.UpdateOperation: func(_ context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+				keys := make([]string, data.Get("count").(int))
+				for i := range keys {
+					keys[i] = fmt.Sprintf(data.Get("format").(string), i)
+				}
+				names.Store(logical.ListResponse(keys))
+				return nil, nil
 			},
-			logical.ListOperation: &framework.PathOperation{
-				Callback: func(context.Context, *logical.Request, *framework.FieldData) (*logical.Response, error) {
-					return names.Load(), nil
-				},
+			logical.ListOperation: func(context.Context, *logical.Request, *framework.FieldData) (*logical.Response, error) {
+				return names.Load(), nil
 			},
 		},
 	}

@@ -11,6 +11,7 @@ export BENCH ?= full
 export BENCH_ENV ?=
 
 GO     ?= go
+BUILDFLAGS = -trimpath -ldflags="-s -w -X main.version=$(VERSION)"
 PLUGIN := bin/vault-plugin-secrets-regcred
 TOOLS  := registry crane gitea kubectl read-kubelet read-containers
 E2E    := $(TOOLS) etcd kube-apiserver external-secrets
@@ -33,7 +34,7 @@ dev-stop: ## stop the Vault that "make dev" started
 
 .PHONY: build
 build: ## the plugin, to bin/
-	@$(GO) build -trimpath -ldflags="-s -w -X main.version=$(VERSION)" -o $(PLUGIN) ./cmd/vault-plugin-secrets-regcred
+	@$(GO) build $(BUILDFLAGS) -o $(PLUGIN) ./cmd/vault-plugin-secrets-regcred
 
 .PHONY: vault
 vault: ## a Vault to test with, to .bin/vault: $VAULT_BIN, or one on PATH, or built from source
@@ -53,13 +54,16 @@ bench-docs: ## put the last result of "make bench" into docs/performance.md
 	@cd tests && $(GO) run ./bench/docs
 
 .PHONY: crash
-crash: build vault .bin/gitea ## kill the plugin at every step of minting and revoking, 200 times for each type (Linux)
-	@$(GO) build -trimpath -tags killpoints -o .bin/regcred-killpoints ./cmd/vault-plugin-secrets-regcred
+crash: build vault killpoints .bin/gitea ## kill the plugin at every step of minting and revoking, 200 times for each type (Linux)
 	@cd tests/tools/gitea && $(GO) mod download code.gitea.io/gitea
 	cd tests/crash && CGO_ENABLED=1 $(GO) test -race -count=1 -v -parallel=2 -timeout=20m
 
+.PHONY: killpoints
+killpoints: # the plugin as tests of crashes want it, to .bin/
+	@$(GO) build $(BUILDFLAGS) -tags killpoints -o .bin/regcred-killpoints ./cmd/vault-plugin-secrets-regcred
+
 .PHONY: e2e
-e2e: build vault skopeo $(E2E:%=.bin/%) ## the Kubernetes consumers: kube-apiserver, External Secrets, Vault Agent
+e2e: build vault killpoints skopeo $(E2E:%=.bin/%) ## the Kubernetes consumers, and a cluster of three Vaults that loses its leaders (Linux)
 	@cd tests/tools/external-secrets && $(GO) mod download github.com/external-secrets/external-secrets
 	cd tests/e2e && CGO_ENABLED=1 $(GO) test -race -count=1 -parallel=8 -timeout=30m -tags e2e
 

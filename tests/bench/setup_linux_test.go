@@ -64,7 +64,7 @@ func newSetup(t *testing.T, p plan, settings [][]string) *setup {
 	t.Helper()
 	s := &setup{T: t, plan: p, env: settings[0], machine: machine(t)}
 	s.machine.Env, s.machine.Compare = settings[0], settings[1:]
-	s.vault = servers.StartEmptyRaftVault(t, "info")
+	s.vault = servers.StartRaftVaultWith(t, servers.RaftOptions{Empty: true, LogLevel: "info"})
 	s.machine.Vault = s.vaultVersion()
 	s.root = newClient(s.vault.Addr, s.vault.Token)
 	s.reader = s.newReader()

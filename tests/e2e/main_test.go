@@ -5,7 +5,8 @@
 // Package e2e proves that the tools that read pull secrets get one that pulls,
 // each as its real program in or beside a real Kubernetes API server. Every
 // manifest is the one in examples, with nothing replaced but addresses and the
-// paths of files.
+// paths of files. It also proves what a cluster of Vaults keeps to when its
+// leaders die.
 package e2e
 
 import (

@@ -4,6 +4,7 @@ package servers
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
@@ -38,7 +39,20 @@ type Vault struct {
 	dir     string
 	listen  string
 	unseal  string
-	log     string // level of the log of a server with integrated storage
+
+	// Of a server with integrated storage.
+	node    string // its name in the cluster
+	cluster string // where it listens for the others
+	options RaftOptions
+}
+
+// RaftOptions say what is unusual about a server with integrated storage.
+type RaftOptions struct {
+	Plugin   string   // its binary; empty: that of "make build"
+	Empty    bool     // the plugin is not registered, nor the engine enabled
+	LogLevel string   // empty: trace
+	Env      []string // of the server beside [Vault.Env], and so of the plugin
+	Settings []string // further lines of its configuration
 }
 
 // StartVault starts a dev server, logging at level trace, with the plugin in
@@ -68,18 +82,17 @@ func StartVaultWith(t testing.TB, plugin string) *Vault {
 // enabled at [Mount], as on a production server.
 func StartRaftVault(t testing.TB) *Vault {
 	t.Helper()
-	v := StartEmptyRaftVault(t, "trace")
-	v.Register(t, Plugin(t), PluginName, "")
-	v.Enable(t, Mount)
-	return v
+	return StartRaftVaultWith(t, RaftOptions{})
 }
 
-// StartEmptyRaftVault starts the same server without the plugin, logging at
-// the given level.
-func StartEmptyRaftVault(t testing.TB, logLevel string) *Vault {
+// StartRaftVaultWith is StartRaftVault with options.
+func StartRaftVaultWith(t testing.TB, options RaftOptions) *Vault {
 	t.Helper()
-	v := newVault(t, Plugin(t))
-	v.log = logLevel
+	if options.Plugin == "" {
+		options.Plugin = Plugin(t)
+	}
+	v := newVault(t, options.Plugin)
+	v.options = options
 	v.launchRaft(t)
 	v.connect(t)
 	init, err := v.Client.Sys().Init(&api.InitRequest{SecretShares: 1, SecretThreshold: 1})
@@ -88,12 +101,16 @@ func StartEmptyRaftVault(t testing.TB, logLevel string) *Vault {
 	}
 	v.Token, v.unseal = init.RootToken, init.Keys[0]
 	v.Unseal(t)
+	if !options.Empty {
+		v.Register(t, options.Plugin, PluginName, "")
+		v.Enable(t, Mount)
+	}
 	return v
 }
 
 func newVault(t testing.TB, plugin string) *Vault {
 	t.Helper()
-	v := &Vault{program: Bin(t, "vault"), dir: t.TempDir(), listen: freeAddr(t)}
+	v := &Vault{program: Bin(t, "vault"), dir: t.TempDir(), listen: freeAddr(t), node: "one", cluster: freeAddr(t)}
 	v.Addr = "http://" + v.listen
 	v.PluginDir = filepath.Join(v.dir, "plugins")
 	for _, dir := range []string{v.PluginDir, filepath.Join(v.dir, "raft")} {
@@ -101,7 +118,7 @@ func newVault(t testing.TB, plugin string) *Vault {
 			t.Fatal(err)
 		}
 	}
-	v.copyPlugin(t, plugin, PluginName)
+	v.CopyPlugin(t, plugin, PluginName)
 	return v
 }
 
@@ -110,24 +127,28 @@ func (v *Vault) launchRaft(t testing.TB) {
 	config := filepath.Join(v.dir, "server.hcl")
 	text := fmt.Sprintf(`
 storage "raft" {
-  path    = %q
-  node_id = "one"
+  path                   = %q
+  node_id                = %q
+  performance_multiplier = 1 # a new leader within seconds
 }
 listener "tcp" {
-  address     = %q
-  tls_disable = true
+  address         = %q
+  cluster_address = %q
+  tls_disable     = true
 }
 api_addr         = %q
 cluster_addr     = %q
 plugin_directory = %q
 disable_mlock    = true
 log_level        = %q
-`, filepath.Join(v.dir, "raft"), v.listen, v.Addr, "http://"+freeAddr(t), v.PluginDir, v.log)
+%s
+`, filepath.Join(v.dir, "raft"), v.node, v.listen, v.cluster, v.Addr, "http://"+v.cluster, v.PluginDir,
+		cmp.Or(v.options.LogLevel, "trace"), strings.Join(v.options.Settings, "\n"))
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(v.program, "server", "-config="+config)
-	cmd.Env = v.Env()
+	cmd.Env = append(v.Env(), v.options.Env...)
 	v.Process = start(t, "vault", cmd, v.answers)
 }
 
@@ -225,13 +246,15 @@ func (v *Vault) RegisterAs(t testing.TB, binary, name string, env ...string) {
 func (v *Vault) register(t testing.TB, binary string, plugin api.RegisterPluginInput) {
 	t.Helper()
 	plugin.Type = api.PluginTypeSecrets
-	plugin.SHA256 = v.copyPlugin(t, binary, plugin.Command)
+	plugin.SHA256 = v.CopyPlugin(t, binary, plugin.Command)
 	if err := v.Client.Sys().RegisterPlugin(&plugin); err != nil {
 		t.Fatalf("registering %s: %v", plugin.Command, err)
 	}
 }
 
-func (v *Vault) copyPlugin(t testing.TB, binary, name string) (sha string) {
+// CopyPlugin copies a plugin binary into the plugin directory under the given
+// name, and returns its checksum.
+func (v *Vault) CopyPlugin(t testing.TB, binary, name string) (sha string) {
 	t.Helper()
 	content, err := os.ReadFile(binary)
 	if err != nil {

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//go:build e2e
+
+package e2e
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+)
+
+// register is what one writer changes, one operation after the other, while
+// others read it: a role, or the mount's config. It knows what has been asked
+// for and what is certainly done, and so which answers of a read are right.
+//
+// An operation that failed may have been done or not. But it is not done later
+// than the next one: what the leader that died has not put into the cluster's
+// log is lost, and the next leader does nothing before the end of that log.
+type register struct {
+	path string // in the mount
+
+	mu   sync.Mutex
+	ops  []op // that were asked for; the first is what there was before
+	done int  // the last op that was acknowledged, or seen by a read
+}
+
+// op is a write of its index as the version, or a deletion.
+type op struct{ deletes bool }
+
+// What a read finds that sees no version.
+const (
+	absent  = -1
+	present = -2
+)
+
+func newRegister(path string) *register {
+	return &register{path: path, ops: []op{{deletes: true}}}
+}
+
+// begin notes an operation before it is asked for, and returns its version.
+func (r *register) begin(deletes bool) (version int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ops = append(r.ops, op{deletes})
+	return len(r.ops) - 1
+}
+
+// isDone notes that an operation was acknowledged, or seen by a read.
+func (r *register) isDone(version int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.done = max(r.done, version)
+}
+
+// certain returns the last operation that is certainly done. A read that begins
+// now must not find anything older.
+func (r *register) certain() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.done
+}
+
+// deletedSince reports whether a deletion was asked for after an operation.
+func (r *register) deletedSince(version int) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Contains(r.ops[version+1:], op{deletes: true})
+}
+
+// found judges what a read has found that began when the given operation was
+// certain: a version, absent or present.
+func (r *register) found(version, certain int) error {
+	r.mu.Lock()
+	ops := slices.Clone(r.ops)
+	r.mu.Unlock()
+	if version == absent || version == present {
+		after := slices.Index(ops[certain:], op{deletes: version == absent})
+		if after < 0 {
+			return fmt.Errorf("%s: a read finds it %s, though operation %d was certain before it began, and none after it does that", r.path, map[int]string{absent: "absent", present: "present"}[version], certain)
+		}
+		r.isDone(certain + after)
+		return nil
+	}
+	switch {
+	case version < 0 || version >= len(ops) || ops[version].deletes:
+		return fmt.Errorf("%s: a read finds version %d, which nobody has written", r.path, version)
+	case version < certain:
+		return fmt.Errorf("%s: a stale read: it finds version %d, though operation %d was acknowledged, or seen by another read, before it began", r.path, version, certain)
+	}
+	r.isDone(version)
+	return nil
+}

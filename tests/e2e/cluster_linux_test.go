@@ -1,0 +1,753 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//go:build e2e
+
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/hashicorp/vault/api"
+
+	"vault-plugin-secrets-regcred/backend/issuer"
+	"vault-plugin-secrets-regcred/backend/issuer/gitlab/gitlabtest"
+	"vault-plugin-secrets-regcred/tests/servers"
+)
+
+const (
+	leadersKilled = 20
+
+	// The least period there is, so that a rotation is due after each failover.
+	clusterPeriod = 5 * time.Second
+	clusterGrace  = 10 * time.Second
+
+	// clusterPause is between two requests of one client: two cores carry the
+	// clients, three nodes and the registry.
+	clusterPause = 10 * time.Millisecond
+
+	// storingMargin is how long it may take to store a new credential. Who reads
+	// the former one meanwhile has so much less of its grace period.
+	storingMargin = 2 * time.Second
+
+	// clusterLimit is for what takes seconds, on a loaded machine.
+	clusterLimit = 2 * time.Minute
+
+	pathRollback = "regcred/killpoints/rollback"
+)
+
+// TestClusterLosesItsLeaders has clients write and read through any node of a
+// cluster while its leader is killed again and again, at any time or just while
+// the registry mints or revokes, with its plugin or leaving that behind. All of
+// this must hold:
+//
+//   - What was acknowledged is never lost: a read that begins afterwards does
+//     not find anything older, through whichever node, at any time. The same
+//     goes for what another read has found before.
+//   - While no node leads, requests may fail, with an error that says so. At all
+//     other times none does, and the nodes that do not lead forward.
+//   - Every credential that is read pulls, and does so for its grace period.
+//   - After each failover, shared credentials are replaced as before, each once:
+//     never before its period is over, and at most one mint for each role is in
+//     vain for each leader that dies.
+//   - In the end the registry has what the engine serves, and nothing once the
+//     roles are deleted.
+func TestClusterLosesItsLeaders(t *testing.T) {
+	w := newClusterWorld(t)
+	stop := w.work()
+	for n := 0; n < leadersKilled && !t.Failed(); n++ {
+		w.killLeader(n)
+	}
+	w.judgeSuspects()
+	stop()
+	if t.Failed() {
+		return
+	}
+	w.eachOnce()
+	w.leaveNothing()
+	w.report()
+}
+
+// clusterWorld is a cluster, what is in it, and what its clients have seen.
+type clusterWorld struct {
+	*testing.T
+	cluster *servers.Cluster
+	lab     *recordedLab
+
+	static []*register   // roles that are written and deleted all the time
+	member *register     // one that is written only, and joins the bundle
+	config *register     // of the mount
+	quiet  *register     // a role that is written while all is well
+	shared []*sharedRole // that are rotated by the engine; the last one joins the bundle
+	asked  *sharedRole   // rotated when asked for
+	remade *sharedRole   // deleted and made again
+	exists *register     // whether remade is there
+
+	season atomic.Int64 // odd while the cluster is disturbed
+	since  time.Time    // when the leader came to lead
+
+	reads, writes, deletions, pulls atomic.Int64
+
+	mu       sync.Mutex
+	failures map[string]int // excused, by what they say
+	suspects []error        // failures while the cluster was not disturbed
+	problems int
+	failover []time.Duration
+	unasked  map[int]int // changes of the leader that the test did not make, by reign
+}
+
+func newClusterWorld(t *testing.T) *clusterWorld {
+	lab := newRecordedLab(t)
+	newShared := func(name string) *sharedRole { return &sharedRole{name: name, lab: lab} }
+	w := &clusterWorld{
+		T: t, lab: lab, cluster: servers.StartCluster(t),
+		member: newRegister("roles/member"), config: newRegister("config"), quiet: newRegister("roles/quiet"),
+		shared: []*sharedRole{newShared("one"), newShared("two"), newShared("joined")},
+		asked:  newShared("asked"), remade: newShared("remade"), exists: newRegister("roles/remade"),
+		failures: map[string]int{}, unasked: map[int]int{},
+	}
+	for n := range 5 {
+		w.static = append(w.static, newRegister(fmt.Sprintf("roles/static-%d", n)))
+	}
+	c := lab.Connection()
+	w.mustWrite("connections/gitlab", map[string]any{
+		"type": "gitlab", "url": c.URL, "registry": string(c.Registries[0]), "token": c.Secrets["token"].Reveal(), "allowed_roles": "*",
+	})
+	for _, s := range w.shared {
+		w.mustWrite("roles/"+s.name, w.dynamic(map[string]any{"allowed_bundles": "bundle"}))
+	}
+	w.mustWrite("roles/asked", w.dynamic(map[string]any{"rotation_period": "24h"}))
+	w.mustWrite("roles/member", staticRole(w.member, w.member.begin(false)))
+	w.member.isDone(1)
+	w.mustWrite("roles/bundle", map[string]any{"members": "member,joined"})
+	_, w.since = w.cluster.Leader()
+	return w
+}
+
+func (w *clusterWorld) mustWrite(path string, data map[string]any) {
+	w.Helper()
+	if _, err := w.anyNode().Client.Logical().Write(at(path), data); err != nil {
+		w.Fatalf("writing %s: %v", path, err)
+	}
+}
+
+func at(path string) string { return servers.Mount + "/" + path }
+
+func (w *clusterWorld) anyNode() *servers.Vault {
+	return w.cluster.Nodes[rand.IntN(len(w.cluster.Nodes))]
+}
+
+// dynamic returns the fields of a shared role.
+func (w *clusterWorld) dynamic(more map[string]any) map[string]any {
+	fields := map[string]any{"connection": "gitlab", "rotation_period": clusterPeriod.String(), "grace_period": clusterGrace.String()}
+	for field, text := range w.lab.Role() {
+		fields[field] = text
+	}
+	maps.Copy(fields, more)
+	return fields
+}
+
+// staticRole returns the fields of a static role in a version.
+func staticRole(r *register, version int) map[string]any {
+	return map[string]any{
+		"registry": strings.TrimPrefix(r.path, "roles/") + ".example.com", "allowed_bundles": "bundle",
+		"username": fmt.Sprintf("v%d", version), "password": strconv.Itoa(version),
+	}
+}
+
+// work starts the clients. Each works until the function it returns is called.
+func (w *clusterWorld) work() (stop func()) {
+	var clients sync.WaitGroup
+	ended := make(chan struct{})
+	client := func(step func(n int)) {
+		clients.Go(func() {
+			for n := 0; ; n++ {
+				select {
+				case <-ended:
+					return
+				case <-time.After(clusterPause):
+					step(n)
+				}
+			}
+		})
+	}
+	writers := [][]*register{w.static[:2], w.static[2:], {w.member, w.config}}
+	for _, own := range writers {
+		client(func(n int) {
+			r := own[n%len(own)]
+			w.change(w.anyNode(), r, r != w.member && rand.IntN(4) == 0)
+		})
+	}
+	client(func(n int) { w.remake(n) })
+	reads := []func(*servers.Vault){w.readConfig, w.readBundle, w.readBundle, w.readRemade}
+	for _, r := range slices.Concat(w.static, []*register{w.member}) {
+		reads = append(reads, func(v *servers.Vault) { w.readStatic(v, r) })
+	}
+	for _, s := range w.shared {
+		reads = append(reads, func(v *servers.Vault) { w.readShared(v, s) }, func(v *servers.Vault) { w.readShared(v, s) })
+	}
+	for range 4 {
+		client(func(int) { reads[rand.IntN(len(reads))](w.anyNode()) })
+	}
+	return sync.OnceFunc(func() {
+		close(ended)
+		clients.Wait()
+	})
+}
+
+// ask sends a request through a node, and reports whether it was answered. If
+// not, the cluster must have been disturbed, and the error say so.
+func (w *clusterWorld) ask(v *servers.Vault, what string, request func(*api.Logical) error) bool {
+	season := w.season.Load()
+	err := request(v.Client.Logical())
+	if err == nil {
+		return true
+	}
+	err = fmt.Errorf("node %s: %s: %w", v.Name(), what, err)
+	switch {
+	case !saysNoLeader(err):
+		w.fail(err)
+	case season%2 == 0 && w.season.Load() == season:
+		w.mu.Lock()
+		w.suspects = append(w.suspects, err)
+		w.mu.Unlock()
+	}
+	w.mu.Lock()
+	w.failures[kindOf(err)]++
+	w.mu.Unlock()
+	time.Sleep(5 * clusterPause)
+	return false
+}
+
+// saysNoLeader reports whether an error is one that a client of a cluster must
+// expect: the node is down, sealed, without a leader to forward to, or has just
+// ceased to lead. That the request is wrong, is denied or finds nothing is no
+// such thing: somebody would act on it.
+func saysNoLeader(err error) bool {
+	for _, down := range []error{syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EPIPE, io.EOF, io.ErrUnexpectedEOF, servers.ErrRedirected} {
+		if errors.Is(err, down) {
+			return true
+		}
+	}
+	var answer *api.ResponseError
+	return errors.As(err, &answer) && answer.StatusCode >= 500 && noLeader.MatchString(strings.Join(answer.Errors, "; "))
+}
+
+// noLeader is what Vault says of itself. "leader" and "context canceled" are of
+// a node that ceases to lead while it is at work.
+var noLeader = regexp.MustCompile(`Vault is sealed|active cluster node not found|no active Vault instance|leader|context canceled`)
+
+// kindOf returns what an error says, whatever it was about.
+func kindOf(err error) string {
+	if errors.Is(err, servers.ErrRedirected) {
+		return servers.ErrRedirected.Error()
+	}
+	var answer *api.ResponseError
+	if errors.As(err, &answer) {
+		return fmt.Sprintf("status %d: %s", answer.StatusCode, strings.Join(answer.Errors, "; "))
+	}
+	for errors.Unwrap(err) != nil {
+		err = errors.Unwrap(err)
+	}
+	return err.Error()
+}
+
+// fail reports a problem, unless there were many.
+func (w *clusterWorld) fail(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.problems++; err != nil && w.problems <= 10 {
+		w.Error(err)
+	}
+}
+
+// check reports what a judgement says is wrong with the answer of a node.
+func (w *clusterWorld) check(v *servers.Vault, err error) {
+	if err != nil {
+		w.fail(fmt.Errorf("node %s: %w", v.Name(), err))
+	}
+}
+
+// change writes the next version of a role or the config, or deletes it, and
+// returns it if that was acknowledged, else 0.
+func (w *clusterWorld) change(v *servers.Vault, r *register, deletes bool) (version int) {
+	version = r.begin(deletes)
+	data := staticRole(r, version)
+	switch r {
+	case w.config:
+		data = map[string]any{"expiry_warning": version}
+	case w.exists:
+		data = w.dynamic(nil)
+	}
+	if !w.ask(v, fmt.Sprintf("operation %d on %s", version, r.path), func(c *api.Logical) (err error) {
+		if deletes {
+			_, err = c.Delete(at(r.path))
+		} else {
+			_, err = c.Write(at(r.path), data)
+		}
+		return err
+	}) {
+		return 0
+	}
+	if deletes {
+		w.deletions.Add(1)
+	} else {
+		w.writes.Add(1)
+	}
+	r.isDone(version)
+	return version
+}
+
+// remake deletes and makes a shared role from time to time. What was read
+// before it was deleted is never served again.
+func (w *clusterWorld) remake(n int) {
+	if n%20 != 0 {
+		return
+	}
+	newest, deletes := w.remade.newestRead(), n%40 == 0 && n > 0
+	if w.change(w.anyNode(), w.exists, deletes) > 0 && deletes {
+		w.remade.isOver(newest)
+	}
+}
+
+// read returns what is at a path, nil if there is nothing.
+func (w *clusterWorld) read(v *servers.Vault, path string) (data map[string]any, ok bool) {
+	return w.readUnless(v, path, func(error) bool { return false })
+}
+
+// readUnless is read, with errors that are as good as an answer.
+func (w *clusterWorld) readUnless(v *servers.Vault, path string, answers func(error) bool) (data map[string]any, ok bool) {
+	ok = w.ask(v, "reading "+path, func(c *api.Logical) error {
+		secret, err := c.Read(at(path))
+		if err != nil && answers(err) {
+			return nil
+		}
+		if secret != nil {
+			data = secret.Data
+		}
+		return err
+	})
+	if ok {
+		w.reads.Add(1)
+	}
+	return data, ok
+}
+
+// readStatic reads a role in one of its forms, and returns the version.
+func (w *clusterWorld) readStatic(v *servers.Vault, r *register) (version int, ok bool) {
+	path := []string{r.path, strings.Replace(r.path, "roles/", "creds/", 1)}[rand.IntN(2)]
+	certain := r.certain()
+	data, ok := w.read(v, path)
+	if !ok {
+		return 0, false
+	}
+	version = absent
+	if data != nil {
+		version = versionOf(data["username"], data["password"])
+	}
+	w.check(v, r.found(version, certain))
+	return version, true
+}
+
+// versionOf returns the version of a login, 0 if it is not of one. A nil
+// password is not asked for.
+func versionOf(username, password any) int {
+	version, err := strconv.Atoi(strings.TrimPrefix(fmt.Sprint(username), "v"))
+	if err != nil || password != nil && password != strconv.Itoa(version) {
+		return 0
+	}
+	return version
+}
+
+func (w *clusterWorld) readConfig(v *servers.Vault) {
+	const otherwise = "1209600" // 336h, if nobody has set it
+	certain := w.config.certain()
+	data, ok := w.read(v, "config")
+	if !ok {
+		return
+	}
+	version := absent
+	if got := fmt.Sprint(data["expiry_warning"]); got != otherwise {
+		version, _ = strconv.Atoi(got) // 0 is a version that nobody has written
+	}
+	w.check(v, w.config.found(version, certain))
+}
+
+func (w *clusterWorld) readShared(v *servers.Vault, s *sharedRole) (ok bool) {
+	sent, certain := time.Now(), s.certain()
+	data, ok := w.read(v, "creds/"+s.name)
+	if ok {
+		w.checkShared(v, s, data, sent, certain)
+	}
+	return ok
+}
+
+// readBundle reads what a static and a shared role are joined in.
+func (w *clusterWorld) readBundle(v *servers.Vault) {
+	joined := w.shared[len(w.shared)-1]
+	sent, certain, newest := time.Now(), w.member.certain(), joined.certain()
+	data, ok := w.read(v, "creds/bundle")
+	if !ok {
+		return
+	}
+	c, err := credentialFor(data, "member.example.com")
+	w.check(v, err)
+	w.check(v, w.member.found(versionOf(c.Username, c.Password.Reveal()), certain))
+	w.checkShared(v, joined, data, sent, newest)
+}
+
+func (w *clusterWorld) readRemade(v *servers.Vault) {
+	sent, certain, newest := time.Now(), w.exists.certain(), w.remade.certain()
+	refused := false
+	data, ok := w.readUnless(v, "creds/remade", func(err error) bool {
+		refused = w.exists.deletedSince(certain) && strings.Contains(err.Error(), "was changed while it was minted; try again")
+		return refused
+	})
+	if !ok || refused {
+		return
+	}
+	if data == nil {
+		w.check(v, w.exists.found(absent, certain))
+		return
+	}
+	w.check(v, w.exists.found(present, certain))
+	c, err := credentialFor(data, w.lab.key())
+	w.check(v, err)
+	pulls := w.lab.Pulls(c, gitlabtest.Project)
+	if w.exists.deletedSince(certain) {
+		return // and what it served has been revoked, or will be
+	}
+	w.check(v, w.remade.found(c, time.Time{}, sent, newest))
+	w.checkPull(v, w.remade, c, pulls, sent)
+}
+
+// checkShared judges the answer of a read that was given the credential of a
+// shared role. Nothing is no answer, because the role is never deleted.
+func (w *clusterWorld) checkShared(v *servers.Vault, s *sharedRole, data map[string]any, sent time.Time, certain int64) {
+	c, err := credentialFor(data, w.lab.key())
+	if err != nil {
+		w.check(v, fmt.Errorf("%s: a read finds %d fields: %w", s.name, len(data), err))
+		return
+	}
+	rotated, err := time.Parse(time.RFC3339, fmt.Sprint(data["last_vault_rotation"]))
+	w.check(v, err)
+	w.check(v, s.found(c, rotated, sent, certain))
+	w.checkPull(v, s, c, w.lab.Pulls(c, gitlabtest.Project), sent)
+}
+
+// checkPull judges a pull with a credential that was read, and that has to work
+// for the grace period.
+func (w *clusterWorld) checkPull(v *servers.Vault, s *sharedRole, c issuer.Credential, pulls bool, sent time.Time) {
+	w.pulls.Add(1)
+	if took := time.Since(sent); !pulls && took < clusterGrace-storingMargin {
+		w.check(v, fmt.Errorf("%s: %s does not pull %s after it was asked for", s.name, c.Username, took))
+	}
+}
+
+// way is one to kill a leader.
+type way struct {
+	name    string
+	catch   func(*recordedLab) func(*http.Request) bool // nil: at any time
+	acted   bool
+	machine bool // the plugin dies with it
+}
+
+func minting(lab *recordedLab) func(*http.Request) bool { return lab.MintMatch }
+func revoking(*recordedLab) func(*http.Request) bool    { return revokes }
+
+var ways = []way{
+	{"after a mint, before its answer", minting, true, true},
+	{"at any time", nil, false, true},
+	{"before a mint, which its plugin lives to see", minting, false, false},
+	{"after a revocation, before its answer", revoking, true, true},
+	{"at any time, leaving its plugin behind", nil, false, false},
+	{"before a mint", minting, false, true},
+	{"after a mint, which its plugin lives to see", minting, true, false},
+}
+
+// killLeader kills the leader, and waits until the next one has proven itself.
+func (w *clusterWorld) killLeader(n int) {
+	way := ways[n%len(ways)]
+	w.judgeSuspects()
+	leader, _ := w.cluster.Leader()
+	if leader == nil {
+		w.Fatal("no node leads")
+	}
+	free := func(bool) {}
+	if way.catch != nil {
+		var caught <-chan struct{}
+		caught, free = w.lab.holdNext(w.T, way.catch(w.lab), way.acted)
+		select {
+		case <-caught:
+		case <-time.After(clusterLimit):
+			w.Fatalf("the registry is not asked for anything any more: wanted to kill node %s %s", leader.Name(), way.name)
+		}
+	} else {
+		time.Sleep(time.Duration(rand.IntN(1000)) * time.Millisecond)
+	}
+	w.season.Add(1)
+	killed := time.Now()
+	w.cluster.Kill(w.T, leader)
+	if way.machine {
+		w.cluster.EndOrphans()
+		free(false)
+	}
+	// What its plugin has begun comes at once, what the next leader does not.
+	time.Sleep(500 * time.Millisecond)
+	w.lab.nextReign()
+	w.cluster.WaitUntilServed(w.T)
+	served := time.Now()
+	w.failover = append(w.failover, served.Sub(killed))
+	free(true)
+	w.nothingIsLost()
+	w.cluster.EndOrphans()
+	w.cluster.Revive(w.T, leader)
+	next := w.cluster.WaitUntilWhole(w.T)
+	_, w.since = w.cluster.Leader()
+	w.Logf("%2d: node %s killed %s: node %s serves after %.1f s, all do after %.1f s", n+1, leader.Name(), way.name, next.Name(), served.Sub(killed).Seconds(), time.Since(killed).Seconds())
+	w.season.Add(1)
+	w.allForward(next)
+	w.rotationsGoOn(served)
+}
+
+// judgeSuspects reports failures while the cluster was not disturbed, unless
+// the leader has changed by itself, as it does if the machine stands still for
+// a second.
+func (w *clusterWorld) judgeSuspects() {
+	_, since := w.cluster.Leader()
+	w.mu.Lock()
+	suspects := w.suspects
+	w.suspects = nil
+	w.mu.Unlock()
+	if !since.Equal(w.since) {
+		w.unasked[w.lab.nowReigns()]++
+		w.since = since
+		return
+	}
+	for _, err := range suspects {
+		w.fail(fmt.Errorf("a failure while all is well: %w", err))
+	}
+}
+
+// nothingIsLost reads all through the nodes that are left.
+func (w *clusterWorld) nothingIsLost() {
+	for _, v := range w.cluster.Nodes {
+		if v.Ended() {
+			continue
+		}
+		for _, r := range slices.Concat(w.static, []*register{w.member, w.quiet}) {
+			eventually(w.T, clusterLimit, func() error {
+				if _, ok := w.readStatic(v, r); !ok {
+					return fmt.Errorf("%s cannot be read", r.path)
+				}
+				return nil
+			})
+		}
+	}
+}
+
+// allForward writes through each node and reads through all.
+func (w *clusterWorld) allForward(leader *servers.Vault) {
+	for i, v := range w.cluster.Nodes {
+		if health, err := v.Client.Sys().Health(); err == nil && v != leader && (!health.Standby || health.PerformanceStandby) {
+			w.check(v, fmt.Errorf("want a standby that forwards all, got %+v", health))
+		}
+		written := w.change(v, w.quiet, i == 1)
+		for _, other := range w.cluster.Nodes {
+			want := written
+			if i == 1 {
+				want = absent
+			}
+			if got, ok := w.readStatic(other, w.quiet); ok && written > 0 && got != want {
+				w.check(other, fmt.Errorf("want version %d, which was written through node %s, got %d", want, v.Name(), got))
+			}
+		}
+	}
+	w.rotateOnce(w.anyNode())
+}
+
+// rotateOnce asks for a rotation, which is one mint, and read through all nodes.
+func (w *clusterWorld) rotateOnce(v *servers.Vault) {
+	if !w.readShared(v, w.asked) { // the first one mints
+		return
+	}
+	before := w.lab.of(w.asked.name)
+	if !w.ask(v, "rotating", func(c *api.Logical) error {
+		_, err := c.Write(at("rotate/asked"), nil)
+		return err
+	}) {
+		return
+	}
+	after := w.lab.of(w.asked.name)
+	if len(after) != len(before)+1 {
+		w.check(v, fmt.Errorf("want one mint for one rotation, got %d", len(after)-len(before)))
+		return
+	}
+	w.asked.isOver(before[len(before)-1].id)
+	for _, other := range w.cluster.Nodes {
+		w.readShared(other, w.asked)
+	}
+}
+
+// rotationsGoOn waits until each shared role is served with what was minted
+// after a time.
+func (w *clusterWorld) rotationsGoOn(after time.Time) {
+	for _, s := range w.shared {
+		eventually(w.T, clusterLimit, func() error {
+			tokens := w.lab.of(s.name)
+			if !slices.ContainsFunc(tokens, func(t token) bool { return t.minted.After(after) && !t.lastRead.IsZero() }) {
+				return fmt.Errorf("%s: no rotation since the leader has changed", s.name)
+			}
+			return nil
+		})
+	}
+}
+
+// eachOnce judges by the registry's record what the engine has done for the
+// roles that it rotates.
+func (w *clusterWorld) eachOnce() {
+	for _, s := range w.shared {
+		var last *token
+		vain := map[int]int{}
+		for _, t := range w.lab.of(s.name) {
+			if t.lastRead.IsZero() {
+				if vain[t.reign]++; vain[t.reign] > 1+w.unasked[t.reign] {
+					w.fail(fmt.Errorf("%s: %s was minted in vain, and not the only one under one leader: a rotation was done twice", s.name, t.name))
+				}
+				continue
+			}
+			if last != nil && t.rotated.Sub(last.rotated) < clusterPeriod-time.Second {
+				w.fail(fmt.Errorf("%s: rotated %s after the last time", s.name, t.rotated.Sub(last.rotated)))
+			}
+			if !t.ended.IsZero() && t.ended.Sub(t.lastRead) < clusterGrace-storingMargin {
+				w.fail(fmt.Errorf("%s: revoked %s after a read was given it", t.name, t.ended.Sub(t.lastRead)))
+			}
+			last = &t
+			w.fewAreAlive(s, t.minted)
+		}
+	}
+}
+
+// fewAreAlive judges how many credentials of a role were alive at a time.
+func (w *clusterWorld) fewAreAlive(s *sharedRole, when time.Time) {
+	// The new one, the former one, those in their grace period, and one that is
+	// about to be revoked.
+	const most = 3 + int(clusterGrace/clusterPeriod)
+	alive := 0
+	for _, t := range w.lab.of(s.name) {
+		if !t.lastRead.IsZero() && !t.minted.After(when) && (t.ended.IsZero() || t.ended.After(when)) {
+			alive++
+		}
+	}
+	if alive > most {
+		w.fail(fmt.Errorf("%s: want %d credentials alive at most, got %d at %s", s.name, most, alive, when))
+	}
+}
+
+// leaveNothing has the engine end what the dead leaders have left at the
+// registry, which takes five minutes unless it is a build for tests that does
+// it at once.
+func (w *clusterWorld) leaveNothing() {
+	for _, s := range w.shared {
+		w.mustWrite("roles/"+s.name, map[string]any{"rotation_period": "24h"})
+	}
+	w.cluster.ReplacePlugin(w.T, servers.Bin(w.T, "regcred-killpoints"))
+	roles := append(slices.Clone(w.shared), w.asked, w.remade)
+	w.rollBackUntil(func() []string {
+		var serves []string
+		for _, s := range roles {
+			serves = append(serves, w.servedBy(s)...)
+		}
+		return serves
+	})
+	for _, s := range roles {
+		w.mustDelete("roles/" + s.name)
+	}
+	w.rollBackUntil(func() []string { return nil })
+	w.mustDelete("roles/bundle")
+	w.mustDelete("connections/gitlab") // refused while there is anything left to revoke
+}
+
+func (w *clusterWorld) mustDelete(path string) {
+	w.Helper()
+	if _, err := w.anyNode().Client.Logical().Delete(at(path)); err != nil {
+		w.Fatalf("deleting %s: %v", path, err)
+	}
+}
+
+// rollBackUntil has the engine do what it does every minute until what the
+// registry has is what is wanted.
+func (w *clusterWorld) rollBackUntil(want func() []string) {
+	w.Helper()
+	eventually(w.T, clusterLimit, func() error {
+		if _, err := w.anyNode().Client.Logical().Write(pathRollback, nil); err != nil {
+			return fmt.Errorf("rolling back: %w", err)
+		}
+		names := want()
+		slices.Sort(names)
+		if diff := cmp.Diff(names, w.lab.Living()); diff != "" {
+			return fmt.Errorf("credentials (-that the engine serves +at the registry):\n%s", diff)
+		}
+		return nil
+	})
+}
+
+// servedBy returns the name of the credential that a role serves, if any.
+func (w *clusterWorld) servedBy(s *sharedRole) []string {
+	secret, err := w.anyNode().Client.Logical().Read(at("roles/" + s.name))
+	if err != nil {
+		w.Fatal(err)
+	}
+	if secret == nil || secret.Data["username"] == nil {
+		return nil
+	}
+	for _, t := range w.lab.of(s.name) {
+		if t.username == secret.Data["username"] {
+			return []string{t.name}
+		}
+	}
+	w.Fatalf("%s serves %v, which the registry has not minted", s.name, secret.Data["username"])
+	return nil
+}
+
+// report prints what has happened.
+func (w *clusterWorld) report() {
+	slices.Sort(w.failover)
+	minted, revoked, vain, rotations := 0, 0, 0, 0
+	for _, s := range append(slices.Clone(w.shared), w.asked, w.remade) {
+		for i, t := range w.lab.of(s.name) {
+			minted++
+			if !t.ended.IsZero() {
+				revoked++
+			}
+			switch {
+			case s == w.remade:
+			case t.lastRead.IsZero():
+				vain++
+			case i > 0:
+				rotations++
+			}
+		}
+	}
+	fmt.Printf("%d leaders killed; the next one serves after %.1f s (median), %.1f s (most); %d changes of the leader by itself\n",
+		len(w.failover), w.failover[len(w.failover)/2].Seconds(), w.failover[len(w.failover)-1].Seconds(), len(w.unasked))
+	fmt.Printf("%d writes and %d deletions acknowledged, %d reads answered, %d pulls\n", w.writes.Load(), w.deletions.Load(), w.reads.Load(), w.pulls.Load())
+	fmt.Printf("%d mints, %d of them in vain, %d rotations, %d revocations\n", minted, vain, rotations, revoked)
+	for _, kind := range slices.Sorted(maps.Keys(w.failures)) {
+		fmt.Printf("%6d requests failed: %s\n", w.failures[kind], kind)
+	}
+}

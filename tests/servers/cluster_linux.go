@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package servers
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/vault/api"
+)
+
+// wholeLimit is how long nodes may take to elect a leader, and to serve by it.
+const wholeLimit = 2 * time.Minute
+
+// Cluster is one Vault of three nodes, with integrated storage. At any time one
+// of them leads, and the others forward to it what they are asked.
+type Cluster struct {
+	Nodes []*Vault
+
+	orphans []int // processes of plugins whose node was killed
+}
+
+// StartCluster starts a cluster with the plugin in the plugin directory of each
+// node, registered with its checksum, and enabled at [Mount]. The clients of
+// the nodes take it for an error if they are redirected to the leader.
+func StartCluster(t testing.TB) *Cluster {
+	t.Helper()
+	first := StartRaftVault(t)
+	c := &Cluster{Nodes: []*Vault{first}}
+	// Not by the client's own method, which sends what only Enterprise takes.
+	soon := map[string]any{"server_stabilization_time": "1s"}
+	if _, err := first.Client.Logical().Write("sys/storage/raft/autopilot/configuration", soon); err != nil {
+		t.Fatalf("having nodes vote soon after they join: %v", err)
+	}
+	for _, name := range []string{"two", "three"} {
+		v := newVault(t, Plugin(t))
+		v.node = name
+		v.launchRaft(t)
+		v.connect(t)
+		if _, err := v.Client.Sys().RaftJoin(&api.RaftJoinRequest{LeaderAPIAddr: first.Addr}); err != nil {
+			t.Fatalf("node %s: joining: %v", name, err)
+		}
+		v.Token, v.unseal = first.Token, first.unseal
+		v.unsealWithKey(t)
+		c.Nodes = append(c.Nodes, v)
+	}
+	for _, v := range c.Nodes {
+		v.connectStrictly(t)
+	}
+	t.Cleanup(c.EndOrphans)
+	c.WaitUntilWhole(t)
+	return c
+}
+
+// Name is what the cluster calls a node.
+func (v *Vault) Name() string { return v.node }
+
+// connectStrictly replaces the client by one that follows no redirect.
+func (v *Vault) connectStrictly(t testing.TB) {
+	t.Helper()
+	v.connect(t)
+	config := v.Client.CloneConfig()
+	config.HttpClient.Transport = strict{config.HttpClient.Transport}
+	client, err := api.NewClient(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client.SetToken(v.Token)
+	v.Client = client
+}
+
+// ErrRedirected is that a node has named the leader in place of forwarding.
+var ErrRedirected = errors.New("redirected to the leader")
+
+// strict makes errors of redirects. The client of Vault would follow them, and
+// if told not to, would take them for answers with nothing in them.
+type strict struct{ http.RoundTripper }
+
+// RoundTrip implements [http.RoundTripper].
+func (s strict) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := s.RoundTripper.RoundTrip(r)
+	if err == nil && resp.StatusCode >= 300 && resp.StatusCode < 400 {
+		_ = resp.Body.Close()
+		return nil, fmt.Errorf("%w: status %d", ErrRedirected, resp.StatusCode)
+	}
+	return resp, err
+}
+
+// Leader returns the node that leads, and since when; nil if none does now.
+func (c *Cluster) Leader() (leader *Vault, since time.Time) {
+	for _, v := range c.Nodes {
+		if v.Ended() {
+			continue
+		}
+		if said, err := v.Client.Sys().Leader(); err == nil && said.IsSelf {
+			return v, said.ActiveTime
+		}
+	}
+	return nil, time.Time{}
+}
+
+// Kill ends a node with SIGKILL, as if it had run out of memory. Its plugin
+// lives on, until [Cluster.EndOrphans].
+func (c *Cluster) Kill(t testing.TB, v *Vault) {
+	t.Helper()
+	c.orphans = append(c.orphans, v.PluginPIDs(t)...)
+	if !KillProcess(v.PID()) {
+		t.Fatalf("node %s does not die", v.node)
+	}
+	<-v.done
+}
+
+// EndOrphans ends, with SIGKILL, the plugins of nodes that were killed.
+func (c *Cluster) EndOrphans() {
+	for _, pid := range c.orphans {
+		KillProcess(pid)
+	}
+	c.orphans = nil
+}
+
+// Revive starts a node again that was killed, and unseals it.
+func (c *Cluster) Revive(t testing.TB, v *Vault) {
+	t.Helper()
+	v.launchRaft(t)
+	v.unsealWithKey(t)
+}
+
+// WaitUntilServed waits until one of the nodes leads, and all that run serve,
+// and returns the leader.
+func (c *Cluster) WaitUntilServed(t testing.TB) *Vault {
+	t.Helper()
+	var err error
+	for deadline := time.Now().Add(wholeLimit); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		leader, _ := c.Leader()
+		if leader == nil {
+			err = errors.New("no node leads")
+			continue
+		}
+		if err = c.serve(); err == nil {
+			return leader
+		}
+	}
+	t.Fatalf("the cluster does not serve after %s: %v", wholeLimit, err)
+	return nil
+}
+
+// serve asks all nodes that run.
+func (c *Cluster) serve() error {
+	for _, v := range c.Nodes {
+		if v.Ended() {
+			continue
+		}
+		if _, err := v.Client.Logical().Read(Mount + "/config"); err != nil {
+			return fmt.Errorf("node %s: %w", v.node, err)
+		}
+	}
+	return nil
+}
+
+// WaitUntilWhole waits until all nodes run, vote and serve, and returns the
+// leader.
+func (c *Cluster) WaitUntilWhole(t testing.TB) *Vault {
+	t.Helper()
+	var err error
+	for deadline := time.Now().Add(wholeLimit); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+		leader := c.WaitUntilServed(t)
+		if err = c.whole(leader); err == nil {
+			return leader
+		}
+	}
+	t.Fatalf("the cluster is not whole after %s: %v", wholeLimit, err)
+	return nil
+}
+
+// whole reports why the cluster is not whole.
+func (c *Cluster) whole(leader *Vault) error {
+	state, err := leader.Client.Sys().RaftAutopilotState()
+	if err != nil {
+		return fmt.Errorf("asking node %s for the state of the cluster: %w", leader.node, err)
+	}
+	if !state.Healthy || len(state.Voters) != len(c.Nodes) {
+		return fmt.Errorf("healthy: %v, voters: %q, servers: %+v", state.Healthy, state.Voters, state.Servers)
+	}
+	return nil
+}
+
+// unsealWithKey unseals a node, whether it comes to lead or not. The first
+// time, it has the answer to the leader's challenge and joins by itself.
+func (v *Vault) unsealWithKey(t testing.TB) {
+	t.Helper()
+	status, err := v.Client.Sys().Unseal(v.unseal)
+	if err != nil {
+		t.Fatalf("node %s: unsealing: %v", v.node, err)
+	}
+	for deadline := time.Now().Add(startLimit); status == nil || status.Sealed; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("node %s: sealed after %s: %+v, %v", v.node, startLimit, status, err)
+		}
+		status, err = v.Client.Sys().SealStatus()
+	}
+}
+
+// ReplacePlugin has all nodes run another binary of the plugin.
+func (c *Cluster) ReplacePlugin(t testing.TB, binary string) {
+	t.Helper()
+	const name = PluginName + "-replaced"
+	for _, v := range c.Nodes {
+		v.CopyPlugin(t, binary, name)
+	}
+	leader := c.WaitUntilServed(t)
+	leader.Register(t, binary, name, "")
+	if _, err := leader.Client.Sys().ReloadPlugin(&api.ReloadPluginInput{Mounts: []string{Mount + "/"}}); err != nil {
+		t.Fatalf("reloading the plugin: %v", err)
+	}
+}

@@ -20,6 +20,12 @@ const (
 
 	// cacheOverhead is about what an entry takes beside its key and value.
 	cacheOverhead = 190
+
+	// maxDecoded is how many entries are held as they were decoded, too, those
+	// with at most maxDecodedSize bytes: what is read all the time need not be
+	// decoded each time, and to hold all like that would take twice the memory.
+	maxDecoded     = 1024
+	maxDecodedSize = 4 << 10
 )
 
 // cache holds storage entries that reads need, as they stand in storage, so
@@ -41,6 +47,15 @@ type cache struct {
 	writing map[entryKey]int                 // how many writes of a key are under way, or have failed
 	changes uint64                           // grows with whatever makes an answer of storage out of date
 	mounts  uint64                           // how many there have been
+
+	decoded *simplelru.LRU[entryKey, decodedEntry]
+}
+
+// decodedEntry is what the bytes that begin at one address were decoded to. Who
+// is given it must not change it.
+type decodedEntry struct {
+	of   *byte
+	what any
 }
 
 // entryKey is a key in the storage of one mount.
@@ -53,7 +68,11 @@ func newCache(limit int) *cache {
 	c := &cache{limit: limit, writing: map[entryKey]int{}}
 	// It is the bytes that are limited, not their number; the constructor fails
 	// only for a number below one.
-	c.entries, _ = simplelru.NewLRU(math.MaxInt, func(key entryKey, value []byte) { c.size -= cost(key, value) })
+	c.entries, _ = simplelru.NewLRU(math.MaxInt, func(key entryKey, value []byte) {
+		c.size -= cost(key, value)
+		c.decoded.Remove(key)
+	})
+	c.decoded, _ = simplelru.NewLRU[entryKey, decodedEntry](maxDecoded, nil)
 	return c
 }
 
@@ -80,36 +99,67 @@ func (c *cache) enter(key entryKey, value []byte, asOf uint64) {
 	}
 }
 
-// drop forgets a key that has changed.
-func (c *cache) drop(key entryKey) {
+// drop forgets keys that have changed.
+func (c *cache) drop(keys ...entryKey) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.dropLocked(key)
+	c.dropLocked(keys)
 }
 
-func (c *cache) dropLocked(key entryKey) {
+func (c *cache) dropLocked(keys []entryKey) {
 	c.changes++
-	c.entries.Remove(key)
+	for _, key := range keys {
+		c.entries.Remove(key)
+	}
 }
 
-// write does what changes a key in storage.
-func (c *cache) write(key entryKey, do func() error) error {
+// write does what changes keys in storage.
+func (c *cache) write(do func() error, keys ...entryKey) error {
 	c.mu.Lock()
-	c.writing[key]++
-	c.dropLocked(key)
+	for _, key := range keys {
+		c.writing[key]++
+	}
+	c.dropLocked(keys)
 	c.mu.Unlock()
 
 	err := do()
 	if err != nil {
-		return err // and it stays among those being written
+		return err // and they stay among those being written
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.writing[key]--; c.writing[key] == 0 {
-		delete(c.writing, key)
+	for _, key := range keys {
+		if c.writing[key]--; c.writing[key] == 0 {
+			delete(c.writing, key)
+		}
 	}
-	c.dropLocked(key)
+	c.dropLocked(keys)
 	return nil
+}
+
+// decode returns what the bytes under a key are decoded to, and decodes them
+// only if that is not known.
+func (c *cache) decode(key entryKey, value []byte, decode func() (any, error)) (any, error) {
+	if len(value) == 0 || len(value) > maxDecodedSize {
+		return decode()
+	}
+	c.mu.Lock()
+	known, ok := c.decoded.Get(key)
+	c.mu.Unlock()
+	if ok && known.of == &value[0] {
+		return known.what, nil
+	}
+	what, err := decode()
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	// It is of use only while these bytes are held.
+	if held, ok := c.entries.Peek(key); ok && len(held) > 0 && &held[0] == &value[0] {
+		c.decoded.Add(key, decodedEntry{&value[0], what})
+	}
+	return what, nil
 }
 
 // forMount returns the part of a mount that begins to be served: nothing. A
@@ -136,8 +186,17 @@ func holds(key string) bool {
 
 func (m *mountCache) key(key string) entryKey { return entryKey{m.mount, key} }
 
+// changed returns the keys of what is out of date when a key has changed. The
+// list of roles is held under their prefix.
+func (m *mountCache) changed(key string) []entryKey {
+	if strings.HasPrefix(key, roleStoragePrefix) {
+		return []entryKey{m.key(key), m.key(roleStoragePrefix)}
+	}
+	return []entryKey{m.key(key)}
+}
+
 // drop forgets a key that has changed.
-func (m *mountCache) drop(key string) { m.cache.drop(m.key(key)) }
+func (m *mountCache) drop(key string) { m.cache.drop(m.changed(key)...) }
 
 // end forgets all that a mount has had, which is not served any more.
 func (m *mountCache) end() {
@@ -169,21 +228,46 @@ func (s *cachedStorage) Get(ctx context.Context, key string) (*logical.StorageEn
 	if !holds(key) {
 		return s.Storage.Get(ctx, key)
 	}
-	value, held, asOf := s.cached.cache.get(s.cached.key(key))
-	if !held {
+	value, err := s.read(key, func() ([]byte, error) {
 		entry, err := s.Storage.Get(ctx, key)
-		if err != nil {
+		if err != nil || entry == nil {
 			return nil, err
 		}
-		if entry != nil {
-			value = append([]byte{}, entry.Value...) // not nil, even where it is empty
-		}
-		s.cached.cache.enter(s.cached.key(key), value, asOf)
-	}
-	if value == nil {
-		return nil, nil
+		return append([]byte{}, entry.Value...), nil // not nil, even where it is empty
+	})
+	if err != nil || value == nil {
+		return nil, err
 	}
 	return &logical.StorageEntry{Key: key, Value: value}, nil
+}
+
+// List implements [logical.Storage]. Of lists that of the roles is held, which
+// may be long.
+func (s *cachedStorage) List(ctx context.Context, prefix string) ([]string, error) {
+	if prefix != roleStoragePrefix {
+		return s.Storage.List(ctx, prefix)
+	}
+	value, err := s.read(prefix, func() ([]byte, error) {
+		names, err := s.Storage.List(ctx, prefix)
+		return []byte(strings.Join(names, "\n")), err
+	})
+	if err != nil || len(value) == 0 {
+		return nil, err
+	}
+	return strings.Split(string(value), "\n"), nil
+}
+
+func (s *cachedStorage) read(key string, ask func() ([]byte, error)) ([]byte, error) {
+	value, held, asOf := s.cached.cache.get(s.cached.key(key))
+	if held {
+		return value, nil
+	}
+	value, err := ask()
+	if err != nil {
+		return nil, err
+	}
+	s.cached.cache.enter(s.cached.key(key), value, asOf)
+	return value, nil
 }
 
 // Put implements [logical.Storage].
@@ -200,5 +284,5 @@ func (s *cachedStorage) write(key string, do func() error) error {
 	if !holds(key) {
 		return do()
 	}
-	return s.cached.cache.write(s.cached.key(key), do)
+	return s.cached.cache.write(do, s.cached.changed(key)...)
 }

@@ -305,6 +305,106 @@ func TestMountsShareOneCacheAndNoEntry(t *testing.T) {
 	checkSize(t, memory)
 }
 
+// What is decoded is decoded once, and again when the bytes are others. It is
+// held only while they are.
+func TestEntryIsDecodedOnce(t *testing.T) {
+	memory := newCache(2*maxDecodedSize + cacheOverhead)
+	c := memory.forMount()
+	storage := c.over(&logical.InmemStorage{})
+	decodings := 0
+	decoded := func() any {
+		entry, err := storage.Get(t.Context(), cachedKey)
+		if err != nil {
+			t.Fatal(err)
+		}
+		value, err := memory.decode(c.key(cachedKey), entry.Value, func() (any, error) {
+			decodings++
+			return "decoded " + string(entry.Value), nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return value
+	}
+	mustPut(t, storage, "one")
+	for range 3 {
+		checkSame(t, "value", any("decoded one"), decoded())
+	}
+	checkSame(t, "decodings", 1, decodings)
+	mustPut(t, storage, "two")
+	checkSame(t, "decoded entries after a write", 0, memory.decoded.Len())
+	checkSame(t, "value", any("decoded two"), decoded())
+	checkSame(t, "decodings", 2, decodings)
+
+	c.drop(cachedKey)
+	checkSame(t, "value", any("decoded two"), decoded())
+	checkSame(t, "decodings of what was dropped", 3, decodings)
+
+	// Bytes that are not held any more, under the key of others that are.
+	old, err := storage.Get(t.Context(), cachedKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustPut(t, storage, "three")
+	decoded()
+	for range 2 {
+		value, _ := memory.decode(c.key(cachedKey), old.Value, func() (any, error) { return "old", nil })
+		checkSame(t, "value of bytes that were replaced", any("old"), value)
+	}
+	checkSame(t, "value", any("decoded three"), decoded())
+
+	mustPut(t, storage, strings.Repeat("x", maxDecodedSize+1))
+	decoded()
+	checkSame(t, "entries after a large one", 1, memory.entries.Len())
+	checkSame(t, "decoded entries after a large one", 0, memory.decoded.Len())
+	_, _ = memory.decode(c.key("roles/gone"), []byte("gone"), func() (any, error) { return "gone", nil })
+	checkSame(t, "decoded entries after one that is not held", 0, memory.decoded.Len())
+	for i := range 50 {
+		_ = storage.Put(t.Context(), &logical.StorageEntry{Key: fmt.Sprint(roleStoragePrefix, i), Value: []byte("x")})
+	}
+	mustPut(t, storage, "four")
+	decoded()
+	for i := range 50 {
+		_, _ = storage.Get(t.Context(), fmt.Sprint(roleStoragePrefix, i))
+	}
+	checkSame(t, "decoded entries after the bytes had to go", 0, memory.decoded.Len())
+}
+
+func TestErrorOfDecodingIsNotKept(t *testing.T) {
+	e := newEngine(t)
+	e.store("roles/app", "damaged")
+	for range 2 {
+		if _, err := e.request(logical.ReadOperation, "creds/app", nil); err == nil || !strings.Contains(err.Error(), "damaged") {
+			t.Errorf("want an error about what is damaged, got %v", err)
+		}
+	}
+}
+
+func TestListOfRolesIsOfNow(t *testing.T) {
+	e := newEngine(t)
+	listed := func() any {
+		resp := e.must(logical.ListOperation, "roles/", nil)
+		return resp.Data["keys"]
+	}
+	checkSame(t, "names of no roles", any(nil), listed())
+	e.write("roles/b", credential)
+	e.write("roles/a", credential)
+	checkSame(t, "names", any([]string{"a", "b"}), listed())
+
+	counting := &faultyStorage{Storage: e.storage, failAt: -1}
+	resp, err := e.HandleRequest(t.Context(), &logical.Request{Operation: logical.ListOperation, Path: "roles/", Storage: counting})
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkSame(t, "names once more", any([]string{"a", "b"}), resp.Data["keys"])
+	checkSame(t, "calls of storage", int64(0), counting.calls.Load())
+
+	e.must(logical.DeleteOperation, "roles/a", nil)
+	checkSame(t, "names after a deletion", any([]string{"b"}), listed())
+	e.store("roles/c", "by another node")
+	checkSame(t, "names after a write elsewhere", any([]string{"b", "c"}), listed())
+}
+
 func TestCleanupForgetsWhatIsInMemory(t *testing.T) {
 	e := newReadableEngine(t)
 	e.read("creds/static")

@@ -97,17 +97,21 @@ func parseCAs(text string) (*x509.CertPool, error) {
 	return pool, nil
 }
 
+// config returns the settings of the mount. They must not be changed in place.
 func (b *backend) config(ctx context.Context, storage logical.Storage) (config, error) {
-	c := config{ExpiryWarning: defaultExpiryWarning}
+	return getDecoded(ctx, b, storage, configStorageKey, config{ExpiryWarning: defaultExpiryWarning}, decodeConfig)
+}
+
+func decodeConfig(entry *logical.StorageEntry) (config, error) {
 	var stored storedConfig
-	found, err := getEntry(ctx, storage, configStorageKey, &stored, &stored.SchemaVersion)
-	if err != nil || !found {
-		return c, err
+	if err := decodeEntry(entry, &stored, &stored.SchemaVersion); err != nil {
+		return config{}, err
 	}
-	c.AllowedRegistries = stored.AllowedRegistries
-	c.ExpiryWarning = time.Duration(stored.ExpiryWarning) * time.Second
-	c.CAPEM = stored.CAPEM
-	return c, nil
+	return config{
+		AllowedRegistries: stored.AllowedRegistries,
+		ExpiryWarning:     time.Duration(stored.ExpiryWarning) * time.Second,
+		CAPEM:             stored.CAPEM,
+	}, nil
 }
 
 func (b *backend) pathConfig() []*framework.Path {

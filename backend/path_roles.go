@@ -90,11 +90,17 @@ type storedRole struct {
 	VerifyRepository string             `json:"verify_repository,omitempty"`
 }
 
-// role returns nil where there is none of that name.
+// role returns nil where there is none of that name. What it returns must not be
+// changed.
 func (b *backend) role(ctx context.Context, storage logical.Storage, name string) (*role, error) {
+	return getDecoded(ctx, b, storage, roleStoragePrefix+name, nil, func(entry *logical.StorageEntry) (*role, error) {
+		return decodeRole(entry, name)
+	})
+}
+
+func decodeRole(entry *logical.StorageEntry, name string) (*role, error) {
 	var stored storedRole
-	found, err := getEntry(ctx, storage, roleStoragePrefix+name, &stored, &stored.SchemaVersion)
-	if err != nil || !found {
+	if err := decodeEntry(entry, &stored, &stored.SchemaVersion); err != nil {
 		return nil, err
 	}
 	r := &role{

@@ -92,10 +92,17 @@ type storedSharedCredential struct {
 	ExpiresAt time.Time        `json:"expires_at,omitzero"`
 }
 
+// shared returns the zero value where there is nothing yet. What it returns must
+// not be changed in place.
 func (b *backend) shared(ctx context.Context, storage logical.Storage, name string) (shared, error) {
+	return getDecoded(ctx, b, storage, sharedStoragePrefix+name, shared{}, func(entry *logical.StorageEntry) (shared, error) {
+		return decodeShared(entry, name)
+	})
+}
+
+func decodeShared(entry *logical.StorageEntry, name string) (shared, error) {
 	var stored storedShared
-	found, err := getEntry(ctx, storage, sharedStoragePrefix+name, &stored, &stored.SchemaVersion)
-	if err != nil || !found {
+	if err := decodeEntry(entry, &stored, &stored.SchemaVersion); err != nil {
 		return shared{}, err
 	}
 	s := shared{Retired: stored.Retired, LastError: stored.LastError, FailedAt: stored.FailedAt, Failures: stored.Failures, RetryAfter: ofSeconds(stored.RetryAfter)}

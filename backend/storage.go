@@ -41,14 +41,35 @@ func getEntry(ctx context.Context, storage logical.Storage, key string, stored a
 	if entry == nil {
 		return false, nil
 	}
-	err = json.Unmarshal(entry.Value, stored)
+	return true, decodeEntry(entry, stored, version)
+}
+
+func decodeEntry(entry *logical.StorageEntry, stored any, version *int) error {
+	err := json.Unmarshal(entry.Value, stored)
 	if *version > schemaVersion { // it stands first, and what follows may have another type
-		return false, unreadablef("reading %s: the stored entry has schema version %d and this plugin knows up to %d; run the newer plugin that wrote it", key, *version, schemaVersion)
+		return unreadablef("reading %s: the stored entry has schema version %d and this plugin knows up to %d; run the newer plugin that wrote it", entry.Key, *version, schemaVersion)
 	}
 	if err != nil || *version < 1 {
-		return false, unreadablef("reading %s: the stored entry is damaged", key) // err may quote a secret
+		return unreadablef("reading %s: the stored entry is damaged", entry.Key) // err may quote a secret
 	}
-	return true, nil
+	return nil
+}
+
+// getDecoded returns what the entry under key is decoded to, or absent where
+// there is none. Others are given the same, so it must not be changed.
+func getDecoded[T any](ctx context.Context, b *backend, storage logical.Storage, key string, absent T, decode func(*logical.StorageEntry) (T, error)) (T, error) {
+	entry, err := storage.Get(ctx, key)
+	if err != nil {
+		return absent, fmt.Errorf("reading %s: %w", key, err)
+	}
+	if entry == nil {
+		return absent, nil
+	}
+	decoded, err := b.cache.cache.decode(b.cache.key(key), entry.Value, func() (any, error) { return decode(entry) })
+	if err != nil {
+		return absent, err
+	}
+	return decoded.(T), nil
 }
 
 // exists is the existence check of a path of which a field is the name under

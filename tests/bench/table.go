@@ -44,7 +44,7 @@ func ratioRows(ratios []Ratio) [][]string {
 }
 
 func (r Ratio) row() []string {
-	concurrency, value, rounds, target, met := strconv.Itoa(r.Concurrency), times(r.Value), times(r.Low)+" – "+times(r.High), "", ""
+	concurrency, value, rounds, target, met := strconv.Itoa(r.Concurrency), fmt.Sprintf("%.3f×", r.Value), times(r.Low)+" – "+times(r.High), "", ""
 	if r.Figure == "MiB" {
 		concurrency, value, rounds = "", fmt.Sprintf("%.1f MiB", r.Value), ""
 	}

@@ -35,7 +35,7 @@ const (
 
 // lease is the internal data of a Vault lease.
 type lease struct {
-	SchemaVersion int `json:"schema_version"`
+	SchemaVersion int `json:"schema_version"` // the first builds wrote none
 
 	minted
 	Ends time.Time     `json:"ends"` // the latest time to which it can be renewed
@@ -60,7 +60,7 @@ func (l lease) internalData() (map[string]any, error) {
 func leaseOf(req *logical.Request) (lease, error) {
 	var l lease
 	text, ok := req.Secret.InternalData["lease"].(string)
-	if !ok || json.Unmarshal([]byte(text), &l) != nil || l.SchemaVersion < 1 || l.SchemaVersion > schemaVersion {
+	if !ok || json.Unmarshal([]byte(text), &l) != nil || l.Name == "" || l.SchemaVersion < 0 || l.SchemaVersion > schemaVersion {
 		return lease{}, errors.New("the lease's internal data cannot be understood; run the plugin that wrote it, or a newer one")
 	}
 	return l, nil

@@ -27,6 +27,12 @@ type certificate struct {
 	certFile, keyFile string
 }
 
+// CA returns the certificate of a new CA, in PEM form.
+func CA(t testing.TB) string {
+	t.Helper()
+	return newCertificate(t).ca
+}
+
 func newCertificate(t testing.TB) *certificate {
 	t.Helper()
 	caKey, ca := sign(t, nil, nil, &x509.Certificate{

@@ -285,6 +285,18 @@ func (s *Server) AddDeployTokens(path string, names ...string) {
 	}
 }
 
+// AddMinted adds a token of a project or group as a mint of its type makes one, a
+// deploy_token or an access_token, and returns its ID.
+func (s *Server) AddMinted(path, tokenType, name string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	owner, scopes := s.spaces[strings.ToLower(path)], []string{"read_registry"}
+	if tokenType == "access_token" {
+		return fmt.Sprint(s.addResourceToken(owner, name, scopes, Reporter, s.now().UTC().Add(30*day).Format(time.DateOnly)).id)
+	}
+	return fmt.Sprint(s.addDeployToken(owner, name, scopes, time.Time{}).id)
+}
+
 func (s *Server) addDeployToken(owner *space, name string, scopes []string, expires time.Time) *deployToken {
 	t := &deployToken{id: s.nextID(), name: name, secret: "gldt-" + rand.Text(), owner: owner, scopes: scopes, expires: expires}
 	s.deploys[t.id] = t

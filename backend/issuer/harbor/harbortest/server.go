@@ -19,6 +19,7 @@ import (
 	"crypto/rand"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -186,6 +187,15 @@ func (s *Server) AddRobot(inProject, short string, days int64, permissions ...Pe
 	defer s.mu.Unlock()
 	r := s.addRobot(s.projects[inProject], short, days, permissions)
 	return s.prefix + r.name, r.secret
+}
+
+// AddMinted adds a robot account to a project as a mint makes one, and returns its
+// ID.
+func (s *Server) AddMinted(inProject, name string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	pulls := []Permission{{Kind: levelProject, Namespace: inProject, Access: []Access{{Resource: "repository", Action: "pull"}}}}
+	return strconv.FormatInt(s.addRobot(s.projects[inProject], name, -1, pulls).id, 10)
 }
 
 func (s *Server) addRobot(in *project, short string, days int64, permissions []Permission) *robot {

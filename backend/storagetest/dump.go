@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: MPL-2.0
+
+// Package storagetest is for tests of upgrades: it reads the dumps below
+// tests/testdata/storage, which hold what earlier builds of the plugin wrote into
+// Vault's storage and how they answered from it, and has servers stand in for the
+// registries that those builds used.
+package storagetest
+
+import (
+	"bytes"
+	"encoding/json"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Dump is what one build wrote.
+type Dump struct {
+	Build string    `json:"build"` // the commit or tag
+	At    time.Time `json:"at"`    // when the answers were given
+
+	// Storage is that of the mount, by key.
+	Storage map[string]Value `json:"storage"`
+
+	// Leases are Vault's own entries for the leases of the mount, by lease ID.
+	Leases map[string]Value `json:"leases,omitempty"`
+
+	// Answers are those of the build to reads, by path below the mount. The
+	// answer to a list has a path that ends in a slash.
+	Answers map[string]Answer `json:"answers"`
+}
+
+// Answer is how a read was answered: with data and warnings, or with an error.
+type Answer struct {
+	Data     map[string]any `json:"data,omitempty"`
+	Warnings []string       `json:"warnings,omitempty"`
+	Error    string         `json:"error,omitempty"`
+}
+
+// Value is a stored value, byte for byte. A dump shows as JSON what is JSON as the
+// engine and Vault encode it, which is compact: as it is where it ends in a
+// newline, and in brackets where it does not. Any other it shows as a string.
+type Value string
+
+// MarshalJSON implements [json.Marshaler].
+func (v Value) MarshalJSON() ([]byte, error) {
+	text := string(v)
+	if !strings.HasSuffix(text, "\n") {
+		text = "[" + text + "]"
+	}
+	var shown Value
+	if strings.HasPrefix(string(v), "{") && shown.UnmarshalJSON([]byte(text)) == nil && shown == v {
+		return []byte(text), nil
+	}
+	return encode(string(v))
+}
+
+// UnmarshalJSON implements [json.Unmarshaler].
+func (v *Value) UnmarshalJSON(shown []byte) error {
+	if bytes.HasPrefix(shown, []byte(`"`)) {
+		return json.Unmarshal(shown, (*string)(v))
+	}
+	var compact bytes.Buffer
+	if err := json.Compact(&compact, shown); err != nil {
+		return err
+	}
+	text, inBrackets := strings.CutPrefix(compact.String(), "[")
+	if inBrackets {
+		*v = Value(strings.TrimSuffix(text, "]"))
+	} else {
+		*v = Value(text + "\n")
+	}
+	return nil
+}
+
+// encode leaves characters as they are: what stands in a dump is what stands
+// in the storage.
+func encode(value any) ([]byte, error) {
+	var text bytes.Buffer
+	encoder := json.NewEncoder(&text)
+	encoder.SetEscapeHTML(false)
+	encoder.SetIndent("", "  ")
+	err := encoder.Encode(value)
+	return text.Bytes(), err
+}
+
+// Folder has the dumps.
+func Folder() string {
+	_, file, _, _ := runtime.Caller(0)
+	return filepath.Join(filepath.Dir(filepath.Dir(filepath.Dir(file))), "tests", "testdata", "storage")
+}
+
+// Load reads all dumps, by name. Each is a new copy.
+func Load(t testing.TB) map[string]*Dump {
+	t.Helper()
+	folder := os.DirFS(Folder())
+	files, err := fs.Glob(folder, "*.json")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("found no dumps in %s: %v", Folder(), err)
+	}
+	dumps := map[string]*Dump{}
+	for _, file := range files {
+		content, err := fs.ReadFile(folder, file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dumps[strings.TrimSuffix(file, ".json")] = decode(t, content)
+	}
+	return dumps
+}
+
+func decode(t testing.TB, content []byte) *Dump {
+	t.Helper()
+	d := &Dump{}
+	decoder := json.NewDecoder(bytes.NewReader(content))
+	decoder.UseNumber()
+	if err := decoder.Decode(d); err != nil {
+		t.Fatalf("decoding a dump: %v", err)
+	}
+	return d
+}
+
+// Save writes a dump, and fails the test unless it reads as what was written.
+func (d *Dump) Save(t testing.TB, file string) {
+	t.Helper()
+	content, err := encode(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again := decode(t, content); !maps.Equal(again.Storage, d.Storage) || !maps.Equal(again.Leases, d.Leases) {
+		t.Fatal("the dump does not read as what was written")
+	}
+	if err := os.WriteFile(file, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Replace puts another text in the place of one everywhere, as that of a server
+// that is gone.
+func (d *Dump) Replace(old, text string) {
+	old, text = inJSON(old), inJSON(text)
+	d.replaceStored(old, text)
+	for path, answer := range d.Answers {
+		encoded, err := encode(answer)
+		if err != nil {
+			panic(err) // it comes from JSON
+		}
+		answer = Answer{}
+		decoder := json.NewDecoder(strings.NewReader(strings.ReplaceAll(string(encoded), old, text)))
+		decoder.UseNumber()
+		if err := decoder.Decode(&answer); err != nil {
+			panic(err)
+		}
+		d.Answers[path] = answer
+	}
+}
+
+// replaceStored replaces JSON in what is stored, and in JSON that stands there in
+// strings.
+func (d *Dump) replaceStored(old, text string) {
+	for _, values := range []map[string]Value{d.Storage, d.Leases} {
+		for key, value := range values {
+			replaced := strings.ReplaceAll(string(value), old, text)
+			if inJSON(old) != old {
+				replaced = strings.ReplaceAll(replaced, inJSON(old), inJSON(text))
+			}
+			values[key] = Value(replaced)
+		}
+	}
+}
+
+// connection is what the tests need of a stored connection.
+type connection struct {
+	Type     string            `json:"type"`
+	URL      string            `json:"url"`
+	Settings map[string]string `json:"settings"`
+	Secrets  map[string]string `json:"secrets"`
+	Root     struct {
+		Name    string `json:"name"`
+		Pending *root  `json:"pending"`
+		Retired *root  `json:"retired"`
+	} `json:"root"`
+}
+
+type root struct {
+	Name    string            `json:"name"`
+	Secrets map[string]string `json:"secrets"`
+}
+
+// connections returns those of the dump, by name.
+func (d *Dump) connections() map[string]connection {
+	all := map[string]connection{}
+	for key, value := range d.Storage {
+		if name, found := strings.CutPrefix(key, "connections/"); found {
+			var c connection
+			if err := json.Unmarshal([]byte(value), &c); err != nil {
+				panic(err)
+			}
+			all[name] = c
+		}
+	}
+	return all
+}
+
+// Disguise replaces the administrative credentials by what is obviously made up
+// and begins with a text.
+func (d *Dump) Disguise(text string) {
+	for name, c := range d.connections() {
+		for which, secrets := range map[string]map[string]string{"-current": c.Secrets, "-pending": c.Root.Pending.secrets(), "-retired": c.Root.Retired.secrets()} {
+			for _, secret := range secrets {
+				if !strings.HasPrefix(secret, text) {
+					d.Replace(secret, text+"-"+name+which)
+				}
+			}
+		}
+	}
+}
+
+func (r *root) secrets() map[string]string {
+	if r == nil {
+		return nil
+	}
+	return r.Secrets
+}
+
+// inJSON is a text as it stands in a JSON string.
+func inJSON(text string) string {
+	encoded, err := encode(text)
+	if err != nil {
+		panic(err) // no text fails
+	}
+	return strings.TrimSuffix(strings.TrimPrefix(strings.TrimSpace(string(encoded)), `"`), `"`)
+}

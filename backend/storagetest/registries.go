@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package storagetest
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"vault-plugin-secrets-regcred/backend/issuer/ecr/ecrtest"
+	"vault-plugin-secrets-regcred/backend/issuer/gitlab/gitlabtest"
+	"vault-plugin-secrets-regcred/backend/issuer/harbor/harbortest"
+	"vault-plugin-secrets-regcred/backend/issuer/issuertest"
+)
+
+// Registries stand in for those that the connections of a dump name. They have
+// what the dump says was minted there, and accept its administrative credentials.
+// For that the dump is changed: it has their addresses, their administrative
+// credentials, and the IDs that they gave.
+type Registries struct {
+	servers []*issuertest.Server
+	living  []func() []string
+	admins  map[string]func() []string
+}
+
+// Minted is a credential that a dump says there is.
+type Minted struct {
+	Connection string            `json:"connection"`
+	Name       string            `json:"name"`
+	ID         string            `json:"id"`
+	For        map[string]string `json:"for"`
+}
+
+// StandIns starts a registry for each connection that had one, with a clock.
+func (d *Dump) StandIns(t testing.TB, now func() time.Time) *Registries {
+	t.Helper()
+	r := &Registries{admins: map[string]func() []string{}}
+	for name, c := range d.connections() {
+		if !strings.HasPrefix(c.URL, "http://") {
+			continue // one that was never asked
+		}
+		start := map[string]func(testing.TB, *Registries, string, connection, func() time.Time) *issuertest.Server{
+			"gitlab": d.gitlab, "harbor": d.harbor, "gitea": d.gitea, "ecr": d.ecr,
+		}[c.Type]
+		if start == nil {
+			t.Fatalf("nothing stands in for a connection of type %q", c.Type)
+		}
+		server := start(t, r, name, c, now)
+		d.Replace(c.URL, server.URL)
+		r.servers = append(r.servers, server)
+	}
+	return r
+}
+
+// Living returns the names of the credentials that work at any of them, sorted.
+func (r *Registries) Living() []string {
+	var names []string
+	for _, living := range r.living {
+		names = append(names, living()...)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Admins returns the names of the administrative credentials that work at the
+// GitLab of a connection, sorted.
+func (r *Registries) Admins(connection string) []string { return r.admins[connection]() }
+
+// Fail has all of them refuse to do anything, until Mend.
+func (r *Registries) Fail() {
+	for _, s := range r.servers {
+		s.Plant(-1, nil, issuertest.Status(http.StatusServiceUnavailable, "", "Retry-After", "3600"))
+	}
+}
+
+// Mend ends Fail.
+func (r *Registries) Mend() {
+	for _, s := range r.servers {
+		s.Mend()
+	}
+}
+
+// account is the service account of the administrative credentials.
+const account = "vault"
+
+func (d *Dump) gitlab(t testing.TB, r *Registries, name string, c connection, now func() time.Time) *issuertest.Server {
+	lab := gitlabtest.New(t)
+	lab.SetNow(now)
+	user := lab.AddServiceAccount(gitlabtest.Group, account)
+	lab.SetMember(gitlabtest.Group, user, gitlabtest.Owner)
+	add := func(name string) string { return lab.AddToken(user, name, []string{"api"}, 0) }
+
+	d.Replace(c.Secrets["token"], add(cmp.Or(c.Root.Name, "first")))
+	if c.Root.Pending != nil {
+		d.Replace(c.Root.Pending.Secrets["token"], add(c.Root.Pending.Name))
+	}
+	if c.Root.Retired != nil {
+		d.Replace(c.Root.Retired.Secrets["token"], add("retired"))
+	}
+	for _, root := range d.walData("root") {
+		if root.Connection == name {
+			add(root.Name)
+		}
+	}
+	for _, m := range d.mintedBy(name) {
+		d.setID(m, lab.AddMinted(cmp.Or(m.For["project"], m.For["group"]), m.For["token_type"], m.Name))
+	}
+	r.living = append(r.living, lab.Living)
+	r.admins[name] = lab.Admins
+	return lab.Server
+}
+
+func (d *Dump) harbor(t testing.TB, r *Registries, name string, c connection, now func() time.Time) *issuertest.Server {
+	harbor := harbortest.New(t)
+	harbor.SetNow(now)
+	d.Replace(c.Secrets["password"], harbortest.Password)
+	for _, m := range d.mintedBy(name) {
+		d.setID(m, harbor.AddMinted(m.For["projects"], m.Name))
+	}
+	r.living = append(r.living, harbor.Living)
+	return harbor.Server
+}
+
+func (d *Dump) ecr(t testing.TB, _ *Registries, _ string, c connection, now func() time.Time) *issuertest.Server {
+	aws := ecrtest.New(t)
+	aws.SetNow(now)
+	conn := aws.Connection()
+	d.Replace(c.Settings["access_key_id"], conn.Settings["access_key_id"])
+	d.Replace(c.Secrets["secret_access_key"], conn.Secrets["secret_access_key"].Reveal())
+	return aws.Server
+}
+
+// gitea is no Gitea, for which there is a real one: it knows tokens by their IDs,
+// and deletes them.
+func (d *Dump) gitea(t testing.TB, r *Registries, name string, _ connection, _ func() time.Time) *issuertest.Server {
+	var mu sync.Mutex
+	tokens := map[string]string{} // names by path
+	for _, m := range d.mintedBy(name) {
+		tokens[fmt.Sprintf("/api/v1/users/%s/tokens/%s", m.For["user"], m.ID)] = m.Name
+	}
+	r.living = append(r.living, func() (names []string) {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, name := range tokens {
+			names = append(names, name)
+		}
+		return names
+	})
+	return issuertest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		if _, there := tokens[req.URL.Path]; !there || req.Method != http.MethodDelete {
+			http.Error(w, `{"message":"not found"}`, http.StatusNotFound)
+			return
+		}
+		delete(tokens, req.URL.Path)
+		w.WriteHeader(http.StatusNoContent)
+	}))
+}
+
+// Minted returns all credentials that the dump says there are, by name.
+func (d *Dump) Minted() map[string]Minted {
+	all := map[string]Minted{}
+	for key, value := range d.Storage {
+		var shared struct {
+			Current struct {
+				Minted Minted `json:"minted"`
+			} `json:"current"`
+			Retired []Minted `json:"retired"`
+		}
+		var leased Minted
+		switch {
+		case strings.HasPrefix(key, "shared/"):
+			mustDecode(value, &shared)
+		case strings.HasPrefix(key, "leases/"):
+			mustDecode(value, &leased)
+		}
+		for _, m := range append(shared.Retired, shared.Current.Minted, leased) {
+			all[m.Name] = m
+		}
+	}
+	for _, m := range d.walData("credential") {
+		all[m.Name] = m
+	}
+	delete(all, "")
+	return all
+}
+
+func (d *Dump) mintedBy(connection string) []Minted {
+	var all []Minted
+	for _, m := range d.Minted() {
+		if m.Connection == connection {
+			all = append(all, m)
+		}
+	}
+	return all
+}
+
+// walData returns what the write-ahead entries of a kind are about.
+func (d *Dump) walData(kind string) []Minted {
+	var all []Minted
+	for key, value := range d.Storage {
+		if strings.HasPrefix(key, "wal/") {
+			var entry struct {
+				Kind string `json:"type"`
+				Data Minted `json:"data"`
+			}
+			if mustDecode(value, &entry); entry.Kind == kind {
+				all = append(all, entry.Data)
+			}
+		}
+	}
+	return all
+}
+
+// setID gives a credential another ID, where it stands with one.
+func (d *Dump) setID(m Minted, id string) {
+	text := func(id string) string { return fmt.Sprintf(`"name":%q,"id":%q`, m.Name, id) }
+	d.replaceStored(text(m.ID), text(id))
+}
+
+func mustDecode(value Value, into any) {
+	if err := json.Unmarshal([]byte(value), into); err != nil {
+		panic(err) // it is stored JSON
+	}
+}

@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"bytes"
+	"encoding/json"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-regcred/backend/issuer"
+	"vault-plugin-secrets-regcred/backend/storagetest"
+)
+
+// upgraded is a mount that an earlier build has filled, under today's.
+type upgraded struct {
+	*engine
+	dump       *storagetest.Dump
+	registries *storagetest.Registries
+}
+
+// eachDump runs a test on what each earlier build wrote, at the time at which it
+// answered.
+func eachDump(t *testing.T, test func(*testing.T, *upgraded)) {
+	for name, dump := range storagetest.Load(t) {
+		t.Run(name, func(t *testing.T) {
+			e := newEngine(t)
+			e.setMount(24*time.Hour, 24*365*40*time.Hour)
+			e.newHTTP = issuer.NewHTTP
+			e.clock.at = dump.At
+			u := &upgraded{engine: e, dump: dump, registries: dump.StandIns(t, e.now)}
+			for key, value := range dump.Storage {
+				e.store(key, string(value))
+			}
+			test(t, u)
+		})
+	}
+}
+
+// names returns the last part of the keys below a prefix, sorted.
+func (u *upgraded) names(prefix string) []string {
+	var names []string
+	for key := range u.dump.Storage {
+		if name, found := strings.CutPrefix(key, prefix); found {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// answer reads, or lists where the path ends in a slash.
+func (u *upgraded) answer(path string) storagetest.Answer {
+	u.t.Helper()
+	op := logical.Operation(logical.ReadOperation)
+	if strings.HasSuffix(path, "/") {
+		op = logical.ListOperation
+	}
+	resp, err := u.request(op, path, nil)
+	switch {
+	case err != nil:
+		return storagetest.Answer{Error: err.Error()}
+	case resp == nil:
+		return storagetest.Answer{}
+	case resp.IsError():
+		return storagetest.Answer{Error: resp.Error().Error()}
+	}
+	answer := storagetest.Answer{Warnings: resp.Warnings}
+	encoded, err := json.Marshal(resp.Data)
+	if err != nil {
+		u.t.Fatal(err)
+	}
+	decoder := json.NewDecoder(bytes.NewReader(encoded))
+	decoder.UseNumber()
+	if err := decoder.Decode(&answer.Data); err != nil {
+		u.t.Fatal(err)
+	}
+	return answer
+}
+
+// TestDumpsAreServed has each build's answers again: the same bytes, of all that
+// it wrote. Reading changes nothing.
+func TestDumpsAreServed(t *testing.T) {
+	eachDump(t, func(t *testing.T, u *upgraded) {
+		before := u.snapshot()
+		for path, want := range u.dump.Answers {
+			got := u.answer(path)
+			checkAhead(t, path, want.Data, got.Data)
+			checkSame(t, path, want, got)
+		}
+		checkSame(t, "storage after reads", before, u.snapshot())
+	})
+}
+
+// checkAhead takes the time until the next rotation out of two answers: it is
+// shorter by what passed between the old build's answer and the time of the dump.
+func checkAhead(t *testing.T, path string, want, got fields) {
+	t.Helper()
+	if want["ttl"] == nil || strings.HasPrefix(path, "roles/") {
+		return
+	}
+	was, is := asSeconds(t, want["ttl"]), asSeconds(t, got["ttl"])
+	if is < 1 || is > was || was-is > 60 {
+		t.Errorf("%s: want a ttl of about %d, got %d", path, was, is)
+	}
+	delete(want, "ttl")
+	delete(got, "ttl")
+}
+
+func asSeconds(t *testing.T, value any) int64 {
+	t.Helper()
+	number, ok := value.(json.Number)
+	if !ok {
+		t.Fatalf("want a number, got %v", value)
+	}
+	n, err := number.Int64()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// TestDumpsAreGoneOnWith has all that an earlier build wrote updated, rotated,
+// verified and deleted by today's, its leases renewed and revoked, and what it left
+// half done ended. In the end nothing is left, here and at the registries.
+func TestDumpsAreGoneOnWith(t *testing.T) {
+	eachDump(t, func(t *testing.T, u *upgraded) {
+		u.updateStatic(t)
+		u.settleRoots(t)
+		u.rollBack(t)
+		u.renewAndRevoke(t)
+		u.goOnWithShared(t)
+		u.deleteAll(t)
+	})
+}
+
+// updateStatic changes a password of each static role, and what it and each
+// bundle say beside their credentials.
+func (u *upgraded) updateStatic(t *testing.T) {
+	for _, name := range u.names("roles/") {
+		role := u.read("roles/" + name)
+		switch role["type"] {
+		case "static":
+			before := u.read("creds/" + name)
+			u.patch("roles/"+name, fields{"allowed_bundles": "all,mixed"})
+			checkSame(t, "pull secret of "+name, before, u.read("creds/"+name))
+			checkSame(t, "role "+name, with(role, fields{"allowed_bundles": []string{"all", "mixed"}, "updated_at": formatTime(u.now())}), u.read("roles/"+name))
+			if len(role["registries"].([]string)) > 1 {
+				continue
+			}
+			u.write("roles/"+name, fields{"password": marker + "-new"})
+			checkSame(t, "password of "+name, any(marker+"-new"), u.read("creds/" + name)["password"])
+			checkSame(t, "user name of "+name, before["username"], u.read("creds/" + name)["username"])
+			u.must(logical.UpdateOperation, "verify/"+name, nil)
+		case "bundle":
+			u.write("roles/"+name, fields{"members": role["members"]})
+		}
+	}
+}
+
+// settleRoots has Vault's periodic call end each rotate-root.
+func (u *upgraded) settleRoots(t *testing.T) {
+	for _, name := range u.names("connections/") {
+		if name == "unasked" {
+			continue
+		}
+		before := u.read("connections/" + name)
+		if err := u.settleRootOf(t.Context(), u.through(), name); err != nil {
+			t.Errorf("connection %s: %v", name, err)
+		}
+		after := u.read("connections/" + name)
+		if _, pending := after["pending_root"]; pending {
+			t.Errorf("connection %s: want nothing pending, got %v", name, after["pending_root"])
+		}
+		if !strings.HasPrefix(name, "gitea") { // what stands in for it cannot
+			u.read("connections/" + name + "/check")
+		}
+		u.patch("connections/"+name, fields{"allowed_roles": "*", "verify_connection": false})
+		if name != "root-pending" {
+			checkSame(t, "connection "+name, without(with(before, fields{"updated_at": nil, "allowed_roles": nil}), "pending_root"),
+				with(u.read("connections/"+name), fields{"updated_at": nil, "allowed_roles": nil}))
+		}
+	}
+}
+
+// rollBack has Vault call what it calls for each write-ahead entry.
+func (u *upgraded) rollBack(t *testing.T) {
+	u.clock.advance(10 * time.Minute)
+	for _, id := range u.names("wal/") {
+		entry, err := framework.GetWAL(t.Context(), u.through(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req := &logical.Request{Storage: u.through()}
+		if err := u.walRollback(t.Context(), req, entry.Kind, entry.Data); err != nil {
+			t.Errorf("rolling back %v: %v", entry, err)
+		}
+		if err := framework.DeleteWAL(t.Context(), u.through(), id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range u.names("connections/root-") {
+		if admins := u.registries.Admins("root-" + name); len(admins) > 2 { // one of the server, and that of the connection
+			t.Errorf("connection root-%s: want one administrative credential, got %q", name, admins[1:])
+		}
+	}
+	for name := range u.dump.Minted() {
+		gone := strings.HasPrefix(name, "regcred-gitlab-deleted-") || strings.HasPrefix(name, "regcred-gitlab-unanswered-")
+		if gone == slices.Contains(u.registries.Living(), name) && !strings.HasPrefix(name, "regcred-ecr-") {
+			t.Errorf("after the rollback: %s is alive: %t", name, gone)
+		}
+	}
+}
+
+// renewAndRevoke does with each lease what Vault does, which keeps its data.
+func (u *upgraded) renewAndRevoke(t *testing.T) {
+	for id, value := range u.dump.Leases {
+		var lease struct {
+			Path   string         `json:"path"`
+			Secret logical.Secret `json:"secret"`
+		}
+		if err := json.Unmarshal([]byte(value), &lease); err != nil {
+			t.Fatal(err)
+		}
+		for _, op := range []logical.Operation{logical.RenewOperation, logical.RevokeOperation} {
+			path := strings.TrimPrefix(lease.Path, "regcred/")
+			resp, err := u.HandleRequest(t.Context(), &logical.Request{Operation: op, Path: path, Secret: &lease.Secret, Storage: u.through()})
+			if err != nil || resp != nil && resp.IsError() {
+				t.Errorf("%s of the lease %s: %v, %v", op, id, resp, err)
+			}
+		}
+	}
+	var left []string
+	for key := range u.snapshot() {
+		if strings.HasPrefix(key, "leases/") {
+			left = append(left, key)
+		}
+	}
+	if left != nil {
+		t.Errorf("the index still has %q", left)
+	}
+}
+
+// goOnWithShared rotates each shared role, and revokes what it had before.
+func (u *upgraded) goOnWithShared(t *testing.T) {
+	for _, name := range u.names("roles/") {
+		role := u.read("roles/" + name)
+		if role["mode"] != modeShared || role["connection"] == "gitea" { // what stands in for it cannot mint
+			continue
+		}
+		u.write("roles/"+name, fields{"grace_period": "6h"})
+		before := u.answer("creds/" + name)
+		u.write("rotate/"+name, nil)
+		after := u.answer("creds/" + name)
+		if after.Error != "" || after.Data["password"] == before.Data["password"] {
+			t.Errorf("%s: want a new credential, got %v after %v", name, after, before)
+		}
+		u.write("verify/"+name, nil)
+	}
+	u.clock.advance(24 * 365 * 6 * time.Hour)
+	for _, name := range u.names("shared/") {
+		if err := u.revokeRetired(t.Context(), u.through(), name); err != nil {
+			t.Error(err)
+		}
+		if waiting := u.read("roles/" + name)["pending_revocations"]; waiting != nil && name != "gitea" {
+			t.Errorf("%s: want none to be revoked any more, got %v", name, waiting)
+		}
+	}
+}
+
+// deleteAll deletes roles, and then the connections that nothing uses.
+func (u *upgraded) deleteAll(t *testing.T) {
+	for _, name := range u.names("roles/") {
+		u.must(logical.DeleteOperation, "roles/"+name, nil)
+	}
+	checkSame(t, "what lives at the registries", []string(nil), u.registries.Living())
+	for _, name := range u.names("connections/") {
+		u.must(logical.DeleteOperation, "connections/"+name, nil)
+	}
+	u.must(logical.DeleteOperation, "config", nil)
+	checkSame(t, "what is stored", []string(nil), slices.Collect(maps.Keys(u.snapshot())))
+}

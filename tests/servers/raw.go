@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package servers
+
+import (
+	"strings"
+	"testing"
+)
+
+// RawStorage is one of the Settings of [RaftOptions], which opens Vault's storage
+// to [Vault.RawKeys], [Vault.RawRead] and [Vault.RawWrite].
+const RawStorage = "raw_storage_endpoint = true"
+
+// RawMount is where Vault's storage has that of the engine at a path.
+func (v *Vault) RawMount(t testing.TB, path string) string {
+	t.Helper()
+	mounts, err := v.Client.Sys().ListMounts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return "logical/" + mounts[path+"/"].UUID + "/"
+}
+
+// RawKeys returns all keys below a prefix, without it.
+func (v *Vault) RawKeys(t testing.TB, prefix string) []string {
+	t.Helper()
+	secret, err := v.Client.Logical().List("sys/raw/" + prefix)
+	if err != nil {
+		t.Fatalf("listing %s: %v", prefix, err)
+	}
+	if secret == nil {
+		return nil
+	}
+	var keys []string
+	for _, key := range secret.Data["keys"].([]any) {
+		if folder := key.(string); strings.HasSuffix(folder, "/") {
+			for _, below := range v.RawKeys(t, prefix+folder) {
+				keys = append(keys, folder+below)
+			}
+		} else {
+			keys = append(keys, folder)
+		}
+	}
+	return keys
+}
+
+// RawRead returns what stands under a key.
+func (v *Vault) RawRead(t testing.TB, key string) string {
+	t.Helper()
+	// Vault compresses none of what the tests look at, and with the default it
+	// refuses to read what is empty.
+	secret, err := v.Client.Logical().ReadWithData("sys/raw/"+key, map[string][]string{"compressed": {"false"}})
+	if err != nil || secret == nil {
+		t.Fatalf("reading %s from the storage: %v, %v", key, secret, err)
+	}
+	return secret.Data["value"].(string)
+}
+
+// RawWrite puts a value under a key.
+func (v *Vault) RawWrite(t testing.TB, key, value string) {
+	t.Helper()
+	if _, err := v.Client.Logical().Write("sys/raw/"+key, map[string]any{"value": value}); err != nil {
+		t.Fatalf("writing %s to the storage: %v", key, err)
+	}
+}

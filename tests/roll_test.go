@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package tests
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/vault/api"
+
+	"vault-plugin-secrets-regcred/backend/issuer/gitlab/gitlabtest"
+	"vault-plugin-secrets-regcred/tests/servers"
+)
+
+const (
+	rollReaders = 8
+	rolls       = 2 // forward and back
+
+	// slowMint is how long a registry takes that is asked while Vault replaces the
+	// plugin. Vault waits for it.
+	slowMint = time.Second
+
+	rollFrom, rollTo = "v0.1.0", "v0.2.0"
+)
+
+// TestRollForwardAndBackUnderLoad upgrades the plugin as docs/installation.md says,
+// and goes back, more than once, while clients read and write. No request fails,
+// no read is given less than what was last written, and all that is minted is one
+// credential.
+func TestRollForwardAndBackUnderLoad(t *testing.T) {
+	t.Parallel()
+	v, lab := servers.StartRaftVault(t), gitlabtest.New(t)
+	if err := v.Client.Sys().Unmount(servers.Mount); err != nil {
+		t.Fatal(err)
+	}
+	for _, version := range []string{rollFrom, rollTo} {
+		registerVersion(t, v, version)
+	}
+	v.CLI(t, "", "secrets", "enable", "-path="+servers.Mount, "-plugin-version="+rollFrom, servers.PluginName)
+
+	connect(t, v.Client, "regcred/connections/gitlab", "gitlab", lab.Connection(), fields{"allowed_roles": "shared,slow-*"})
+	write(t, v.Client, "regcred/roles/shared", dynamic("gitlab", lab.Role(), fields{"allowed_bundles": "bundle"}))
+	write(t, v.Client, "regcred/roles/counter", credential(fields{"password": "0", "allowed_bundles": "bundle"}))
+	write(t, v.Client, "regcred/roles/bundle", fields{"members": "counter,shared"})
+	shared := credentialOf(read(t, v.Client, "regcred/creds/shared")).Password.Reveal()
+
+	load := startRollLoad(t, v.Client, shared)
+	for i := range rolls {
+		for _, version := range []string{rollTo, rollFrom} {
+			tune(t, v, version)
+			slow := load.startSlowRead(lab, fmt.Sprintf("slow-%d-%s", i, version))
+			reload(t, v)
+			<-slow
+			if got := runningVersion(t, v); got != version {
+				t.Errorf("want the running version %s, got %s", version, got)
+			}
+			load.goesOn(t)
+		}
+	}
+	load.stop()
+	if living := lab.Living(); len(living) != 1+2*rolls {
+		t.Errorf("want the credential that was minted at first, and those of slow reads, got %q", living)
+	}
+}
+
+// registerVersion builds the plugin as a version and registers it under it.
+func registerVersion(t *testing.T, v *servers.Vault, version string) {
+	t.Helper()
+	name := servers.PluginName + "-" + version
+	sum := v.CopyPlugin(t, buildPlugin(t, version), name)
+	v.CLI(t, "", "plugin", "register", "-sha256="+sum, "-command="+name, "-version="+version, "secret", servers.PluginName)
+}
+
+// rollLoad is what clients do meanwhile.
+type rollLoad struct {
+	*testing.T
+	client *api.Client
+	shared string // the password of the shared role
+
+	clients             sync.WaitGroup
+	ended               chan struct{}
+	written             atomic.Int64 // the last password that a write of it was answered
+	reads, writes, errs atomic.Int64
+}
+
+func startRollLoad(t *testing.T, client *api.Client, shared string) *rollLoad {
+	t.Helper()
+	l := &rollLoad{T: t, client: client, shared: shared, ended: make(chan struct{})}
+	l.clients.Go(func() { l.repeat(l.write) })
+	for i := range rollReaders {
+		l.clients.Go(func() { l.repeat([]func(){l.readCounter, l.readShared, l.readBundle}[i%3]) })
+	}
+	return l
+}
+
+// repeat does something until the load is stopped, or does too often what fails.
+func (l *rollLoad) repeat(do func()) {
+	for {
+		select {
+		case <-l.ended:
+			return
+		default:
+			if do(); l.errs.Load() > 20 {
+				return
+			}
+		}
+	}
+}
+
+func (l *rollLoad) fail(format string, args ...any) {
+	l.errs.Add(1)
+	l.Errorf(format, args...)
+}
+
+func (l *rollLoad) write() {
+	next := l.written.Load() + 1
+	if _, err := l.client.Logical().Write("regcred/roles/counter", fields{"password": strconv.FormatInt(next, 10)}); err != nil {
+		l.fail("a write failed: %v", err)
+		return
+	}
+	l.written.Store(next)
+	l.writes.Add(1)
+}
+
+// read returns nil after a failure.
+func (l *rollLoad) read(role string) fields {
+	secret, err := l.client.Logical().Read("regcred/creds/" + role)
+	if err != nil || secret == nil {
+		l.fail("a read of %s failed: %v, %v", role, secret, err)
+		return nil
+	}
+	l.reads.Add(1)
+	return secret.Data
+}
+
+func (l *rollLoad) readCounter() {
+	least := l.written.Load()
+	if data := l.read("counter"); data != nil {
+		l.atLeast(least, data["password"].(string))
+	}
+}
+
+func (l *rollLoad) atLeast(least int64, password string) {
+	if got, err := strconv.ParseInt(password, 10, 64); err != nil || got < least || got > l.written.Load()+1 {
+		l.fail("want the password %d or what was written since, got %q", least, password)
+	}
+}
+
+func (l *rollLoad) readShared() {
+	if data := l.read("shared"); data != nil && data["password"] != l.shared {
+		l.fail("want the shared credential to stay what it is")
+	}
+}
+
+func (l *rollLoad) readBundle() {
+	least := l.written.Load()
+	data := l.read("bundle")
+	if data == nil {
+		return
+	}
+	var docker struct {
+		Auths map[string]struct {
+			Password string `json:"password"`
+		} `json:"auths"`
+	}
+	if err := json.Unmarshal([]byte(data[".dockerconfigjson"].(string)), &docker); err != nil || len(docker.Auths) != 2 {
+		l.fail("want a bundle of two, got %d, %v", len(docker.Auths), err)
+		return
+	}
+	l.atLeast(least, docker.Auths["registry.example.com"].Password)
+}
+
+// startSlowRead begins to read a new role, whose mint GitLab is slow to answer, and
+// returns when GitLab has been asked. The channel that it returns is closed when
+// there is an answer, which must not be an error.
+func (l *rollLoad) startSlowRead(lab *gitlabtest.Server, role string) <-chan struct{} {
+	l.Helper()
+	write(l.T, l.client, "regcred/roles/"+role, dynamic("gitlab", lab.Role(), nil))
+	asked, answered := make(chan struct{}), make(chan struct{})
+	lab.Watch(func(r *http.Request) {
+		if lab.MintMatch(r) {
+			close(asked)
+			time.Sleep(slowMint)
+		}
+	}, nil)
+	go func() {
+		defer close(answered)
+		l.read(role)
+	}()
+	select {
+	case <-asked:
+	case <-time.After(time.Minute):
+		l.Fatal("GitLab is not asked to mint")
+	}
+	return answered
+}
+
+// goesOn waits until there have been more reads and writes.
+func (l *rollLoad) goesOn(t *testing.T) {
+	t.Helper()
+	reads, writes := l.reads.Load(), l.writes.Load()
+	eventually(t, time.Minute, func() error {
+		if t.Failed() {
+			t.FailNow()
+		}
+		if l.reads.Load() < reads+50 || l.writes.Load() < writes+5 {
+			return fmt.Errorf("only %d more reads and %d more writes", l.reads.Load()-reads, l.writes.Load()-writes)
+		}
+		return nil
+	})
+}
+
+func (l *rollLoad) stop() {
+	close(l.ended)
+	l.clients.Wait()
+	l.Logf("%d reads and %d writes", l.reads.Load(), l.writes.Load())
+}

@@ -62,6 +62,12 @@ crash: build vault killpoints .bin/gitea ## kill the plugin at every step of min
 killpoints: # the plugin as tests of crashes want it, to .bin/
 	@$(GO) build $(BUILDFLAGS) -tags killpoints -o .bin/regcred-killpoints ./cmd/vault-plugin-secrets-regcred
 
+.PHONY: soak
+SOAKTIME ?= 30m
+soak: vault .bin/registry ## everything at once for $SOAKTIME: load, faults of the registry, reloads, seals (Linux)
+	@$(GO) build $(BUILDFLAGS) -tags killpoints,profile -o .bin/regcred-soak ./cmd/vault-plugin-secrets-regcred
+	cd tests/soak && CGO_ENABLED=1 $(GO) test -race -count=1 -v -timeout=0 -soaktime=$(SOAKTIME) $(if $(SOAKSEED),-soakseed=$(SOAKSEED))
+
 .PHONY: e2e
 e2e: build vault killpoints skopeo $(E2E:%=.bin/%) ## the Kubernetes consumers, and a cluster of three Vaults that loses its leaders (Linux)
 	@cd tests/tools/external-secrets && $(GO) mod download github.com/external-secrets/external-secrets
@@ -98,8 +104,8 @@ skopeo:
 lint: .bin/gofumpt .bin/golangci-lint ## formatting, go vet and golangci-lint
 	@unformatted=$$(.bin/gofumpt -l backend cmd tests); \
 		if [ -n "$$unformatted" ]; then echo "not formatted (make fmt mends it):"; echo "$$unformatted"; exit 1; fi
-	$(GO) vet -tags killpoints ./...
-	.bin/golangci-lint run --build-tags killpoints ./...
+	$(GO) vet -tags killpoints,profile ./...
+	.bin/golangci-lint run --build-tags killpoints,profile ./...
 	cd tests && $(GO) vet -tags e2e,e2e_kubelet ./... && ../.bin/golangci-lint run --build-tags e2e,e2e_kubelet ./...
 
 .PHONY: fmt

@@ -96,10 +96,16 @@ func (r refusals) RoundTrip(in *http.Request) (*http.Response, error) {
 	// The client library panics at some that are malformed, and X-Next-Page
 	// says the same.
 	resp.Header.Del("Link")
-	if resp.StatusCode >= 200 && resp.StatusCode < 300 {
+	// A page that a proxy answers with status 200 does not prove that a token is
+	// gone.
+	done := resp.StatusCode >= 200 && resp.StatusCode < 300
+	if done && (in.Method != http.MethodDelete || resp.StatusCode == http.StatusNoContent) {
 		return resp, nil
 	}
 	defer func() { _ = resp.Body.Close() }()
+	if done {
+		return nil, issuer.Garbledf("answered %s to a deletion, where 204 is right", resp.Status)
+	}
 	e := &refused{status: resp.StatusCode}
 	if body, err := io.ReadAll(io.LimitReader(resp.Body, maxRefusal)); err != nil || json.Unmarshal(body, &e.said) != nil {
 		e.said = answer{}

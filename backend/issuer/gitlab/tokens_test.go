@@ -351,6 +351,20 @@ func TestRevokeOfForeignID(t *testing.T) {
 	}
 }
 
+// A proxy answers in GitLab's place, and nothing is revoked.
+func TestRevokeOfOddAnswers(t *testing.T) {
+	for _, role := range kinds {
+		s := gitlabtest.New(t)
+		o := open(t, s, s.Connection(), role)
+		minted := o.mint(t, "regcred-x", time.Now().Add(time.Hour))
+		s.Plant(1, issuertest.Method(http.MethodDelete), issuertest.Garbage)
+		wantError(t, o.Revoke(t.Context(), o.Settings, minted.ID), 0, false, "answered 200 OK to a deletion, where 204 is right")
+		if len(s.Living()) != 1 {
+			t.Errorf("%v: want it alive, got %v", role, s.Living())
+		}
+	}
+}
+
 // A deletion whose answer is lost is repeated, and finds nothing any more.
 func TestRevokeAgainAfterLostAnswer(t *testing.T) {
 	for _, role := range kinds {

@@ -1,0 +1,34 @@
+# Sees what there is and how it fares, for an audit and for monitoring. Reads no pull
+# secret, and changes nothing.
+
+path "regcred/config" {
+  capabilities = ["read"]
+}
+path "regcred/roles" {
+  capabilities = ["list"]
+}
+path "regcred/roles/*" {
+  capabilities = ["read"]
+}
+path "regcred/expiring" {
+  capabilities = ["read"]
+}
+path "regcred/connections" {
+  capabilities = ["list"]
+}
+# This has connections/<name>/check asked as well.
+path "regcred/connections/*" {
+  capabilities = ["read"]
+}
+path "sys/mounts" {
+  capabilities = ["read"]
+}
+path "sys/plugins/catalog" {
+  capabilities = ["read"]
+}
+path "sys/leases/count" {
+  capabilities = ["read"]
+}
+path "sys/metrics" {
+  capabilities = ["read"]
+}

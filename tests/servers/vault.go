@@ -33,6 +33,7 @@ type Vault struct {
 	Addr      string // as in VAULT_ADDR
 	Token     string // a root token
 	PluginDir string
+	LogDir    string // of a server with integrated storage, which logs to vault.log there
 	Client    *api.Client
 
 	program string
@@ -108,12 +109,39 @@ func StartRaftVaultWith(t testing.TB, options RaftOptions) *Vault {
 	return v
 }
 
+// SaveSnapshot returns a snapshot of a server with integrated storage.
+func (v *Vault) SaveSnapshot(t testing.TB) []byte {
+	t.Helper()
+	var snapshot bytes.Buffer
+	if err := v.Client.Sys().RaftSnapshot(&snapshot); err != nil {
+		t.Fatalf("saving a snapshot: %v", err)
+	}
+	return snapshot.Bytes()
+}
+
+// RestoreSnapshot restores a snapshot and waits until the server is active again,
+// which it is not yet when it answers.
+func (v *Vault) RestoreSnapshot(t testing.TB, snapshot []byte) {
+	t.Helper()
+	const active = "core: post-unseal setup complete"
+	before := strings.Count(v.Log(), active)
+	if err := v.Client.Sys().RaftSnapshotRestore(bytes.NewReader(snapshot), false); err != nil {
+		t.Fatalf("restoring a snapshot: %v", err)
+	}
+	for deadline := time.Now().Add(startLimit); strings.Count(v.Log(), active) == before; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not active %s after a snapshot was restored", startLimit)
+		}
+	}
+}
+
 func newVault(t testing.TB, plugin string) *Vault {
 	t.Helper()
 	v := &Vault{program: Bin(t, "vault"), dir: t.TempDir(), listen: freeAddr(t), node: "one", cluster: freeAddr(t)}
 	v.Addr = "http://" + v.listen
 	v.PluginDir = filepath.Join(v.dir, "plugins")
-	for _, dir := range []string{v.PluginDir, filepath.Join(v.dir, "raft")} {
+	v.LogDir = filepath.Join(v.dir, "log")
+	for _, dir := range []string{v.PluginDir, v.LogDir, filepath.Join(v.dir, "raft")} {
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			t.Fatal(err)
 		}
@@ -141,9 +169,14 @@ cluster_addr     = %q
 plugin_directory = %q
 disable_mlock    = true
 log_level        = %q
+log_file         = %q
+telemetry {
+  prometheus_retention_time = "1h"
+  disable_hostname          = true
+}
 %s
 `, filepath.Join(v.dir, "raft"), v.node, v.listen, v.cluster, v.Addr, "http://"+v.cluster, v.PluginDir,
-		cmp.Or(v.options.LogLevel, "trace"), strings.Join(v.options.Settings, "\n"))
+		cmp.Or(v.options.LogLevel, "trace"), filepath.Join(v.LogDir, "vault.log"), strings.Join(v.options.Settings, "\n"))
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

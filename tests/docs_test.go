@@ -31,8 +31,11 @@ import (
 // address may differ. All blocks of a page are one session, on a Vault of its
 // own with the engine at regcred/, unless the page enables it there itself. In
 // the working directory, bin/ has the plugin and new/ a build of version v0.2.0,
+// examples/ is that of this repository,
 // policy.hcl and jwt-role.json are those of External Secrets, sa.pub is a public key;
-// registry.example.com:5000 is a real registry with the image team/my_app:1.4.
+// registry.example.com:5000 is a real registry with the image team/my_app:1.4. A page
+// that speaks of "vault operator raft" has a Vault with integrated storage, whose log is
+// /var/log/vault/vault.log.
 //
 // What mints is there for the pages that name it: https://gitlab.example.com with
 // the registry registry.example.com, https://harbor.example.com and type=ecr are
@@ -216,12 +219,16 @@ func executedElsewhere(line, ci string, session []step) bool {
 func runSession(t *testing.T, session []step) {
 	t.Helper()
 	const mark = "@@@ end of step @@@"
-	v := servers.StartVault(t)
 	var commands, script strings.Builder
 	for _, s := range session {
 		commands.WriteString(s.command)
 		fmt.Fprintf(&script, "{\n%s} 2>&1\necho; echo '%s'\n", s.command, mark)
 	}
+	start := servers.StartVault
+	if strings.Contains(commands.String(), "vault operator raft") {
+		start = servers.StartRaftVault
+	}
+	v := start(t)
 	dir, stands := prepare(t, v, commands.String())
 	fromPage, toPage := replacers(stands)
 
@@ -250,12 +257,15 @@ func runSession(t *testing.T, session []step) {
 func prepare(t *testing.T, v *servers.Vault, commands string) (dir string, stands map[string]string) {
 	t.Helper()
 	dir = t.TempDir()
-	stands = map[string]string{"/opt/vault/plugins": v.PluginDir}
+	stands = map[string]string{"/opt/vault/plugins": v.PluginDir, "/var/log/vault": v.LogDir}
 	links := map[string]string{"bin": filepath.Join(servers.Repo(), "bin")}
 	for _, name := range []string{"policy.hcl", "jwt-role.json"} {
 		if strings.Contains(commands, name) {
 			links[name] = filepath.Join(servers.Repo(), "examples", "external-secrets", name)
 		}
+	}
+	if strings.Contains(commands, "examples/") {
+		links["examples"] = filepath.Join(servers.Repo(), "examples")
 	}
 	if strings.Contains(commands, "new/"+servers.PluginName) {
 		links["new"] = filepath.Dir(buildPlugin(t, "v0.2.0"))

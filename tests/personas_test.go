@@ -121,7 +121,7 @@ var personaTable = []asked{
 // error for many of them, since their bodies are empty.
 func TestPersonas(t *testing.T) {
 	t.Parallel()
-	v := servers.StartRaftVault(t) // a dev server gives its metrics to everybody
+	v := servers.StartRaftVaultWith(t, servers.RaftOptions{Settings: []string{servers.RawStorage}}) // a dev server gives its metrics to everybody
 	for _, role := range []string{"team-a-web", "team-b-web"} {
 		write(t, v.Client, "regcred/roles/"+role, credential(nil))
 	}

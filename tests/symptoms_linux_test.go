@@ -1,0 +1,504 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package tests
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/vault/api"
+
+	"vault-plugin-secrets-regcred/backend/issuer/gitlab/gitlabtest"
+	"vault-plugin-secrets-regcred/backend/issuer/issuertest"
+	"vault-plugin-secrets-regcred/tests/servers"
+)
+
+// TestSymptoms provokes each symptom in the tables of docs/operations.md on a real
+// Vault, and compares: what a row says that one sees must be seen, and what is seen
+// here must be in a row.
+func TestSymptoms(t *testing.T) {
+	t.Parallel()
+	seen := &symptoms{texts: map[string][]string{}}
+	t.Run("scenes", func(t *testing.T) {
+		dev := servers.StartVault(t)
+		for name, scene := range symptomScenes {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				lab := gitlabtest.New(t)
+				mount := "symptom-" + strings.ReplaceAll(name, " ", "-")
+				dev.Enable(t, mount)
+				s := &scenery{Server: lab, t: t, v: dev, mount: mount + "/", seen: seen, name: name}
+				connect(t, dev.Client, mount+"/connections/gitlab", "gitlab", lab.Connection(), fields{"allowed_roles": "*"})
+				scene(s)
+			})
+		}
+		for name, scene := range raftScenes {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				scene(&scenery{t: t, v: servers.StartRaftVaultWith(t, servers.RaftOptions{Settings: []string{servers.RawStorage}}), mount: "regcred/", seen: seen, name: name})
+			})
+		}
+	})
+	if t.Failed() {
+		return
+	}
+	spans := symptomSpans(t)
+	if len(spans) < 40 {
+		t.Errorf("found %d symptoms in docs/operations.md", len(spans))
+	}
+	for _, span := range spans {
+		if !seen.any(span.pattern) {
+			t.Errorf("docs/operations.md: no scene shows %q", span.text)
+		}
+	}
+	for name, texts := range seen.texts {
+		for _, text := range texts {
+			if !slices.ContainsFunc(spans, func(s symptomSpan) bool { return s.pattern.MatchString(text) }) {
+				t.Errorf("docs/operations.md: no row has what the scene %q shows: %q", name, text)
+			}
+		}
+	}
+}
+
+// symptoms are what scenes show.
+type symptoms struct {
+	mu    sync.Mutex
+	texts map[string][]string // by scene
+}
+
+func (s *symptoms) any(pattern *regexp.Regexp) bool {
+	for _, texts := range s.texts {
+		if slices.ContainsFunc(texts, pattern.MatchString) {
+			return true
+		}
+	}
+	return false
+}
+
+// symptomSpan is what a row says that one sees; "…" stands for any text.
+type symptomSpan struct {
+	text    string
+	pattern *regexp.Regexp
+}
+
+var (
+	tableRow = regexp.MustCompile("(?m)^\\| (`.*?`.*?) \\|.*$")
+	codeSpan = regexp.MustCompile("`([^`]+)`")
+)
+
+// symptomSpans are the code spans in the first column of the tables of the section.
+func symptomSpans(t *testing.T) []symptomSpan {
+	t.Helper()
+	var spans []symptomSpan
+	for _, row := range tableRow.FindAllStringSubmatch(operationsSection(t, "What you see, why, and what to do"), -1) {
+		for _, span := range codeSpan.FindAllStringSubmatch(row[1], -1) {
+			pattern := strings.ReplaceAll(regexp.QuoteMeta(span[1]), "…", ".*")
+			if len(strings.ReplaceAll(span[1], "…", "")) < 8 {
+				t.Errorf("docs/operations.md: %q would match almost anything", span[1])
+			}
+			spans = append(spans, symptomSpan{span[1], regexp.MustCompile("(?s)" + pattern)})
+		}
+	}
+	return spans
+}
+
+// scenery is a mount with the connection gitlab to a GitLab.
+type scenery struct {
+	*gitlabtest.Server
+
+	t     *testing.T
+	v     *servers.Vault
+	mount string
+	seen  *symptoms
+	name  string
+}
+
+func (s *scenery) shows(text string) {
+	s.seen.mu.Lock()
+	defer s.seen.mu.Unlock()
+	s.seen.texts[s.name] = append(s.seen.texts[s.name], text)
+}
+
+func (s *scenery) showsError(err error) {
+	s.t.Helper()
+	if err == nil {
+		s.t.Fatal("want an error")
+	}
+	s.shows(err.Error())
+}
+
+func (s *scenery) write(path string, data fields) {
+	s.t.Helper()
+	write(s.t, s.v.Client, s.mount+path, data)
+}
+
+func (s *scenery) dynamic(path string, others fields) {
+	s.t.Helper()
+	s.write(path, dynamic("gitlab", s.Role(), others))
+}
+
+func (s *scenery) read(path string) map[string]any {
+	s.t.Helper()
+	return read(s.t, s.v.Client, s.mount+path)
+}
+
+func (s *scenery) tryRead(path string) (*api.Secret, error) {
+	return s.v.Client.Logical().Read(s.mount + path)
+}
+
+// writeFails and readFails show the error.
+func (s *scenery) writeFails(path string, data fields) {
+	s.t.Helper()
+	_, err := s.v.Client.Logical().Write(s.mount+path, data)
+	s.showsError(err)
+}
+
+func (s *scenery) readFails(path string) {
+	s.t.Helper()
+	_, err := s.tryRead(path)
+	s.showsError(err)
+}
+
+func (s *scenery) deleteFails(path string) {
+	s.t.Helper()
+	_, err := s.v.Client.Logical().Delete(s.mount + path)
+	s.showsError(err)
+}
+
+// warns shows the warnings of a read, once it has some.
+func (s *scenery) warns(path string) {
+	s.t.Helper()
+	eventually(s.t, time.Minute, func() error {
+		secret, err := s.tryRead(path)
+		if err != nil || secret == nil || len(secret.Warnings) == 0 {
+			return fmt.Errorf("want a warning from %s, got %v, %v", path, secret, err)
+		}
+		for _, warning := range secret.Warnings {
+			s.shows(warning)
+		}
+		return nil
+	})
+}
+
+// symptomScenes are on a dev server, which they share.
+var symptomScenes = map[string]func(*scenery){
+	"a misspelt field": func(s *scenery) { s.writeFails("roles/app", fields{"pasword": marker}) },
+	"a role without a password": func(s *scenery) {
+		s.writeFails("roles/app", fields{"registry": "registry.example.com", "username": "robot"})
+	},
+	"another host without the password": func(s *scenery) {
+		s.write("roles/app", credential(nil))
+		s.writeFails("roles/app", fields{"registry": "ghcr.io"})
+	},
+	"a registry that is not allowed": func(s *scenery) {
+		s.write("roles/app", credential(nil))
+		s.write("config", fields{"allowed_registries": "ghcr.io"})
+		s.readFails("creds/app")
+		s.warns("roles/app")
+	},
+	"a bad name":   func(s *scenery) { s.writeFails("roles/a..b", credential(nil)) },
+	"no such role": func(s *scenery) { s.writeFails("verify/app", nil) },
+	"another type of role": func(s *scenery) {
+		s.write("roles/app", credential(nil))
+		s.writeFails("roles/app", fields{"connection": "gitlab"})
+	},
+	"another mode": func(s *scenery) {
+		s.dynamic("roles/app", nil)
+		s.writeFails("roles/app", fields{"mode": "leased"})
+	},
+	"a pull secret that is too large": func(s *scenery) {
+		s.writeFails("roles/app", credential(fields{"password": strings.Repeat("x", 1<<19)}))
+	},
+	"a text that Vault does not take": func(s *scenery) {
+		s.writeFails("roles/app", credential(fields{"password": strings.Repeat("x", 1<<20+1)}))
+	},
+	"a policy that does not allow it": func(s *scenery) {
+		token, err := s.v.NewToken("default")
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		_, err = withToken(s.t, s.v.Client, token).Logical().Read(s.mount + "creds/app")
+		s.showsError(err)
+	},
+	"a credential that expires": func(s *scenery) {
+		s.write("roles/app", credential(fields{"expires_at": time.Now().Add(100 * time.Hour).Format(time.RFC3339)}))
+		s.warns("creds/app")
+		s.write("roles/app", fields{"expires_at": "2020-01-31T00:00:00Z"})
+		s.warns("creds/app")
+	},
+	"a static role that is to be rotated": func(s *scenery) {
+		s.write("roles/app", credential(nil))
+		s.writeFails("rotate/app", nil)
+	},
+
+	"a bundle that a member does not allow": func(s *scenery) {
+		s.write("roles/app", credential(nil))
+		s.writeFails("roles/all", fields{"members": "app"})
+	},
+	"a bundle with a registry twice": func(s *scenery) {
+		s.write("roles/one", credential(fields{"allowed_bundles": "all"}))
+		s.write("roles/two", credential(fields{"allowed_bundles": "all"}))
+		s.writeFails("roles/all", fields{"members": "one,two"})
+	},
+
+	"a connection that is closed to the role": func(s *scenery) {
+		s.write("connections/gitlab", fields{"allowed_roles": "other"})
+		s.writeFails("roles/app", dynamic("gitlab", s.Role(), nil))
+	},
+	"a target that is not covered": func(s *scenery) {
+		s.write("connections/gitlab", fields{"allowed_targets": "other/*"})
+		s.writeFails("roles/app", dynamic("gitlab", s.Role(), nil))
+	},
+	"an administrative credential that is refused": func(s *scenery) {
+		s.writeFails("connections/gitlab", fields{"token": "glpat-wrong"})
+		s.write("connections/gitlab", fields{"token": "glpat-wrong", "verify_connection": false})
+		s.readFails("connections/gitlab/check")
+		s.dynamic("roles/app", nil)
+		s.readFails("creds/app") // and right after:
+		s.readFails("creds/app")
+	},
+	"an administrative credential that ends soon": func(s *scenery) {
+		s.write("config", fields{"expiry_warning": "2400h"})
+		s.warns("connections/gitlab/check")
+	},
+	"a connection moved to another host": func(s *scenery) {
+		s.writeFails("connections/gitlab", fields{"url": "https://gitlab.example.com"})
+	},
+	"a registry whose name is not known": func(s *scenery) {
+		s.writeFails("connections/gitlab", fields{"url": "https://registry.invalid", "token": marker})
+	},
+	"a certificate that is not trusted": func(s *scenery) {
+		private := httptest.NewTLSServer(http.NotFoundHandler())
+		s.t.Cleanup(private.Close)
+		s.writeFails("connections/gitlab", fields{"url": private.URL, "token": marker})
+	},
+	"a registry that is down": func(s *scenery) {
+		s.dynamic("roles/app", nil)
+		s.Close()
+		s.readFails("creds/app")
+	},
+	"a registry that hangs": func(s *scenery) {
+		s.dynamic("roles/app", nil)
+		s.Plant(-1, s.MintMatch, issuertest.Hang)
+		s.readFails("creds/app")
+	},
+	"a registry that redirects": func(s *scenery) {
+		s.Plant(-1, nil, issuertest.Status(http.StatusFound, "", "Location", "https://gitlab.example.com/"))
+		s.readFails("connections/gitlab/check")
+	},
+	"a registry that asks to wait": func(s *scenery) {
+		s.dynamic("roles/app", nil)
+		s.Plant(-1, s.MintMatch, issuertest.TooManyRequests(600))
+		s.readFails("creds/app")
+	},
+	"a new credential that cannot pull": func(s *scenery) {
+		s.dynamic("roles/app", fields{"verify_repository": gitlabtest.Project})
+		s.Plant(-1, s.MintMatch, wrongSecret)
+		s.readFails("creds/app")
+	},
+	"a rotation that fails": func(s *scenery) {
+		s.dynamic("roles/app", fields{"rotation_period": "5s", "grace_period": "4m"})
+		s.read("creds/app")
+		s.Plant(-1, s.MintMatch, issuertest.Status(http.StatusForbidden, `{"message":"403 Forbidden"}`))
+		s.warns("creds/app")
+		s.shows("last_error: " + s.read("roles/app")["last_error"].(string))
+	},
+	"a revocation that fails": func(s *scenery) {
+		s.dynamic("roles/app", fields{"grace_period": "1s"})
+		s.read("creds/app")
+		s.Plant(-1, issuertest.Method(http.MethodDelete), issuertest.Status(http.StatusForbidden, `{"message":"403 Forbidden"}`))
+		s.write("rotate/app", nil)
+		eventually(s.t, time.Minute, func() error {
+			s.read("creds/app")
+			waiting, _ := s.read("roles/app")["pending_revocations"].([]any)
+			if len(waiting) != 1 || waiting[0].(map[string]any)["last_error"] == nil {
+				return fmt.Errorf("want one with a last_error, got %v", waiting)
+			}
+			s.shows("pending_revocations: " + fmt.Sprint(waiting))
+			return nil
+		})
+		secret, err := s.v.Client.Logical().Delete(s.mount + "roles/app")
+		if err != nil || secret == nil || len(secret.Warnings) != 1 {
+			s.t.Fatalf("want a warning, got %v, %v", secret, err)
+		}
+		s.shows(secret.Warnings[0])
+	},
+	"too many former credentials": func(s *scenery) {
+		s.dynamic("roles/app", nil)
+		for range 201 {
+			s.write("rotate/app", nil)
+		}
+		s.writeFails("rotate/app", nil)
+	},
+	"a credential that verify refuses": func(s *scenery) {
+		s.writeFails("roles/app", fields{"registry": s.Host(), "username": "robot", "password": marker, "verify": true})
+	},
+	"a connection in use": func(s *scenery) {
+		s.dynamic("roles/ci", fields{"mode": "leased"})
+		s.read("creds/ci")
+		s.deleteFails("connections/gitlab")
+	},
+	"a lease of a role that is gone": func(s *scenery) {
+		s.dynamic("roles/ci", fields{"mode": "leased", "ttl": "10m", "max_ttl": "1h"})
+		secret, err := s.tryRead("creds/ci")
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		mustDelete(s.t, s.v.Client, s.mount+"roles/ci")
+		_, err = s.v.Client.Sys().Renew(secret.LeaseID, 600)
+		s.showsError(err)
+	},
+
+	"a token that cannot replace itself": func(s *scenery) {
+		maintainer := s.AddUser("maintainer", false)
+		s.SetMember(gitlabtest.Project, maintainer, gitlabtest.Maintainer)
+		s.write("connections/gitlab", fields{"token": s.AddToken(maintainer, "vault", []string{"api"}, 90), "service_account_group": ""})
+		s.writeFails("connections/gitlab/rotate-root", nil)
+	},
+	"a new token that cannot be tried": func(s *scenery) {
+		s.Plant(-1, s.newTokenMatch, issuertest.Status(http.StatusInternalServerError, "boom"))
+		s.writeFails("connections/gitlab/rotate-root", nil)
+		s.shows("pending_root: " + s.read("connections/gitlab")["pending_root"].(string))
+	},
+	"a new token that is refused": func(s *scenery) {
+		s.Plant(-1, s.newTokenMatch, issuertest.Status(http.StatusForbidden, `{"message":"403 Forbidden"}`))
+		s.writeFails("connections/gitlab/rotate-root", nil)
+	},
+	"an old token that cannot be ended": func(s *scenery) {
+		s.Plant(-1, issuertest.Method(http.MethodDelete), issuertest.Status(http.StatusInternalServerError, "boom"))
+		s.writeFails("connections/gitlab/rotate-root", nil)
+		s.shows("pending_root: " + s.read("connections/gitlab")["pending_root"].(string))
+	},
+}
+
+// newTokenMatch matches what asks with another token than the first one.
+func (s *scenery) newTokenMatch(r *http.Request) bool {
+	return strings.HasPrefix(r.URL.Path, "/api/") && r.Header.Get("PRIVATE-TOKEN") != s.Connection().Secrets["token"].Reveal()
+}
+
+// raftScenes have a server each, with integrated storage.
+var raftScenes = map[string]func(*scenery){
+	"an entry that storage does not take": func(s *scenery) {
+		// The Docker config is below its own limit, the entry around it is not.
+		s.writeFails("roles/app", credential(fields{"registry": "r.example.com", "password": strings.Repeat("p", 449_320)}))
+	},
+	"entries of a newer plugin, and damaged ones": func(s *scenery) {
+		s.write("roles/newer", credential(nil))
+		s.write("roles/damaged", credential(nil))
+		mounts, err := s.v.Client.Sys().ListMounts()
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		raw := "sys/raw/logical/" + mounts["regcred/"].UUID + "/roles/"
+		write(s.t, s.v.Client, raw+"newer", fields{"value": `{"schema_version":99}`})
+		write(s.t, s.v.Client, raw+"damaged", fields{"value": `{"schema_`})
+		reload(s.t, s.v)
+		s.readFails("creds/newer")
+		s.readFails("creds/damaged")
+	},
+	"a sealed Vault": func(s *scenery) {
+		if err := s.v.Client.Sys().Seal(); err != nil {
+			s.t.Fatal(err)
+		}
+		s.readFails("creds/app")
+	},
+	"a plugin that is killed": func(s *scenery) {
+		s.write("roles/app", credential(nil))
+		s.v.KillPlugin(s.t)
+		s.v.WaitUntilServed(s.t)
+		eventually(s.t, time.Minute, func() error {
+			exited := regexp.MustCompile(`plugin process exited: .*`).FindString(s.v.Log())
+			if exited == "" {
+				return fmt.Errorf("Vault does not log that the process has exited")
+			}
+			s.shows(exited)
+			return nil
+		})
+		s.read("creds/app")
+	},
+	"a program that is not the registered one": func(s *scenery) {
+		program := filepath.Join(s.v.PluginDir, servers.PluginName)
+		tampered := program + "-tampered"
+		if err := os.WriteFile(tampered, []byte("#!/bin/sh\n"), 0o700); err != nil {
+			s.t.Fatal(err)
+		}
+		if err := os.Rename(tampered, program); err != nil {
+			s.t.Fatal(err)
+		}
+		pid := s.v.KillPlugin(s.t)
+		s.t.Logf("killed %d", pid)
+		eventually(s.t, time.Minute, func() error {
+			_, err := s.tryRead("config")
+			if err == nil || !strings.Contains(err.Error(), "checksum") {
+				return fmt.Errorf("want an error about the checksum, got %v", err)
+			}
+			s.shows(err.Error())
+			return nil
+		})
+	},
+	"a program that is missing when Vault is unsealed": func(s *scenery) {
+		s.write("roles/app", credential(nil))
+		program := filepath.Join(s.v.PluginDir, servers.PluginName)
+		if err := os.Rename(program, program+"-away"); err != nil {
+			s.t.Fatal(err)
+		}
+		s.v.Restart(s.t)
+		s.v.Unseal(s.t)
+		eventually(s.t, time.Minute, func() error {
+			skipped := regexp.MustCompile(`skipping plugin-based mount entry: .*`).FindString(s.v.Log())
+			if skipped == "" {
+				return fmt.Errorf("Vault does not log that it has skipped the mount")
+			}
+			s.shows(skipped)
+			return nil
+		})
+		s.shows(s.cliFails("read", "regcred/creds/app"))
+		if err := os.Rename(program+"-away", program); err != nil {
+			s.t.Fatal(err)
+		}
+		reload(s.t, s.v)
+		s.writeFails("roles/app", fields{"password": marker})
+	},
+	"versions that do not fit": func(s *scenery) {
+		register := func(version, command string) error {
+			return s.v.Client.Sys().RegisterPlugin(&api.RegisterPluginInput{
+				Name: servers.PluginName, Type: api.PluginTypeSecrets, Command: command, Version: version, SHA256: sumOf(s.t, servers.Plugin(s.t)),
+			})
+		}
+		s.showsError(register("v0.9.0", servers.PluginName))
+		s.showsError(register("v0.9.0", "not-there"))
+		s.shows(s.cliFails("secrets", "tune", "-plugin-version=v0.9.0", "regcred"))
+	},
+}
+
+// cliFails returns what the vault program prints when it fails.
+func (s *scenery) cliFails(args ...string) string {
+	s.t.Helper()
+	cmd := exec.CommandContext(s.t.Context(), servers.Bin(s.t, "vault"), args...)
+	cmd.Env = s.v.Env()
+	out, err := cmd.CombinedOutput()
+	if err == nil {
+		s.t.Fatalf("vault %s: must fail, and did not", strings.Join(args, " "))
+	}
+	return string(out)
+}
+
+func sumOf(t *testing.T, file string) string {
+	t.Helper()
+	content, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("%x", sha256.Sum256(content))
+}

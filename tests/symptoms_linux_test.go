@@ -182,7 +182,7 @@ func (s *scenery) warns(path string) {
 	eventually(s.t, time.Minute, func() error {
 		secret, err := s.tryRead(path)
 		if err != nil || secret == nil || len(secret.Warnings) == 0 {
-			return fmt.Errorf("want a warning from %s, got %v, %v", path, secret, err)
+			return fmt.Errorf("want a warning from %s, got %v, %s", path, secret, fmt.Sprint(err))
 		}
 		for _, warning := range secret.Warnings {
 			s.shows(warning)
@@ -441,7 +441,7 @@ var raftScenes = map[string]func(*scenery){
 		eventually(s.t, time.Minute, func() error {
 			_, err := s.tryRead("config")
 			if err == nil || !strings.Contains(err.Error(), "checksum") {
-				return fmt.Errorf("want an error about the checksum, got %v", err)
+				return fmt.Errorf("want an error about the checksum, got %s", fmt.Sprint(err))
 			}
 			s.shows(err.Error())
 			return nil

@@ -264,7 +264,7 @@ func (in input) applyPeriods(d, old *dynamicRole, target issuer.Target) (warning
 	switch {
 	case d.RotationPeriod < minRotationPeriod:
 		return nil, refusef("rotation_period: must be at least %s", minRotationPeriod)
-	case d.GracePeriod > maxOverlap*d.RotationPeriod:
+	case d.GracePeriod/maxOverlap > d.RotationPeriod: // the product may be too large
 		return nil, refusef("grace_period: must be at most %d times rotation_period, or too many credentials would be alive at once", maxOverlap)
 	case longest > 0 && d.RotationPeriod+d.GracePeriod > longest:
 		return nil, refusef("rotation_period: with grace_period must be at most %s together, because the registry lets such a credential live no longer", longest)

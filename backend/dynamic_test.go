@@ -71,6 +71,7 @@ func TestDynamicRoleUpdateKeepsWhatItDoesNotName(t *testing.T) {
 		"list emptied":         {shared, fields{"projects": nil}, without(sharedWant, "projects")},
 		"period":               {shared, fields{"rotation_period": "1h"}, with(sharedWant, fields{"rotation_period": int64(3600)})},
 		"period to default":    {shared, fields{"rotation_period": nil}, with(sharedWant, fields{"rotation_period": int64(86400)})},
+		"decades":              {shared, fields{"rotation_period": "175200h", "grace_period": "175200h"}, with(sharedWant, fields{"rotation_period": int64(630720000), "grace_period": int64(630720000)})},
 		"grace":                {shared, fields{"grace_period": 600}, with(sharedWant, fields{"grace_period": int64(600)})},
 		"bundles":              {shared, fields{"allowed_bundles": "a"}, with(sharedWant, fields{"allowed_bundles": []string{"a"}})},
 		"repository":           {shared, fields{"verify_repository": "a/b"}, with(sharedWant, fields{"verify_repository": "a/b"})},

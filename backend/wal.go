@@ -61,19 +61,27 @@ func (b *backend) deleteWAL(ctx context.Context, storage logical.Storage, id str
 // walRollback undoes what a crash, or a registry that did not answer, left
 // behind. An error has it called again a minute later.
 func (b *backend) walRollback(ctx context.Context, req *logical.Request, kind string, data any) error {
+	err := b.rollBack(ctx, req.Storage, kind, data)
+	if err != nil && !errors.Is(err, errUnderway) {
+		b.Logger().Warn("what may be left at a registry could not be ended yet", "kind", kind, "error", err) // Vault does not log it
+	}
+	return err
+}
+
+func (b *backend) rollBack(ctx context.Context, storage logical.Storage, kind string, data any) error {
 	switch kind {
 	case walCredential:
 		var entry storedWAL
 		if err := decodeWAL(data, &entry, &entry.SchemaVersion); err != nil {
 			return err
 		}
-		return b.rollBackCredential(ctx, req.Storage, entry.minted)
+		return b.rollBackCredential(ctx, storage, entry.minted)
 	case walRoot:
 		var entry walRootEntry
 		if err := decodeWAL(data, &entry, &entry.SchemaVersion); err != nil {
 			return err
 		}
-		return b.rollBackRoot(ctx, req.Storage, entry)
+		return b.rollBackRoot(ctx, storage, entry)
 	}
 	return fmt.Errorf("this plugin does not know the kind %q; run the newer plugin that wrote it", kind)
 }

@@ -62,10 +62,15 @@ func (a api) do(ctx context.Context, as login, c call) (http.Header, error) {
 		}
 		return nil, issuer.Answered(answer.StatusCode, answer.Header, said)
 	}
-	if c.out != nil {
-		if err := json.NewDecoder(answer.Body).Decode(c.out); err != nil {
-			return nil, issuer.Failed(err)
+	if c.out == nil {
+		// A page that a proxy answers with status 200 does not prove that it was done.
+		if said, _ := io.CopyN(io.Discard, answer.Body, 1); said > 0 {
+			return nil, issuer.Garbledf("answered %s with a body, where Harbor has none", answer.Status)
 		}
+		return answer.Header, nil
+	}
+	if err := json.NewDecoder(answer.Body).Decode(c.out); err != nil {
+		return nil, issuer.Failed(err)
 	}
 	return answer.Header, nil
 }

@@ -644,3 +644,20 @@ func TestCheckGivesUpWhileHarborIsDown(t *testing.T) {
 		t.Errorf("want an error that is not definite, got %v", err)
 	}
 }
+
+// A proxy answers in Harbor's place, and nothing is revoked.
+func TestRevokeDoesNotBelieveAPage(t *testing.T) {
+	s := harbortest.New(t)
+	client, target := subject(s, asProjectRobot(s), harbortest.Project).Open(t)
+	minted, err := client.Mint(t.Context(), issuer.Request{Name: issuer.NewName("app"), For: target.Settings, ExpiresAt: time.Now().Add(time.Hour)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Plant(1, issuertest.Method(http.MethodDelete), issuertest.Garbage)
+	if err := client.Revoke(t.Context(), target.Settings, minted.ID); err == nil || !strings.Contains(err.Error(), "with a body, where Harbor has none") {
+		t.Errorf("want an error about the answer, got %v", err)
+	}
+	if err := client.Revoke(t.Context(), target.Settings, minted.ID); err != nil {
+		t.Errorf("again: %v", err)
+	}
+}

@@ -189,6 +189,64 @@ func FuzzCredential(f *testing.F) {
 	})
 }
 
+// FuzzDecode reads what may stand in storage.
+func FuzzDecode(f *testing.F) {
+	for _, row := range encodings {
+		f.Add([]byte(row.json))
+		f.Add([]byte(row.authJSON))
+	}
+	for _, seed := range []string{
+		``, `null`, `{}`, `{"auths":null}`, `{"auths":{}}`, `{"auths":[]}`, `{"auths":{"ghcr.io":null}}`, `{"auths":{"Ghcr.io/":{"auth":"dTpw"}}}`,
+		`{"auths":{"ghcr.io":{"username":"u","password":"p","auth":"dTpw"},"ghcr.io":{"auth":"dTpx"}}}`, `{"auths":{"ghcr.io":{"username":"u:","password":"p"}}}`,
+		"\xff", `{"auths":{"ghcr.io":{"auth":"dTpw"}}}x`, `{"AUTHS":{"ghcr.io":{"auth":"dTpw"}}}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, stored []byte) {
+		config, err := dockerconfig.Decode(stored)
+		if err != nil {
+			if len(config.Credentials()) != 0 {
+				t.Fatal("a refusal came with credentials")
+			}
+			return
+		}
+		again, err := dockerconfig.Decode(config.JSON())
+		if err != nil {
+			t.Fatalf("refused what it wrote: %v\n%s", err, config.JSON())
+		}
+		wantEqual(t, "credentials of what was decoded", plainOf(config), plainOf(again))
+		wantEqual(t, "JSON of what was decoded", string(config.JSON()), string(again.JSON()))
+	})
+}
+
+// FuzzEmail tries what is put beside a user name.
+func FuzzEmail(f *testing.F) {
+	for _, seed := range []string{"", "ci@example.com", "a\nb", "\xff", "\ufffd", "ü \"<>", "\u2028"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, input string) {
+		email, err := dockerconfig.ParseEmail(input)
+		if refusable := strings.ContainsFunc(input, unicode.IsControl) || !utf8.ValidString(input) || strings.ContainsRune(input, utf8.RuneError); refusable != (err != nil) {
+			t.Fatalf("email %q: %v", input, err)
+		}
+		if err != nil {
+			return
+		}
+		want := plain{"registry.example.com", "user", "p", email}
+		config, err := dockerconfig.New(want.credential())
+		if err != nil {
+			if len(input) < 100_000 {
+				t.Fatalf("New refused %q: %v", want, err)
+			}
+			return
+		}
+		entry := readAuths(t, config.JSON())[want.Registry]
+		if got := entry["email"]; got != input {
+			t.Fatalf("email %q is served as %q", input, got)
+		}
+	})
+}
+
 // FuzzErrorsHoldNoSecret plants the marker as the password in configs of all
 // shapes, whole and broken, and looks for it in whatever is said about them.
 func FuzzErrorsHoldNoSecret(f *testing.F) {
@@ -199,11 +257,8 @@ func FuzzErrorsHoldNoSecret(f *testing.F) {
 		f.Add(shape, "https://u:p@r", "u\n", `"\`, `\ud800`, uint16(90), "")
 	}
 	f.Fuzz(func(t *testing.T, shape uint8, registry, username, before, after string, at uint16, insert string) {
-		others := strings.Join([]string{registry, username, insert}, " ")
-		for _, form := range markerForms {
-			if strings.Contains(others, form) {
-				return // the fuzzer put the marker where no secret belongs
-			}
+		if planted.In(strings.Join([]string{registry, username, insert}, " ")) != nil {
+			return // the fuzzer put the marker where no secret belongs
 		}
 		secret := before + marker + after
 		text := shapes[int(shape)%len(shapes)](registry, username, secret)

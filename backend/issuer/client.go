@@ -7,6 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+
+	"vault-plugin-secrets-regcred/backend/dockerconfig"
+	"vault-plugin-secrets-regcred/backend/redact"
 )
 
 // Client is an opened connection: the [Issuer] of its type, with what all
@@ -14,7 +17,7 @@ import (
 type Client struct {
 	issuer  Issuer
 	conn    Connection
-	secrets []string
+	secrets []dockerconfig.Secret // of which nothing that is said may repeat one
 }
 
 // Open opens a connection. Its errors are for who wrote the fields.
@@ -23,7 +26,28 @@ func Open(t Type, c Connection) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Client{issuer: issuer, conn: c, secrets: c.Secrets.Reveal()}, nil
+	return &Client{issuer: issuer, conn: c, secrets: c.secretTexts()}, nil
+}
+
+// secretTexts are the secrets, and the pairs with a user name as which they are
+// sent: in base64, a pair is nothing like the secret alone.
+func (c Connection) secretTexts() []dockerconfig.Secret {
+	var texts []dockerconfig.Secret
+	for _, secret := range c.Secrets {
+		texts = append(texts, secret)
+		for _, value := range c.Settings {
+			texts = append(texts, dockerconfig.NewSecret(value+":"+secret.Reveal()))
+		}
+	}
+	return texts
+}
+
+func reveal(secrets []dockerconfig.Secret) []string {
+	texts := make([]string, len(secrets))
+	for i, secret := range secrets {
+		texts[i] = secret.Reveal()
+	}
+	return texts
 }
 
 // Close gives up the connections that are kept open between calls.
@@ -34,7 +58,16 @@ func (c *Client) Check(ctx context.Context) (Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
 	defer cancel()
 	status, err := c.issuer.Check(ctx)
+	status.Identity = c.present(status.Identity)
+	for i, warning := range status.Warnings {
+		status.Warnings[i] = c.present(warning)
+	}
 	return status, c.explain(err)
+}
+
+// present makes fit to be shown what may hold what the registry said.
+func (c *Client) present(text string) string {
+	return redact.Shorten(redact.Present(text, reveal(c.secrets)), maxText)
 }
 
 // Mint is [Issuer.Mint]. A credential without a user name or password, which
@@ -103,7 +136,7 @@ func (c *Client) ActivateRoot(ctx context.Context, root Root) error {
 	if err != nil {
 		return err
 	}
-	return c.explain(r.ActivateRoot(ctx, root), root.Secrets.Reveal()...)
+	return c.explain(r.ActivateRoot(ctx, root), c.conn.With(root).secretTexts()...)
 }
 
 // DiscardRoot ends a prepared credential that is not wanted.
@@ -130,7 +163,7 @@ func (c *Client) RetireRoot(ctx context.Context) error {
 
 // explain completes an error: with the registry that it is about, and with the
 // secrets that it must not repeat.
-func (c *Client) explain(err error, more ...string) error {
+func (c *Client) explain(err error, more ...dockerconfig.Secret) error {
 	if err == nil || errors.Is(err, ErrRootNotRotatable) {
 		return err
 	}

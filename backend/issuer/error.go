@@ -13,11 +13,17 @@ import (
 	"strconv"
 	"time"
 
+	"vault-plugin-secrets-regcred/backend/dockerconfig"
 	"vault-plugin-secrets-regcred/backend/redact"
 )
 
-// maxMessage is how many runes of what a registry said an error repeats.
-const maxMessage = 300
+const (
+	// maxMessage is how many runes of what a registry said an error repeats.
+	maxMessage = 300
+
+	// maxText is how many runes of all else there are.
+	maxText = 600
+)
 
 // Error is a call that the registry refused, or that failed.
 type Error struct {
@@ -29,16 +35,17 @@ type Error struct {
 	RetryAfter time.Duration
 
 	definite bool
-	ours     string // what happened, in our own words
+	ours     string // what happened, in our own words; the registry's are marked
 	theirs   string // what the registry said, as it said it
-	secrets  []string
+	secrets  []dockerconfig.Secret
 }
 
 // Error implements error. It is one line and holds none of the secrets of the
 // connection, whatever the registry said.
 func (e *Error) Error() string {
-	text := e.ours
-	if said := redact.Redact(redact.Clean(e.theirs), e.secrets); said != "" {
+	secrets := reveal(e.secrets)
+	text := redact.Shorten(redact.Present(e.ours, secrets), maxText)
+	if said := redact.Redact(redact.Clean(e.theirs), secrets); said != "" {
 		text += ": " + redact.Shorten(said, maxMessage)
 	}
 	if e.RetryAfter > 0 {
@@ -101,12 +108,14 @@ func Answered(status int, header http.Header, said string) error {
 }
 
 // Refusedf is the error of a registry that could be understood and that does
-// not do what was asked, without a status that says so.
+// not do what was asked, without a status that says so. What the registry said
+// is given marked, with [redact.Theirs].
 func Refusedf(format string, args ...any) error {
 	return &Error{definite: true, ours: fmt.Sprintf(format, args...)}
 }
 
 // Garbledf is the error of an answer of success that lacks what it must have.
+// What the registry said is given as to [Refusedf].
 func Garbledf(format string, args ...any) error {
 	return &Error{ours: fmt.Sprintf(format, args...)}
 }
@@ -141,13 +150,13 @@ func describe(err error) string {
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
 		return "gave no complete answer within the time limit"
 	case errors.As(err, &cert):
-		return "its TLS certificate is not trusted (ca_pem of the connection takes certificates of a private CA): " + redact.Clean(cert.Err.Error())
+		return "its TLS certificate is not trusted (ca_pem of the connection takes certificates of a private CA): " + redact.Theirs(cert.Err.Error())
 	case errors.As(err, &dns):
 		return "its name cannot be resolved"
 	case errors.Is(err, http.ErrSchemeMismatch):
 		return "answers plain http where https was asked for"
 	case errors.As(err, &op):
-		return "the connection failed: " + redact.Clean(op.Error())
+		return "the connection failed: " + redact.Theirs(op.Error())
 	case errors.As(err, &large):
 		return fmt.Sprintf("the answer is longer than %d bytes", large.Limit)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):

@@ -110,7 +110,8 @@ type Credential struct {
 	ExpiresAt time.Time
 }
 
-// Status is what [Issuer.Check] found out.
+// Status is what [Issuer.Check] found out. What the registry said is marked in
+// it, with [redact.Theirs], until [Client.Check] has redacted it.
 type Status struct {
 	Identity  string    // whose the administrative credential is, for a person
 	ExpiresAt time.Time // when it ends, zero where that is not known

@@ -29,6 +29,31 @@ func Shorten(text string, most int) string {
 	return text
 }
 
+// What others said stands between these in a text. No other text has them,
+// because they are control characters.
+const beginTheirs, endTheirs = "\x02", "\x03"
+
+// Theirs marks a text that came from a server, and may hold what it was sent.
+func Theirs(text string) string {
+	return beginTheirs + strings.NewReplacer(beginTheirs, "", endTheirs, "").Replace(text) + endTheirs
+}
+
+// Present cleans a text, and redacts in what [Theirs] has marked. Only there
+// are the secrets searched for: in our own words, or in what the caller named,
+// a redaction would tell what the secret is.
+func Present(text string, secrets []string) string {
+	var shown strings.Builder
+	for text != "" {
+		ours, rest, _ := strings.Cut(text, beginTheirs)
+		said, after, _ := strings.Cut(rest, endTheirs)
+		// Cleaned first, because that makes a secret of one that has control
+		// characters strewn in.
+		shown.WriteString(ours + Redact(Clean(said), secrets))
+		text = after
+	}
+	return Clean(shown.String())
+}
+
 // Clean makes one line of a text and removes what a terminal could act upon.
 func Clean(text string) string {
 	text = strings.Map(func(r rune) rune {
@@ -48,7 +73,9 @@ func Redact(text string, secrets []string) string {
 	var all []string
 	for _, secret := range secrets {
 		for _, form := range Forms(secret) {
-			all = append(all, Clean(form))
+			form = Clean(form)
+			// Names of hosts and of ways to authenticate come in another case.
+			all = append(all, form, strings.ToLower(form), strings.ToUpper(form))
 		}
 	}
 	slices.Sort(all)

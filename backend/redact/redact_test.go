@@ -24,6 +24,7 @@ func TestRedactFindsASecretInEveryForm(t *testing.T) {
 		"as it is": secret, "in JSON": strings.Trim(string(inJSON), `"`), "in HTML": html.EscapeString(secret),
 		"in a query": url.QueryEscape(secret), "in a path": url.PathEscape(secret), "in a query, lower case": lowerEscapes(url.QueryEscape(secret)),
 		"quoted": strings.Trim(strconv.Quote(secret), `"`), "quoted as ASCII": strings.Trim(strconv.QuoteToASCII(secret), `"`),
+		"in lower case": strings.ToLower(secret), "in upper case": strings.ToUpper(secret),
 		"in base64":          base64.StdEncoding.EncodeToString([]byte(secret)),
 		"in base64, for URL": base64.RawURLEncoding.EncodeToString([]byte(secret)),
 	} {
@@ -69,4 +70,39 @@ func TestShortenCountsRunes(t *testing.T) {
 			t.Errorf("%q: want %q, got %q", text, want, got)
 		}
 	}
+}
+
+func TestPresentRedactsWhatOthersSaid(t *testing.T) {
+	text := "hunter2 said " + redact.Theirs("it\nis\x02 hunter2\x03") + " and " + redact.Theirs("no")
+	if got := redact.Present(text, []string{"hunter2"}); got != "hunter2 said it is [redacted] and no" {
+		t.Errorf("got %q", got)
+	}
+}
+
+// FuzzRedact looks for what is left of two secrets in a text that has both, in
+// all forms.
+func FuzzRedact(f *testing.F) {
+	for _, secret := range []string{"hunter2", `p"4\ss:<&>$ ü/%+`, "a\nb", "👩‍👩‍👧", "\x00", "[red", "", "%41", "\\u0041"} {
+		f.Add("before ", secret, " after", "hunter2hunter3")
+	}
+	f.Fuzz(func(t *testing.T, before, one, after, two string) {
+		forms := append(redact.Forms(one), redact.Forms(two)...)
+		said := before + strings.Join(forms, after+"\n"+before) + after
+		got := redact.Redact(redact.Clean(said), []string{one, two})
+		for _, form := range forms {
+			hidden, place := redact.Clean(form), redact.Redacted
+			if hidden == "" || strings.ContainsAny(hidden, "[]") || strings.Contains(place, hidden) {
+				continue // may be what stands in its place
+			}
+			if strings.Contains(got, hidden) {
+				t.Fatalf("%q of the secrets %q and %q is left in %q", hidden, one, two, got)
+			}
+		}
+		if shown := redact.Present(redact.Theirs(said), []string{one, two}); shown != redact.Clean(shown) {
+			t.Fatalf("%q is not clean", shown)
+		}
+		if short := []rune(redact.Shorten(got, 20)); len(short) > 20 {
+			t.Fatalf("%q is longer than 20 characters", string(short))
+		}
+	})
 }

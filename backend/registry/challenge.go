@@ -20,6 +20,8 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+
+	"vault-plugin-secrets-regcred/backend/dockerconfig"
 )
 
 // connect finds out how to reach the registry and returns its challenge.
@@ -151,7 +153,7 @@ func (s *session) authenticate(ctx context.Context, challenge *transport.Challen
 		return &http.Client{Transport: inner}, err
 	case "bearer":
 		token, err := s.token(ctx, challenge, scopes)
-		return &http.Client{Transport: &bearer{guard: s.guard, token: token}}, err
+		return &http.Client{Transport: &bearer{guard: s.guard, token: dockerconfig.NewSecret(token)}}, err
 	}
 	return nil, failf(Unreachable, "the registry asks for authentication by %s; only basic and bearer are known", theirs(strconv.Quote(challenge.Scheme)))
 }
@@ -192,14 +194,14 @@ func (s *session) token(ctx context.Context, challenge *transport.Challenge, sco
 // this one is refused, with a realm at a private address not allowed.
 type bearer struct {
 	guard *guard
-	token string
+	token dockerconfig.Secret
 }
 
 // RoundTrip implements [http.RoundTripper].
 func (b *bearer) RoundTrip(in *http.Request) (*http.Response, error) {
 	out := in.Clone(in.Context())
 	if originOf(in.URL) == b.guard.registry {
-		out.Header.Set("Authorization", "Bearer "+b.token)
+		out.Header.Set("Authorization", "Bearer "+b.token.Reveal())
 	}
 	return b.guard.RoundTrip(out)
 }

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"vault-plugin-secrets-regcred/backend/dockerconfig"
 )
 
 const (
@@ -39,11 +41,11 @@ type guard struct {
 	realm    origin // of the token server; zero until the registry has named one
 
 	redirects  int
-	answered   origin      // of the last answer, as are
-	status     int         // this
-	header     http.Header // and this
-	retryAfter string      // for a person; empty if the registry said nothing usable
-	sent       []string    // credentials and tokens that were let through
+	answered   origin                // of the last answer, as are
+	status     int                   // this
+	header     http.Header           // and this
+	retryAfter string                // for a person; empty if the registry said nothing usable
+	sent       []dockerconfig.Secret // credentials and tokens that were let through
 }
 
 // RoundTrip implements [http.RoundTripper].
@@ -56,7 +58,7 @@ func (g *guard) RoundTrip(in *http.Request) (*http.Response, error) {
 	out.Header.Set("User-Agent", userAgent)
 	if g.trusts(in.URL) {
 		if _, credential, sends := strings.Cut(out.Header.Get("Authorization"), " "); sends {
-			g.sent = append(g.sent, credential)
+			g.sent = append(g.sent, dockerconfig.NewSecret(credential))
 		}
 	} else {
 		out.Header.Del("Authorization")

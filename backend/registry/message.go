@@ -136,28 +136,11 @@ func describeNetwork(err error) string {
 	return ""
 }
 
-// What servers said stands between these in a message. No text has them of its
-// own, because they are control characters.
-const beginTheirs, endTheirs = "\x02", "\x03"
-
 // theirs marks a text that came from a server, and may hold what it was sent.
-func theirs(text string) string {
-	return beginTheirs + strings.NewReplacer(beginTheirs, "", endTheirs, "").Replace(text) + endTheirs
-}
+func theirs(text string) string { return redact.Theirs(text) }
 
 // present makes a message fit to be shown: one line, short, and free of the
-// secrets in any form in which a server may have given them back. Only what
-// servers said is searched for them: in our own words, or in what the caller
-// named, a redaction would tell what the secret is.
+// secrets in any form in which a server may have given them back.
 func present(message string, secrets []string) string {
-	var shown strings.Builder
-	for message != "" {
-		ours, rest, _ := strings.Cut(message, beginTheirs)
-		said, after, _ := strings.Cut(rest, endTheirs)
-		// Cleaned first, because that makes a secret of one that has control
-		// characters strewn in.
-		shown.WriteString(ours + redact.Redact(redact.Clean(said), secrets))
-		message = after
-	}
-	return redact.Shorten(redact.Clean(shown.String()), maxMessage)
+	return redact.Shorten(redact.Present(message, secrets), maxMessage)
 }

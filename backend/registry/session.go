@@ -36,7 +36,11 @@ func (v *Verifier) newSession(ctx context.Context, c dockerconfig.Credential) *s
 func (s *session) secrets() []string {
 	password := s.credential.Password.Reveal()
 	pair := s.credential.Username + ":" + password
-	return append(s.guard.sent, password, pair, base64.StdEncoding.EncodeToString([]byte(pair)))
+	texts := []string{password, pair, base64.StdEncoding.EncodeToString([]byte(pair))}
+	for _, sent := range s.guard.sent {
+		texts = append(texts, sent.Reveal())
+	}
+	return texts
 }
 
 func (s *session) verify(ctx context.Context, repository string) Result {

@@ -13,6 +13,7 @@ import (
 
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
 	"vault-plugin-secrets-regcred/backend/issuer"
+	"vault-plugin-secrets-regcred/backend/redact"
 )
 
 const (
@@ -37,7 +38,7 @@ func (t *tokens) PrepareRoot(ctx context.Context, name string) (issuer.Root, err
 		return issuer.Root{}, explain(err)
 	}
 	if len(others) > 0 {
-		return issuer.Root{}, issuer.Refusedf("the IAM user %s has a second access key, %s, and AWS allows two, so that no new one can be made: delete it if it is not used", user.name, strings.Join(others, ", "))
+		return issuer.Root{}, issuer.Refusedf("the IAM user %s has a second access key, %s, and AWS allows two, so that no new one can be made: delete it if it is not used", redact.Theirs(user.name), redact.Theirs(strings.Join(others, ", ")))
 	}
 	if err := user.tag(ctx, name); err != nil {
 		return issuer.Root{}, explain(err)
@@ -117,7 +118,7 @@ func (t *tokens) user(ctx context.Context) (*iamUser, error) {
 	}
 	_, path, found := strings.Cut(arn, ":user/")
 	if !found {
-		return nil, issuer.Refusedf("access_key_id is a key of %s; only one of an IAM user can be replaced", arn)
+		return nil, issuer.Refusedf("access_key_id is a key of %s; only one of an IAM user can be replaced", redact.Theirs(arn))
 	}
 	return &iamUser{api: iam.NewFromConfig(t.config(t.creds)), name: path[strings.LastIndexByte(path, '/')+1:], key: key}, nil
 }
@@ -184,7 +185,7 @@ func (u *iamUser) taggedName(ctx context.Context) (string, error) {
 func (u *iamUser) notMade(ctx context.Context, err error) error {
 	if issuer.Definite(err) {
 		if untagged := u.untag(ctx); untagged != nil {
-			return issuer.Garbledf("%v; and the tag %s of the IAM user %s could not be taken away again", err, rotationTag, u.name)
+			return issuer.Garbledf("%s; and the tag %s of the IAM user %s could not be taken away again", redact.Theirs(err.Error()), rotationTag, redact.Theirs(u.name))
 		}
 	}
 	return err

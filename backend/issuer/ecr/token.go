@@ -16,6 +16,7 @@ import (
 
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
 	"vault-plugin-secrets-regcred/backend/issuer"
+	"vault-plugin-secrets-regcred/backend/redact"
 )
 
 const (
@@ -40,7 +41,7 @@ func (t *tokens) Check(ctx context.Context) (issuer.Status, error) {
 	if _, err := t.token(ctx, session); err != nil {
 		return issuer.Status{}, err
 	}
-	status := issuer.Status{Identity: who}
+	status := issuer.Status{Identity: redact.Theirs(who)}
 	if strings.HasSuffix(who, ":root") {
 		status.Warnings = []string{"the key is that of the AWS account's root user, which may do anything; make an IAM user or role that may do what ECR needs, and delete the root user's key"}
 	}

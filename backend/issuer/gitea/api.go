@@ -15,6 +15,7 @@ import (
 
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
 	"vault-plugin-secrets-regcred/backend/issuer"
+	"vault-plugin-secrets-regcred/backend/redact"
 )
 
 const (
@@ -122,7 +123,7 @@ func (g *gitea) me(ctx context.Context) (*sdk.User, error) {
 		return nil, issuer.Garbledf("the answer does not say whose the administrative credential is")
 	case !strings.EqualFold(me.UserName, g.username):
 		// Gitea looks at no user name beside an access token.
-		return nil, issuer.Refusedf("the administrative credential is an access token of the account %s; write username=%s to the connection", me.UserName, me.UserName)
+		return nil, issuer.Refusedf("the administrative credential is an access token of the account %s; write username=%s to the connection", redact.Theirs(me.UserName), redact.Theirs(me.UserName))
 	}
 	return me, nil
 }
@@ -136,7 +137,7 @@ func (g *gitea) create(ctx context.Context, account, name string, scopes []sdk.A
 	})
 	if renamed := newName(resp); renamed != "" {
 		// It is for allowed_targets to say whether the new name is covered.
-		return nil, issuer.Refusedf("the account %s is called %s now; write user=%s to the role", account, renamed, renamed)
+		return nil, issuer.Refusedf("the account %s is called %s now; write user=%s to the role", account, redact.Theirs(renamed), redact.Theirs(renamed))
 	}
 	if err != nil {
 		return nil, err
@@ -152,7 +153,7 @@ func (g *gitea) remove(ctx context.Context, account string, id int64) error {
 	return g.follow(ctx, account, func(c *sdk.Client) (*sdk.Response, error) {
 		resp, err := c.DeleteAccessToken(id)
 		if err == nil && resp.StatusCode != http.StatusNoContent {
-			err = issuer.Garbledf("answered %s to a deletion, where 204 is right", resp.Status)
+			err = issuer.Garbledf("answered %d %s to a deletion, where 204 is right", resp.StatusCode, http.StatusText(resp.StatusCode))
 		}
 		return resp, err
 	})
@@ -194,6 +195,9 @@ func read(c *sdk.Client) (tokens []*sdk.AccessToken, complete bool, resp *sdk.Re
 		}
 		before := len(byID)
 		for _, token := range found {
+			if token == nil {
+				return nil, false, resp, issuer.Garbledf("the list of access tokens has an element that is none")
+			}
 			byID[token.ID] = token
 		}
 		count, notSaid := strconv.Atoi(total)

@@ -16,6 +16,7 @@ import (
 
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
 	"vault-plugin-secrets-regcred/backend/issuer"
+	"vault-plugin-secrets-regcred/backend/redact"
 )
 
 // scopeWriteUser is the one that a token needs to mint others.
@@ -134,7 +135,7 @@ func checkScopes(scopes []sdk.AccessTokenScope) (warning string, err error) {
 	case !slices.Contains(scopes, scopeWriteUser) && !slices.Contains(scopes, sdk.AccessTokenScopeAll):
 		return "", issuer.Refusedf("the access token that stands in for the password lacks the scope %s, without which it cannot mint", scopeWriteUser)
 	case len(scopes) > 1 || scopes[0] != scopeWriteUser:
-		return fmt.Sprintf("the access token that stands in for the password has the scopes %s; %s is all that is needed", listed(scopes), scopeWriteUser), nil
+		return fmt.Sprintf("the access token that stands in for the password has the scopes %s; %s is all that is needed", redact.Theirs(listed(scopes)), scopeWriteUser), nil
 	}
 	return "", nil
 }

@@ -20,6 +20,7 @@ import (
 	api "gitlab.com/gitlab-org/api/client-go"
 
 	"vault-plugin-secrets-regcred/backend/issuer"
+	"vault-plugin-secrets-regcred/backend/redact"
 )
 
 // Fields of connections and roles.
@@ -194,7 +195,7 @@ func (g *gitlab) Check(ctx context.Context) (issuer.Status, error) {
 	if user.Username == "" {
 		return issuer.Status{}, issuer.Garbledf("the answer does not say whose the token is")
 	}
-	status := issuer.Status{Identity: user.Username, ExpiresAt: midnight(token.ExpiresAt)}
+	status := issuer.Status{Identity: redact.Theirs(user.Username), ExpiresAt: midnight(token.ExpiresAt)}
 	if user.IsAdmin {
 		status.Warnings = append(status.Warnings, "the token is an administrator's: it may do more than is needed; a user who is Maintainer of the projects, or Owner of the groups, is enough")
 	}

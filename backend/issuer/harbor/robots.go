@@ -4,7 +4,6 @@ package harbor
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
@@ -14,6 +13,7 @@ import (
 
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
 	"vault-plugin-secrets-regcred/backend/issuer"
+	"vault-plugin-secrets-regcred/backend/redact"
 )
 
 const (
@@ -50,10 +50,19 @@ type access struct {
 
 // made is the answer to making one. Its secret is never shown again.
 type made struct {
-	ID        int64  `json:"id"`
-	Name      string `json:"name"`
-	Secret    string `json:"secret"`
-	ExpiresAt int64  `json:"expires_at"`
+	ID        int64    `json:"id"`
+	Name      string   `json:"name"`
+	Secret    received `json:"secret"`
+	ExpiresAt int64    `json:"expires_at"`
+}
+
+// received is a secret in an answer.
+type received struct{ dockerconfig.Secret }
+
+// UnmarshalText implements [encoding.TextUnmarshaler].
+func (r *received) UnmarshalText(text []byte) error {
+	r.Secret = dockerconfig.NewSecret(string(text))
+	return nil
 }
 
 // place is where robot accounts are: in a project, or in the system, which
@@ -89,7 +98,7 @@ func (r *robots) Mint(ctx context.Context, asked issuer.Request) (issuer.Credent
 	return issuer.Credential{
 		ID:        strconv.FormatInt(got.ID, 10),
 		Username:  got.Name,
-		Password:  dockerconfig.NewSecret(got.Secret),
+		Password:  got.Secret.Secret,
 		ExpiresAt: ends(got.ExpiresAt),
 	}, nil
 }
@@ -124,7 +133,7 @@ func (r *robots) create(ctx context.Context, wanted robot) (made, error) {
 	switch {
 	case err != nil:
 		return made{}, err
-	case got.ID <= 0 || got.Secret == "" || !strings.HasSuffix(got.Name, wanted.Name):
+	case got.ID <= 0 || got.Secret.Reveal() == "" || !strings.HasSuffix(got.Name, wanted.Name):
 		return made{}, issuer.Garbledf("the answer has no robot account of the name that was asked for")
 	case got.ExpiresAt == 0:
 		return made{}, issuer.Garbledf("the answer does not say when the robot account ends")
@@ -203,9 +212,12 @@ func (r *robots) Check(ctx context.Context) (issuer.Status, error) {
 	case who.robot:
 		return r.checkRobot(ctx)
 	}
-	status := issuer.Status{Identity: who.Username}
+	status := issuer.Status{Identity: redact.Theirs(who.Username)}
+	if who.Username == r.admin.username {
+		status.Identity = who.Username
+	}
 	if who.Admin || who.AdminByIDP {
-		status.Warnings = []string{fmt.Sprintf("%s is a system administrator of Harbor; for roles of one project each, a user suffices that is administrator of these projects", who.Username)}
+		status.Warnings = []string{status.Identity + " is a system administrator of Harbor; for roles of one project each, a user suffices that is administrator of these projects"}
 	}
 	return status, nil
 }

@@ -11,6 +11,7 @@ import (
 
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
 	"vault-plugin-secrets-regcred/backend/issuer"
+	"vault-plugin-secrets-regcred/backend/redact"
 )
 
 // localAuth is the mode in which Harbor keeps the users' passwords itself. In
@@ -51,7 +52,7 @@ func (r *robots) PrepareRoot(ctx context.Context, name string) (issuer.Root, err
 	}
 	return issuer.Root{
 		Settings: issuer.Settings{fieldUsername: got.Name},
-		Secrets:  issuer.Secrets{fieldPassword: dockerconfig.NewSecret(got.Secret)},
+		Secrets:  issuer.Secrets{fieldPassword: got.Secret.Secret},
 	}, nil
 }
 
@@ -64,7 +65,7 @@ func (r *robots) hasPassword(ctx context.Context, who account) error {
 		return err
 	}
 	if info.Mode != localAuth && who.ID != adminID {
-		return issuer.Refusedf("the password of %s is not kept by Harbor, whose users come from elsewhere (%s): change it there and write it to the connection, or use a robot account as administrator", who.Username, info.Mode)
+		return issuer.Refusedf("the password of %s is not kept by Harbor, whose users come from elsewhere (%s): change it there and write it to the connection, or use a robot account as administrator", redact.Theirs(who.Username), redact.Theirs(info.Mode))
 	}
 	return nil
 }

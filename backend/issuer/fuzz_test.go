@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package issuer_test
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"vault-plugin-secrets-regcred/backend/dockerconfig"
+	"vault-plugin-secrets-regcred/backend/issuer"
+	"vault-plugin-secrets-regcred/backend/issuer/ecr"
+	"vault-plugin-secrets-regcred/backend/issuer/gitea"
+	"vault-plugin-secrets-regcred/backend/issuer/gitlab"
+	"vault-plugin-secrets-regcred/backend/issuer/harbor"
+	"vault-plugin-secrets-regcred/backend/leaktest"
+	"vault-plugin-secrets-regcred/backend/redact"
+)
+
+const (
+	fuzzedHost = "registry.example.com"
+	fuzzedName = "regcred-app-aaaaaaaaaaaaaaaaaaaaaaaaaa"
+
+	// secretHere is where the server of a fuzzer gives the administrative
+	// credential back, and sentHere where it does so as it was sent.
+	secretHere = "{secret}"
+	sentHere   = "{sent}"
+
+	// maxCalls is how often a server of a fuzzer answers before it goes away.
+	maxCalls = 12
+)
+
+// theAnswer is what a server of a fuzzer says: a header has a line for each
+// field.
+type theAnswer struct {
+	status uint16
+	header string
+	body   string
+}
+
+// fuzzedServer is a transport that gives the answers one after the other, the
+// last one again and again, and at last none.
+type fuzzedServer struct {
+	t       *testing.T
+	secret  string
+	sent    string // Authorization of the last request
+	answers []theAnswer
+	calls   int
+	taken   bool // it answered a call that may change something as if it had done so
+}
+
+// RoundTrip implements [http.RoundTripper].
+func (s *fuzzedServer) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.URL.Scheme != "https" || r.URL.Host != fuzzedHost {
+		s.t.Errorf("a request went to %s://%s", r.URL.Scheme, r.URL.Host)
+	}
+	s.sent = r.Header.Get("Authorization")
+	if r.Body != nil {
+		_, _ = io.Copy(io.Discard, r.Body)
+	}
+	if s.calls++; s.calls > maxCalls {
+		return nil, io.ErrUnexpectedEOF
+	}
+	a := s.answers[min(s.calls, len(s.answers))-1]
+	resp := &http.Response{
+		StatusCode: 200 + int(a.status)%400, ProtoMajor: 1, ProtoMinor: 1,
+		Header:        http.Header{},
+		Body:          io.NopCloser(strings.NewReader(s.spoken(a.body))),
+		ContentLength: -1,
+		Request:       r,
+	}
+	resp.Status = fmt.Sprintf("%d %s", resp.StatusCode, s.secret)
+	for line := range strings.Lines(a.header) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
+		resp.Header.Add(name, strings.TrimSpace(s.spoken(value)))
+	}
+	refused := resp.StatusCode >= 400 && resp.StatusCode < 500 && resp.StatusCode != http.StatusRequestTimeout ||
+		resp.StatusCode == http.StatusTemporaryRedirect // nothing is done before it is sent again, elsewhere
+	s.taken = s.taken || r.Method != http.MethodGet && !refused
+	return resp, nil
+}
+
+func (s *fuzzedServer) spoken(text string) string {
+	return strings.NewReplacer(secretHere, s.secret, sentHere, s.sent).Replace(text)
+}
+
+// fuzzAnswers lets a server of a type answer as it likes: each fuzzed input is
+// one call of the issuer and up to three answers.
+func fuzzAnswers(f *testing.F, t issuer.Type, connections []issuer.Connection, roles []issuer.Settings, conversations [][]theAnswer) {
+	anything := [][]theAnswer{
+		{{0, "", ""}},
+		{{0, "", "null"}},
+		{{0, "", "[null]"}},
+		{{0, "", "{}"}},
+		{{0, "X-Next-Page: 2\nX-Total-Count: 3\nX-Total: 3", "[{}]"}},
+		{{201, "Retry-After: 99999999", `{"message":"{secret}","errors":[{"message":"{secret}"}]}`}},
+		{{201, "", `{"message":"{sent}","error":"{sent}","errors":[{"message":"{sent}"}]}`}},
+		{{203, "WWW-Authenticate: Basic realm={secret}", `{"message":{"base":["{secret}"]},"error":"{secret}"}`}},
+		{{107, "Location: https://{secret}.example.com/{secret}", ""}},
+		{{300, "Content-Type: text/html", "<html>{secret}"}},
+	}
+	for _, answers := range slices.Concat(anything, conversations) {
+		for len(answers) < 3 {
+			answers = append(answers, answers[len(answers)-1])
+		}
+		for call := range uint8(len(fuzzedCalls)) {
+			for shape := range uint8(max(len(connections), len(roles))) {
+				f.Add(call, shape, answers[0].status, answers[0].header, answers[0].body,
+					answers[1].status, answers[1].header, answers[1].body, answers[2].status, answers[2].header, answers[2].body)
+			}
+		}
+	}
+	f.Fuzz(func(test *testing.T, call, shape uint8, status1 uint16, header1, body1 string, status2 uint16, header2, body2 string, status3 uint16, header3, body3 string) {
+		conn := connections[int(shape)%len(connections)]
+		server := &fuzzedServer{t: test, secret: conn.Secrets.Reveal()[0], answers: []theAnswer{
+			{status1, header1, body1}, {status2, header2, body2}, {status3, header3, body3},
+		}}
+		conn.URL, conn.Now = "https://"+fuzzedHost, func() time.Time { return time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC) }
+		conn.HTTP = &http.Client{Transport: server, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+		target, err := t.Target(conn, roles[int(shape)%len(roles)])
+		if err != nil {
+			test.Fatalf("Target: %v", err)
+		}
+		client, err := issuer.Open(t, conn)
+		if err != nil {
+			test.Fatalf("Open: %v", err)
+		}
+		chosen := fuzzedCalls[int(call)%len(fuzzedCalls)]
+		said, err := chosen.do(test, client, target)
+		for _, text := range said {
+			checkShowable(test, text, server.secret)
+		}
+		if err == nil {
+			return
+		}
+		if !issuer.IsError(err) && !errors.Is(err, issuer.ErrRootNotRotatable) {
+			test.Errorf("want an error that is known to come from the registry, got %T: %v", err, err)
+		}
+		checkShowable(test, err.Error(), server.secret)
+		if chosen.makes && !t.NoRevocation && server.taken && issuer.Definite(err) {
+			test.Errorf("the registry answered as if something was made, and the error is definite: %v", err)
+		}
+	})
+}
+
+// checkShowable expects a line for people that does not repeat the secret.
+func checkShowable(t *testing.T, text, secret string) {
+	t.Helper()
+	var marks leaktest.Marks
+	marks.Add("the secret", secret)
+	if found := marks.In(text); found != nil {
+		t.Errorf("repeats the secret: %q", found)
+	}
+	if text != redact.Clean(text) || utf8.RuneCountInString(text) > 1000 {
+		t.Errorf("want a line of at most 1000 characters, got %q", text)
+	}
+}
+
+// fuzzedCall returns what people are shown of a success.
+type fuzzedCall struct {
+	makes bool // something that must be found again where it may have been made
+	do    func(*testing.T, *issuer.Client, issuer.Target) (said []string, err error)
+}
+
+var fuzzedCalls = []fuzzedCall{
+	{false, func(t *testing.T, c *issuer.Client, _ issuer.Target) ([]string, error) {
+		status, err := c.Check(t.Context())
+		if err == nil && status.Identity == "" {
+			t.Error("Check: want an identity")
+		}
+		return append(status.Warnings, status.Identity), err
+	}},
+	{true, func(t *testing.T, c *issuer.Client, target issuer.Target) ([]string, error) {
+		minted, err := c.Mint(t.Context(), issuer.Request{Name: fuzzedName, For: target.Settings, ExpiresAt: time.Date(2026, 3, 2, 0, 0, 0, 0, time.UTC)})
+		if err == nil && (minted.Username == "" || minted.Password.Reveal() == "") {
+			t.Error("Mint: want a user name and a password")
+		}
+		return nil, err
+	}},
+	{false, func(t *testing.T, c *issuer.Client, target issuer.Target) ([]string, error) {
+		return nil, c.Revoke(t.Context(), target.Settings, "7")
+	}},
+	{false, func(t *testing.T, c *issuer.Client, target issuer.Target) ([]string, error) {
+		return nil, c.RevokeNamed(t.Context(), target.Settings, fuzzedName)
+	}},
+	{true, func(t *testing.T, c *issuer.Client, _ issuer.Target) ([]string, error) {
+		root, err := c.PrepareRoot(t.Context(), fuzzedName)
+		if err == nil && (len(root.Secrets) == 0 || slices.Contains(root.Secrets.Reveal(), "")) {
+			t.Error("PrepareRoot: want a secret")
+		}
+		return nil, err
+	}},
+	{false, func(t *testing.T, c *issuer.Client, _ issuer.Target) ([]string, error) {
+		next := dockerconfig.NewSecret("the-next-one")
+		return nil, c.ActivateRoot(t.Context(), issuer.Root{Secrets: issuer.Secrets{"password": next, "token": next}})
+	}},
+	{false, func(t *testing.T, c *issuer.Client, _ issuer.Target) ([]string, error) {
+		return nil, c.DiscardRoot(t.Context(), fuzzedName)
+	}},
+	{false, func(t *testing.T, c *issuer.Client, _ issuer.Target) ([]string, error) {
+		return nil, c.RetireRoot(t.Context())
+	}},
+}
+
+// secretly is a connection with one secret.
+func secretly(field, secret string, settings issuer.Settings) issuer.Connection {
+	return issuer.Connection{
+		Registries: []dockerconfig.Key{fuzzedHost},
+		Settings:   settings,
+		Secrets:    issuer.Secrets{field: dockerconfig.NewSecret(secret)},
+	}
+}
+
+func FuzzAnswersOfGitLab(f *testing.F) {
+	const self = `{"id":3,"user_id":5,"name":"x","active":true,"revoked":false,"scopes":["api"],"created_at":"2026-01-01T00:00:00Z","expires_at":"2027-01-01"}`
+	fuzzAnswers(f, gitlab.Type(),
+		[]issuer.Connection{
+			secretly("token", "glpat-Q7wKx2Zr9TbNm4Vc", nil),
+			secretly("token", "glpat-Q7wKx2Zr9TbNm4Vc", issuer.Settings{"service_account_group": "group"}),
+		},
+		[]issuer.Settings{{"project": "group/app"}, {"group": "group", "token_type": "access_token"}},
+		[][]theAnswer{
+			{{0, "", self}, {0, "", `{"username":"{secret}","is_admin":true}`}},
+			{{0, "", self}, {0, "", `{"username":"project_1_bot"}`}},
+			{{0, "", self}, {1, "", `{"id":4,"name":"n","token":"glpat-next","user_id":5}`}},
+			{{1, "", `{"id":7,"username":"gitlab+deploy-token-7","token":"gldt-x","expires_at":"2026-03-02T00:00:00.000Z"}`}},
+			{{1, "", `{"id":7,"name":"n","token":"glpat-x","expires_at":"2026-03-03"}`}},
+			{{1, "", `{"id":7,"username":"u","token":"t","expires_at":"9999-12-31T23:59:59-24:00"}`}},
+			{{0, "X-Next-Page: 2\nX-Total: 4", `[{"id":7,"name":"` + fuzzedName + `","active":true}]`}, {4, "", ""}},
+			{{0, "Link: <://>; rel=\"next\"", `[{"id":-9223372036854775808,"name":"` + fuzzedName + `"}]`}},
+			{{204, "", `{"message":"404 {secret} Not Found"}`}},
+			{{201, "", `{"message":"401 Unauthorized"}`}},
+		})
+}
+
+func FuzzAnswersOfHarbor(f *testing.F) {
+	const robot = `{"id":9,"name":"robot$team+vault","level":"project","duration":30,"expires_at":1775000000,"permissions":[{"kind":"project","namespace":"team","access":[{"resource":"robot","action":"create"},{"resource":"robot","action":"list"},{"resource":"robot","action":"delete"}]}]}`
+	fuzzAnswers(f, harbor.Type(),
+		[]issuer.Connection{
+			secretly("password", "Q7wKx2Zr9TbNm4Vc", issuer.Settings{"username": "vault"}),
+			secretly("password", "Q7wKx2Zr9TbNm4Vc", issuer.Settings{"username": "robot$team+vault"}),
+			secretly("password", "Q7wKx2Zr9TbNm4Vc", issuer.Settings{"username": "robot$vault"}),
+		},
+		[]issuer.Settings{{"projects": "team"}, {"projects": "team"}, {"projects": "team,tools", "access": "push"}},
+		[][]theAnswer{
+			{{0, "", `{"user_id":4,"username":"{secret}","sysadmin_flag":true}`}, {0, "", `{"auth_mode":"db_auth"}`}},
+			{{0, "", `{"user_id":4,"username":"vault"}`}, {0, "", `{"auth_mode":"{secret}"}`}},
+			{{212, "", ""}, {0, "", `{"project_id":2}`}, {0, "X-Total-Count: 1", "[" + robot + "]"}},
+			{{212, "", ""}, {0, "X-Total-Count: 2", "[" + robot + "]"}, {1, "", `{"id":11,"name":"robot$vault","secret":"s","expires_at":-1}`}},
+			{{1, "", `{"id":7,"name":"robot$team+` + fuzzedName + `","secret":"s","expires_at":1775000000}`}},
+			{{1, "", `{"id":7,"name":"` + fuzzedName + `","secret":"s","expires_at":9223372036854775807}`}},
+			{{203, "", `{"errors":[{"code":"DENIED","message":"permission scope {secret}"}]}`}, {1, "", `{"id":7,"name":"x` + fuzzedName + `","secret":"s","expires_at":1}`}},
+			{{0, "", `{"project_id":2}`}, {0, "X-Total-Count: 1", `[{"id":7,"name":"robot$team+` + fuzzedName + `"}]`}, {0, "", ""}},
+			{{0, "X-Total-Count: -1", `[{"id":7,"name":"` + fuzzedName + `"}]`}},
+			{{201, "", `{"errors":[{"code":"UNAUTHORIZED"}]}`}},
+		})
+}
+
+func FuzzAnswersOfGitea(f *testing.F) {
+	const token = "0123456789abcdef0123456789abcdef01234567"
+	fuzzAnswers(f, gitea.Type(),
+		[]issuer.Connection{
+			secretly("password", "Q7wKx2Zr9TbNm4Vc", issuer.Settings{"username": "alice"}),
+			secretly("password", token, issuer.Settings{"username": "alice"}),
+		},
+		[]issuer.Settings{{"user": "alice"}, {"user": "bob"}},
+		[][]theAnswer{
+			{{0, "", `{"id":1,"login":"alice","is_admin":true}`}, {0, "X-Total-Count: 1", `[{"id":7,"name":"n","token_last_eight":"01234567","scopes":["all","{secret}"]}]`}},
+			{{0, "", `{"id":1,"login":"{secret}","is_admin":true}`}},
+			{{0, "", `{"id":1,"login":"alice","source_id":3}`}, {201, "", `{"message":"no"}`}},
+			{{0, "", `{"id":1,"login":"alice","is_admin":true}`}, {201, "", `{"message":"no"}`}},
+			{{0, "", `{"id":1,"login":"alice"}`}, {0, "", `{"id":1,"login":"alice"}`}, {0, "", `[{"id":7,"name":"n","token_last_eight":"01234567","scopes":["write:user"]}]`}},
+			{{1, "", `{"id":7,"name":"` + fuzzedName + `","sha1":"89abcdef0123456789abcdef0123456789abcdef"}`}},
+			{{0, "X-Total-Count: 1", `[{"id":7,"name":"` + fuzzedName + `"}]`}, {4, "", ""}},
+			{{0, "X-Total-Count: 1", `[{"id":7,"name":"` + fuzzedName + `"}]`}, {0, "", ""}},
+			{{0, "X-Total-Count: 2", `[{"id":7,"name":"n"},null]`}},
+			{{107, "Location: /api/v1/users/bob/tokens", ""}, {204, "", `{"message":"{secret}"}`}},
+			{{107, "Location: /api/v1/users/{secret}/tokens", ""}},
+			{{204, "", `{"message":"user redirect does not exist"}`}, {0, "", `{"login":"alice"}`}},
+		})
+}
+
+func FuzzAnswersOfECR(f *testing.F) {
+	const (
+		xmlns   = `xmlns="https://sts.amazonaws.com/doc/2011-06-15/"`
+		self    = `<GetCallerIdentityResponse ` + xmlns + `><GetCallerIdentityResult><Arn>arn:aws:iam::111122223333:user/regcred</Arn></GetCallerIdentityResult></GetCallerIdentityResponse>`
+		assumed = `<AssumeRoleResponse ` + xmlns + `><AssumeRoleResult><Credentials><AccessKeyId>ASIAIOSFODNN7EXAMPLE</AccessKeyId><SecretAccessKey>s</SecretAccessKey><SessionToken>t</SessionToken><Expiration>2026-03-01T13:00:00Z</Expiration></Credentials></AssumeRoleResult></AssumeRoleResponse>`
+		token   = `{"authorizationData":[{"authorizationToken":"QVdTOnBhc3N3b3Jk","expiresAt":1772409600.5,"proxyEndpoint":"https://x"}]}`
+		public  = `{"authorizationData":{"authorizationToken":"QVdTOnBhc3N3b3Jk","expiresAt":1e308}}`
+		refused = `<ErrorResponse><Error><Type>Sender</Type><Code>InvalidClientTokenId</Code><Message>{secret}&#10;{secret}</Message></Error></ErrorResponse>`
+		keys    = `<ListAccessKeysResponse><ListAccessKeysResult><IsTruncated>true</IsTruncated><Marker>m</Marker><AccessKeyMetadata><member><AccessKeyId>AKIAIOSFODNN7EXAMPLE</AccessKeyId></member><member></member></AccessKeyMetadata></ListAccessKeysResult></ListAccessKeysResponse>`
+	)
+	connection := func(registry string, more issuer.Settings) issuer.Connection {
+		settings := issuer.Settings{"access_key_id": "AKIAIOSFODNN7EXAMPLE"}
+		for field, value := range more {
+			settings[field] = value
+		}
+		c := secretly("secret_access_key", "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY", settings)
+		c.Registries = []dockerconfig.Key{dockerconfig.Key(registry)}
+		return c
+	}
+	fuzzAnswers(f, ecr.Type(),
+		[]issuer.Connection{
+			connection("123456789012.dkr.ecr.eu-central-1.amazonaws.com", nil),
+			connection("123456789012.dkr.ecr.eu-central-1.amazonaws.com", issuer.Settings{"role_arn": "arn:aws:iam::123456789012:role/regcred-ecr"}),
+			connection("public.ecr.aws", nil),
+		},
+		[]issuer.Settings{{}, {"repositories": "team/app"}, {}},
+		[][]theAnswer{
+			{{0, "", token}},
+			{{0, "", public}},
+			{{0, "", self}, {0, "", token}},
+			{{0, "", strings.ReplaceAll(self, "user/regcred", "{secret}:root")}, {0, "", token}},
+			{{0, "", assumed}, {0, "", token}},
+			{{0, "", assumed}, {0, "", self}, {0, "", token}},
+			{{0, "", self}, {0, "", keys}},
+			{{0, "", `<ListUserTagsResponse><ListUserTagsResult><Tags><member><Key>regcred-rotate-root</Key><Value>` + fuzzedName + `</Value></member></Tags></ListUserTagsResult></ListUserTagsResponse>`}},
+			{{203, "Content-Type: text/xml", refused}},
+			{{200, "X-Amzn-ErrorType: UnrecognizedClientException:{secret}", `{"__type":"com.amazon#X","message":"{secret}\nAuthorization {secret}"}`}},
+		})
+}

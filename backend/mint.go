@@ -111,6 +111,10 @@ func (b *backend) mintFor(ctx context.Context, storage logical.Storage, name str
 		return nil, fmt.Errorf("minting a credential for role %q: %w", name, err)
 	}
 	made.ID, made.ExpiresAt = answer.ID, answer.ExpiresAt
+	if !made.works() {
+		b.abandon(ctx, storage, made)
+		return nil, badGateway(fmt.Errorf("the registry of connection %q minted what ends at a time that cannot be right; its clock, or that of Vault, may be wrong", c.Name))
+	}
 	if made.Docker, err = pullSecretOf(c.Registries, answer); err != nil {
 		b.abandon(ctx, storage, made)
 		return nil, badGateway(fmt.Errorf("the registry of connection %q minted what cannot be in a pull secret: %w", c.Name, err))
@@ -120,6 +124,13 @@ func (b *backend) mintFor(ctx context.Context, storage logical.Storage, name str
 		return nil, err
 	}
 	return made, nil
+}
+
+// works reports whether the time at which a credential ends is after the one at
+// which it was minted, and one that storage and tools can hold. Else each read
+// would mint another.
+func (m *issued) works() bool {
+	return m.ExpiresAt.IsZero() || m.ExpiresAt.After(m.MintedAt) && m.ExpiresAt.UTC().Year() <= 9999
 }
 
 // pullSecretOf makes a Docker config of a minted credential.

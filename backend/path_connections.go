@@ -672,7 +672,7 @@ func parseURL(text string) (string, error) {
 	}
 	u, err := url.Parse(text)
 	switch {
-	case err != nil || u.Host == "" || u.Hostname() == "":
+	case err != nil || u.Hostname() == "" || strings.Contains(u.Host, "%"): // no zones, which are of one machine
 		return "", errors.New("must be a URL, such as https://gitlab.example.com")
 	case u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.ForceQuery:
 		return "", errors.New("must have neither a user, a query nor a fragment")

@@ -6,7 +6,13 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"go/types"
 	"net/http"
+	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -270,11 +276,12 @@ func TestWhatHoldsSecretsCannotBePrinted(t *testing.T) {
 	values := []any{r, *r, r.Static, *r.Static, r.Static.Docker, r.Static.Docker.Credentials()}
 	values = append(values, holdingSecrets(t, e)...)
 	ofStorage := []any{stored, &stored, storedConnection, &storedConnection, storedShared, &storedShared, storedConnection.Root, storedConnection.Root.Retired, *storedConnection.Root.Retired, storedShared.Current, *storedShared.Current}
+	checkNoneIsMissing(t, append(values, ofStorage...))
 	for i, value := range append(values, ofStorage...) {
-		for _, verb := range "vsdqxXtbcoOUeEfFgGT" { // %p takes only pointers: go vet
+		for _, verb := range "vsdqxXtbcoOUeEfFgGTp" {
 			for _, flags := range []string{"", "+", "#", " ", "-10", ".3"} {
 				format := "%" + flags + string(verb)
-				if text := fmt.Sprintf(format, value); leaks(text) {
+				if text := fmt.Sprintf(format, value); planted.In(text) != nil {
 					t.Errorf("%T with %s: %s", value, format, text)
 				}
 			}
@@ -284,7 +291,7 @@ func TestWhatHoldsSecretsCannotBePrinted(t *testing.T) {
 		if i < len(values) { // the JSON of the others is what is stored
 			hclog.New(&hclog.LoggerOptions{Output: &log, JSONFormat: true}).Error("message", "value", value)
 		}
-		if leaks(log.String()) {
+		if planted.In(log.String()) != nil {
 			t.Errorf("%T in a log: %s", value, log.String())
 		}
 	}
@@ -313,19 +320,99 @@ func holdingSecrets(t *testing.T, e *engine) []any {
 	made := issued{minted: s.Current.minted, Docker: s.Current.Docker, done: func() {}}
 	secret := pullSecret{Docker: s.Current.Docker, sources: []source{{name: "shared", docker: s.Current.Docker, shared: s}}}
 	credential := issuer.Credential{ID: "x", Username: "robot", Password: dockerconfig.NewSecret(marker)}
-	return append(values, s, &s, s.Current, *s.Current, made, &made, secret, &secret, secret.sources, credential, &credential)
+	proposed := proposal{role: &role{Static: &staticRole{Docker: s.Current.Docker}}, secret: secret}
+	return append(values, proposed, &proposed, s, &s, s.Current, *s.Current, made, &made, secret, &secret, secret.sources, credential, &credential)
 }
 
-// leaks finds the marker as text, base64, hexadecimal and as a list of bytes.
-func leaks(text string) bool {
-	forms := slices.Clone(secretForms)
-	for _, format := range []string{"%x", "%X", "% x", "%d"} {
-		forms = append(forms, strings.Trim(fmt.Sprintf(format, []byte(marker)), "[]"))
+// secretTypes are those that bring a secret into a struct which has a field of
+// them.
+var secretTypes = regexp.MustCompile(`\b(unprintable|json\.RawMessage|(dockerconfig\.)?(Secret|Config|Credential)|(issuer\.)?(Secrets|Root|Connection|Credential|Client))\b`)
+
+// structs returns the structs that the files of a folder declare, each with the
+// types of its fields by name.
+func structs(t *testing.T, folder string) map[string]map[string]string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(folder, "*.go"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%s: no files, %v", folder, err)
 	}
-	for _, form := range forms {
-		if strings.Contains(text, form) {
+	all := map[string]map[string]string{}
+	for _, file := range files {
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(parsed, func(node ast.Node) bool {
+			declared, isType := node.(*ast.TypeSpec)
+			if !isType {
+				return true
+			}
+			if body, isStruct := declared.Type.(*ast.StructType); isStruct {
+				fields := map[string]string{}
+				for _, field := range body.Fields.List {
+					kind := types.ExprString(field.Type)
+					if len(field.Names) == 0 {
+						fields[kind] = kind
+					}
+					for _, name := range field.Names {
+						fields[name.Name] = kind
+					}
+				}
+				all[declared.Name.Name] = fields
+			}
 			return true
+		})
+	}
+	return all
+}
+
+// checkNoneIsMissing expects each struct of the engine that can hold a secret,
+// in whatever depth, to be among the values.
+func checkNoneIsMissing(t *testing.T, values []any) {
+	t.Helper()
+	tried := map[string]bool{}
+	for _, value := range values {
+		kind := reflect.TypeOf(value)
+		for kind.Kind() == reflect.Pointer || kind.Kind() == reflect.Slice {
+			kind = kind.Elem()
+		}
+		tried[kind.Name()] = true
+	}
+	declared := structs(t, ".")
+	holding := map[string]bool{}
+	for changed := true; changed; {
+		changed = false
+		for name, fields := range declared {
+			for _, kind := range fields {
+				inner := strings.TrimLeft(kind, "*[]")
+				if !holding[name] && !strings.HasPrefix(kind, "func(") && (secretTypes.MatchString(kind) || holding[inner]) {
+					holding[name], changed = true, true
+				}
+			}
 		}
 	}
-	return false
+	for name := range holding {
+		if !tried[name] {
+			t.Errorf("%s can hold a secret: have it tried here", name)
+		}
+	}
+}
+
+// What is called a secret is none of the types that anybody prints.
+func TestSecretsAreNoPlainTexts(t *testing.T) {
+	called := regexp.MustCompile(`(?i)^(auth|token|bearer|sent|credential)$|password|secret`)
+	plain := regexp.MustCompile(`^[*]?(\[\])?(string|byte|any|map\[string\]string)$`)
+	for _, folder := range []string{".", "dockerconfig", "issuer", "issuer/ecr", "issuer/gitea", "issuer/gitlab", "issuer/harbor", "redact", "registry"} {
+		for name, fields := range structs(t, folder) {
+			_, guarded := fields["unprintable"]
+			for field, kind := range fields {
+				if called.MatchString(field) && plain.MatchString(kind) && !guarded && !slices.Contains([]string{"dockerconfig.entry"}, folder+"."+name) {
+					t.Errorf("%s: %s.%s is a %s, which is printed as it is", folder, name, field, kind)
+				}
+			}
+		}
+	}
 }

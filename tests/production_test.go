@@ -3,8 +3,6 @@
 package tests
 
 import (
-	"encoding/json"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -142,60 +140,6 @@ func TestPluginTellsItsVersion(t *testing.T) {
 	out, err := exec.Command(binary).CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "plugin") {
 		t.Errorf("run by hand: want an error that speaks of a plugin, got %v\n%s", err, out)
-	}
-}
-
-func TestAuditShowsOnlyHMACs(t *testing.T) {
-	t.Parallel()
-	v := servers.StartVault(t)
-	log := filepath.Join(t.TempDir(), "audit.log")
-	if err := v.Client.Sys().EnableAuditWithOptions("file", &api.EnableAuditOptions{Type: "file", Options: map[string]string{"file_path": log}}); err != nil {
-		t.Fatal(err)
-	}
-	const user, email = "user-m4rk", "ops-m4rk@example.com"
-	write(t, v.Client, "regcred/roles/app", fields{"registry": "registry.example.com", "username": user, "password": marker, "email": email})
-	write(t, v.Client, "regcred/roles/all", dockerConfig(fmt.Sprintf(`{"auths":{"registry.example.com":{"username":%q,"password":%q}}}`, user, marker)))
-	var derived []string
-	for _, path := range []string{"app", "all", "app/kubernetes", "app/docker"} {
-		for _, value := range read(t, v.Client, "regcred/creds/"+path) {
-			if text := value.(string); text != "registry.example.com" {
-				derived = append(derived, text)
-			}
-		}
-	}
-	_, err := v.Client.Logical().Write("regcred/roles/app", fields{"pasword": marker})
-	refusal(t, err)
-
-	content, err := os.ReadFile(log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	entries := 0
-	for line := range strings.Lines(string(content)) {
-		var entry struct {
-			Request struct {
-				Path string `json:"path"`
-			} `json:"request"`
-		}
-		if err := json.Unmarshal([]byte(line), &entry); err != nil {
-			t.Fatalf("audit log: %v", err)
-		}
-		if strings.HasPrefix(entry.Request.Path, servers.Mount+"/") {
-			entries++
-		}
-		for _, secret := range append(derived, marker, email) {
-			if strings.Contains(line, secret) {
-				t.Errorf("the audit log shows %q:\n%s", secret, line)
-			}
-		}
-	}
-	if want := 14; entries != want { // a request and a response for each of seven
-		t.Errorf("want %d audit entries for %s/, got %d", want, servers.Mount, entries)
-	}
-	for _, secret := range append(derived, marker, email, user) {
-		if strings.Contains(v.Log(), secret) {
-			t.Errorf("Vault's log at level trace shows %q", secret)
-		}
 	}
 }
 

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package tests
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"vault-plugin-secrets-regcred/backend/issuer/gitlab/gitlabtest"
+	"vault-plugin-secrets-regcred/backend/issuer/issuertest"
+)
+
+// dieWhileMinting ends the plugin while it mints: killed, and with a dump of
+// what all of it is at, as that of a panic.
+func (p *planting) dieWhileMinting(s *gitlabtest.Server) {
+	p.t.Helper()
+	for _, signal := range []syscall.Signal{syscall.SIGKILL, syscall.SIGQUIT} {
+		pid := p.PluginPID(p.t)
+		minting := make(chan struct{}, 1)
+		s.Plant(1, s.MintMatch, func(w http.ResponseWriter, r *http.Request, act http.Handler) {
+			minting <- struct{}{}
+			issuertest.HangAfterActing(w, r, act)
+		})
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			_, _ = p.Client.Logical().Read("regcred/creds/held") // fails with the process
+		}()
+		select {
+		case <-minting:
+		case <-time.After(heldFor):
+			p.t.Fatal("nothing is minted")
+		}
+		if err := syscall.Kill(pid, signal); err != nil {
+			p.t.Fatal(err)
+		}
+		<-done
+		p.WaitUntilServed(p.t)
+		s.Mend()
+	}
+	eventually(p.t, heldFor, func() error {
+		if !strings.Contains(p.Log(), "goroutine ") || !strings.Contains(p.Log(), "mintFor") {
+			return errors.New("the log has no dump of the plugin's goroutines")
+		}
+		return nil
+	})
+}
+
+// lookAtProcess looks at what everybody on the machine sees of the plugin.
+func (p *planting) lookAtProcess() {
+	p.t.Helper()
+	for _, file := range []string{"cmdline", "environ"} {
+		content, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", p.PluginPID(p.t), file))
+		if err != nil || len(content) == 0 {
+			p.t.Fatalf("%s of the plugin: %v", file, err)
+		}
+		p.holdsNone("/proc/…/"+file, string(content))
+	}
+}

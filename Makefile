@@ -93,6 +93,7 @@ tools: $(TOOLS:%=.bin/%) skopeo ## what the tests need beside Vault, to .bin/
 .bin/external-secrets: tests/tools/external-secrets/go.sum
 .bin/gitea: tests/tools/gitea/go.sum
 .bin/gofumpt .bin/golangci-lint: tests/tools/lint/go.sum
+.bin/govulncheck: tests/tools/govulncheck/go.sum
 .bin/%: scripts/tool.sh
 	@scripts/tool.sh $*
 
@@ -119,8 +120,8 @@ fuzz: ## each fuzzer for $FUZZTIME, a number of inputs
 	@CGO_ENABLED=1 scripts/fuzz.sh $(FUZZTIME)
 
 .PHONY: vulncheck
-vulncheck: ## known vulnerabilities in what the plugin is built from (asks vuln.go.dev)
-	$(GO) run golang.org/x/vuln/cmd/govulncheck@latest ./...
+vulncheck: .bin/govulncheck ## known vulnerabilities in what the plugin is built from (asks vuln.go.dev)
+	.bin/govulncheck ./...
 
 .PHONY: clean
 clean: dev-stop ## remove what was built

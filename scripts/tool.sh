@@ -37,5 +37,6 @@ case ${1:-} in
   pause) CGO_ENABLED=0 go_build pause tests -ldflags="$small" ./tools/pause ;;
   gofumpt) go_build gofumpt tests/tools/lint -ldflags="$small" mvdan.cc/gofumpt ;;
   golangci-lint) go_build golangci-lint tests/tools/lint -ldflags="$small" github.com/golangci/golangci-lint/v2/cmd/golangci-lint ;;
-  *) die "usage: scripts/tool.sh registry|crane|kubectl|kube-apiserver|kubelet|etcd|external-secrets|gitea|read-kubelet|read-containers|bench-floor|pause|gofumpt|golangci-lint" ;;
+  govulncheck) go_build govulncheck tests/tools/govulncheck -ldflags="$small" golang.org/x/vuln/cmd/govulncheck ;;
+  *) die "usage: scripts/tool.sh registry|crane|kubectl|kube-apiserver|kubelet|etcd|external-secrets|gitea|read-kubelet|read-containers|bench-floor|pause|gofumpt|golangci-lint|govulncheck" ;;
 esac

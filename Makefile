@@ -16,9 +16,12 @@ PLUGIN := bin/vault-plugin-secrets-regcred
 TOOLS  := registry crane gitea kubectl read-kubelet read-containers
 E2E    := $(TOOLS) etcd kube-apiserver external-secrets
 
+# What is released; Vault and OpenBao run on these.
+PLATFORMS ?= linux/amd64 linux/arm64 linux/arm linux/s390x linux/ppc64le darwin/amd64 darwin/arm64 windows/amd64 freebsd/amd64
+
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: build vault ## start a real Vault, read a pull secret from it, stop it again
@@ -78,6 +81,22 @@ e2e-kubelet: build vault skopeo $(TOOLS:%=.bin/%) .bin/etcd .bin/kube-apiserver 
 	@scripts/node.sh
 	cd tests/e2e && CGO_ENABLED=1 $(GO) test -race -count=1 -parallel=8 -timeout=10m -tags e2e,e2e_kubelet -run='^TestKubelet$$'
 
+.PHONY: release
+release: .bin/pack .bin/cyclonedx-gomod ## archives, image, bills of materials and checksums for $PLATFORMS, to dist/
+	@scripts/release.sh $(VERSION) $(PLATFORMS)
+
+.PHONY: release-check
+release-check: release vault .bin/registry .bin/crane ## the same, and test all of it: built twice, unpacked, pulled, run by a real Vault
+	cd tests/release && VERSION=$(VERSION) PLATFORMS="$(PLATFORMS)" $(GO) test -count=1 -timeout=30m
+
+.PHONY: goreleaser-check
+goreleaser-check: release .bin/goreleaser ## does .goreleaser.yaml make the same?
+	@scripts/goreleaser.sh $(VERSION)
+
+.PHONY: push
+push: .bin/crane ## the image in dist/ to the registry and repository $IMAGE; signed by cosign if $SIGN is set
+	@scripts/push.sh $(VERSION) "$(IMAGE)"
+
 .PHONY: tools
 tools: $(TOOLS:%=.bin/%) skopeo ## what the tests need beside Vault, to .bin/
 	@cd tests/tools/schemas && $(GO) mod download
@@ -94,6 +113,10 @@ tools: $(TOOLS:%=.bin/%) skopeo ## what the tests need beside Vault, to .bin/
 .bin/gitea: tests/tools/gitea/go.sum
 .bin/gofumpt .bin/golangci-lint: tests/tools/lint/go.sum
 .bin/govulncheck: tests/tools/govulncheck/go.sum
+.bin/actionlint: tests/tools/actionlint/go.sum
+.bin/cyclonedx-gomod: tests/tools/cyclonedx/go.sum
+.bin/goreleaser: tests/tools/goreleaser/go.sum
+.bin/pack: $(wildcard tests/tools/pack/*.go) tests/go.sum
 .bin/%: scripts/tool.sh
 	@scripts/tool.sh $*
 
@@ -125,4 +148,4 @@ vulncheck: .bin/govulncheck ## known vulnerabilities in what the plugin is built
 
 .PHONY: clean
 clean: dev-stop ## remove what was built
-	rm -rf bin .bin .dev
+	rm -rf bin .bin .dev dist

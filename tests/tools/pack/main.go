@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: MPL-2.0
+
+// Command pack makes of built programs the files that are released. The same
+// input gives the same bytes: nothing of the machine, the user, or the hour
+// gets into them, only the time in $SOURCE_DATE_EPOCH.
+//
+//	pack archive FILE.tar.gz|FILE.zip PATH...
+//	pack image FOLDER FILE.tar VERSION PROGRAM PLATFORM=PATH...
+package main
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"time"
+)
+
+const usage = "usage: pack archive FILE.tar.gz|FILE.zip PATH... | pack image FOLDER FILE.tar VERSION PROGRAM PLATFORM=PATH..."
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "pack:", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string) error {
+	epoch, err := strconv.ParseInt(os.Getenv("SOURCE_DATE_EPOCH"), 10, 64)
+	if err != nil {
+		return fmt.Errorf("SOURCE_DATE_EPOCH must be seconds since 1970: %w", err)
+	}
+	at := time.Unix(epoch, 0).UTC()
+	switch {
+	case len(args) > 2 && args[0] == "archive":
+		return writeArchive(args[1], args[2:], at)
+	case len(args) > 5 && args[0] == "image":
+		img := image{version: args[3], program: args[4], created: at}
+		return img.write(args[1], args[2], args[5:])
+	default:
+		return fmt.Errorf("%s", usage)
+	}
+}

@@ -97,6 +97,10 @@ goreleaser-check: release .bin/goreleaser ## does .goreleaser.yaml make the same
 push: .bin/crane ## the image in dist/ to the registry and repository $IMAGE; signed by cosign if $SIGN is set
 	@scripts/push.sh $(VERSION) "$(IMAGE)"
 
+.PHONY: publish
+publish: ## sign the checksums in dist/ with cosign, and draft a release on GitHub with gh
+	@scripts/publish.sh $(VERSION)
+
 .PHONY: tools
 tools: $(TOOLS:%=.bin/%) skopeo ## what the tests need beside Vault, to .bin/
 	@cd tests/tools/schemas && $(GO) mod download
@@ -125,12 +129,13 @@ skopeo:
 	@scripts/skopeo.sh
 
 .PHONY: lint
-lint: .bin/gofumpt .bin/golangci-lint ## formatting, go vet and golangci-lint
+lint: .bin/gofumpt .bin/golangci-lint .bin/actionlint ## formatting, go vet, golangci-lint and actionlint
 	@unformatted=$$(.bin/gofumpt -l backend cmd tests); \
 		if [ -n "$$unformatted" ]; then echo "not formatted (make fmt mends it):"; echo "$$unformatted"; exit 1; fi
 	$(GO) vet -tags killpoints,profile ./...
 	.bin/golangci-lint run --build-tags killpoints,profile ./...
 	cd tests && $(GO) vet -tags e2e,e2e_kubelet ./... && ../.bin/golangci-lint run --build-tags e2e,e2e_kubelet ./...
+	.bin/actionlint
 
 .PHONY: fmt
 fmt: .bin/gofumpt ## format the Go files

@@ -101,6 +101,10 @@ push: .bin/crane ## the image in dist/ to the registry and repository $IMAGE; si
 publish: ## sign the checksums in dist/ with cosign, and draft a release on GitHub with gh
 	@scripts/publish.sh $(VERSION)
 
+.PHONY: e2e-terraform
+e2e-terraform: build vault .bin/tofu .bin/terraform-provider-vault ## OpenTofu sets the engine up, changes it, and removes it
+	cd tests/terraform && $(GO) test -count=1 -timeout=20m
+
 .PHONY: tools
 tools: $(TOOLS:%=.bin/%) skopeo ## what the tests need beside Vault, to .bin/
 	@cd tests/tools/schemas && $(GO) mod download
@@ -120,6 +124,8 @@ tools: $(TOOLS:%=.bin/%) skopeo ## what the tests need beside Vault, to .bin/
 .bin/actionlint: tests/tools/actionlint/go.sum
 .bin/cyclonedx-gomod: tests/tools/cyclonedx/go.sum
 .bin/goreleaser: tests/tools/goreleaser/go.sum
+.bin/tofu: tests/tools/opentofu/go.sum
+.bin/terraform-provider-vault: tests/tools/terraform-provider-vault/go.sum
 .bin/pack: $(wildcard tests/tools/pack/*.go) tests/go.sum
 .bin/%: scripts/tool.sh
 	@scripts/tool.sh $*

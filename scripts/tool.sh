@@ -39,8 +39,12 @@ case ${1:-} in
   cyclonedx-gomod) go_build cyclonedx-gomod tests/tools/cyclonedx -ldflags="$small" github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod ;;
   goreleaser) go_build goreleaser tests/tools/goreleaser -ldflags="$small" github.com/goreleaser/goreleaser/v2 ;;
   actionlint) go_build actionlint tests/tools/actionlint -ldflags="$small" github.com/rhysd/actionlint/cmd/actionlint ;;
+  tofu) go_build tofu tests/tools/opentofu -ldflags="$small" github.com/opentofu/opentofu/cmd/tofu ;;
+  terraform-provider-vault)
+    go_build terraform-provider-vault tests/tools/terraform-provider-vault -ldflags="$small" github.com/terraform-providers/terraform-provider-vault
+    ;;
   gofumpt) go_build gofumpt tests/tools/lint -ldflags="$small" mvdan.cc/gofumpt ;;
   golangci-lint) go_build golangci-lint tests/tools/lint -ldflags="$small" github.com/golangci/golangci-lint/v2/cmd/golangci-lint ;;
   govulncheck) go_build govulncheck tests/tools/govulncheck -ldflags="$small" golang.org/x/vuln/cmd/govulncheck ;;
-  *) die "usage: scripts/tool.sh registry|crane|kubectl|kube-apiserver|kubelet|etcd|external-secrets|gitea|read-kubelet|read-containers|bench-floor|pause|pack|cyclonedx-gomod|goreleaser|actionlint|gofumpt|golangci-lint|govulncheck" ;;
+  *) die "usage: scripts/tool.sh registry|crane|kubectl|kube-apiserver|kubelet|etcd|external-secrets|gitea|read-kubelet|read-containers|bench-floor|pause|pack|cyclonedx-gomod|goreleaser|actionlint|tofu|terraform-provider-vault|gofumpt|golangci-lint|govulncheck" ;;
 esac

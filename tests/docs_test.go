@@ -30,7 +30,8 @@ import (
 // text and a line "…" for any lines; times, tokens, checksums and the server's
 // address may differ. All blocks of a page are one session, on a Vault of its
 // own with the engine at regcred/, unless the page enables it there itself. In
-// the working directory, bin/ has the plugin and new/ a build of version v0.2.0,
+// the working directory, bin/ has the plugin and new/ a build of version v0.2.0, the
+// archive of a release and its checksums are those of a build of version v0.1.0,
 // examples/ is that of this repository,
 // policy.hcl and jwt-role.json are those of External Secrets, sa.pub is a public key;
 // registry.example.com:5000 is a real registry with the image team/my_app:1.4. A page
@@ -270,6 +271,9 @@ func prepare(t *testing.T, v *servers.Vault, commands string) (dir string, stand
 	if strings.Contains(commands, "new/"+servers.PluginName) {
 		links["new"] = filepath.Dir(buildPlugin(t, "v0.2.0"))
 	}
+	if name := servers.PluginName + "_0.1.0_linux_amd64.tar.gz"; strings.Contains(commands, name) {
+		prepareRelease(t, dir, name)
+	}
 	for name, target := range links {
 		if err := os.Symlink(target, filepath.Join(dir, name)); err != nil {
 			t.Fatal(err)
@@ -301,6 +305,23 @@ func prepare(t *testing.T, v *servers.Vault, commands string) (dir string, stand
 		}
 	}
 	return dir, stands
+}
+
+// prepareRelease packs a build as "make release" does, for one platform; what that
+// really makes, tests/release tests.
+func prepareRelease(t *testing.T, dir, archive string) {
+	t.Helper()
+	program := buildPlugin(t, "v0.1.0")
+	script := fmt.Sprintf(`set -e
+mkdir linux_amd64 && cp %q linux_amd64/
+tar -czf %s -C linux_amd64 %s
+sha256sum linux_amd64/* > SHA256SUMS.binaries
+sha256sum *.tar.gz SHA256SUMS.binaries > SHA256SUMS`, program, archive, servers.PluginName)
+	cmd := exec.CommandContext(t.Context(), "bash", "-c", script)
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("packing a release: %v\n%s", err, out)
+	}
 }
 
 // standIns start what stands for a registry that mints, by what a page says for

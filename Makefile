@@ -21,7 +21,7 @@ PLATFORMS ?= linux/amd64 linux/arm64 linux/arm linux/s390x linux/ppc64le darwin/
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: build vault ## start a real Vault, read a pull secret from it, stop it again

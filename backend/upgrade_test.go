@@ -105,7 +105,7 @@ func checkAhead(t *testing.T, path string, want, got fields) {
 	if want["ttl"] == nil || strings.HasPrefix(path, "roles/") {
 		return
 	}
-	was, is := asSeconds(t, want["ttl"]), asSeconds(t, got["ttl"])
+	was, is := secondsIn(t, want["ttl"]), secondsIn(t, got["ttl"])
 	if is < 1 || is > was || was-is > 60 {
 		t.Errorf("%s: want a ttl of about %d, got %d", path, was, is)
 	}
@@ -113,7 +113,7 @@ func checkAhead(t *testing.T, path string, want, got fields) {
 	delete(got, "ttl")
 }
 
-func asSeconds(t *testing.T, value any) int64 {
+func secondsIn(t *testing.T, value any) int64 {
 	t.Helper()
 	number, ok := value.(json.Number)
 	if !ok {

@@ -104,7 +104,7 @@ func (r refusals) RoundTrip(in *http.Request) (*http.Response, error) {
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if done {
-		return nil, issuer.Garbledf("answered %s to a deletion, where 204 is right", resp.Status)
+		return nil, issuer.Garbledf("answered %d to a deletion, where 204 is right", resp.StatusCode)
 	}
 	e := &refused{status: resp.StatusCode}
 	if body, err := io.ReadAll(io.LimitReader(resp.Body, maxRefusal)); err != nil || json.Unmarshal(body, &e.said) != nil {

@@ -358,7 +358,7 @@ func TestRevokeOfOddAnswers(t *testing.T) {
 		o := open(t, s, s.Connection(), role)
 		minted := o.mint(t, "regcred-x", time.Now().Add(time.Hour))
 		s.Plant(1, issuertest.Method(http.MethodDelete), issuertest.Garbage)
-		wantError(t, o.Revoke(t.Context(), o.Settings, minted.ID), 0, false, "answered 200 OK to a deletion, where 204 is right")
+		wantError(t, o.Revoke(t.Context(), o.Settings, minted.ID), 0, false, "answered 200 to a deletion, where 204 is right")
 		if len(s.Living()) != 1 {
 			t.Errorf("%v: want it alive, got %v", role, s.Living())
 		}

@@ -65,7 +65,7 @@ func (a api) do(ctx context.Context, as login, c call) (http.Header, error) {
 	if c.out == nil {
 		// A page that a proxy answers with status 200 does not prove that it was done.
 		if said, _ := io.CopyN(io.Discard, answer.Body, 1); said > 0 {
-			return nil, issuer.Garbledf("answered %s with a body, where Harbor has none", answer.Status)
+			return nil, issuer.Garbledf("answered %d with a body, where Harbor has none", answer.StatusCode)
 		}
 		return answer.Header, nil
 	}

@@ -52,8 +52,8 @@ const (
 
 // TestClusterLosesItsLeaders has clients write and read through any node of a
 // cluster while its leader is killed again and again, at any time or just while
-// the registry mints or revokes, with its plugin or leaving that behind. All of
-// this must hold:
+// the registry mints or revokes, with its plugin or leaving that behind; and at
+// times hands over. All of this must hold:
 //
 //   - What was acknowledged is never lost: a read that begins afterwards does
 //     not find anything older, through whichever node, at any time. The same
@@ -71,6 +71,9 @@ func TestClusterLosesItsLeaders(t *testing.T) {
 	stop := w.work()
 	for n := 0; n < leadersKilled && !t.Failed(); n++ {
 		w.killLeader(n)
+		if n%5 == 4 && !t.Failed() {
+			w.stepDown()
+		}
 	}
 	w.judgeSuspects()
 	stop()
@@ -92,7 +95,7 @@ type clusterWorld struct {
 	member *register     // one that is written only, and joins the bundle
 	config *register     // of the mount
 	quiet  *register     // a role that is written while all is well
-	shared []*sharedRole // that are rotated by the engine; the last one joins the bundle
+	shared []*sharedRole // that the engine rotates
 	asked  *sharedRole   // rotated when asked for
 	remade *sharedRole   // deleted and made again
 	exists *register     // whether remade is there
@@ -107,7 +110,9 @@ type clusterWorld struct {
 	suspects []error        // failures while the cluster was not disturbed
 	problems int
 	failover []time.Duration
-	unasked  map[int]int // changes of the leader that the test did not make, by reign
+
+	handovers          map[int]int // changes of the leader without a death, by reign
+	stepsDown, unasked int         // those that the test made, and the others
 }
 
 func newClusterWorld(t *testing.T) *clusterWorld {
@@ -116,12 +121,14 @@ func newClusterWorld(t *testing.T) *clusterWorld {
 	w := &clusterWorld{
 		T: t, lab: lab, cluster: servers.StartCluster(t),
 		member: newRegister("roles/member"), config: newRegister("config"), quiet: newRegister("roles/quiet"),
-		shared: []*sharedRole{newShared("one"), newShared("two"), newShared("joined")},
-		asked:  newShared("asked"), remade: newShared("remade"), exists: newRegister("roles/remade"),
-		failures: map[string]int{}, unasked: map[int]int{},
+		asked: newShared("asked"), remade: newShared("remade"), exists: newRegister("roles/remade"),
+		failures: map[string]int{}, handovers: map[int]int{},
 	}
 	for n := range 5 {
 		w.static = append(w.static, newRegister(fmt.Sprintf("roles/static-%d", n)))
+	}
+	for _, name := range rotated {
+		w.shared = append(w.shared, newShared(name))
 	}
 	c := lab.Connection()
 	w.mustWrite("connections/gitlab", map[string]any{
@@ -140,9 +147,30 @@ func newClusterWorld(t *testing.T) *clusterWorld {
 
 func (w *clusterWorld) mustWrite(path string, data map[string]any) {
 	w.Helper()
-	if _, err := w.anyNode().Client.Logical().Write(at(path), data); err != nil {
-		w.Fatalf("writing %s: %v", path, err)
-	}
+	w.must("writing "+path, func(c *api.Logical) error {
+		_, err := c.Write(at(path), data)
+		return err
+	})
+}
+
+func (w *clusterWorld) mustDelete(path string) {
+	w.Helper()
+	w.must("deleting "+path, func(c *api.Logical) error {
+		_, err := c.Delete(at(path))
+		return err
+	})
+}
+
+// must sends a request through any node, again while no node leads.
+func (w *clusterWorld) must(what string, request func(*api.Logical) error) {
+	w.Helper()
+	eventually(w.T, clusterLimit, func() error {
+		err := request(w.anyNode().Client.Logical())
+		if err != nil && !saysNoLeader(err) {
+			w.Fatalf("%s: %v", what, err)
+		}
+		return err
+	})
 }
 
 func at(path string) string { return servers.Mount + "/" + path }
@@ -461,43 +489,43 @@ func (w *clusterWorld) checkPull(v *servers.Vault, s *sharedRole, c issuer.Crede
 // way is one to kill a leader.
 type way struct {
 	name    string
-	catch   func(*recordedLab) func(*http.Request) bool // nil: at any time
+	catch   func(r *http.Request, role string) bool // nil: at any time
 	acted   bool
 	machine bool // the plugin dies with it
 }
 
-func minting(lab *recordedLab) func(*http.Request) bool { return lab.MintMatch }
-func revoking(*recordedLab) func(*http.Request) bool    { return revokes }
+// rotating matches the mint of a rotation.
+func rotating(_ *http.Request, role string) bool { return slices.Contains(rotated, role) }
+
+func revoking(r *http.Request, _ string) bool { return revokes(r) }
+
+// rotated are the roles that the engine rotates; the last one joins the bundle.
+var rotated = []string{"one", "two", "joined"}
 
 var ways = []way{
-	{"after a mint, before its answer", minting, true, true},
+	{"after a mint, before its answer", rotating, true, true},
 	{"at any time", nil, false, true},
-	{"before a mint, which its plugin lives to see", minting, false, false},
+	{"before a mint, which its plugin lives to see", rotating, false, false},
 	{"after a revocation, before its answer", revoking, true, true},
 	{"at any time, leaving its plugin behind", nil, false, false},
-	{"before a mint", minting, false, true},
-	{"after a mint, which its plugin lives to see", minting, true, false},
+	{"before a mint", rotating, false, true},
+	{"after a mint, which its plugin lives to see", rotating, true, false},
 }
 
 // killLeader kills the leader, and waits until the next one has proven itself.
 func (w *clusterWorld) killLeader(n int) {
 	way := ways[n%len(ways)]
-	w.judgeSuspects()
-	leader, _ := w.cluster.Leader()
-	if leader == nil {
-		w.Fatal("no node leads")
-	}
+	leader := w.leaderInPeace()
 	free := func(bool) {}
 	if way.catch != nil {
 		var caught <-chan struct{}
-		caught, free = w.lab.holdNext(w.T, way.catch(w.lab), way.acted)
+		caught, free = w.lab.holdNext(w.T, way.catch, way.acted)
 		select {
 		case <-caught:
 		case <-time.After(clusterLimit):
 			w.Fatalf("the registry is not asked for anything any more: wanted to kill node %s %s", leader.Name(), way.name)
 		}
-	} else {
-		time.Sleep(time.Duration(rand.IntN(1000)) * time.Millisecond)
+		leader = w.cluster.WaitUntilServed(w.T) // it may have changed without being asked
 	}
 	w.season.Add(1)
 	killed := time.Now()
@@ -516,11 +544,44 @@ func (w *clusterWorld) killLeader(n int) {
 	w.nothingIsLost()
 	w.cluster.EndOrphans()
 	w.cluster.Revive(w.T, leader)
-	next := w.cluster.WaitUntilWhole(w.T)
-	_, w.since = w.cluster.Leader()
-	w.Logf("%2d: node %s killed %s: node %s serves after %.1f s, all do after %.1f s", n+1, leader.Name(), way.name, next.Name(), served.Sub(killed).Seconds(), time.Since(killed).Seconds())
+	w.proven(fmt.Sprintf("%2d: node %s killed %s", n+1, leader.Name(), way.name), killed, served)
+}
+
+// stepDown has a leader hand over, and stay alive, so that it can lead again
+// with what it has in memory.
+func (w *clusterWorld) stepDown() {
+	leader := w.leaderInPeace()
 	w.season.Add(1)
-	w.allForward(next)
+	asked := time.Now()
+	if err := leader.Client.Sys().StepDown(); err != nil {
+		w.Fatalf("node %s does not step down: %v", leader.Name(), err)
+	}
+	eventually(w.T, clusterLimit, func() error {
+		if next := w.cluster.WaitUntilServed(w.T); next == leader {
+			return fmt.Errorf("node %s still leads", leader.Name())
+		}
+		return nil
+	})
+	w.handovers[w.lab.nowReigns()]++
+	w.stepsDown++
+	w.proven(fmt.Sprintf("    node %s stepped down", leader.Name()), asked, time.Now())
+}
+
+// leaderInPeace returns the leader at a random time, while all is well.
+func (w *clusterWorld) leaderInPeace() *servers.Vault {
+	time.Sleep(time.Duration(rand.IntN(1000)) * time.Millisecond)
+	w.judgeSuspects()
+	return w.cluster.WaitUntilServed(w.T)
+}
+
+// proven waits until the cluster is whole, and the new leader does what the
+// former one did.
+func (w *clusterWorld) proven(what string, from, served time.Time) {
+	leader := w.cluster.WaitUntilWhole(w.T)
+	_, w.since = w.cluster.Leader()
+	w.Logf("%s: node %s leads; a node answers after %.1f s, all do after %.1f s", what, leader.Name(), served.Sub(from).Seconds(), time.Since(from).Seconds())
+	w.season.Add(1)
+	w.allForward(leader)
 	w.rotationsGoOn(served)
 }
 
@@ -534,7 +595,8 @@ func (w *clusterWorld) judgeSuspects() {
 	w.suspects = nil
 	w.mu.Unlock()
 	if !since.Equal(w.since) {
-		w.unasked[w.lab.nowReigns()]++
+		w.handovers[w.lab.nowReigns()]++
+		w.unasked++
 		w.since = since
 		return
 	}
@@ -625,7 +687,7 @@ func (w *clusterWorld) eachOnce() {
 		vain := map[int]int{}
 		for _, t := range w.lab.of(s.name) {
 			if t.lastRead.IsZero() {
-				if vain[t.reign]++; vain[t.reign] > 1+w.unasked[t.reign] {
+				if vain[t.reign]++; vain[t.reign] > 1+w.handovers[t.reign] {
 					w.fail(fmt.Errorf("%s: %s was minted in vain, and not the only one under one leader: a rotation was done twice", s.name, t.name))
 				}
 				continue
@@ -662,11 +724,11 @@ func (w *clusterWorld) fewAreAlive(s *sharedRole, when time.Time) {
 // registry, which takes five minutes unless it is a build for tests that does
 // it at once.
 func (w *clusterWorld) leaveNothing() {
-	for _, s := range w.shared {
-		w.mustWrite("roles/"+s.name, map[string]any{"rotation_period": "24h"})
+	roles := append(slices.Clone(w.shared), w.asked, w.remade)
+	for _, s := range roles { // so that what they serve stays
+		w.mustWrite("roles/"+s.name, w.dynamic(map[string]any{"rotation_period": "24h"}))
 	}
 	w.cluster.ReplacePlugin(w.T, servers.Bin(w.T, "regcred-killpoints"))
-	roles := append(slices.Clone(w.shared), w.asked, w.remade)
 	w.rollBackUntil(func() []string {
 		var serves []string
 		for _, s := range roles {
@@ -680,13 +742,6 @@ func (w *clusterWorld) leaveNothing() {
 	w.rollBackUntil(func() []string { return nil })
 	w.mustDelete("roles/bundle")
 	w.mustDelete("connections/gitlab") // refused while there is anything left to revoke
-}
-
-func (w *clusterWorld) mustDelete(path string) {
-	w.Helper()
-	if _, err := w.anyNode().Client.Logical().Delete(at(path)); err != nil {
-		w.Fatalf("deleting %s: %v", path, err)
-	}
 }
 
 // rollBackUntil has the engine do what it does every minute until what the
@@ -708,19 +763,20 @@ func (w *clusterWorld) rollBackUntil(want func() []string) {
 
 // servedBy returns the name of the credential that a role serves, if any.
 func (w *clusterWorld) servedBy(s *sharedRole) []string {
-	secret, err := w.anyNode().Client.Logical().Read(at("roles/" + s.name))
-	if err != nil {
-		w.Fatal(err)
-	}
-	if secret == nil || secret.Data["username"] == nil {
+	var role *api.Secret
+	w.must("reading roles/"+s.name, func(c *api.Logical) (err error) {
+		role, err = c.Read(at("roles/" + s.name))
+		return err
+	})
+	if role == nil || role.Data["username"] == nil {
 		return nil
 	}
 	for _, t := range w.lab.of(s.name) {
-		if t.username == secret.Data["username"] {
+		if t.username == role.Data["username"] {
 			return []string{t.name}
 		}
 	}
-	w.Fatalf("%s serves %v, which the registry has not minted", s.name, secret.Data["username"])
+	w.Fatalf("%s serves %v, which the registry has not minted", s.name, role.Data["username"])
 	return nil
 }
 
@@ -743,8 +799,8 @@ func (w *clusterWorld) report() {
 			}
 		}
 	}
-	fmt.Printf("%d leaders killed; the next one serves after %.1f s (median), %.1f s (most); %d changes of the leader by itself\n",
-		len(w.failover), w.failover[len(w.failover)/2].Seconds(), w.failover[len(w.failover)-1].Seconds(), len(w.unasked))
+	fmt.Printf("%d leaders killed; the next one serves after %.1f s (median), %.1f s (most); %d stepped down, %d changed without being asked\n",
+		len(w.failover), w.failover[len(w.failover)/2].Seconds(), w.failover[len(w.failover)-1].Seconds(), w.stepsDown, w.unasked)
 	fmt.Printf("%d writes and %d deletions acknowledged, %d reads answered, %d pulls\n", w.writes.Load(), w.deletions.Load(), w.reads.Load(), w.pulls.Load())
 	fmt.Printf("%d mints, %d of them in vain, %d rotations, %d revocations\n", minted, vain, rotations, revoked)
 	for _, kind := range slices.Sorted(maps.Keys(w.failures)) {

@@ -51,7 +51,7 @@ type token struct {
 
 // hold is a request that is to be held back.
 type hold struct {
-	match  func(*http.Request) bool
+	match  func(r *http.Request, role string) bool
 	acted  bool // before the answer, not before acting
 	caught chan struct{}
 	freed  chan bool // whether to go on as if nothing had happened
@@ -71,11 +71,12 @@ func revokes(r *http.Request) bool {
 
 // record does what is asked for, and notes it.
 func (lab *recordedLab) record(w http.ResponseWriter, r *http.Request, act http.Handler) {
-	held, reign := lab.arrive(r)
-	lab.waitFor(held, false)
+	role := ""
 	if lab.MintMatch(r) {
-		withoutExpiry(r)
+		role = roleOf(withoutExpiry(r))
 	}
+	held, reign := lab.arrive(r, role)
+	lab.waitFor(held, false)
 	answer := httptest.NewRecorder()
 	act.ServeHTTP(answer, r)
 	lab.note(r, reign, answer)
@@ -87,16 +88,22 @@ func (lab *recordedLab) record(w http.ResponseWriter, r *http.Request, act http.
 	_, _ = w.Write(answer.Body.Bytes())
 }
 
-func withoutExpiry(r *http.Request) {
+// withoutExpiry takes the expiry out of a request that mints, and returns the
+// name that is asked for.
+func withoutExpiry(r *http.Request) (name string) {
 	var body map[string]any
 	_ = json.NewDecoder(r.Body).Decode(&body) // else GitLab refuses what is left
 	delete(body, "expires_at")
 	text, _ := json.Marshal(body) // of what was decoded
 	r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(text)), int64(len(text))
+	return fmt.Sprint(body["name"])
 }
 
-// randomTail is how long what stands behind the role in a name is.
-const randomTail = len("-") + 26
+// roleOf returns the role that a credential was minted for: its name is
+// regcred-, the role, - and 26 random letters and digits.
+func roleOf(name string) string {
+	return strings.TrimPrefix(name[:max(0, len(name)-len("-")-26)], "regcred-")
+}
 
 func (lab *recordedLab) note(r *http.Request, reign int, answer *httptest.ResponseRecorder) {
 	lab.mu.Lock()
@@ -109,8 +116,8 @@ func (lab *recordedLab) note(r *http.Request, reign int, answer *httptest.Respon
 		}
 		_ = json.Unmarshal(answer.Body.Bytes(), &minted)
 		lab.tokens = append(lab.tokens, &token{
-			id: minted.ID, name: minted.Name, username: minted.Username, minted: time.Now(), reign: reign,
-			role: strings.TrimPrefix(minted.Name[:max(0, len(minted.Name)-randomTail)], "regcred-"),
+			id: minted.ID, name: minted.Name, role: roleOf(minted.Name), username: minted.Username,
+			minted: time.Now(), reign: reign,
 		})
 	case http.StatusNoContent:
 		id, _ := strconv.ParseInt(path.Base(r.URL.Path), 10, 64)
@@ -125,7 +132,7 @@ func (lab *recordedLab) note(r *http.Request, reign int, answer *httptest.Respon
 // holdNext has the next request that matches held back, before or after the
 // registry has acted. The first channel is closed once it is; free lets it go,
 // to be answered or, where the asker is dead, not.
-func (lab *recordedLab) holdNext(t *testing.T, match func(*http.Request) bool, acted bool) (caught <-chan struct{}, free func(answer bool)) {
+func (lab *recordedLab) holdNext(t *testing.T, match func(r *http.Request, role string) bool, acted bool) (caught <-chan struct{}, free func(answer bool)) {
 	held := &hold{match: match, acted: acted, caught: make(chan struct{}), freed: make(chan bool, 1)}
 	lab.mu.Lock()
 	lab.held = held
@@ -137,11 +144,11 @@ func (lab *recordedLab) holdNext(t *testing.T, match func(*http.Request) bool, a
 }
 
 // arrive returns whether a request is to be held back, and in which reign it
-// has come.
-func (lab *recordedLab) arrive(r *http.Request) (*hold, int) {
+// has come. role is what it mints for, if it mints.
+func (lab *recordedLab) arrive(r *http.Request, role string) (*hold, int) {
 	lab.mu.Lock()
 	defer lab.mu.Unlock()
-	if lab.held == nil || !lab.held.match(r) {
+	if lab.held == nil || !lab.held.match(r, role) {
 		return nil, lab.reign
 	}
 	held := lab.held

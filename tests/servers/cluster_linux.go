@@ -28,7 +28,8 @@ type Cluster struct {
 // the nodes take it for an error if they are redirected to the leader.
 func StartCluster(t testing.TB) *Cluster {
 	t.Helper()
-	first := StartRaftVault(t)
+	options := RaftOptions{LogLevel: "debug"}
+	first := StartRaftVaultWith(t, options)
 	c := &Cluster{Nodes: []*Vault{first}}
 	// Not by the client's own method, which sends what only Enterprise takes.
 	soon := map[string]any{"server_stabilization_time": "1s"}
@@ -37,7 +38,7 @@ func StartCluster(t testing.TB) *Cluster {
 	}
 	for _, name := range []string{"two", "three"} {
 		v := newVault(t, Plugin(t))
-		v.node = name
+		v.node, v.options = name, options
 		v.launchRaft(t)
 		v.connect(t)
 		if _, err := v.Client.Sys().RaftJoin(&api.RaftJoinRequest{LeaderAPIAddr: first.Addr}); err != nil {
@@ -160,14 +161,15 @@ func (c *Cluster) serve() error {
 	return nil
 }
 
-// WaitUntilWhole waits until all nodes run, vote and serve, and returns the
-// leader.
+// WaitUntilWhole waits until all nodes run, vote, serve, and have all that had
+// been stored when it began to wait, and returns the leader.
 func (c *Cluster) WaitUntilWhole(t testing.TB) *Vault {
 	t.Helper()
+	var stored uint64
 	var err error
-	for deadline := time.Now().Add(wholeLimit); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+	for deadline := time.Now().Add(wholeLimit); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		leader := c.WaitUntilServed(t)
-		if err = c.whole(leader); err == nil {
+		if err = c.whole(leader, &stored); err == nil {
 			return leader
 		}
 	}
@@ -175,14 +177,31 @@ func (c *Cluster) WaitUntilWhole(t testing.TB) *Vault {
 	return nil
 }
 
-// whole reports why the cluster is not whole.
-func (c *Cluster) whole(leader *Vault) error {
+// whole reports why the cluster is not whole. stored is how far the log was at
+// first, which is found out if it is 0.
+func (c *Cluster) whole(leader *Vault, stored *uint64) error {
 	state, err := leader.Client.Sys().RaftAutopilotState()
 	if err != nil {
-		return fmt.Errorf("asking node %s for the state of the cluster: %w", leader.node, err)
+		return fmt.Errorf("asking node %s who votes: %w", leader.node, err)
 	}
-	if !state.Healthy || len(state.Voters) != len(c.Nodes) {
-		return fmt.Errorf("healthy: %v, voters: %q, servers: %+v", state.Healthy, state.Voters, state.Servers)
+	if len(state.Voters) != len(c.Nodes) {
+		return fmt.Errorf("only these vote: %q", state.Voters)
+	}
+	said, err := leader.Client.Sys().Leader()
+	if err != nil {
+		return fmt.Errorf("asking node %s how far it is: %w", leader.node, err)
+	}
+	if *stored == 0 {
+		*stored = said.RaftCommittedIndex
+	}
+	for _, v := range c.Nodes {
+		said, err := v.Client.Sys().Leader()
+		if err != nil {
+			return fmt.Errorf("asking node %s how far it is: %w", v.node, err)
+		}
+		if said.RaftAppliedIndex < *stored {
+			return fmt.Errorf("node %s is at %d of %d", v.node, said.RaftAppliedIndex, *stored)
+		}
 	}
 	return nil
 }
@@ -210,7 +229,7 @@ func (c *Cluster) ReplacePlugin(t testing.TB, binary string) {
 	for _, v := range c.Nodes {
 		v.CopyPlugin(t, binary, name)
 	}
-	leader := c.WaitUntilServed(t)
+	leader := c.WaitUntilWhole(t)
 	leader.Register(t, binary, name, "")
 	if _, err := leader.Client.Sys().ReloadPlugin(&api.ReloadPluginInput{Mounts: []string{Mount + "/"}}); err != nil {
 		t.Fatalf("reloading the plugin: %v", err)

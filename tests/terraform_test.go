@@ -225,11 +225,11 @@ func (r terraformResource) write(client *api.Client) error {
 			Type: kind, Name: r.text("name"), Version: r.text("version"), SHA256: r.text("sha256"), Command: r.text("command"),
 		})
 	case "vault_mount":
-		config := api.MountConfigInput{PluginVersion: r.text("plugin_version")}
-		if err := client.Sys().Mount(r.text("path"), &api.MountInput{Type: r.text("type"), Config: config}); err != nil {
+		version := r.text("plugin_version")
+		if err := client.Sys().Mount(r.text("path"), &api.MountInput{Type: r.text("type"), Config: api.MountConfigInput{PluginVersion: version}}); err != nil {
 			return err
 		}
-		return client.Sys().TuneMount(r.text("path"), config) // as an update does
+		return client.Sys().TuneMountAllowNil(r.text("path"), api.TuneMountConfigInput{PluginVersion: &version}) // as an update does
 	default:
 		data, err := r.data()
 		if err != nil {

@@ -30,7 +30,7 @@ type file struct {
 func writeArchive(archive string, paths []string, at time.Time) error {
 	var files []file
 	for _, path := range paths {
-		data, err := os.ReadFile(path) //nolint:gosec // the caller names it
+		data, err := os.ReadFile(path)
 		if err != nil {
 			return err
 		}
@@ -54,7 +54,7 @@ func writeArchive(archive string, paths []string, at time.Time) error {
 }
 
 func create(path string, write func(io.Writer) error) error {
-	out, err := os.Create(path) //nolint:gosec // the caller names it
+	out, err := os.Create(path)
 	if err != nil {
 		return err
 	}

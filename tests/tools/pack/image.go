@@ -102,7 +102,7 @@ func (i image) labels() map[string]string {
 }
 
 func (i image) forPlatform(platform *v1.Platform, path string, roots mutate.Addendum) (v1.Image, error) {
-	data, err := os.ReadFile(path) //nolint:gosec // the caller names it
+	data, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
@@ -176,7 +176,7 @@ func filesBelow(folder string) ([]file, error) {
 			files = append(files, file{name, fs.ModeDir | 0o755, nil})
 			return nil
 		}
-		data, err := os.ReadFile(path) //nolint:gosec // found below the folder
+		data, err := os.ReadFile(path)
 		if err != nil {
 			return err
 		}

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -41,10 +42,14 @@ type Minted struct {
 func (d *Dump) StandIns(t testing.TB, now func() time.Time) *Registries {
 	t.Helper()
 	r := &Registries{admins: map[string]func() []string{}}
-	for name, c := range d.connections() {
-		if !strings.HasPrefix(c.URL, "http://") {
-			continue // one that was never asked
-		}
+	all := d.connections()
+	maps.DeleteFunc(all, func(_ string, c connection) bool { return !strings.HasPrefix(c.URL, "http://") }) // never asked
+	// In two steps, because a server may come to be where another one was.
+	place := func(name string) string { return "http://" + name + ".invalid" }
+	for name, c := range all {
+		d.Replace(c.URL, place(name))
+	}
+	for name, c := range all {
 		start := map[string]func(testing.TB, *Registries, string, connection, func() time.Time) *issuertest.Server{
 			"gitlab": d.gitlab, "harbor": d.harbor, "gitea": d.gitea, "ecr": d.ecr,
 		}[c.Type]
@@ -52,7 +57,7 @@ func (d *Dump) StandIns(t testing.TB, now func() time.Time) *Registries {
 			t.Fatalf("nothing stands in for a connection of type %q", c.Type)
 		}
 		server := start(t, r, name, c, now)
-		d.Replace(c.URL, server.URL)
+		d.Replace(place(name), server.URL)
 		r.servers = append(r.servers, server)
 	}
 	return r

@@ -86,7 +86,7 @@ release: .bin/pack .bin/cyclonedx-gomod ## archives, image, bills of materials a
 	@scripts/release.sh $(VERSION) $(PLATFORMS)
 
 .PHONY: release-check
-release-check: release vault .bin/registry .bin/crane ## the same, and test all of it: built twice, unpacked, pulled, run by a real Vault
+release-check: release vault skopeo .bin/registry .bin/crane ## the same, and test all of it: built twice, unpacked, pulled, run by a real Vault
 	cd tests/release && VERSION=$(VERSION) PLATFORMS="$(PLATFORMS)" $(GO) test -count=1 -timeout=30m
 
 .PHONY: goreleaser-check

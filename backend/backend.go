@@ -57,7 +57,7 @@ type backend struct {
 // Vault as the plugin's running version; it is a semantic version with a
 // leading "v". All mounts share what they hold in memory.
 func Factory(version string) logical.Factory {
-	cache := newCache(cacheSize)
+	cache := newCache()
 	return func(ctx context.Context, conf *logical.BackendConfig) (logical.Backend, error) {
 		b := newBackend(version, cache)
 		if err := b.Setup(ctx, conf); err != nil {

@@ -444,7 +444,7 @@ type faultyStorage struct {
 // faulty is the storage with a fault at one of its calls, to all of which the
 // engine is put: it has nothing in memory.
 func (e *engine) faulty(failAt int64) *faultyStorage {
-	e.cache = newCache(cacheSize).forMount()
+	e.cache = newCache().forMount()
 	return &faultyStorage{Storage: e.storage, failAt: failAt}
 }
 

@@ -4,34 +4,33 @@ package backend
 
 import (
 	"context"
+	"encoding/binary"
 	"maps"
 	"math"
 	"strings"
 	"sync"
 
+	"github.com/VictoriaMetrics/fastcache"
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
 const (
-	// cacheSize is the most bytes that the cache of a process holds. It is what
-	// some 80,000 roles of one registry take.
-	cacheSize = 40 << 20
+	// entriesSize is the most bytes that the entries of a process take: those of
+	// some 100,000 roles of one registry. It is the least that fastcache takes.
+	entriesSize = 32 << 20
 
-	// cacheOverhead is about what an entry takes beside its key and value.
-	cacheOverhead = 190
-
-	// maxDecoded is how many entries are held as they were decoded, too, those
-	// with at most maxDecodedSize bytes: what is read all the time need not be
-	// decoded each time, and to hold all like that would take twice the memory.
-	maxDecoded     = 1024
-	maxDecodedSize = 4 << 10
+	// decodedSize is the most bytes that what was decoded takes, about.
+	decodedSize = 4 << 20
 )
 
-// cache holds storage entries that reads need, as they stand in storage, so
-// that a read of a pull secret waits for Vault's storage once and then no more.
-// All mounts of the process share it, and the least recently used go first. It
-// is right because nothing enters it that a write may have overtaken:
+// cache holds what reads need of storage, so that a read of a pull secret waits
+// for Vault's storage once and then no more. All mounts of the process share it.
+// It has two parts: storage entries as they stand, which lie outside of Go's heap,
+// where so many would keep the garbage collector busy, and leave it first in,
+// first out; and, of those read last, what they were decoded to.
+//
+// It is right because nothing enters it that a write may have overtaken:
 //
 //   - While a key is written or deleted, it is neither held nor entered: whoever
 //     reads meanwhile asks storage.
@@ -41,21 +40,14 @@ const (
 //     held any more.
 type cache struct {
 	mu      sync.Mutex
-	entries *simplelru.LRU[entryKey, []byte] // a nil value: storage has no such entry
-	size    int                              // bytes
-	limit   int                              // of size
-	writing map[entryKey]int                 // how many writes of a key are under way, or have failed
-	changes uint64                           // grows with whatever makes an answer of storage out of date
-	mounts  uint64                           // how many there have been
+	entries *fastcache.Cache
+	decoded *simplelru.LRU[entryKey, decoded]
+	size    int // bytes of what is decoded, about
+	limit   int // of size
 
-	decoded *simplelru.LRU[entryKey, decodedEntry]
-}
-
-// decodedEntry is what the bytes that begin at one address were decoded to. Who
-// is given it must not change it.
-type decodedEntry struct {
-	of   *byte
-	what any
+	writing map[entryKey]int // how many writes of a key are under way, or have failed
+	changes uint64           // grows with whatever makes an answer of storage out of date
+	mounts  uint64           // how many there have been
 }
 
 // entryKey is a key in the storage of one mount.
@@ -64,38 +56,87 @@ type entryKey struct {
 	key   string
 }
 
-func newCache(limit int) *cache {
-	c := &cache{limit: limit, writing: map[entryKey]int{}}
+// bytes returns the key under which fastcache has an entry.
+func (k entryKey) bytes() []byte {
+	return append(binary.BigEndian.AppendUint64(make([]byte, 0, 64), k.mount), k.key...)
+}
+
+// decoded is what an entry, or the list of roles, was decoded to. Who is given
+// it must not change it.
+type decoded struct {
+	what any
+	size int // bytes, about
+}
+
+// What fastcache has of an entry begins with one of these.
+const (
+	entryAbsent  = 0 // storage has no such entry
+	entryPresent = 1 // its value follows
+)
+
+func newCache() *cache {
+	c := &cache{entries: fastcache.New(entriesSize), limit: decodedSize, writing: map[entryKey]int{}}
 	// It is the bytes that are limited, not their number; the constructor fails
 	// only for a number below one.
-	c.entries, _ = simplelru.NewLRU(math.MaxInt, func(key entryKey, value []byte) {
-		c.size -= cost(key, value)
-		c.decoded.Remove(key)
-	})
-	c.decoded, _ = simplelru.NewLRU[entryKey, decodedEntry](maxDecoded, nil)
+	c.decoded, _ = simplelru.NewLRU(math.MaxInt, func(_ entryKey, d decoded) { c.size -= d.size })
 	return c
 }
 
-func cost(key entryKey, value []byte) int { return len(key.key) + len(value) + cacheOverhead }
-
-func (c *cache) get(key entryKey) (value []byte, held bool, asOf uint64) {
+// now returns the number of changes so far. Who then asks storage says it to
+// enter or enterDecoded.
+func (c *cache) now() uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	value, held = c.entries.Get(key)
-	return value, held, c.changes
+	return c.changes
 }
 
-// enter takes in what storage answered, unless something has changed since get
-// was asked for it.
-func (c *cache) enter(key entryKey, value []byte, asOf uint64) {
+// get returns an entry that is held, nil where storage has none.
+func (c *cache) get(key entryKey) (entry *logical.StorageEntry, held bool) {
+	value, held := c.entries.HasGet(nil, key.bytes())
+	if !held || value[0] == entryAbsent {
+		return nil, held
+	}
+	return &logical.StorageEntry{Key: key.key, Value: value[1:]}, true
+}
+
+// enter takes in what storage answered, unless something has changed since. An
+// entry of 64 KiB and more is too large to be held.
+func (c *cache) enter(key entryKey, entry *logical.StorageEntry, asOf uint64) {
+	value := []byte{entryAbsent}
+	if entry != nil {
+		value = append([]byte{entryPresent}, entry.Value...)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.changes != asOf || c.writing[key] > 0 || c.entries.Contains(key) {
+	if id := key.bytes(); c.isCurrent(key, asOf) && !c.entries.Has(id) {
+		c.entries.Set(id, value)
+	}
+}
+
+// isCurrent reports whether what storage answered is not out of date.
+func (c *cache) isCurrent(key entryKey, asOf uint64) bool {
+	return c.changes == asOf && c.writing[key] == 0
+}
+
+// getDecoded returns what an entry was decoded to, if that is held.
+func (c *cache) getDecoded(key entryKey) (what any, held bool, asOf uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	d, held := c.decoded.Get(key)
+	return d.what, held, c.changes
+}
+
+// enterDecoded takes in what was decoded, unless something has changed since
+// storage was asked for it, or it would leave no room for others.
+func (c *cache) enterDecoded(key entryKey, d decoded, asOf uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.isCurrent(key, asOf) || c.decoded.Contains(key) || d.size > c.limit {
 		return
 	}
-	c.entries.Add(key, value)
-	for c.size += cost(key, value); c.size > c.limit; {
-		c.entries.RemoveOldest()
+	c.decoded.Add(key, d)
+	for c.size += d.size; c.size > c.limit; {
+		c.decoded.RemoveOldest()
 	}
 }
 
@@ -109,7 +150,8 @@ func (c *cache) drop(keys ...entryKey) {
 func (c *cache) dropLocked(keys []entryKey) {
 	c.changes++
 	for _, key := range keys {
-		c.entries.Remove(key)
+		c.entries.Del(key.bytes())
+		c.decoded.Remove(key)
 	}
 }
 
@@ -135,31 +177,6 @@ func (c *cache) write(do func() error, keys ...entryKey) error {
 	}
 	c.dropLocked(keys)
 	return nil
-}
-
-// decode returns what the bytes under a key are decoded to, and decodes them
-// only if that is not known.
-func (c *cache) decode(key entryKey, value []byte, decode func() (any, error)) (any, error) {
-	if len(value) == 0 || len(value) > maxDecodedSize {
-		return decode()
-	}
-	c.mu.Lock()
-	known, ok := c.decoded.Get(key)
-	c.mu.Unlock()
-	if ok && known.of == &value[0] {
-		return known.what, nil
-	}
-	what, err := decode()
-	if err != nil {
-		return nil, err
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	// It is of use only while these bytes are held.
-	if held, ok := c.entries.Peek(key); ok && len(held) > 0 && &held[0] == &value[0] {
-		c.decoded.Add(key, decodedEntry{&value[0], what})
-	}
-	return what, nil
 }
 
 // forMount returns the part of a mount that begins to be served: nothing. A
@@ -198,14 +215,16 @@ func (m *mountCache) changed(key string) []entryKey {
 // drop forgets a key that has changed.
 func (m *mountCache) drop(key string) { m.cache.drop(m.changed(key)...) }
 
-// end forgets all that a mount has had, which is not served any more.
+// end forgets what a mount has had, which is not served any more. Its entries
+// are out of reach, because no other mount has its number, and make way for
+// others in time.
 func (m *mountCache) end() {
 	m.cache.mu.Lock()
 	defer m.cache.mu.Unlock()
-	m.cache.changes++
-	for _, key := range m.cache.entries.Keys() {
+	m.cache.changes++ // nothing of it is entered from now on
+	for _, key := range m.cache.decoded.Keys() {
 		if key.mount == m.mount {
-			m.cache.entries.Remove(key)
+			m.cache.decoded.Remove(key)
 		}
 	}
 	maps.DeleteFunc(m.cache.writing, func(key entryKey, _ int) bool { return key.mount == m.mount })
@@ -222,52 +241,43 @@ type cachedStorage struct {
 	cached *mountCache
 }
 
-// Get implements [logical.Storage]. What it returns is shared, and must not be
-// changed.
+// Get implements [logical.Storage].
 func (s *cachedStorage) Get(ctx context.Context, key string) (*logical.StorageEntry, error) {
 	if !holds(key) {
 		return s.Storage.Get(ctx, key)
 	}
-	value, err := s.read(key, func() ([]byte, error) {
-		entry, err := s.Storage.Get(ctx, key)
-		if err != nil || entry == nil {
-			return nil, err
-		}
-		return append([]byte{}, entry.Value...), nil // not nil, even where it is empty
-	})
-	if err != nil || value == nil {
+	cache, id := s.cached.cache, s.cached.key(key)
+	if entry, held := cache.get(id); held {
+		return entry, nil
+	}
+	asOf := cache.now()
+	entry, err := s.Storage.Get(ctx, key)
+	if err != nil {
 		return nil, err
 	}
-	return &logical.StorageEntry{Key: key, Value: value}, nil
+	cache.enter(id, entry, asOf)
+	return entry, nil
 }
 
 // List implements [logical.Storage]. Of lists that of the roles is held, which
-// may be long.
+// may be long: as one string, because so many would keep the garbage collector
+// busy.
 func (s *cachedStorage) List(ctx context.Context, prefix string) ([]string, error) {
 	if prefix != roleStoragePrefix {
 		return s.Storage.List(ctx, prefix)
 	}
-	value, err := s.read(prefix, func() ([]byte, error) {
-		names, err := s.Storage.List(ctx, prefix)
-		return []byte(strings.Join(names, "\n")), err
-	})
-	if err != nil || len(value) == 0 {
+	cache, id := s.cached.cache, s.cached.key(prefix)
+	held, _, asOf := cache.getDecoded(id)
+	if joined, ok := held.(string); ok {
+		return strings.Split(joined, "\n"), nil
+	}
+	names, err := s.Storage.List(ctx, prefix)
+	if err != nil || len(names) == 0 {
 		return nil, err
 	}
-	return strings.Split(string(value), "\n"), nil
-}
-
-func (s *cachedStorage) read(key string, ask func() ([]byte, error)) ([]byte, error) {
-	value, held, asOf := s.cached.cache.get(s.cached.key(key))
-	if held {
-		return value, nil
-	}
-	value, err := ask()
-	if err != nil {
-		return nil, err
-	}
-	s.cached.cache.enter(s.cached.key(key), value, asOf)
-	return value, nil
+	joined := strings.Join(names, "\n")
+	cache.enterDecoded(id, decoded{joined, len(joined)}, asOf)
+	return names, nil
 }
 
 // Put implements [logical.Storage].

@@ -166,7 +166,7 @@ func TestAnswerThatWasOvertakenIsNotKept(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c, storage := newCache(cacheSize).forMount(), &logical.InmemStorage{}
+			c, storage := newCache().forMount(), &logical.InmemStorage{}
 			mustPut(t, storage, "old")
 			gated := newGatedStorage(storage)
 			got := make(chan string)
@@ -200,7 +200,7 @@ func (s *lateStorage) Put(ctx context.Context, entry *logical.StorageEntry) erro
 }
 
 func TestReadDuringAWriteIsNotKept(t *testing.T) {
-	c, storage := newCache(cacheSize).forMount(), &logical.InmemStorage{}
+	c, storage := newCache().forMount(), &logical.InmemStorage{}
 	mustPut(t, storage, "old")
 	slow := &lateStorage{Storage: storage, writing: make(chan struct{}), goOn: make(chan struct{})}
 	done := make(chan error)
@@ -219,8 +219,9 @@ func TestReadDuringAWriteIsNotKept(t *testing.T) {
 // A request that ends early takes its write with it, and Vault may do that
 // write nevertheless.
 func TestWriteThatFailedMayStillHappen(t *testing.T) {
-	c, storage := newCache(cacheSize).forMount(), &logical.InmemStorage{}
+	c, storage := newCache().forMount(), &logical.InmemStorage{}
 	mustPut(t, storage, "old")
+	checkSame(t, "read before", "old", mustGet(t, c.over(storage)))
 	slow := &lateStorage{Storage: storage, writing: make(chan struct{}, 1), goOn: make(chan struct{}, 1), err: context.Canceled}
 	slow.goOn <- struct{}{}
 	err := c.over(slow).Put(t.Context(), &logical.StorageEntry{Key: cachedKey, Value: []byte("new")})
@@ -233,55 +234,87 @@ func TestWriteThatFailedMayStillHappen(t *testing.T) {
 }
 
 func TestCacheIsBounded(t *testing.T) {
-	const roles = 1000
-	value := strings.Repeat("x", 100)
-	c := newCache(roles / 2 * cost(entryKey{0, cachedKey}, []byte(value)))
+	const roles, size = 4 * entriesSize / 1000, 1000
+	value := strings.Repeat("x", size)
+	memory := newCache()
+	c := memory.forMount()
 	counting := &faultyStorage{Storage: &logical.InmemStorage{}, failAt: -1}
-	storage := c.forMount().over(counting)
+	storage := c.over(counting)
+	key := func(i int) string { return fmt.Sprint(roleStoragePrefix, i) }
 	read := func(i int) {
-		key := fmt.Sprintf("%s%03d", roleStoragePrefix, i)
-		if entry, err := storage.Get(t.Context(), key); err != nil || entry == nil || string(entry.Value) != value {
-			t.Fatalf("%s: got %v, %v", key, entry, err)
+		t.Helper()
+		what, err := getDecoded(t.Context(), c, storage, key(i), "", decodeString)
+		if err != nil || what != value {
+			t.Fatalf("%s: got %.20q, %v", key(i), what, err)
 		}
 	}
+	calls := func(i int) int64 {
+		t.Helper()
+		before := counting.calls.Load()
+		read(i)
+		return counting.calls.Load() - before
+	}
 	for i := range roles {
-		if err := storage.Put(t.Context(), &logical.StorageEntry{Key: fmt.Sprintf("%s%03d", roleStoragePrefix, i), Value: []byte(value)}); err != nil {
+		if err := counting.Storage.Put(t.Context(), &logical.StorageEntry{Key: key(i), Value: []byte(value)}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for i := range roles {
 		read(i)
-		read(0) // is in use
 	}
-	checkSize(t, c)
-	if c.size > c.limit || c.size < c.limit*9/10 {
-		t.Errorf("want about %d bytes, got %d", c.limit, c.size)
+	checkSize(t, memory)
+	if memory.size > memory.limit || memory.size < memory.limit*9/10 {
+		t.Errorf("want about %d bytes of what is decoded, got %d", memory.limit, memory.size)
 	}
-	before := counting.calls.Load()
-	read(0)
-	read(roles - 1)
-	checkSame(t, "calls of storage for those read last", before, counting.calls.Load())
-	read(1)
-	checkSame(t, "calls of storage for one that had to go", before+1, counting.calls.Load())
-	c.limit = 10 // too small for any
-	read(2)
-	checkSame(t, "size", 0, c.size)
+	held := 0
+	for i := range roles {
+		if _, ok := memory.get(c.key(key(i))); ok {
+			held += size
+		}
+	}
+	if held > entriesSize || held < entriesSize*9/10 {
+		t.Errorf("want about %d bytes of entries, got %d", entriesSize, held)
+	}
+	checkSame(t, "calls of storage for the one read first", int64(1), calls(0))
+	checkSame(t, "calls of storage for the one read last", int64(0), calls(roles-1))
+	checkSame(t, "calls of storage for one that is not decoded any more", int64(0), calls(roles-2*decodedSize/size))
+
+	for _, large := range []struct{ size, wantCalls int }{
+		{maxDecodedEntry + 1, 0},
+		{64 << 10, 1},
+		{1 << 20, 1},
+	} {
+		value = strings.Repeat("x", large.size)
+		if err := storage.Put(t.Context(), &logical.StorageEntry{Key: key(0), Value: []byte(value)}); err != nil {
+			t.Fatal(err)
+		}
+		read(0)
+		checkSame(t, fmt.Sprint("calls of storage for an entry of ", large.size), int64(large.wantCalls), calls(0))
+		_, held, _ := memory.getDecoded(c.key(key(0)))
+		checkSame(t, "a large entry is held decoded", false, held)
+	}
+	memory.enterDecoded(c.key("list"), decoded{"list", memory.limit + 1}, memory.now())
+	if memory.decoded.Len() == 0 {
+		t.Error("want what is too large to leave others where they are")
+	}
+	checkSize(t, memory)
 }
 
-// checkSize counts what a cache holds.
+func decodeString(entry *logical.StorageEntry) (string, error) { return string(entry.Value), nil }
+
+// checkSize counts what a cache holds decoded.
 func checkSize(t *testing.T, c *cache) {
 	t.Helper()
 	size := 0
-	for _, key := range c.entries.Keys() {
-		held, _ := c.entries.Peek(key)
-		size += cost(key, held)
+	for _, d := range c.decoded.Values() {
+		size += d.size
 	}
 	checkSame(t, "size", size, c.size)
 }
 
 // Mounts have the same keys, and one process may serve many of them.
 func TestMountsShareOneCacheAndNoEntry(t *testing.T) {
-	memory := newCache(cacheSize)
+	memory := newCache()
 	var mounts []*mountCache
 	var storages []logical.Storage
 	for i := range 3 {
@@ -289,85 +322,87 @@ func TestMountsShareOneCacheAndNoEntry(t *testing.T) {
 		storages = append(storages, mounts[i].over(&logical.InmemStorage{}))
 		mustPut(t, storages[i], strconv.Itoa(i))
 	}
-	for i := range mounts {
-		checkSame(t, "entry", strconv.Itoa(i), mustGet(t, storages[i]))
+	checkHeld := func(when string, want ...bool) {
+		t.Helper()
+		for i, m := range mounts {
+			_, held := memory.get(m.key(cachedKey))
+			_, heldDecoded, _ := memory.getDecoded(m.key(cachedKey))
+			checkSame(t, fmt.Sprintf("%s: mount %d is held", when, i), []bool{want[i], want[i]}, []bool{held, heldDecoded})
+		}
 	}
+	checkHeld("before they are read", false, false, false)
+	for i := range mounts {
+		checkSame(t, "entry", strconv.Itoa(i), mustGetDecoded(t, mounts[i], storages[i]))
+	}
+	checkHeld("once they are read", true, true, true)
 	mounts[0].drop(cachedKey)
-	checkSame(t, "entries after one was dropped", 2, memory.entries.Len())
+	checkHeld("once the first is dropped", false, true, true)
 	slow := &lateStorage{Storage: &logical.InmemStorage{}, writing: make(chan struct{}, 1), goOn: make(chan struct{}, 1), err: context.Canceled}
 	slow.goOn <- struct{}{}
 	if err := mounts[1].over(slow).Put(t.Context(), &logical.StorageEntry{Key: roleStoragePrefix + "other"}); err == nil {
 		t.Fatal("want the storage's error")
 	}
+	asOf := memory.now()
 	mounts[1].end()
-	checkSame(t, "entries after a mount has ended", 1, memory.entries.Len())
+	checkSame(t, "decoded entries after a mount has ended", 1, memory.decoded.Len())
 	checkSame(t, "keys being written after a mount has ended", 0, len(memory.writing))
+	memory.enterDecoded(mounts[1].key(cachedKey), decoded{"late", 4}, asOf)
+	checkSame(t, "decoded entries once a request of the ended mount is done", 1, memory.decoded.Len())
 	checkSize(t, memory)
+	if again := memory.forMount(); again.mount <= mounts[2].mount {
+		t.Errorf("want a mount that begins to have a number of its own, got %d", again.mount)
+	}
 }
 
-// What is decoded is decoded once, and again when the bytes are others. It is
-// held only while they are.
+func mustGetDecoded(t *testing.T, c *mountCache, storage logical.Storage) string {
+	t.Helper()
+	what, err := getDecoded(t.Context(), c, storage, cachedKey, "", decodeString)
+	if err != nil {
+		t.Fatalf("getDecoded: %v", err)
+	}
+	return what
+}
+
+// What is decoded is decoded once, and again when it may have changed.
 func TestEntryIsDecodedOnce(t *testing.T) {
-	memory := newCache(2*maxDecodedSize + cacheOverhead)
-	c := memory.forMount()
+	c := newCache().forMount()
 	storage := c.over(&logical.InmemStorage{})
 	decodings := 0
-	decoded := func() any {
-		entry, err := storage.Get(t.Context(), cachedKey)
-		if err != nil {
-			t.Fatal(err)
-		}
-		value, err := memory.decode(c.key(cachedKey), entry.Value, func() (any, error) {
+	meanwhile := func() {}
+	get := func() string {
+		what, err := getDecoded(t.Context(), c, storage, cachedKey, "none", func(entry *logical.StorageEntry) (string, error) {
 			decodings++
+			meanwhile()
 			return "decoded " + string(entry.Value), nil
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
-		return value
+		return what
 	}
+	checkSame(t, "value of no entry", "none", get())
 	mustPut(t, storage, "one")
 	for range 3 {
-		checkSame(t, "value", any("decoded one"), decoded())
+		checkSame(t, "value", "decoded one", get())
 	}
 	checkSame(t, "decodings", 1, decodings)
 	mustPut(t, storage, "two")
-	checkSame(t, "decoded entries after a write", 0, memory.decoded.Len())
-	checkSame(t, "value", any("decoded two"), decoded())
-	checkSame(t, "decodings", 2, decodings)
-
+	checkSame(t, "value after a write", "decoded two", get())
+	checkSame(t, "decodings after a write", 2, decodings)
 	c.drop(cachedKey)
-	checkSame(t, "value", any("decoded two"), decoded())
+	checkSame(t, "value of what was dropped", "decoded two", get())
 	checkSame(t, "decodings of what was dropped", 3, decodings)
 
-	// Bytes that are not held any more, under the key of others that are.
-	old, err := storage.Get(t.Context(), cachedKey)
-	if err != nil {
+	c.drop(cachedKey)
+	meanwhile = func() { mustPut(t, storage, "three") }
+	checkSame(t, "value that is overtaken while it is decoded", "decoded two", get())
+	meanwhile = func() {}
+	checkSame(t, "value after it", "decoded three", get())
+
+	if err := storage.Delete(t.Context(), cachedKey); err != nil {
 		t.Fatal(err)
 	}
-	mustPut(t, storage, "three")
-	decoded()
-	for range 2 {
-		value, _ := memory.decode(c.key(cachedKey), old.Value, func() (any, error) { return "old", nil })
-		checkSame(t, "value of bytes that were replaced", any("old"), value)
-	}
-	checkSame(t, "value", any("decoded three"), decoded())
-
-	mustPut(t, storage, strings.Repeat("x", maxDecodedSize+1))
-	decoded()
-	checkSame(t, "entries after a large one", 1, memory.entries.Len())
-	checkSame(t, "decoded entries after a large one", 0, memory.decoded.Len())
-	_, _ = memory.decode(c.key("roles/gone"), []byte("gone"), func() (any, error) { return "gone", nil })
-	checkSame(t, "decoded entries after one that is not held", 0, memory.decoded.Len())
-	for i := range 50 {
-		_ = storage.Put(t.Context(), &logical.StorageEntry{Key: fmt.Sprint(roleStoragePrefix, i), Value: []byte("x")})
-	}
-	mustPut(t, storage, "four")
-	decoded()
-	for i := range 50 {
-		_, _ = storage.Get(t.Context(), fmt.Sprint(roleStoragePrefix, i))
-	}
-	checkSame(t, "decoded entries after the bytes had to go", 0, memory.decoded.Len())
+	checkSame(t, "value after a deletion", "none", get())
 }
 
 func TestErrorOfDecodingIsNotKept(t *testing.T) {
@@ -409,21 +444,24 @@ func TestCleanupForgetsWhatIsInMemory(t *testing.T) {
 	e := newReadableEngine(t)
 	e.read("creds/static")
 	memory := e.cache.cache
-	if memory.entries.Len() == 0 {
-		t.Error("want entries in memory")
+	if memory.decoded.Len() == 0 {
+		t.Error("want decoded entries in memory")
 	}
 	e.Cleanup(t.Context())
-	checkSame(t, "entries", 0, memory.entries.Len())
+	checkSame(t, "decoded entries", 0, memory.decoded.Len())
 }
 
 // An entry may be empty, which is not the same as absent.
 func TestEmptyEntryIsNoAbsentOne(t *testing.T) {
 	storage := &logical.InmemStorage{}
 	mustPut(t, storage, "")
-	cached := newCache(cacheSize).forMount().over(storage)
+	cached := newCache().forMount().over(storage)
 	for range 2 {
-		if entry, err := cached.Get(t.Context(), cachedKey); err != nil || entry == nil {
+		if entry, err := cached.Get(t.Context(), cachedKey); err != nil || entry == nil || entry.Key != cachedKey {
 			t.Errorf("want an entry, got %v and %v", entry, err)
+		}
+		if entry, err := cached.Get(t.Context(), cachedKey+"2"); err != nil || entry != nil {
+			t.Errorf("want no entry, got %v and %v", entry, err)
 		}
 	}
 }
@@ -456,14 +494,16 @@ func (s jitter) Delete(ctx context.Context, key string) error {
 	return s.Storage.Delete(ctx, key)
 }
 
-// TestNoReadGoesBack has a writer for each key and many readers of all, and a
-// cache that is too small for them. What a read returns is never older than what
+// TestNoReadGoesBack has a writer for each key and many readers of all, of
+// entries and of what they are decoded to, and a cache that often has to let go
+// of all of them. What a read returns is never older than what
 // was acknowledged to the writer, or returned to another reader, before the read
 // began.
 func TestNoReadGoesBack(t *testing.T) {
 	const keys, readers, writes = 4, 6, 200
 	storage := jitter{&logical.InmemStorage{}}
-	memory := newCache(2*cacheOverhead + 40)
+	memory := newCache()
+	memory.limit = 50 // bytes, of which each value takes some
 	c := memory.forMount()
 	key := func(k int) string { return fmt.Sprintf("%s%d", roleStoragePrefix, k) }
 	var newest [keys]atomic.Int64 // versions acknowledged or returned
@@ -479,19 +519,25 @@ func TestNoReadGoesBack(t *testing.T) {
 			for !done.Load() {
 				k := rand.IntN(keys)
 				atLeast := newest[k].Load()
-				if _, held, _ := memory.get(c.key(key(k))); held {
+				id := c.key(key(k))
+				_, held := memory.get(id)
+				_, heldDecoded, _ := memory.getDecoded(id)
+				if held || heldDecoded {
 					hits.Add(1)
 				}
-				entry, err := c.over(storage).Get(context.Background(), key(k))
+				value, err := getDecoded(context.Background(), c, c.over(storage), key(k), "", decodeString)
 				if err != nil {
-					t.Errorf("Get: %v", err)
+					t.Errorf("reading: %v", err)
 					return
 				}
 				reads.Add(1)
-				if entry == nil {
+				if rand.IntN(100) == 0 {
+					memory.entries.Reset()
+				}
+				if value == "" {
 					continue // deleted, as of a version that cannot be told
 				}
-				version, _ := strconv.ParseInt(string(entry.Value), 10, 64)
+				version, _ := strconv.ParseInt(value, 10, 64)
 				if version < atLeast {
 					t.Errorf("%s: read version %d after %d", key(k), version, atLeast)
 					return

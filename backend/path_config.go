@@ -99,7 +99,7 @@ func parseCAs(text string) (*x509.CertPool, error) {
 
 // config returns the settings of the mount. They must not be changed in place.
 func (b *backend) config(ctx context.Context, storage logical.Storage) (config, error) {
-	return getDecoded(ctx, b, storage, configStorageKey, config{ExpiryWarning: defaultExpiryWarning}, decodeConfig)
+	return getDecoded(ctx, b.cache, storage, configStorageKey, config{ExpiryWarning: defaultExpiryWarning}, decodeConfig)
 }
 
 func decodeConfig(entry *logical.StorageEntry) (config, error) {

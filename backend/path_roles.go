@@ -93,7 +93,7 @@ type storedRole struct {
 // role returns nil where there is none of that name. What it returns must not be
 // changed.
 func (b *backend) role(ctx context.Context, storage logical.Storage, name string) (*role, error) {
-	return getDecoded(ctx, b, storage, roleStoragePrefix+name, nil, func(entry *logical.StorageEntry) (*role, error) {
+	return getDecoded(ctx, b.cache, storage, roleStoragePrefix+name, nil, func(entry *logical.StorageEntry) (*role, error) {
 		return decodeRole(entry, name)
 	})
 }

@@ -55,9 +55,22 @@ func decodeEntry(entry *logical.StorageEntry, stored any, version *int) error {
 	return nil
 }
 
+// maxDecodedEntry is the size of the largest entry that is held as it was
+// decoded, too: what is read all the time need not be decoded each time.
+const maxDecodedEntry = 4 << 10
+
+// sizeDecoded is about what an entry takes once it is decoded, and its place in
+// the cache.
+func sizeDecoded(entry *logical.StorageEntry) int { return 2*len(entry.Value) + 400 }
+
 // getDecoded returns what the entry under key is decoded to, or absent where
 // there is none. Others are given the same, so it must not be changed.
-func getDecoded[T any](ctx context.Context, b *backend, storage logical.Storage, key string, absent T, decode func(*logical.StorageEntry) (T, error)) (T, error) {
+func getDecoded[T any](ctx context.Context, cached *mountCache, storage logical.Storage, key string, absent T, decode func(*logical.StorageEntry) (T, error)) (T, error) {
+	cache, id := cached.cache, cached.key(key)
+	held, ok, asOf := cache.getDecoded(id)
+	if ok {
+		return held.(T), nil
+	}
 	entry, err := storage.Get(ctx, key)
 	if err != nil {
 		return absent, fmt.Errorf("reading %s: %w", key, err)
@@ -65,11 +78,14 @@ func getDecoded[T any](ctx context.Context, b *backend, storage logical.Storage,
 	if entry == nil {
 		return absent, nil
 	}
-	decoded, err := b.cache.cache.decode(b.cache.key(key), entry.Value, func() (any, error) { return decode(entry) })
+	what, err := decode(entry)
 	if err != nil {
 		return absent, err
 	}
-	return decoded.(T), nil
+	if len(entry.Value) <= maxDecodedEntry {
+		cache.enterDecoded(id, decoded{what, sizeDecoded(entry)}, asOf)
+	}
+	return what, nil
 }
 
 // exists is the existence check of a path of which a field is the name under

@@ -4,6 +4,7 @@ package main
 
 import (
 	"math"
+	"runtime"
 	"runtime/debug"
 	"testing"
 )
@@ -20,7 +21,7 @@ func TestEnvironmentHasTheLastWordOnTheRuntime(t *testing.T) {
 		debug.SetMemoryLimit(math.MaxInt64)
 		tuneRuntime(func(name string) (string, bool) { return "", name == set })
 
-		wantGC, wantLimit := gcPercent, int64(memoryLimit)
+		wantGC, wantLimit := gcPercent, memoryLimitOn(runtime.GOOS)
 		switch set {
 		case "GOGC":
 			wantGC = 100
@@ -33,5 +34,11 @@ func TestEnvironmentHasTheLastWordOnTheRuntime(t *testing.T) {
 		if got := debug.SetMemoryLimit(-1); got != wantLimit {
 			t.Errorf("with %q set: want a memory limit of %d, got %d", set, wantLimit, got)
 		}
+	}
+}
+
+func TestMemoryLimitHasRoomForEntriesInTheHeap(t *testing.T) {
+	if linux, windows := memoryLimitOn("linux"), memoryLimitOn("windows"); linux != memoryLimit || windows != linux+heapEntries {
+		t.Errorf("want entries that lie in the heap on top, got limits of %d on Linux and %d on Windows", linux, windows)
 	}
 }

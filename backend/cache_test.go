@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"reflect"
 	"strconv"
 	"strings"
 	"sync"
@@ -571,4 +572,64 @@ func TestNoReadGoesBack(t *testing.T) {
 	if hits.Load() == 0 || hits.Load() == reads.Load() {
 		t.Error("want reads of what is held and of what is not")
 	}
+}
+
+// What is decoded is shared by requests, so none may change it, whatever it does
+// and wherever it is refused.
+func TestWhatIsDecodedIsNotChanged(t *testing.T) {
+	e := newReadableEngine(t)
+	for _, r := range []struct {
+		op   logical.Operation
+		path string
+		data fields
+	}{
+		{logical.ReadOperation, "creds/static", nil},
+		{logical.ReadOperation, "creds/shared/docker", nil},
+		{logical.ReadOperation, "creds/bundle", nil},
+		{logical.ReadOperation, "creds/bundle/kubernetes", fields{"name": "other"}},
+		{logical.ReadOperation, "roles/static", nil},
+		{logical.ReadOperation, "roles/shared", nil},
+		{logical.ReadOperation, "roles/bundle", nil},
+		{logical.ReadOperation, "config", nil},
+		{logical.ReadOperation, "verify/bundle", fields{"repository": "group/app"}},
+		{logical.ReadOperation, "expiring", nil},
+		{logical.ListOperation, "roles/", nil},
+		{logical.PatchOperation, "roles/static", fields{"hostname": "not a host", "allowed_bundles": "other"}},
+		{logical.UpdateOperation, "roles/static", fields{"allowed_bundles": "other", "expires_at": "never"}},
+		{logical.PatchOperation, "roles/shared", fields{"project": "other/app", "allowed_bundles": "other", "rotation_period": "-1s"}},
+		{logical.PatchOperation, "roles/bundle", fields{"members": "static,absent"}},
+		{logical.PatchOperation, "config", fields{"allowed_registries": "other.example.com", "expiry_warning": "-1s"}},
+		{logical.UpdateOperation, "rotate/static", nil},
+	} {
+		_, _ = e.request(r.op, r.path, r.data)
+	}
+	memory := e.cache.cache
+	checked := 0
+	for _, id := range memory.decoded.Keys() {
+		entry, err := e.storage.Get(t.Context(), id.key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if entry == nil {
+			continue // the list
+		}
+		var want any
+		switch kind, name, _ := strings.Cut(id.key, "/"); kind {
+		case "config":
+			want, err = decodeConfig(entry)
+		case "roles":
+			want, err = decodeRole(entry, name)
+		case "shared":
+			want, err = decodeShared(entry, name)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		held, _, _ := memory.getDecoded(id)
+		if !reflect.DeepEqual(want, held) {
+			t.Errorf("%s: a request has changed what was decoded", id.key)
+		}
+		checked++
+	}
+	checkSame(t, "entries that are held decoded", 5, checked)
 }

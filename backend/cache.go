@@ -260,23 +260,24 @@ func (s *cachedStorage) Get(ctx context.Context, key string) (*logical.StorageEn
 }
 
 // List implements [logical.Storage]. Of lists that of the roles is held, which
-// may be long: as one string, because so many would keep the garbage collector
-// busy.
+// may be long. What it returns is shared, and must not be changed.
 func (s *cachedStorage) List(ctx context.Context, prefix string) ([]string, error) {
 	if prefix != roleStoragePrefix {
 		return s.Storage.List(ctx, prefix)
 	}
 	cache, id := s.cached.cache, s.cached.key(prefix)
-	held, _, asOf := cache.getDecoded(id)
-	if joined, ok := held.(string); ok {
-		return strings.Split(joined, "\n"), nil
+	held, ok, asOf := cache.getDecoded(id)
+	if ok {
+		return held.([]string), nil
 	}
 	names, err := s.Storage.List(ctx, prefix)
 	if err != nil || len(names) == 0 {
 		return nil, err
 	}
+	// In one string, because so many would keep the garbage collector busy.
 	joined := strings.Join(names, "\n")
-	cache.enterDecoded(id, decoded{joined, len(joined)}, asOf)
+	names = strings.Split(joined, "\n")
+	cache.enterDecoded(id, decoded{names, len(joined) + 16*len(names)}, asOf)
 	return names, nil
 }
 

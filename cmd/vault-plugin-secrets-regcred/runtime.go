@@ -17,7 +17,7 @@ const (
 	// memoryLimit has it collected more often where that would take more memory:
 	// with it, a process with a full cache takes some 60 MiB more than an idle one.
 	// It is soft: what is needed is had.
-	memoryLimit = 40 << 20
+	memoryLimit = 44 << 20
 
 	// heapEntries is added to it on Windows, where the cache's entries lie in Go's
 	// heap. Elsewhere they are not counted.

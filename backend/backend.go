@@ -23,9 +23,6 @@ import (
 	"vault-plugin-secrets-regcred/backend/registry"
 )
 
-// operationPrefix starts the OpenAPI operation IDs of all paths.
-const operationPrefix = "regcred"
-
 // backend is the engine of one mount.
 type backend struct {
 	*framework.Backend
@@ -146,14 +143,6 @@ func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (*log
 		}
 	}
 	return router.HandleRequest(ctx, &handled)
-}
-
-// forwarded returns a write operation. Writes always go to the active node of
-// the cluster that owns the mount, where the locks are.
-func forwarded(op framework.PathOperation) *framework.PathOperation {
-	op.ForwardPerformanceStandby = true
-	op.ForwardPerformanceSecondary = true
-	return &op
 }
 
 const backendHelp = `

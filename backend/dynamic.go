@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -17,9 +16,6 @@ import (
 )
 
 const (
-	modeLeased = "leased"
-	modeShared = "shared"
-
 	defaultRotationPeriod = 24 * time.Hour
 	defaultGracePeriod    = time.Hour
 
@@ -33,77 +29,6 @@ const (
 	// shortGrace is less than what many consumers need to read again.
 	shortGrace = 5 * time.Minute
 )
-
-// dynamicRole is a role that has a connection mint its credential.
-type dynamicRole struct {
-	Connection string
-	Mode       string          // modeLeased or modeShared
-	For        issuer.Settings // the fields of the connection's type
-
-	TTL, MaxTTL time.Duration // leased; 0 is the mount's
-
-	RotationPeriod, GracePeriod time.Duration // shared
-}
-
-// storedDynamicRole is a dynamicRole as it stands in storage. Durations are in
-// seconds.
-type storedDynamicRole struct {
-	Connection     string          `json:"connection"`
-	Mode           string          `json:"mode"`
-	For            issuer.Settings `json:"for,omitempty"`
-	TTL            int64           `json:"ttl,omitempty"`
-	MaxTTL         int64           `json:"max_ttl,omitempty"`
-	RotationPeriod int64           `json:"rotation_period,omitempty"`
-	GracePeriod    int64           `json:"grace_period,omitempty"`
-}
-
-func (d *dynamicRole) stored() *storedDynamicRole {
-	return &storedDynamicRole{
-		Connection:     d.Connection,
-		Mode:           d.Mode,
-		For:            d.For,
-		TTL:            inSeconds(d.TTL),
-		MaxTTL:         inSeconds(d.MaxTTL),
-		RotationPeriod: inSeconds(d.RotationPeriod),
-		GracePeriod:    inSeconds(d.GracePeriod),
-	}
-}
-
-func (s *storedDynamicRole) role() *dynamicRole {
-	return &dynamicRole{
-		Connection:     s.Connection,
-		Mode:           s.Mode,
-		For:            s.For,
-		TTL:            ofSeconds(s.TTL),
-		MaxTTL:         ofSeconds(s.MaxTTL),
-		RotationPeriod: ofSeconds(s.RotationPeriod),
-		GracePeriod:    ofSeconds(s.GracePeriod),
-	}
-}
-
-func inSeconds(d time.Duration) int64 { return int64(d / time.Second) }
-
-func ofSeconds(n int64) time.Duration { return time.Duration(n) * time.Second }
-
-// equal reports whether both mint the same.
-func (d *dynamicRole) equal(other *dynamicRole) bool {
-	return d.Connection == other.Connection && d.Mode == other.Mode && maps.Equal(d.For, other.For) &&
-		d.TTL == other.TTL && d.MaxTTL == other.MaxTTL &&
-		d.RotationPeriod == other.RotationPeriod && d.GracePeriod == other.GracePeriod
-}
-
-// readBack returns the fields of the role; what its credential is, the shared
-// state adds.
-func (d *dynamicRole) readBack() map[string]any {
-	data := readBackSettings(fieldsOfTypes(roleFieldsOf), d.For)
-	data["connection"], data["mode"] = d.Connection, d.Mode
-	if d.Mode == modeLeased {
-		data["ttl"], data["max_ttl"] = inSeconds(d.TTL), inSeconds(d.MaxTTL)
-		return data
-	}
-	data["rotation_period"], data["grace_period"] = inSeconds(d.RotationPeriod), inSeconds(d.GracePeriod)
-	return data
-}
 
 // dynamicFields are the fields of roles/<role> that make a role dynamic.
 func dynamicFields() map[string]*framework.FieldSchema {
@@ -272,132 +197,4 @@ func (in input) applyPeriods(d, old *dynamicRole, target issuer.Target) (warning
 		warnings = append(warnings, fmt.Sprintf("grace_period: %s is short; what was read before a rotation stops working so long after it, and many tools read again after minutes only", d.GracePeriod))
 	}
 	return warnings, nil
-}
-
-// lifetime is how long a shared credential is to live at the registry: over the
-// next rotation and its grace period, and so long again that a registry which
-// cannot mint for a while costs nothing. One that is left behind, as by
-// disabling the mount, so ends by itself.
-func (d *dynamicRole) lifetime(target issuer.Target) time.Duration {
-	lifetime := 2*d.RotationPeriod + d.GracePeriod
-	if target.MaxLifetime > 0 {
-		lifetime = min(lifetime, target.MaxLifetime)
-	}
-	return lifetime
-}
-
-// connectionRolesPrefix is the index of the roles that use a connection, one
-// storage key for each. A key is written before the role and deleted after it,
-// so a crash in between leaves a key too many and never one too few: readers
-// compare with the role itself.
-const connectionRolesPrefix = "connection-roles/"
-
-func connectionRoleKey(connection, role string) string {
-	return connectionRolesPrefix + connection + "/" + role
-}
-
-func (b *backend) putConnectionRole(ctx context.Context, storage logical.Storage, connection, role string) error {
-	if connection == "" {
-		return nil
-	}
-	if err := storage.Put(ctx, &logical.StorageEntry{Key: connectionRoleKey(connection, role)}); err != nil {
-		return fmt.Errorf("noting that role %q uses connection %q: %w", role, connection, err)
-	}
-	return nil
-}
-
-// deleteConnectionRole takes a key out of the index. The role is changed
-// already, and a key too many does no harm, so a failure is not one of the
-// request.
-func (b *backend) deleteConnectionRole(ctx context.Context, storage logical.Storage, connection, role string) {
-	if connection == "" {
-		return
-	}
-	if err := storage.Delete(ctx, connectionRoleKey(connection, role)); err != nil {
-		b.Logger().Warn("a role stays in the index of its former connection", "role", role, "connection", connection, "error", err)
-	}
-}
-
-// connectionUse is what keeps a connection from being deleted.
-type connectionUse struct {
-	roles   []string
-	minted  int // credentials that are leased
-	waiting int // credentials to be found and revoked
-
-	unfinished bool // a rotate-root has an administrative credential left to end
-}
-
-// String is empty where there is nothing.
-func (u connectionUse) String() string {
-	var parts []string
-	if n := len(u.roles); n > 0 {
-		shown := u.roles[:min(n, maxQuotedFields)]
-		more := ""
-		if n > len(shown) {
-			more = fmt.Sprintf(" and %d more", n-len(shown))
-		}
-		parts = append(parts, "roles "+strings.Join(shown, ", ")+more)
-	}
-	if u.minted > 0 {
-		parts = append(parts, fmt.Sprintf("%d leased credentials", u.minted))
-	}
-	if u.waiting > 0 {
-		parts = append(parts, fmt.Sprintf("%d credentials that wait to be revoked", u.waiting))
-	}
-	if u.unfinished {
-		parts = append(parts, "an administrative credential that a rotate-root has left to be ended")
-	}
-	return strings.Join(parts, ", ")
-}
-
-func (b *backend) connectionUse(ctx context.Context, storage logical.Storage, connection string) (connectionUse, error) {
-	var use connectionUse
-	names, err := storage.List(ctx, connectionRolesPrefix+connection+"/")
-	if err != nil {
-		return use, fmt.Errorf("listing the roles of connection %q: %w", connection, err)
-	}
-	for _, name := range names {
-		r, err := b.role(ctx, storage, name)
-		if err != nil {
-			return use, err
-		}
-		if r != nil && r.Dynamic != nil && r.Dynamic.Connection == connection {
-			use.roles = append(use.roles, name)
-		}
-	}
-	leases, err := storage.List(ctx, leasePrefix(connection))
-	if err != nil {
-		return use, fmt.Errorf("listing the leases of connection %q: %w", connection, err)
-	}
-	use.minted = len(leases)
-	if use.waiting, err = b.waitingFor(ctx, storage, connection); err != nil {
-		return use, err
-	}
-	left, err := b.leftWith(ctx, storage, connection, use.roles)
-	use.waiting += left
-	return use, err
-}
-
-// leftWith counts the credentials of a connection that shared roles have from
-// the time when they used it.
-func (b *backend) leftWith(ctx context.Context, storage logical.Storage, connection string, using []string) (count int, err error) {
-	names, err := storage.List(ctx, sharedStoragePrefix)
-	if err != nil {
-		return 0, fmt.Errorf("listing the shared credentials: %w", err)
-	}
-	for _, name := range names {
-		if slices.Contains(using, name) {
-			continue
-		}
-		s, err := b.shared(ctx, storage, name)
-		if err != nil {
-			return 0, err
-		}
-		for _, m := range s.all() {
-			if m.Connection == connection {
-				count++
-			}
-		}
-	}
-	return count, nil
 }

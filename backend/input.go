@@ -3,7 +3,10 @@
 package backend
 
 import (
+	"bytes"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"maps"
@@ -15,6 +18,8 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/ryanuber/go-glob"
+
+	"vault-plugin-secrets-regcred/backend/dockerconfig"
 )
 
 const (
@@ -224,4 +229,69 @@ func refusef(format string, args ...any) error { return refuse(fmt.Errorf(format
 func isInputError(err error) bool {
 	var in inputError
 	return errors.As(err, &in)
+}
+
+// named returns the first of the fields that the write names, if any.
+func (in input) named(fields map[string]*framework.FieldSchema) string {
+	for _, field := range slices.Sorted(maps.Keys(fields)) {
+		if in.has(field) {
+			return field
+		}
+	}
+	return ""
+}
+
+// parseCAs returns the certificates of a field ca_pem, and the system's; nil
+// are the system's alone.
+func parseCAs(text string) (*x509.CertPool, error) {
+	if text == "" {
+		return nil, nil
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		return nil, fmt.Errorf("reading the system's CA certificates: %w", err)
+	}
+	for rest := []byte(text); len(bytes.TrimSpace(rest)) > 0; {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil || block.Type != "CERTIFICATE" {
+			return nil, refusef("ca_pem: must hold certificates in PEM form and nothing else, each beginning with -----BEGIN CERTIFICATE-----")
+		}
+		certificate, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, refusef("ca_pem: must hold valid certificates; one of them is damaged")
+		}
+		pool.AddCert(certificate)
+	}
+	return pool, nil
+}
+
+func connectionNameSchema() *framework.FieldSchema {
+	return &framework.FieldSchema{
+		Type:         framework.TypeString,
+		Description:  "Name of the connection: letters, digits and '_', with '.' or '-' inside. Case counts.",
+		Required:     true,
+		DisplayAttrs: &framework.DisplayAttributes{Identifier: true},
+	}
+}
+
+func roleNameField() *framework.FieldSchema {
+	return &framework.FieldSchema{
+		Type:         framework.TypeString,
+		Description:  "Name of the role: letters, digits and '_', with '.' or '-' inside. Case counts.",
+		Required:     true,
+		DisplayAttrs: &framework.DisplayAttributes{Identifier: true},
+	}
+}
+
+// parseRolePatterns refuses patterns that no name of a role can match.
+func parseRolePatterns(patterns []string) ([]string, error) {
+	if len(patterns) > dockerconfig.MaxRegistries {
+		return nil, fmt.Errorf("must have at most %d names, not %d", dockerconfig.MaxRegistries, len(patterns))
+	}
+	for i, pattern := range patterns {
+		if checkName(strings.ReplaceAll(pattern, "*", "x")) != nil {
+			return nil, fmt.Errorf("entry %d must be the name of a role, in which '*' stands for any characters, such as team-*", i+1)
+		}
+	}
+	return patterns, nil
 }

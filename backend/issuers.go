@@ -120,3 +120,14 @@ func readBackSettings(fields map[string]*framework.FieldSchema, settings issuer.
 	}
 	return data
 }
+
+// refuseOtherTypes refuses fields that only other types of connection have.
+func (in input) refuseOtherTypes(what string, t issuer.Type, fieldsOf func(issuer.Type) map[string]*framework.FieldSchema) error {
+	fields := fieldsOf(t)
+	for _, name := range slices.Sorted(maps.Keys(fieldsOfTypes(fieldsOf))) {
+		if fields[name] == nil && in.has(name) {
+			return refusef("%s: a %s of type %s has no such field; its own are: %s", name, what, t.Name, strings.Join(slices.Sorted(maps.Keys(fields)), ", "))
+		}
+	}
+	return nil
+}

@@ -21,13 +21,6 @@ import (
 const (
 	leaseSecretType = "pull_secret"
 
-	// leaseIndexPrefix is the index of leased credentials, one storage key for
-	// each with the time of its end in front of the name. Vault revokes them.
-	// The index is for what Vault does not know: an answer that was lost with
-	// its lease by a crash, and a lease that it gave up on. And it keeps a
-	// connection from being deleted before what it minted.
-	leaseIndexPrefix = "leases/"
-
 	// leaseMargin is how long after its end a leased credential is revoked from
 	// here: Vault has tried for long then.
 	leaseMargin = time.Minute
@@ -41,8 +34,6 @@ type lease struct {
 	Ends time.Time     `json:"ends"` // the latest time to which it can be renewed
 	TTL  time.Duration `json:"ttl"`
 }
-
-func leasePrefix(connection string) string { return leaseIndexPrefix + connection + "/" }
 
 func (l lease) indexKey() string {
 	return leasePrefix(l.Connection) + l.Ends.UTC().Format(expiryKeyTime) + l.Name
@@ -217,14 +208,6 @@ func (b *backend) forgetLease(ctx context.Context, storage logical.Storage, m mi
 				return fmt.Errorf("forgetting a lease: %w", err)
 			}
 		}
-	}
-	return nil
-}
-
-// forgetLeases empties the index of a connection.
-func (b *backend) forgetLeases(ctx context.Context, storage logical.Storage, connection string) error {
-	if err := logical.ClearView(ctx, logical.NewStorageView(storage, leasePrefix(connection))); err != nil {
-		return fmt.Errorf("forgetting the leases of connection %q: %w", connection, err)
 	}
 	return nil
 }

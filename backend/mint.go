@@ -23,17 +23,6 @@ const (
 	trialPause = time.Second
 )
 
-// minted is what is needed to find and revoke a credential. It stands in
-// write-ahead entries, in leases and in the entries of shared roles, and holds
-// no secret.
-type minted struct {
-	Connection string          `json:"connection"`
-	Role       string          `json:"role"`
-	Name       string          `json:"name"`         // at the registry
-	ID         string          `json:"id,omitempty"` // at the registry, once minted
-	For        issuer.Settings `json:"for,omitempty"`
-}
-
 // issued is a minted credential that is not yet stored or leased. Until
 // kept or abandoned, a write-ahead entry stands for it.
 type issued struct {
@@ -45,20 +34,6 @@ type issued struct {
 	revocable bool
 	wal       string // ID of the write-ahead entry of what is revocable
 	done      func()
-}
-
-// storedWAL is a write-ahead entry of the kind walCredential.
-type storedWAL struct {
-	SchemaVersion int `json:"schema_version"`
-	minted
-}
-
-func (b *backend) putWAL(ctx context.Context, storage logical.Storage, m minted) (string, error) {
-	id, err := framework.PutWAL(ctx, storage, walCredential, storedWAL{schemaVersion, m})
-	if err != nil {
-		return "", fmt.Errorf("writing ahead: %w", err)
-	}
-	return id, nil
 }
 
 // mintFor mints a credential for a role that lives long enough for lifetime,

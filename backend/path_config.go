@@ -3,116 +3,16 @@
 package backend
 
 import (
-	"bytes"
 	"context"
-	"crypto/x509"
-	"encoding/pem"
 	"fmt"
-	"net/http"
 	"strings"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
-	"github.com/ryanuber/go-glob"
 
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
 )
-
-const (
-	configStorageKey     = "config"
-	defaultExpiryWarning = 14 * 24 * time.Hour
-)
-
-// config holds the settings of the mount.
-type config struct {
-	// AllowedRegistries are the registries that roles may name; empty: any.
-	AllowedRegistries []dockerconfig.Key
-
-	// ExpiryWarning is how long before a role's expires_at its reads warn.
-	ExpiryWarning time.Duration
-
-	// CAPEM are the certificates that are trusted beside the system's when a
-	// registry is asked, in PEM form.
-	CAPEM string
-}
-
-// storedConfig is config as it stands in storage.
-type storedConfig struct {
-	SchemaVersion     int                `json:"schema_version"`
-	AllowedRegistries []dockerconfig.Key `json:"allowed_registries"`
-	ExpiryWarning     int64              `json:"expiry_warning"` // seconds
-	CAPEM             string             `json:"ca_pem,omitempty"`
-}
-
-// allows reports whether a role may name the registry: a pattern matches its
-// host, in which '*' stands for any characters, and the path below which it
-// lies, if the pattern has one.
-func (c config) allows(key dockerconfig.Key) bool {
-	for _, pattern := range c.AllowedRegistries {
-		inPath := pattern.Path() == "" || key.Path() == pattern.Path() || strings.HasPrefix(key.Path(), pattern.Path()+"/")
-		if inPath && glob.Glob(pattern.Host(), key.Host()) {
-			return true
-		}
-	}
-	return len(c.AllowedRegistries) == 0
-}
-
-// checkRegistries refuses registries that are not allowed.
-func (c config) checkRegistries(keys []dockerconfig.Key) error {
-	for _, key := range keys {
-		if !c.allows(key) {
-			return refusef("registry %q is not among the allowed_registries of this mount's config", key)
-		}
-	}
-	return nil
-}
-
-// checkAllowed refuses a Docker config with a registry that is not allowed.
-func (c config) checkAllowed(docker dockerconfig.Config) error {
-	return c.checkRegistries(docker.Keys())
-}
-
-// parseCAs returns the certificates of a field ca_pem, and the system's; nil
-// are the system's alone.
-func parseCAs(text string) (*x509.CertPool, error) {
-	if text == "" {
-		return nil, nil
-	}
-	pool, err := x509.SystemCertPool()
-	if err != nil {
-		return nil, fmt.Errorf("reading the system's CA certificates: %w", err)
-	}
-	for rest := []byte(text); len(bytes.TrimSpace(rest)) > 0; {
-		var block *pem.Block
-		if block, rest = pem.Decode(rest); block == nil || block.Type != "CERTIFICATE" {
-			return nil, refusef("ca_pem: must hold certificates in PEM form and nothing else, each beginning with -----BEGIN CERTIFICATE-----")
-		}
-		certificate, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, refusef("ca_pem: must hold valid certificates; one of them is damaged")
-		}
-		pool.AddCert(certificate)
-	}
-	return pool, nil
-}
-
-// config returns the settings of the mount. They must not be changed in place.
-func (b *backend) config(ctx context.Context, storage logical.Storage) (config, error) {
-	return getDecoded(ctx, b.cache, storage, configStorageKey, config{ExpiryWarning: defaultExpiryWarning}, decodeConfig)
-}
-
-func decodeConfig(entry *logical.StorageEntry) (config, error) {
-	var stored storedConfig
-	if err := decodeEntry(entry, &stored, &stored.SchemaVersion); err != nil {
-		return config{}, err
-	}
-	return config{
-		AllowedRegistries: stored.AllowedRegistries,
-		ExpiryWarning:     time.Duration(stored.ExpiryWarning) * time.Second,
-		CAPEM:             stored.CAPEM,
-	}, nil
-}
 
 func (b *backend) pathConfig() []*framework.Path {
 	fields := map[string]*framework.FieldSchema{
@@ -253,22 +153,6 @@ func parseAllowedRegistries(patterns []string) (keys []dockerconfig.Key, warning
 		keys = append(keys, key)
 	}
 	return keys, warnings, nil
-}
-
-func okResponse(description string, fields map[string]*framework.FieldSchema) map[int][]framework.Response {
-	return map[int][]framework.Response{http.StatusOK: {{Description: description, Fields: fields}}}
-}
-
-// stored describes the answers to a write that may come with warnings.
-func stored(description string) map[int][]framework.Response {
-	return map[int][]framework.Response{
-		http.StatusNoContent: {{Description: description}},
-		http.StatusOK:        {{Description: description + " There are warnings."}},
-	}
-}
-
-func noContent(description string) map[int][]framework.Response {
-	return map[int][]framework.Response{http.StatusNoContent: {{Description: description}}}
 }
 
 const configHelp = `

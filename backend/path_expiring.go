@@ -4,6 +4,9 @@ package backend
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -53,4 +56,37 @@ func (b *backend) readExpiring(ctx context.Context, req *logical.Request, data *
 		expiresAt[name] = formatTime(at)
 	}
 	return withWarnings(&logical.Response{Data: map[string]any{"roles": names, "expires_at": expiresAt}}, warnings), nil
+}
+
+// expiringBefore returns the names of the roles that expire before a time,
+// soonest first. The warnings name those that cannot be read.
+func (b *backend) expiringBefore(ctx context.Context, storage logical.Storage, before time.Time) (names []string, times map[string]time.Time, warnings []string, err error) {
+	keys, err := storage.List(ctx, expiryStoragePrefix)
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("listing expiries: %w", err)
+	}
+	slices.Sort(keys)
+	names, times = []string{}, map[string]time.Time{}
+	for _, key := range keys {
+		at, name, ok := parseExpiryKey(key)
+		if !ok {
+			continue
+		}
+		if !at.Before(before) {
+			break
+		}
+		r, err := b.role(ctx, storage, name)
+		if unreadable := (unreadableError{}); errors.As(err, &unreadable) {
+			warnings = append(warnings, err.Error())
+			continue
+		}
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		if r != nil && expiryKey(r.expiresAt(), name) == expiryStoragePrefix+key {
+			names = append(names, name)
+			times[name] = at
+		}
+	}
+	return names, times, warnings, nil
 }

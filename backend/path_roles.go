@@ -5,187 +5,15 @@ package backend
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
-	"net/http"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
-	"github.com/hashicorp/vault/sdk/helper/locksutil"
 	"github.com/hashicorp/vault/sdk/logical"
-
-	"vault-plugin-secrets-regcred/backend/dockerconfig"
 )
-
-const (
-	roleStoragePrefix = "roles/"
-	typeStatic        = "static"
-	typeBundle        = "bundle"
-	typeDynamic       = "dynamic"
-)
-
-// role is what roles/<role> defines and creds/<role> reads. One of the pointers
-// is set, and is its type.
-type role struct {
-	Static  *staticRole
-	Bundle  *bundleRole
-	Dynamic *dynamicRole
-
-	// AllowedBundles are names and globs of the bundles that may join it.
-	AllowedBundles []string
-
-	// VerifyRepository is what a verification pulls from, as it was written.
-	VerifyRepository string
-
-	UpdatedAt time.Time
-}
-
-func (r *role) roleType() string {
-	switch {
-	case r.Bundle != nil:
-		return typeBundle
-	case r.Dynamic != nil:
-		return typeDynamic
-	}
-	return typeStatic
-}
-
-func (r *role) isShared() bool { return r.Dynamic != nil && r.Dynamic.Mode == modeShared }
-
-func (r *role) isLeased() bool { return r.Dynamic != nil && r.Dynamic.Mode == modeLeased }
-
-// connection is the name of the connection that a role uses, empty for none.
-func (r *role) connection() string {
-	if r == nil || r.Dynamic == nil {
-		return ""
-	}
-	return r.Dynamic.Connection
-}
-
-// expiresAt is when the role's own credential stops working at the registry;
-// zero where that is not known, or where it has none of its own.
-func (r *role) expiresAt() time.Time {
-	if r == nil || r.Static == nil {
-		return time.Time{}
-	}
-	return r.Static.ExpiresAt
-}
-
-// storedRole is a role as it stands in storage.
-type storedRole struct {
-	unprintable
-	SchemaVersion int       `json:"schema_version"`
-	Type          string    `json:"type"`
-	UpdatedAt     time.Time `json:"updated_at"`
-	// Docker is a pointer because fmt's %p prints a struct without asking it.
-	Docker           *json.RawMessage   `json:"dockerconfig,omitempty"`
-	ExpiresAt        time.Time          `json:"expires_at,omitzero"`
-	Members          []string           `json:"members,omitempty"`
-	Dynamic          *storedDynamicRole `json:"dynamic,omitempty"`
-	AllowedBundles   []string           `json:"allowed_bundles,omitempty"`
-	VerifyRepository string             `json:"verify_repository,omitempty"`
-}
-
-// role returns nil where there is none of that name. What it returns must not be
-// changed.
-func (b *backend) role(ctx context.Context, storage logical.Storage, name string) (*role, error) {
-	return getDecoded(ctx, b.cache, storage, roleStoragePrefix+name, nil, func(entry *logical.StorageEntry) (*role, error) {
-		return decodeRole(entry, name)
-	})
-}
-
-func decodeRole(entry *logical.StorageEntry, name string) (*role, error) {
-	var stored storedRole
-	if err := decodeEntry(entry, &stored, &stored.SchemaVersion); err != nil {
-		return nil, err
-	}
-	r := &role{
-		AllowedBundles:   stored.AllowedBundles,
-		VerifyRepository: stored.VerifyRepository,
-		UpdatedAt:        stored.UpdatedAt,
-	}
-	switch {
-	case stored.Type == typeBundle:
-		r.Bundle = &bundleRole{Members: stored.Members}
-	case stored.Type == typeStatic && stored.Docker != nil:
-		docker, err := dockerconfig.Decode(*stored.Docker)
-		if err != nil {
-			return nil, unreadablef("role %q: %w", name, err)
-		}
-		r.Static = &staticRole{Docker: docker, ExpiresAt: stored.ExpiresAt}
-	case stored.Type == typeDynamic && stored.Dynamic != nil:
-		r.Dynamic = stored.Dynamic.role()
-	default:
-		return nil, unreadablef("role %q: this plugin cannot read its type %q", name, stored.Type)
-	}
-	return r, nil
-}
-
-// putRole stores a role in place of old, which is nil for a new one.
-func (b *backend) putRole(ctx context.Context, storage logical.Storage, name string, r, old *role) error {
-	stored := storedRole{
-		SchemaVersion:    schemaVersion,
-		Type:             r.roleType(),
-		UpdatedAt:        r.UpdatedAt,
-		AllowedBundles:   r.AllowedBundles,
-		VerifyRepository: r.VerifyRepository,
-	}
-	if r.Static != nil {
-		docker := json.RawMessage(r.Static.Docker.JSON())
-		stored.Docker, stored.ExpiresAt = &docker, r.Static.ExpiresAt
-	}
-	if r.Bundle != nil {
-		stored.Members = r.Bundle.Members
-	}
-	if r.Dynamic != nil {
-		stored.Dynamic = r.Dynamic.stored()
-	}
-	if err := b.putConnectionRole(ctx, storage, r.connection(), name); err != nil {
-		return err
-	}
-	if err := putExpiry(ctx, storage, r.expiresAt(), name); err != nil {
-		return err
-	}
-	if err := putEntry(ctx, storage, roleStoragePrefix+name, stored); err != nil {
-		return err
-	}
-	if before := old.expiresAt(); expiryKey(before, name) != expiryKey(r.expiresAt(), name) {
-		b.deleteExpiry(ctx, storage, before, name)
-	}
-	if old.connection() != r.connection() {
-		b.deleteConnectionRole(ctx, storage, old.connection(), name)
-	}
-	return nil
-}
-
-// readBack returns all of a role but its passwords and what derives from them.
-func (r *role) readBack() map[string]any {
-	data := map[string]any{
-		"type":       r.roleType(),
-		"updated_at": formatTime(r.UpdatedAt),
-	}
-	if len(r.AllowedBundles) > 0 {
-		data["allowed_bundles"] = r.AllowedBundles
-	}
-	if r.VerifyRepository != "" {
-		data["verify_repository"] = r.VerifyRepository
-	}
-	if r.Bundle != nil {
-		data["members"] = r.Bundle.Members
-	}
-	if r.Static != nil {
-		maps.Copy(data, r.Static.readBack())
-		maps.Copy(data, servedBy(r.Static.Docker, r.Static.ExpiresAt))
-	}
-	if r.Dynamic != nil {
-		maps.Copy(data, r.Dynamic.readBack())
-	}
-	return data
-}
 
 func (b *backend) pathRoles() []*framework.Path {
 	fields := map[string]*framework.FieldSchema{
@@ -253,15 +81,6 @@ func (b *backend) pathRoles() []*framework.Path {
 	}
 }
 
-func roleNameField() *framework.FieldSchema {
-	return &framework.FieldSchema{
-		Type:         framework.TypeString,
-		Description:  "Name of the role: letters, digits and '_', with '.' or '-' inside. Case counts.",
-		Required:     true,
-		DisplayAttrs: &framework.DisplayAttributes{Identifier: true},
-	}
-}
-
 func roleReadBackFields() map[string]*framework.FieldSchema {
 	fields := dynamicFields()
 	maps.Copy(fields, map[string]*framework.FieldSchema{
@@ -309,19 +128,6 @@ func (b *backend) readRole(ctx context.Context, req *logical.Request, data *fram
 		maps.Copy(resp.Data, secret.sources[0].shared.readBack(r.Dynamic))
 	}
 	return withWarnings(resp, secret.Warnings), nil
-}
-
-// servedBy describes what a read of creds/ gives.
-func servedBy(docker dockerconfig.Config, expiresAt time.Time) map[string]any {
-	registries := []string{}
-	for _, key := range docker.Keys() {
-		registries = append(registries, string(key))
-	}
-	data := map[string]any{"registries": registries}
-	if !expiresAt.IsZero() {
-		data["expires_at"] = formatTime(expiresAt)
-	}
-	return data
 }
 
 // writeRole creates, updates and patches: an update and a patch keep the
@@ -439,18 +245,6 @@ func (in input) aboutCredential(err error) error {
 	return err
 }
 
-// lockRole orders the writes to a role, which are a read, a change and a write.
-// The function that it returns ends it.
-func (b *backend) lockRole(name string) (unlock func()) {
-	lock := locksutil.LockForKey(b.roleLocks, name)
-	lock.Lock()
-	return lock.Unlock
-}
-
-func noSuchRole(name string) error {
-	return logical.CodedError(http.StatusNotFound, fmt.Sprintf("role %q does not exist; a write to roles/%s creates it", name, name))
-}
-
 // applyRole returns the role as the write makes it, and what the caller should
 // know about it. The fields that the write does not name stay as in old, which
 // is nil for a new role.
@@ -520,27 +314,6 @@ func (in input) checkRoleType(old *role) error {
 		}
 	}
 	return nil
-}
-
-// givesLike reports whether two roles of one type and name serve the same.
-func (r *role) givesLike(other *role) bool {
-	switch {
-	case r.Static != nil:
-		return r.Static.Docker.Equal(other.Static.Docker)
-	case r.Dynamic != nil:
-		return r.Dynamic.equal(other.Dynamic)
-	}
-	return false
-}
-
-// named returns the first of the fields that the write names, if any.
-func (in input) named(fields map[string]*framework.FieldSchema) string {
-	for _, field := range slices.Sorted(maps.Keys(fields)) {
-		if in.has(field) {
-			return field
-		}
-	}
-	return ""
 }
 
 func (b *backend) deleteRole(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {

@@ -27,15 +27,6 @@ func (b *backend) pathRotate() []*framework.Path {
 	}}
 }
 
-// rotationFields are those that say when a credential is replaced.
-func rotationFields(required bool) map[string]*framework.FieldSchema {
-	return map[string]*framework.FieldSchema{
-		"last_vault_rotation": {Type: framework.TypeString, Required: required, Description: "When the credential was last replaced by the engine, RFC 3339."},
-		"rotation_period":     {Type: framework.TypeInt64, Required: required, Description: "How often it is replaced, in seconds."},
-		"ttl":                 {Type: framework.TypeInt64, Required: required, Description: "In how many seconds it is replaced next; at least 1."},
-	}
-}
-
 func (b *backend) rotateRole(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	name, err := roleName(data)
 	if err != nil {

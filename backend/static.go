@@ -13,31 +13,6 @@ import (
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
 )
 
-// staticRole is a role that holds its own credentials.
-type staticRole struct {
-	Docker dockerconfig.Config
-
-	// ExpiresAt is when the credentials stop working at the registry; zero
-	// where that is not known.
-	ExpiresAt time.Time
-}
-
-// readBack returns all but the passwords and what derives from them.
-func (s *staticRole) readBack() map[string]any {
-	credentials := s.Docker.Credentials()
-	described := make([]map[string]any, len(credentials))
-	for i, c := range credentials {
-		described[i] = map[string]any{"registry": c.Registry.ImageName(), "username": c.Username}
-		if c.Email != "" {
-			described[i]["email"] = c.Email
-		}
-	}
-	if len(described) == 1 {
-		return described[0]
-	}
-	return map[string]any{"credentials": described}
-}
-
 // staticFields are the fields of roles/<role> that make a role static.
 func staticFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
@@ -198,4 +173,16 @@ func (in input) registry() (dockerconfig.Key, []string, error) {
 		}
 	}
 	return key, fieldWarnings(field, warnings), nil
+}
+
+func parseExpiry(text string) (time.Time, error) {
+	if text == "" {
+		return time.Time{}, nil
+	}
+	at, err := time.Parse(time.RFC3339, text)
+	at = at.UTC() // storage cannot hold every offset that Parse accepts
+	if err != nil || at.Year() < 1 || at.Year() > 9999 {
+		return time.Time{}, errors.New("must be a time as in RFC 3339, such as 2027-01-31T00:00:00Z")
+	}
+	return at, nil
 }

@@ -12,10 +12,6 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-// schemaVersion is written into every stored entry. It grows when an older
-// plugin could not read, or would misread, what this one writes.
-const schemaVersion = 1
-
 // unprintable is embedded in stored structs that hold secrets: formatting them
 // with any verb gives "[redacted]".
 type unprintable struct{}

@@ -39,6 +39,23 @@ type walRootEntry struct {
 	Name       string `json:"name"`
 }
 
+// minted is what is needed to find and revoke a credential. It stands in
+// write-ahead entries, in leases and in the entries of shared roles, and holds
+// no secret.
+type minted struct {
+	Connection string          `json:"connection"`
+	Role       string          `json:"role"`
+	Name       string          `json:"name"`         // at the registry
+	ID         string          `json:"id,omitempty"` // at the registry, once minted
+	For        issuer.Settings `json:"for,omitempty"`
+}
+
+// storedWAL is a write-ahead entry of the kind walCredential.
+type storedWAL struct {
+	SchemaVersion int `json:"schema_version"`
+	minted
+}
+
 var errUnderway = errors.New("a request is still at work on it")
 
 // underway marks a name as being worked on, until the function that it returns
@@ -46,6 +63,14 @@ var errUnderway = errors.New("a request is still at work on it")
 func (b *backend) underway(name string) (done func()) {
 	b.inHand.Store(name, nil)
 	return func() { b.inHand.Delete(name) }
+}
+
+func (b *backend) putWAL(ctx context.Context, storage logical.Storage, m minted) (string, error) {
+	id, err := framework.PutWAL(ctx, storage, walCredential, storedWAL{schemaVersion, m})
+	if err != nil {
+		return "", fmt.Errorf("writing ahead: %w", err)
+	}
+	return id, nil
 }
 
 func (b *backend) deleteWAL(ctx context.Context, storage logical.Storage, id string) {
@@ -56,34 +81,6 @@ func (b *backend) deleteWAL(ctx context.Context, storage logical.Storage, id str
 	if err := framework.DeleteWAL(ctx, storage, id); err != nil {
 		b.Logger().Warn("a write-ahead entry stays", "id", id, "error", err)
 	}
-}
-
-// walRollback undoes what a crash, or a registry that did not answer, left
-// behind. An error has it called again a minute later.
-func (b *backend) walRollback(ctx context.Context, req *logical.Request, kind string, data any) error {
-	err := b.rollBack(ctx, req.Storage, kind, data)
-	if err != nil && !errors.Is(err, errUnderway) {
-		b.Logger().Warn("what may be left at a registry could not be ended yet", "kind", kind, "error", err) // Vault does not log it
-	}
-	return err
-}
-
-func (b *backend) rollBack(ctx context.Context, storage logical.Storage, kind string, data any) error {
-	switch kind {
-	case walCredential:
-		var entry storedWAL
-		if err := decodeWAL(data, &entry, &entry.SchemaVersion); err != nil {
-			return err
-		}
-		return b.rollBackCredential(ctx, storage, entry.minted)
-	case walRoot:
-		var entry walRootEntry
-		if err := decodeWAL(data, &entry, &entry.SchemaVersion); err != nil {
-			return err
-		}
-		return b.rollBackRoot(ctx, storage, entry)
-	}
-	return fmt.Errorf("this plugin does not know the kind %q; run the newer plugin that wrote it", kind)
 }
 
 // decodeWAL reads the data of an entry as getEntry does.
@@ -99,27 +96,6 @@ func decodeWAL(data, entry any, version *int) error {
 		return errors.New("the write-ahead entry is damaged")
 	}
 	return nil
-}
-
-// rollBackCredential revokes what was minted under a name, unless it has come
-// to be what a shared role serves or will revoke.
-func (b *backend) rollBackCredential(ctx context.Context, storage logical.Storage, m minted) error {
-	if _, working := b.inHand.Load(m.Name); working {
-		return errUnderway
-	}
-	kept, err := b.keptByShared(ctx, storage, m)
-	if err != nil || kept {
-		return err
-	}
-	if err := b.checkAnswers(m.Connection); err != nil {
-		return err
-	}
-	err = b.revokeNamed(ctx, storage, m)
-	b.noteSilence(m.Connection, err)
-	if err != nil {
-		return err
-	}
-	return b.forgetLease(ctx, storage, m)
 }
 
 // noteSilence remembers whether a registry answered.
@@ -140,51 +116,4 @@ func (b *backend) checkAnswers(connection string) error {
 		return badGateway(fmt.Errorf("the registry of connection %q did not answer a moment ago", connection))
 	}
 	return nil
-}
-
-// rollBackRoot ends what was prepared under a name, unless it has come to be
-// the connection's.
-func (b *backend) rollBackRoot(ctx context.Context, storage logical.Storage, entry walRootEntry) error {
-	if _, working := b.inHand.Load(entry.Name); working {
-		return errUnderway
-	}
-	defer b.lockConnection(entry.Connection)()
-	c, err := b.connection(ctx, storage, entry.Connection)
-	if err != nil || c == nil || c.Root.Name == entry.Name {
-		return err
-	}
-	if c.Root.Pending != nil {
-		if c.Root.Pending.Name == entry.Name {
-			return nil
-		}
-		return errUnderway // some registries could not tell the two apart
-	}
-	client, err := b.open(c, issuer.Root{})
-	if err != nil {
-		return err
-	}
-	defer client.Close()
-	return client.DiscardRoot(ctx, entry.Name)
-}
-
-// waitingFor counts the write-ahead entries about a connection.
-func (b *backend) waitingFor(ctx context.Context, storage logical.Storage, connection string) (int, error) {
-	ids, err := framework.ListWAL(ctx, storage)
-	if err != nil {
-		return 0, fmt.Errorf("listing the write-ahead entries: %w", err)
-	}
-	count := 0
-	for _, id := range ids {
-		entry, err := framework.GetWAL(ctx, storage, id)
-		if err != nil {
-			return 0, fmt.Errorf("reading a write-ahead entry: %w", err)
-		}
-		if entry == nil {
-			continue
-		}
-		if about, ok := entry.Data.(map[string]any); ok && about["connection"] == connection {
-			count++
-		}
-	}
-	return count, nil
 }

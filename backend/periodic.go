@@ -8,85 +8,12 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hashicorp/vault/sdk/helper/consts"
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/hashicorp/vault/sdk/queue"
 )
 
-const (
-	// tendAtOnce is how many roles are tended at the same time.
-	tendAtOnce = 8
-
-	// sweepEvery is how often leased credentials are looked for that Vault
-	// should have revoked.
-	sweepEvery = 10 * time.Minute
-)
-
-// schedule is when the shared roles are to be tended next, by name. It is in
-// memory only, and filled from storage by the first run of the periodic
-// function after a start, a reload or a change of the active node.
-type schedule struct {
-	mu    sync.Mutex
-	queue *queue.PriorityQueue // nil until filled; by time in Unix nanoseconds
-	sweep time.Time            // when leased credentials were last swept
-}
-
-func (s *schedule) sweepIsDue(now time.Time) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.sweep.IsZero() || now.Sub(s.sweep) >= sweepEvery
-}
-
-func (s *schedule) swept(now time.Time) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.sweep = now
-}
-
-// set notes when a role is to be tended next; zero: not at all.
-func (s *schedule) set(name string, at time.Time) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.queue == nil {
-		return
-	}
-	_, _ = s.queue.PopByKey(name) // it may not be there
-	if !at.IsZero() {
-		_ = s.queue.Push(&queue.Item{Key: name, Priority: at.UnixNano()}) // fails only for a key that is there
-	}
-}
-
-// due takes the roles out that are to be tended by now.
-func (s *schedule) due(now time.Time) []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var names []string
-	for s.queue != nil {
-		item, err := s.queue.Pop()
-		if err != nil { // it is empty
-			break
-		}
-		if item.Priority > now.UnixNano() {
-			_ = s.queue.Push(item)
-			break
-		}
-		names = append(names, item.Key)
-	}
-	return names
-}
-
-func (b *backend) schedule(name string, at time.Time) { b.next.set(name, at) }
-
-// onStandby reports whether storage cannot be written from this node at all.
-func (b *backend) onStandby() bool {
-	return b.System().ReplicationState().HasState(consts.ReplicationPerformanceStandby | consts.ReplicationDRSecondary)
-}
-
-// ownsShared reports whether this is the one node that mints and revokes the
-// credentials of shared roles.
-func (b *backend) ownsShared() bool {
-	return !b.onStandby() && (b.System().LocalMount() || !b.System().ReplicationState().HasState(consts.ReplicationPerformanceSecondary))
-}
+// tendAtOnce is how many roles are tended at the same time.
+const tendAtOnce = 8
 
 // periodic is called by Vault once a minute, on every node.
 func (b *backend) periodic(ctx context.Context, req *logical.Request) error {
@@ -183,6 +110,27 @@ func (b *backend) tendNow(ctx context.Context, storage logical.Storage, name str
 		}
 	}
 	return s.nextAt(r.Dynamic), nil
+}
+
+// sharedToServe returns the state of a shared role with a credential that
+// works. Reads do not wait for a rotation, but one is begun for them; only
+// where there is nothing to serve does one mint, and all others wait for it.
+func (b *backend) sharedToServe(ctx context.Context, storage logical.Storage, name string, r *role) (shared, error) {
+	s, err := b.shared(ctx, storage, name)
+	if err != nil {
+		return shared{}, err
+	}
+	now := b.now()
+	if s.serves(r.Dynamic, now) {
+		if at := s.nextAt(r.Dynamic); !at.After(now) && b.ownsShared() {
+			b.tendSoon(storage, name)
+		}
+		return s, nil
+	}
+	if !b.ownsShared() {
+		return shared{}, logical.ErrReadOnly // has the active node of the primary do it
+	}
+	return b.rotate(ctx, storage, name, whenNothingServes)
 }
 
 // tendSoon tends a role without having a read wait for it.

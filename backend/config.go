@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+	"github.com/ryanuber/go-glob"
+
+	"vault-plugin-secrets-regcred/backend/dockerconfig"
+)
+
+const defaultExpiryWarning = 14 * 24 * time.Hour
+
+// config holds the settings of the mount.
+type config struct {
+	// AllowedRegistries are the registries that roles may name; empty: any.
+	AllowedRegistries []dockerconfig.Key
+
+	// ExpiryWarning is how long before a role's expires_at its reads warn.
+	ExpiryWarning time.Duration
+
+	// CAPEM are the certificates that are trusted beside the system's when a
+	// registry is asked, in PEM form.
+	CAPEM string
+}
+
+// storedConfig is config as it stands in storage.
+type storedConfig struct {
+	SchemaVersion     int                `json:"schema_version"`
+	AllowedRegistries []dockerconfig.Key `json:"allowed_registries"`
+	ExpiryWarning     int64              `json:"expiry_warning"` // seconds
+	CAPEM             string             `json:"ca_pem,omitempty"`
+}
+
+// allows reports whether a role may name the registry: a pattern matches its
+// host, in which '*' stands for any characters, and the path below which it
+// lies, if the pattern has one.
+func (c config) allows(key dockerconfig.Key) bool {
+	for _, pattern := range c.AllowedRegistries {
+		inPath := pattern.Path() == "" || key.Path() == pattern.Path() || strings.HasPrefix(key.Path(), pattern.Path()+"/")
+		if inPath && glob.Glob(pattern.Host(), key.Host()) {
+			return true
+		}
+	}
+	return len(c.AllowedRegistries) == 0
+}
+
+// checkRegistries refuses registries that are not allowed.
+func (c config) checkRegistries(keys []dockerconfig.Key) error {
+	for _, key := range keys {
+		if !c.allows(key) {
+			return refusef("registry %q is not among the allowed_registries of this mount's config", key)
+		}
+	}
+	return nil
+}
+
+// checkAllowed refuses a Docker config with a registry that is not allowed.
+func (c config) checkAllowed(docker dockerconfig.Config) error {
+	return c.checkRegistries(docker.Keys())
+}
+
+// config returns the settings of the mount. They must not be changed in place.
+func (b *backend) config(ctx context.Context, storage logical.Storage) (config, error) {
+	return getDecoded(ctx, b.cache, storage, configStorageKey, config{ExpiryWarning: defaultExpiryWarning}, decodeConfig)
+}
+
+func decodeConfig(entry *logical.StorageEntry) (config, error) {
+	var stored storedConfig
+	if err := decodeEntry(entry, &stored, &stored.SchemaVersion); err != nil {
+		return config{}, err
+	}
+	return config{
+		AllowedRegistries: stored.AllowedRegistries,
+		ExpiryWarning:     time.Duration(stored.ExpiryWarning) * time.Second,
+		CAPEM:             stored.CAPEM,
+	}, nil
+}

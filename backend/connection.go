@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/helper/locksutil"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-regcred/backend/dockerconfig"
+	"vault-plugin-secrets-regcred/backend/issuer"
+)
+
+// connection is a registry whose API mints credentials, and the administrative
+// credential for it.
+type connection struct {
+	Name string
+	Type issuer.Type
+
+	URL        string
+	Registries []dockerconfig.Key
+	Settings   issuer.Settings
+	Secrets    issuer.Secrets
+	CAPEM      string
+
+	// AllowedRoles are names and globs of the roles that may use it; empty: none.
+	AllowedRoles []string
+
+	// AllowedTargets are globs of what these may mint for; empty: anything.
+	AllowedTargets []string
+
+	UpdatedAt time.Time
+	Root      rootRotation
+}
+
+// storedConnection is a connection as it stands in storage.
+type storedConnection struct {
+	unprintable
+	SchemaVersion  int                 `json:"schema_version"`
+	Type           string              `json:"type"`
+	UpdatedAt      time.Time           `json:"updated_at"`
+	URL            string              `json:"url,omitempty"`
+	Registries     []dockerconfig.Key  `json:"registries"`
+	Settings       issuer.Settings     `json:"settings,omitempty"`
+	Secrets        *map[string]string  `json:"secrets,omitempty"` // a pointer for the reason that storedRole.Docker is one
+	CAPEM          string              `json:"ca_pem,omitempty"`
+	AllowedRoles   []string            `json:"allowed_roles,omitempty"`
+	AllowedTargets []string            `json:"allowed_targets,omitempty"`
+	Root           *storedRootRotation `json:"root,omitempty"`
+}
+
+// connection returns nil where there is none of that name.
+func (b *backend) connection(ctx context.Context, storage logical.Storage, name string) (*connection, error) {
+	var stored storedConnection
+	found, err := getEntry(ctx, storage, connectionStoragePrefix+name, &stored, &stored.SchemaVersion)
+	if err != nil || !found {
+		return nil, err
+	}
+	t, known := issuerType(stored.Type)
+	if !known {
+		return nil, unreadablef("connection %q: this plugin does not know its type %q", name, stored.Type)
+	}
+	if len(stored.Registries) == 0 {
+		return nil, unreadablef("connection %q: the stored entry names no registry", name)
+	}
+	return &connection{
+		Name:           name,
+		Type:           t,
+		URL:            stored.URL,
+		Registries:     stored.Registries,
+		Settings:       stored.Settings,
+		Secrets:        hidden(stored.Secrets),
+		CAPEM:          stored.CAPEM,
+		AllowedRoles:   stored.AllowedRoles,
+		AllowedTargets: stored.AllowedTargets,
+		UpdatedAt:      stored.UpdatedAt,
+		Root:           stored.Root.rotation(),
+	}, nil
+}
+
+func (b *backend) putConnection(ctx context.Context, storage logical.Storage, c *connection) error {
+	return putEntry(ctx, storage, connectionStoragePrefix+c.Name, storedConnection{
+		SchemaVersion:  schemaVersion,
+		Type:           c.Type.Name,
+		UpdatedAt:      c.UpdatedAt,
+		URL:            c.URL,
+		Registries:     c.Registries,
+		Settings:       c.Settings,
+		Secrets:        revealed(c.Secrets),
+		CAPEM:          c.CAPEM,
+		AllowedRoles:   c.AllowedRoles,
+		AllowedTargets: c.AllowedTargets,
+		Root:           c.Root.stored(),
+	})
+}
+
+// hidden and revealed turn stored secrets into what cannot be printed, and back.
+func hidden(stored *map[string]string) issuer.Secrets {
+	secrets := issuer.Secrets{}
+	if stored != nil {
+		for field, text := range *stored {
+			secrets[field] = dockerconfig.NewSecret(text)
+		}
+	}
+	return secrets
+}
+
+func revealed(secrets issuer.Secrets) *map[string]string {
+	if len(secrets) == 0 {
+		return nil
+	}
+	texts := map[string]string{}
+	for field, secret := range secrets {
+		texts[field] = secret.Reveal()
+	}
+	return &texts
+}
+
+// allowsRole reports whether a role of that name may use the connection.
+func (c *connection) allowsRole(role string) bool {
+	return matchesAny(c.AllowedRoles, role)
+}
+
+// allowsTarget reports whether all names of a target are covered.
+func (c *connection) allowsTarget(target issuer.Target) bool {
+	return len(c.AllowedTargets) == 0 || !slices.ContainsFunc(target.Names, func(name string) bool {
+		return !matchesAny(c.AllowedTargets, name)
+	})
+}
+
+// connectionFor returns the connection for a role, if the role may use it. The
+// error is the same where there is none of that name, or writers of roles could
+// ask which connections there are.
+func (b *backend) connectionFor(ctx context.Context, storage logical.Storage, name, role string) (*connection, error) {
+	c, err := b.connection(ctx, storage, name)
+	if err != nil {
+		return nil, err
+	}
+	return c, c.checkRole(name, role)
+}
+
+// checkRole refuses a role that may not use the connection of that name, which
+// is nil where there is none.
+func (c *connection) checkRole(name, role string) error {
+	if c == nil || !c.allowsRole(role) {
+		return refusef("connection: role %q cannot use connection %q: there is no such connection, or its allowed_roles does not name the role", role, name)
+	}
+	return nil
+}
+
+// lockConnection orders the writes to a connection, and waits for one that is
+// asking the registry.
+func (b *backend) lockConnection(name string) (unlock func()) {
+	lock := locksutil.LockForKey(b.connectionLocks, name)
+	lock.Lock()
+	return lock.Unlock
+}
+
+func sameSecrets(a, b issuer.Secrets) bool { return maps.EqualFunc(a, b, dockerconfig.Secret.Equal) }
+
+// toOpen returns what an issuer is opened with.
+func (b *backend) toOpen(c *connection) (issuer.Connection, error) {
+	cas, err := parseCAs(c.CAPEM)
+	if err != nil {
+		return issuer.Connection{}, err
+	}
+	return issuer.Connection{
+		URL:        c.URL,
+		Registries: c.Registries,
+		Settings:   c.Settings,
+		Secrets:    c.Secrets,
+		HTTP:       b.newHTTP(cas),
+		Now:        b.now,
+	}, nil
+}
+
+// open opens a connection with the administrative credential that it holds, or
+// with another.
+func (b *backend) open(c *connection, root issuer.Root) (*issuer.Client, error) {
+	toOpen, err := b.toOpen(c)
+	if err != nil {
+		return nil, err
+	}
+	client, err := issuer.Open(c.Type, toOpen.With(root))
+	if err != nil {
+		return nil, refuse(err)
+	}
+	return client, nil
+}
+
+// target returns what a role of the connection mints for, if that is allowed.
+func (b *backend) target(c *connection, settings issuer.Settings) (issuer.Target, error) {
+	toOpen, err := b.toOpen(c)
+	if err != nil {
+		return issuer.Target{}, err
+	}
+	target, err := c.Type.Target(toOpen, settings)
+	if err != nil {
+		return issuer.Target{}, refuse(err)
+	}
+	if !c.allowsTarget(target) {
+		return issuer.Target{}, refusef("connection: the allowed_targets of connection %q do not cover all of: %s", c.Name, strings.Join(target.Names, ", "))
+	}
+	return target, nil
+}
+
+// readBack returns all of a connection but its secrets.
+func (c *connection) readBack() map[string]any {
+	data := map[string]any{
+		"type":       c.Type.Name,
+		"registry":   c.registryText(),
+		"updated_at": formatTime(c.UpdatedAt),
+	}
+	if c.URL != "" {
+		data["url"] = c.URL
+	}
+	if c.CAPEM != "" {
+		data["ca_pem"] = c.CAPEM
+	}
+	data["allowed_roles"], data["allowed_targets"] = listed(c.AllowedRoles), listed(c.AllowedTargets)
+	maps.Copy(data, readBackSettings(c.Type.ConnectionFields, c.Settings))
+	maps.Copy(data, c.Root.readBack())
+	return data
+}
+
+// registryText is the field registry: what is written can be read and written
+// again.
+func (c *connection) registryText() string {
+	names := make([]string, len(c.Registries))
+	for i, key := range c.Registries {
+		names[i] = key.ImageName()
+	}
+	return strings.Join(names, ",")
+}
+
+// listed returns an empty list in place of none: it means something.
+func listed(list []string) []string { return append([]string{}, list...) }
+
+// rootRotation is how far the replacing of an administrative credential is.
+type rootRotation struct {
+	RotatedAt time.Time
+	Name      string // of the credential in use, if the engine made it
+	Pending   *pendingRoot
+	Retired   *issuer.Root
+}
+
+// pendingRoot is an administrative credential that is not yet the connection's.
+type pendingRoot struct {
+	Name string // under which it can be found at the registry
+	issuer.Root
+}
+
+type storedRootRotation struct {
+	unprintable
+	RotatedAt time.Time   `json:"rotated_at,omitzero"`
+	Name      string      `json:"name,omitempty"`
+	Pending   *storedRoot `json:"pending,omitempty"`
+	Retired   *storedRoot `json:"retired,omitempty"`
+}
+
+type storedRoot struct {
+	unprintable
+	Name     string             `json:"name,omitempty"`
+	Settings issuer.Settings    `json:"settings,omitempty"`
+	Secrets  *map[string]string `json:"secrets,omitempty"`
+}
+
+func (r rootRotation) stored() *storedRootRotation {
+	stored := &storedRootRotation{RotatedAt: r.RotatedAt, Name: r.Name}
+	if r.Pending != nil {
+		stored.Pending = &storedRoot{Name: r.Pending.Name, Settings: r.Pending.Settings, Secrets: revealed(r.Pending.Secrets)}
+	}
+	if r.Retired != nil {
+		stored.Retired = &storedRoot{Settings: r.Retired.Settings, Secrets: revealed(r.Retired.Secrets)}
+	}
+	if stored.RotatedAt.IsZero() && stored.Pending == nil && stored.Retired == nil {
+		return nil
+	}
+	return stored
+}
+
+func (s *storedRootRotation) rotation() rootRotation {
+	if s == nil {
+		return rootRotation{}
+	}
+	r := rootRotation{RotatedAt: s.RotatedAt, Name: s.Name}
+	if s.Pending != nil {
+		r.Pending = &pendingRoot{s.Pending.Name, s.Pending.root()}
+	}
+	if s.Retired != nil {
+		retired := s.Retired.root()
+		r.Retired = &retired
+	}
+	return r
+}
+
+func (s *storedRoot) root() issuer.Root {
+	return issuer.Root{Settings: s.Settings, Secrets: hidden(s.Secrets)}
+}
+
+func (r rootRotation) readBack() map[string]any {
+	data := map[string]any{}
+	if !r.RotatedAt.IsZero() {
+		data["last_root_rotation"] = formatTime(r.RotatedAt)
+	}
+	switch {
+	case r.Pending != nil:
+		data["pending_root"] = "a new administrative credential was prepared and is not in use yet"
+	case r.Retired != nil:
+		data["pending_root"] = "the former administrative credential is not yet ended at the registry"
+	}
+	return data
+}
+
+// settled reports whether nothing remains to be done.
+func (r rootRotation) settled() bool { return r.Pending == nil && r.Retired == nil }

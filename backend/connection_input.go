@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"errors"
+	"maps"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+
+	"vault-plugin-secrets-regcred/backend/dockerconfig"
+	"vault-plugin-secrets-regcred/backend/issuer"
+	"vault-plugin-secrets-regcred/backend/registry"
+)
+
+// applyConnection returns the connection as the write makes it; old is nil for
+// a new one.
+func (in input) applyConnection(name string, old *connection, now time.Time) (*connection, []string, error) {
+	c := &connection{Name: name}
+	if old != nil {
+		*c = *old
+	}
+	c.UpdatedAt = now
+	if err := in.applyConnectionType(c, old); err != nil {
+		return nil, nil, err
+	}
+	warnings, err := in.applyAddress(c, old)
+	if err != nil {
+		return nil, nil, err
+	}
+	c.Settings = in.applySettings(c.Type.ConnectionFields, c.Settings)
+	more, err := in.applySecrets(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	warnings = append(warnings, more...)
+	if in.has("ca_pem") {
+		c.CAPEM = in.text("ca_pem")
+		if _, err := parseCAs(c.CAPEM); err != nil {
+			return nil, nil, err
+		}
+	}
+	if in.has("allowed_roles") {
+		if c.AllowedRoles, err = parseRolePatterns(in.list("allowed_roles")); err != nil {
+			return nil, nil, refuse(fieldError("allowed_roles", err))
+		}
+		if len(c.AllowedRoles) == 0 {
+			warnings = append(warnings, "allowed_roles: is empty, so no role can use this connection")
+		}
+	} else if old == nil {
+		warnings = append(warnings, "allowed_roles: is not set, so no role can use this connection yet")
+	}
+	if in.has("allowed_targets") {
+		if c.AllowedTargets, err = parseTargetPatterns(in.list("allowed_targets")); err != nil {
+			return nil, nil, err
+		}
+	}
+	return c, warnings, nil
+}
+
+// applyConnectionType sets the type of a new connection and refuses fields of
+// other types.
+func (in input) applyConnectionType(c, old *connection) error {
+	if in.has("type") || old == nil {
+		t, known := issuerType(in.text("type"))
+		if !known {
+			return refusef("type: must be one of %s", strings.Join(issuerTypeNames(), ", "))
+		}
+		if old != nil && t.Name != old.Type.Name {
+			return refusef("type: is %s and cannot be changed; write a connection of another name", old.Type.Name)
+		}
+		c.Type = t
+	}
+	if in.has("force") {
+		return refusef("force: is for deleting a connection")
+	}
+	return in.refuseOtherTypes("connection", c.Type, connectionFieldsOf)
+}
+
+// applyAddress sets where the API and the registry are.
+func (in input) applyAddress(c, old *connection) (warnings []string, err error) {
+	if in.has("url") {
+		if c.URL, err = parseURL(in.text("url")); err != nil {
+			return nil, refuse(fieldError("url", err))
+		}
+	}
+	if c.URL == "" && !c.Type.URLOptional {
+		return nil, refusef("url: must be the URL of the API, such as https://%s.example.com", c.Type.Name)
+	}
+	if in.has("registry") || old == nil {
+		if c.Registries, warnings, err = parseConnectionRegistries(in.list("registry")); err != nil {
+			return nil, err
+		}
+	}
+	if old == nil || len(c.Secrets) == 0 {
+		return warnings, nil
+	}
+	// Or who may write the connection, and read nothing, could have its
+	// credentials sent to a host of theirs.
+	moved := c.movedFrom(old)
+	if moved == "" {
+		return warnings, nil
+	}
+	for field := range c.Secrets {
+		if !in.has(field) {
+			return nil, refusef("%s: is on another host than before; write %s with it, because a stored credential is only ever used for the hosts that it was given for", moved, field)
+		}
+	}
+	if !c.Root.settled() {
+		c.Root = rootRotation{RotatedAt: c.Root.RotatedAt}
+		warnings = append(warnings, moved+": a rotate-root was not finished; end what it has made or replaced at the former host yourself")
+	}
+	if moved == "url" {
+		warnings = append(warnings, "url: what was minted at the former one will be looked for, and revoked, at the new one")
+	}
+	return warnings, nil
+}
+
+// movedFrom returns the field that names another host than before, if any.
+func (c *connection) movedFrom(old *connection) string {
+	known := func(key dockerconfig.Key) bool {
+		return slices.ContainsFunc(old.Registries, func(other dockerconfig.Key) bool { return other.Host() == key.Host() })
+	}
+	switch {
+	case origin(c.URL) != origin(old.URL):
+		return "url"
+	case slices.ContainsFunc(c.Registries, func(key dockerconfig.Key) bool { return !known(key) }):
+		return "registry"
+	}
+	return ""
+}
+
+func origin(text string) string {
+	u, err := url.Parse(text)
+	if err != nil {
+		return text
+	}
+	return u.Scheme + "://" + u.Host
+}
+
+// parseURL normalises the URL of an API.
+func parseURL(text string) (string, error) {
+	if text == "" {
+		return "", nil
+	}
+	u, err := url.Parse(text)
+	switch {
+	case err != nil || u.Hostname() == "" || strings.Contains(u.Host, "%"): // no zones, which are of one machine
+		return "", errors.New("must be a URL, such as https://gitlab.example.com")
+	case u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.ForceQuery:
+		return "", errors.New("must have neither a user, a query nor a fragment")
+	case u.Scheme == "http" && !registry.IsThisMachine(u.Hostname()):
+		return "", errors.New("must begin with https://: plain http would send the administrative credential in the clear, and is accepted to this machine only")
+	case u.Scheme != "https" && u.Scheme != "http":
+		return "", errors.New("must begin with https://")
+	}
+	return u.Scheme + "://" + strings.ToLower(u.Host) + strings.TrimRight(u.EscapedPath(), "/"), nil
+}
+
+func parseConnectionRegistries(texts []string) (keys []dockerconfig.Key, warnings []string, err error) {
+	if len(texts) == 0 {
+		return nil, nil, refusef("registry: must be the registry that the credentials are for, as in image names, such as registry.example.com")
+	}
+	for _, text := range texts {
+		key, changed, err := dockerconfig.ParseKey(text)
+		if err != nil {
+			return nil, nil, refuse(fieldError("registry", err))
+		}
+		if strings.Contains(string(key), "*") {
+			return nil, nil, refusef("registry: must name one registry, not a pattern")
+		}
+		if slices.Contains(keys, key) {
+			return nil, nil, refusef("registry: names %q twice", key)
+		}
+		keys = append(keys, key)
+		warnings = append(warnings, fieldWarnings("registry", changed)...)
+	}
+	return keys, warnings, nil
+}
+
+// applySecrets sets the secrets that the write names.
+func (in input) applySecrets(c *connection) (warnings []string, err error) {
+	c.Secrets = maps.Clone(c.Secrets)
+	if c.Secrets == nil {
+		c.Secrets = issuer.Secrets{}
+	}
+	for name, field := range c.Type.ConnectionFields {
+		if !isSecretField(field) || !in.has(name) {
+			continue
+		}
+		if in.text(name) == "" {
+			delete(c.Secrets, name)
+			continue
+		}
+		secret, changed, err := dockerconfig.ParsePassword(in.text(name))
+		if err != nil {
+			return nil, refuse(fieldError(name, err))
+		}
+		c.Secrets[name] = secret
+		warnings = append(warnings, fieldWarnings(name, changed)...)
+	}
+	return warnings, nil
+}
+
+func parseTargetPatterns(patterns []string) ([]string, error) {
+	if len(patterns) > dockerconfig.MaxRegistries {
+		return nil, refusef("allowed_targets: must have at most %d entries, not %d", dockerconfig.MaxRegistries, len(patterns))
+	}
+	for i, pattern := range patterns {
+		if pattern == "" || strings.ContainsAny(pattern, " \t\r\n") {
+			return nil, refusef("allowed_targets: entry %d must be a project, group, user or repository, in which '*' stands for any characters, such as group/*", i+1)
+		}
+	}
+	return patterns, nil
+}
+
+// commonConnectionFields are those of every type.
+func commonConnectionFields() map[string]*framework.FieldSchema {
+	return map[string]*framework.FieldSchema{
+		"type": {
+			Type:          framework.TypeString,
+			Description:   "What the registry is: " + strings.Join(issuerTypeNames(), ", ") + ". It cannot be changed.",
+			AllowedValues: asAny(issuerTypeNames()),
+		},
+		"url": {
+			Type:        framework.TypeString,
+			Description: "URL of the API, such as https://gitlab.example.com; plain http only to this machine.",
+		},
+		"registry": {
+			Type:        framework.TypeCommaStringSlice,
+			Description: "Registry that the credentials are for, as in image names, such as registry.example.com; several where one credential is good for several.",
+		},
+		"ca_pem": {
+			Type:        framework.TypeString,
+			Description: "CA certificates in PEM form that are trusted beside the system's when the API is called.",
+		},
+		"allowed_roles": {
+			Type:        framework.TypeCommaStringSlice,
+			Description: "Names of the roles that may use this connection; '*' stands for any characters. Empty: none may.",
+		},
+		"allowed_targets": {
+			Type:        framework.TypeCommaStringSlice,
+			Description: "What these roles may mint for: projects, groups, users or repositories; '*' stands for any characters. Empty: anything that the administrative credential can reach.",
+		},
+		"verify_connection": {
+			Type: framework.TypeBool, Default: true,
+			Description: "Store the connection only if the registry accepts the administrative credential.",
+		},
+	}
+}
+
+func asAny(names []string) []any {
+	values := make([]any, len(names))
+	for i, name := range names {
+		values[i] = name
+	}
+	return values
+}
+
+func connectionReadBackFields() map[string]*framework.FieldSchema {
+	fields := commonConnectionFields()
+	delete(fields, "verify_connection")
+	fields["registry"] = &framework.FieldSchema{Type: framework.TypeString, Required: true, Description: "Registry that the credentials are for, as in image names; several with commas between them."}
+	for name, field := range fieldsOfTypes(connectionFieldsOf) {
+		if !isSecretField(field) {
+			fields[name] = field
+		}
+	}
+	maps.Copy(fields, map[string]*framework.FieldSchema{
+		"updated_at":         {Type: framework.TypeString, Required: true, Description: "When the connection was last written, RFC 3339."},
+		"last_root_rotation": {Type: framework.TypeString, Description: "When rotate-root last replaced the administrative credential, RFC 3339."},
+		"pending_root":       {Type: framework.TypeString, Description: "What remains to be done of a rotate-root that was interrupted."},
+	})
+	return fields
+}

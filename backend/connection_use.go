@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+)
+
+// connectionUse is what keeps a connection from being deleted.
+type connectionUse struct {
+	roles   []string
+	minted  int // credentials that are leased
+	waiting int // credentials to be found and revoked
+
+	unfinished bool // a rotate-root has an administrative credential left to end
+}
+
+// String is empty where there is nothing.
+func (u connectionUse) String() string {
+	var parts []string
+	if n := len(u.roles); n > 0 {
+		shown := u.roles[:min(n, maxQuotedFields)]
+		more := ""
+		if n > len(shown) {
+			more = fmt.Sprintf(" and %d more", n-len(shown))
+		}
+		parts = append(parts, "roles "+strings.Join(shown, ", ")+more)
+	}
+	if u.minted > 0 {
+		parts = append(parts, fmt.Sprintf("%d leased credentials", u.minted))
+	}
+	if u.waiting > 0 {
+		parts = append(parts, fmt.Sprintf("%d credentials that wait to be revoked", u.waiting))
+	}
+	if u.unfinished {
+		parts = append(parts, "an administrative credential that a rotate-root has left to be ended")
+	}
+	return strings.Join(parts, ", ")
+}
+
+func (b *backend) connectionUse(ctx context.Context, storage logical.Storage, connection string) (connectionUse, error) {
+	var use connectionUse
+	names, err := storage.List(ctx, connectionRolesPrefix+connection+"/")
+	if err != nil {
+		return use, fmt.Errorf("listing the roles of connection %q: %w", connection, err)
+	}
+	for _, name := range names {
+		r, err := b.role(ctx, storage, name)
+		if err != nil {
+			return use, err
+		}
+		if r != nil && r.Dynamic != nil && r.Dynamic.Connection == connection {
+			use.roles = append(use.roles, name)
+		}
+	}
+	leases, err := storage.List(ctx, leasePrefix(connection))
+	if err != nil {
+		return use, fmt.Errorf("listing the leases of connection %q: %w", connection, err)
+	}
+	use.minted = len(leases)
+	if use.waiting, err = b.waitingFor(ctx, storage, connection); err != nil {
+		return use, err
+	}
+	left, err := b.leftWith(ctx, storage, connection, use.roles)
+	use.waiting += left
+	return use, err
+}
+
+// leftWith counts the credentials of a connection that shared roles have from
+// the time when they used it.
+func (b *backend) leftWith(ctx context.Context, storage logical.Storage, connection string, using []string) (count int, err error) {
+	names, err := storage.List(ctx, sharedStoragePrefix)
+	if err != nil {
+		return 0, fmt.Errorf("listing the shared credentials: %w", err)
+	}
+	for _, name := range names {
+		if slices.Contains(using, name) {
+			continue
+		}
+		s, err := b.shared(ctx, storage, name)
+		if err != nil {
+			return 0, err
+		}
+		for _, m := range s.all() {
+			if m.Connection == connection {
+				count++
+			}
+		}
+	}
+	return count, nil
+}
+
+// waitingFor counts the write-ahead entries about a connection.
+func (b *backend) waitingFor(ctx context.Context, storage logical.Storage, connection string) (int, error) {
+	ids, err := framework.ListWAL(ctx, storage)
+	if err != nil {
+		return 0, fmt.Errorf("listing the write-ahead entries: %w", err)
+	}
+	count := 0
+	for _, id := range ids {
+		entry, err := framework.GetWAL(ctx, storage, id)
+		if err != nil {
+			return 0, fmt.Errorf("reading a write-ahead entry: %w", err)
+		}
+		if entry == nil {
+			continue
+		}
+		if about, ok := entry.Data.(map[string]any); ok && about["connection"] == connection {
+			count++
+		}
+	}
+	return count, nil
+}
+
+// forgetLeases empties the index of a connection.
+func (b *backend) forgetLeases(ctx context.Context, storage logical.Storage, connection string) error {
+	if err := logical.ClearView(ctx, logical.NewStorageView(storage, leasePrefix(connection))); err != nil {
+		return fmt.Errorf("forgetting the leases of connection %q: %w", connection, err)
+	}
+	return nil
+}

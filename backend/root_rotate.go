@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-regcred/backend/issuer"
+)
+
+// An administrative credential is replaced in steps, and at each one storage
+// holds what works. First the new one is stored beside the old (Pending), made
+// at the registry under a name that a write-ahead entry holds, or chosen by the
+// engine. Then it is put in force and tried. Then it takes the place of the old
+// one, which is kept (Retired) until the registry has ended it. What a crash
+// leaves is finished by settleRoot, before the connection is next used or by
+// the periodic function.
+const (
+	// rootTries and rootPause are for registries that refuse a new credential
+	// for some seconds, such as AWS.
+	rootTries = 8
+	rootPause = 2 * time.Second
+)
+
+// prepareRoot makes a new administrative credential and stores it beside the
+// one in use. The connection is locked.
+func (b *backend) prepareRoot(ctx context.Context, storage logical.Storage, c *connection) error {
+	client, err := b.open(c, issuer.Root{})
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	name := issuer.NewName(c.Name)
+	defer b.underway(name)()
+	wal, err := framework.PutWAL(ctx, storage, walRoot, walRootEntry{SchemaVersion: schemaVersion, Connection: c.Name, Name: name})
+	if err != nil {
+		return fmt.Errorf("writing ahead: %w", err)
+	}
+	root, err := client.PrepareRoot(ctx, name)
+	if err != nil {
+		if errors.Is(err, issuer.ErrRootNotRotatable) {
+			err = refuse(err)
+		}
+		if issuer.Definite(err) || isInputError(err) {
+			b.deleteWAL(ctx, storage, wal)
+		}
+		return err
+	}
+	c.Root.Pending = &pendingRoot{name, root}
+	if err := b.putConnection(ctx, storage, c); err != nil {
+		return err // the write-ahead entry has it found and ended
+	}
+	b.deleteWAL(ctx, storage, wal)
+	return nil
+}
+
+// settleRoot finishes what was begun: it puts a pending credential in force,
+// tries it, and ends the former one. The connection is locked.
+func (b *backend) settleRoot(ctx context.Context, storage logical.Storage, c *connection) error {
+	if c.Root.Pending != nil {
+		if err := b.promoteRoot(ctx, storage, c); err != nil {
+			return err
+		}
+	}
+	if c.Root.Retired == nil {
+		return nil
+	}
+	old, err := b.open(c, *c.Root.Retired)
+	if err != nil {
+		return err
+	}
+	defer old.Close()
+	if err := old.RetireRoot(ctx); err != nil {
+		return fmt.Errorf("the new administrative credential is in use, and the former one could not be ended yet, which is tried again every minute: %w", err)
+	}
+	c.Root.Retired = nil
+	return b.putConnection(ctx, storage, c)
+}
+
+// promoteRoot puts the pending credential in the place of the old one, which
+// stays until it is ended.
+func (b *backend) promoteRoot(ctx context.Context, storage logical.Storage, c *connection) error {
+	pending := *c.Root.Pending
+	old, err := b.open(c, issuer.Root{})
+	if err != nil {
+		return err
+	}
+	defer old.Close()
+	if err := old.ActivateRoot(ctx, pending.Root); err != nil {
+		return b.giveUpRoot(ctx, storage, c, old, err)
+	}
+	if err := b.tryRoot(ctx, c, pending.Root); err != nil {
+		return b.giveUpRoot(ctx, storage, c, old, err)
+	}
+	retired := issuer.Root{Settings: c.Settings, Secrets: c.Secrets}
+	whole := issuer.Connection{Settings: c.Settings, Secrets: c.Secrets}.With(pending.Root)
+	c.Settings, c.Secrets = whole.Settings, whole.Secrets
+	c.Root = rootRotation{RotatedAt: b.now(), Name: pending.Name, Retired: &retired}
+	return b.putConnection(ctx, storage, c)
+}
+
+// tryRoot asks the registry about a new administrative credential, more than
+// once if it refuses it at first.
+func (b *backend) tryRoot(ctx context.Context, c *connection, root issuer.Root) error {
+	client, err := b.open(c, root)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	for try := 1; ; try++ {
+		_, err := client.Check(ctx)
+		if err == nil || try == rootTries || !refusesCredential(err) {
+			return err
+		}
+		b.sleep(ctx, rootPause)
+	}
+}
+
+func refusesCredential(err error) bool {
+	status := issuer.StatusOf(err)
+	return status == http.StatusUnauthorized || status == http.StatusForbidden
+}
+
+// giveUpRoot ends a pending credential if it is certain that it is not in
+// force, and that the old one is; else both are kept, and tried again.
+func (b *backend) giveUpRoot(ctx context.Context, storage logical.Storage, c *connection, old *issuer.Client, cause error) error {
+	_, err := old.Check(ctx)
+	if err != nil || !issuer.Definite(cause) {
+		return fmt.Errorf("the new administrative credential could not be put in use, which is tried again every minute: %w", cause)
+	}
+	if err := old.DiscardRoot(ctx, c.Root.Pending.Name); err != nil {
+		return fmt.Errorf("the new administrative credential is refused, and could not be ended yet, which is tried again every minute: %w", err)
+	}
+	c.Root.Pending = nil
+	if err := b.putConnection(ctx, storage, c); err != nil {
+		return err
+	}
+	return fmt.Errorf("the administrative credential stays as it was: %w", cause)
+}
+
+// settledConnection is [backend.connection] with nothing pending, so that it is
+// used with a credential that works. It waits for a rotate-root that is under
+// way.
+func (b *backend) settledConnection(ctx context.Context, storage logical.Storage, name string) (*connection, error) {
+	c, err := b.connection(ctx, storage, name)
+	if err != nil || c == nil || c.Root.Pending == nil {
+		return c, err
+	}
+	defer b.lockConnection(name)()
+	if c, err = b.connection(ctx, storage, name); err != nil || c == nil {
+		return c, err
+	}
+	if err := b.settleRoot(ctx, storage, c); err != nil {
+		b.Logger().Warn("the administrative credential could not be settled", "connection", name, "error", err)
+	}
+	return c, nil
+}
+
+// settleRoots finishes what rotate-root left of all connections.
+func (b *backend) settleRoots(ctx context.Context, storage logical.Storage) error {
+	names, err := storage.List(ctx, connectionStoragePrefix)
+	if err != nil {
+		return fmt.Errorf("listing the connections: %w", err)
+	}
+	for _, name := range names {
+		if err := b.settleRootOf(ctx, storage, name); err != nil {
+			b.Logger().Warn("the administrative credential could not be settled", "connection", name, "error", err)
+		}
+	}
+	return nil
+}
+
+func (b *backend) settleRootOf(ctx context.Context, storage logical.Storage, name string) error {
+	c, err := b.connection(ctx, storage, name)
+	if err != nil || c == nil || c.Root.settled() {
+		return err
+	}
+	defer b.lockConnection(name)()
+	if c, err = b.connection(ctx, storage, name); err != nil || c == nil {
+		return err
+	}
+	return b.settleRoot(ctx, storage, c)
+}
+
+// replaceRoot notes that the administrative credential was replaced by hand.
+// What rotate-root had prepared is not wanted any more, and a write-ahead entry
+// has it ended; the one that it replaced is still to be ended, unless it was
+// written again.
+func (b *backend) replaceRoot(ctx context.Context, storage logical.Storage, c, old *connection) error {
+	if old == nil || sameSecrets(c.Secrets, old.Secrets) {
+		return nil
+	}
+	c.Root.Name = ""
+	if c.Root.Retired != nil && sameSecrets(c.Secrets, c.Root.Retired.Secrets) {
+		c.Root.Retired = nil
+	}
+	if c.Root.Pending == nil {
+		return nil
+	}
+	entry := walRootEntry{SchemaVersion: schemaVersion, Connection: c.Name, Name: c.Root.Pending.Name}
+	if _, err := framework.PutWAL(ctx, storage, walRoot, entry); err != nil {
+		return fmt.Errorf("writing ahead: %w", err)
+	}
+	c.Root.Pending = nil
+	return nil
+}

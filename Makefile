@@ -46,7 +46,7 @@ vault: ## a Vault to test with, to .bin/vault: $VAULT_BIN, or one on PATH, or bu
 .PHONY: test
 test: build vault tools ## unit tests, then the engine on a real Vault with real clients
 	CGO_ENABLED=1 $(GO) test -race -cover ./...
-	cd tests && CGO_ENABLED=1 $(GO) test -race -count=1 -parallel=6 -timeout=20m .
+	cd tests && CGO_ENABLED=1 $(GO) test -race -count=1 -parallel=6 -timeout=20m . ./tools/filecycles
 
 .PHONY: bench
 bench: build vault .bin/bench-floor ## requests against a floor and Vault's KV, as ratios in one run of minutes (Linux); BENCH=short tries it
@@ -141,6 +141,7 @@ lint: .bin/gofumpt .bin/golangci-lint .bin/actionlint ## formatting, go vet, gol
 	$(GO) vet -tags killpoints,profile ./...
 	.bin/golangci-lint run --build-tags killpoints,profile ./...
 	cd tests && $(GO) vet -tags e2e,e2e_kubelet ./... && ../.bin/golangci-lint run --build-tags e2e,e2e_kubelet ./...
+	cd tests && $(GO) run ./tools/filecycles -hub=backend ../backend
 	.bin/actionlint
 
 .PHONY: fmt

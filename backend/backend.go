@@ -34,11 +34,11 @@ type backend struct {
 	connectionLocks []*locksutil.LockEntry // by connection; see lockConnection
 	configLock      sync.Mutex             // orders the writes to the config
 
-	rotating nameLocks // by role; held while its shared credential is minted
-	inHand   sync.Map  // names of credentials that a request is at work on
-	next     schedule  // of the shared roles
-	tended   sync.Map  // names of shared roles that are tended in the background
-	silent   sync.Map  // when the registry of a connection last did not answer, by name
+	rotating    nameLocks // by role; held while its shared credential is minted
+	inProgress  sync.Map  // names of credentials that a request is at work on
+	next        schedule  // of the shared roles
+	maintaining sync.Map  // names of shared roles that are tended in the background
+	unreachable sync.Map  // when the registry of a connection last did not answer, by name
 
 	lifetime   context.Context // ends with the engine
 	end        context.CancelFunc

@@ -45,9 +45,9 @@ type cache struct {
 	size    int // bytes of what is decoded, about
 	limit   int // of size
 
-	writing map[entryKey]int // how many writes of a key are under way, or have failed
-	changes uint64           // grows with whatever makes an answer of storage out of date
-	mounts  uint64           // how many there have been
+	writing    map[entryKey]int // how many writes of a key are under way, or have failed
+	generation uint64           // grows with whatever makes an answer of storage out of date
+	mounts     uint64           // how many there have been
 }
 
 // entryKey is a key in the storage of one mount.
@@ -84,10 +84,10 @@ func newCache() *cache {
 
 // now returns the number of changes so far. Who then asks storage says it to
 // enter or enterDecoded.
-func (c *cache) now() uint64 {
+func (c *cache) currentGeneration() uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.changes
+	return c.generation
 }
 
 // get returns an entry that is held, nil where storage has none.
@@ -101,37 +101,37 @@ func (c *cache) get(key entryKey) (entry *logical.StorageEntry, held bool) {
 
 // enter takes in what storage answered, unless something has changed since. An
 // entry of 64 KiB and more is too large to be held.
-func (c *cache) enter(key entryKey, entry *logical.StorageEntry, asOf uint64) {
+func (c *cache) enter(key entryKey, entry *logical.StorageEntry, generation uint64) {
 	value := []byte{entryAbsent}
 	if entry != nil {
 		value = append([]byte{entryPresent}, entry.Value...)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if id := key.bytes(); c.isCurrent(key, asOf) && !c.entries.Has(id) {
+	if id := key.bytes(); c.isCurrent(key, generation) && !c.entries.Has(id) {
 		c.entries.Set(id, value)
 	}
 }
 
 // isCurrent reports whether what storage answered is not out of date.
-func (c *cache) isCurrent(key entryKey, asOf uint64) bool {
-	return c.changes == asOf && c.writing[key] == 0
+func (c *cache) isCurrent(key entryKey, generation uint64) bool {
+	return c.generation == generation && c.writing[key] == 0
 }
 
 // getDecoded returns what an entry was decoded to, if that is held.
-func (c *cache) getDecoded(key entryKey) (what any, held bool, asOf uint64) {
+func (c *cache) getDecoded(key entryKey) (what any, held bool, generation uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	d, held := c.decoded.Get(key)
-	return d.what, held, c.changes
+	return d.what, held, c.generation
 }
 
 // enterDecoded takes in what was decoded, unless something has changed since
 // storage was asked for it, or it would leave no room for others.
-func (c *cache) enterDecoded(key entryKey, d decoded, asOf uint64) {
+func (c *cache) enterDecoded(key entryKey, d decoded, generation uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.isCurrent(key, asOf) || c.decoded.Contains(key) || d.size > c.limit {
+	if !c.isCurrent(key, generation) || c.decoded.Contains(key) || d.size > c.limit {
 		return
 	}
 	c.decoded.Add(key, d)
@@ -148,7 +148,7 @@ func (c *cache) drop(keys ...entryKey) {
 }
 
 func (c *cache) dropLocked(keys []entryKey) {
-	c.changes++
+	c.generation++
 	for _, key := range keys {
 		c.entries.Del(key.bytes())
 		c.decoded.Remove(key)
@@ -221,7 +221,7 @@ func (m *mountCache) drop(key string) { m.cache.drop(m.changed(key)...) }
 func (m *mountCache) end() {
 	m.cache.mu.Lock()
 	defer m.cache.mu.Unlock()
-	m.cache.changes++ // nothing of it is entered from now on
+	m.cache.generation++ // nothing of it is entered from now on
 	for _, key := range m.cache.decoded.Keys() {
 		if key.mount == m.mount {
 			m.cache.decoded.Remove(key)
@@ -250,12 +250,12 @@ func (s *cachedStorage) Get(ctx context.Context, key string) (*logical.StorageEn
 	if entry, held := cache.get(id); held {
 		return entry, nil
 	}
-	asOf := cache.now()
+	generation := cache.currentGeneration()
 	entry, err := s.Storage.Get(ctx, key)
 	if err != nil {
 		return nil, err
 	}
-	cache.enter(id, entry, asOf)
+	cache.enter(id, entry, generation)
 	return entry, nil
 }
 
@@ -266,7 +266,7 @@ func (s *cachedStorage) List(ctx context.Context, prefix string) ([]string, erro
 		return s.Storage.List(ctx, prefix)
 	}
 	cache, id := s.cached.cache, s.cached.key(prefix)
-	held, ok, asOf := cache.getDecoded(id)
+	held, ok, generation := cache.getDecoded(id)
 	if ok {
 		return held.([]string), nil
 	}
@@ -277,7 +277,7 @@ func (s *cachedStorage) List(ctx context.Context, prefix string) ([]string, erro
 	// In one string, because so many would keep the garbage collector busy.
 	joined := strings.Join(names, "\n")
 	names = strings.Split(joined, "\n")
-	cache.enterDecoded(id, decoded{names, len(joined) + 16*len(names)}, asOf)
+	cache.enterDecoded(id, decoded{names, len(joined) + 16*len(names)}, generation)
 	return names, nil
 }
 

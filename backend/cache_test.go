@@ -294,7 +294,7 @@ func TestCacheIsBounded(t *testing.T) {
 		_, held, _ := memory.getDecoded(c.key(key(0)))
 		checkSame(t, "a large entry is held decoded", false, held)
 	}
-	memory.enterDecoded(c.key("list"), decoded{"list", memory.limit + 1}, memory.now())
+	memory.enterDecoded(c.key("list"), decoded{"list", memory.limit + 1}, memory.currentGeneration())
 	if memory.decoded.Len() == 0 {
 		t.Error("want what is too large to leave others where they are")
 	}
@@ -343,11 +343,11 @@ func TestMountsShareOneCacheAndNoEntry(t *testing.T) {
 	if err := mounts[1].over(slow).Put(t.Context(), &logical.StorageEntry{Key: roleStoragePrefix + "other"}); err == nil {
 		t.Fatal("want the storage's error")
 	}
-	asOf := memory.now()
+	generation := memory.currentGeneration()
 	mounts[1].end()
 	checkSame(t, "decoded entries after a mount has ended", 1, memory.decoded.Len())
 	checkSame(t, "keys being written after a mount has ended", 0, len(memory.writing))
-	memory.enterDecoded(mounts[1].key(cachedKey), decoded{"late", 4}, asOf)
+	memory.enterDecoded(mounts[1].key(cachedKey), decoded{"late", 4}, generation)
 	checkSame(t, "decoded entries once a request of the ended mount is done", 1, memory.decoded.Len())
 	checkSize(t, memory)
 	if again := memory.forMount(); again.mount <= mounts[2].mount {

@@ -318,4 +318,4 @@ func (r rootRotation) readBack() map[string]any {
 }
 
 // settled reports whether nothing remains to be done.
-func (r rootRotation) settled() bool { return r.Pending == nil && r.Retired == nil }
+func (r rootRotation) isFinished() bool { return r.Pending == nil && r.Retired == nil }

@@ -110,7 +110,7 @@ func (in input) applyAddress(c, old *connection) (warnings []string, err error) 
 			return nil, refusef("%s: is on another host than before; write %s with it, because a stored credential is only ever used for the hosts that it was given for", moved, field)
 		}
 	}
-	if !c.Root.settled() {
+	if !c.Root.isFinished() {
 		c.Root = rootRotation{RotatedAt: c.Root.RotatedAt}
 		warnings = append(warnings, moved+": a rotate-root was not finished; end what it has made or replaced at the former host yourself")
 	}

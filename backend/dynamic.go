@@ -145,10 +145,10 @@ func (b *backend) applyTTLs(in input, d *dynamicRole, target issuer.Target) (war
 	if d.MaxTTL > 0 && d.TTL > d.MaxTTL {
 		return nil, refusef("ttl: must be at most max_ttl, which is %s", d.MaxTTL)
 	}
-	most, capped := b.mostTTL(target)
+	maxTTL, capped := b.maxTTL(target)
 	for field, ttl := range map[string]time.Duration{"ttl": d.TTL, "max_ttl": d.MaxTTL} {
-		if ttl > most {
-			warnings = append(warnings, fmt.Sprintf("%s: leases last at most %s, which is %s", field, most, capped))
+		if ttl > maxTTL {
+			warnings = append(warnings, fmt.Sprintf("%s: leases last at most %s, which is %s", field, maxTTL, capped))
 		}
 	}
 	slices.Sort(warnings)
@@ -156,12 +156,12 @@ func (b *backend) applyTTLs(in input, d *dynamicRole, target issuer.Target) (war
 }
 
 // mostTTL is how long a lease on a credential can last, and what says so.
-func (b *backend) mostTTL(target issuer.Target) (most time.Duration, capped string) {
-	most, capped = b.System().MaxLeaseTTL(), "the mount's maximum"
-	if target.MaxLifetime > 0 && target.MaxLifetime < most {
-		most, capped = target.MaxLifetime, "how long the registry lets such a credential live"
+func (b *backend) maxTTL(target issuer.Target) (maxTTL time.Duration, capped string) {
+	maxTTL, capped = b.System().MaxLeaseTTL(), "the mount's maximum"
+	if target.MaxLifetime > 0 && target.MaxLifetime < maxTTL {
+		maxTTL, capped = target.MaxLifetime, "how long the registry lets such a credential live"
 	}
-	return most, capped
+	return maxTTL, capped
 }
 
 // applyPeriods sets how often the credential is replaced. Defaults are stored,

@@ -234,9 +234,9 @@ func TestDynamicRoleWriteWarns(t *testing.T) {
 }
 
 // setMount sets how long leases of the mount last.
-func (e *engine) setMount(ttl, most time.Duration) {
+func (e *engine) setMount(ttl, maxTTL time.Duration) {
 	view := e.System().(*logical.StaticSystemView)
-	view.DefaultLeaseTTLVal, view.MaxLeaseTTLVal = ttl, most
+	view.DefaultLeaseTTLVal, view.MaxLeaseTTLVal = ttl, maxTTL
 }
 
 // What a role had of another connection must not hide what it is written for.

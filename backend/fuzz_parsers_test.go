@@ -362,7 +362,7 @@ func newSeedMount(f *testing.F) map[string]string {
 	e.read("creds/shared")
 	e.write("rotate/shared", nil)
 	resp := e.must(logical.ReadOperation, "creds/leased", nil)
-	e.mustPutWAL(walCredential, storedWAL{schemaVersion, minted{Connection: "app", Role: "app", Name: "regcred-x"}})
+	e.mustPutWAL(walCredential, storedWAL{schemaVersion, credentialRef{Connection: "app", Role: "app", Name: "regcred-x"}})
 	e.mustPutWAL(walRoot, walRootEntry{schemaVersion, "app", issuer.NewName("app")})
 	seeds := e.snapshot()
 	seeds["lease:"], _ = resp.Secret.InternalData["lease"].(string)

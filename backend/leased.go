@@ -30,7 +30,7 @@ const (
 type lease struct {
 	SchemaVersion int `json:"schema_version"` // the first builds wrote none
 
-	minted
+	credentialRef
 	Ends time.Time     `json:"ends"` // the latest time to which it can be renewed
 	TTL  time.Duration `json:"ttl"`
 }
@@ -74,24 +74,24 @@ func (b *backend) readLeased(ctx context.Context, req *logical.Request, name str
 	}
 	l := lease{SchemaVersion: schemaVersion}
 	var warnings []string
-	made, err := b.mintFor(ctx, req.Storage, name, r, func(target issuer.Target) time.Duration {
-		var most time.Duration
-		l.TTL, most, warnings = b.leaseTTLs(r.Dynamic, target)
-		return most
+	minted, err := b.mintFor(ctx, req.Storage, name, r, func(target issuer.Target) time.Duration {
+		var maxTTL time.Duration
+		l.TTL, maxTTL, warnings = b.leaseTTLs(r.Dynamic, target)
+		return maxTTL
 	})
 	if err != nil {
 		return answer(registryError(err))
 	}
-	l.minted, l.Ends = made.minted, made.MintedAt.Add(b.mostOf(r.Dynamic, made))
-	resp, err := b.leaseResponse(made, l, settings, format)
-	if err == nil && made.revocable {
+	l.credentialRef, l.Ends = minted.credentialRef, minted.MintedAt.Add(b.leaseMaxTTL(r.Dynamic, minted))
+	resp, err := b.leaseResponse(minted, l, settings, format)
+	if err == nil && minted.revocable {
 		err = b.rememberLease(ctx, req.Storage, l)
 	}
 	if err == nil {
-		err = b.kept(ctx, req.Storage, made) // an entry that stays would have it revoked while it is leased
+		err = b.commit(ctx, req.Storage, minted) // an entry that stays would have it revoked while it is leased
 	}
 	if err != nil {
-		b.abandon(ctx, req.Storage, made)
+		b.abandon(ctx, req.Storage, minted)
 		_ = req.Storage.Delete(ctx, l.indexKey()) // else the sweep finds nothing to do
 		return answer(err)
 	}
@@ -101,46 +101,46 @@ func (b *backend) readLeased(ctx context.Context, req *logical.Request, name str
 
 // leaseTTLs returns for how long a lease is given, and for how long it can be
 // renewed at most.
-func (b *backend) leaseTTLs(d *dynamicRole, target issuer.Target) (ttl, most time.Duration, warnings []string) {
-	most, capped := b.mostTTL(target)
+func (b *backend) leaseTTLs(d *dynamicRole, target issuer.Target) (ttl, maxTTL time.Duration, warnings []string) {
+	maxTTL, capped := b.maxTTL(target)
 	ttl = d.TTL
 	if ttl == 0 {
 		ttl = b.System().DefaultLeaseTTL()
 	}
-	if d.MaxTTL > 0 && d.MaxTTL < most {
-		most, capped = d.MaxTTL, "the role's max_ttl"
+	if d.MaxTTL > 0 && d.MaxTTL < maxTTL {
+		maxTTL, capped = d.MaxTTL, "the role's max_ttl"
 	}
-	if ttl > most {
-		ttl = most
+	if ttl > maxTTL {
+		ttl = maxTTL
 		if d.TTL > 0 {
-			warnings = append(warnings, fmt.Sprintf("ttl: the lease lasts %s instead of %s, which is %s", most, d.TTL, capped))
+			warnings = append(warnings, fmt.Sprintf("ttl: the lease lasts %s instead of %s, which is %s", maxTTL, d.TTL, capped))
 		}
 	}
-	return ttl, most, warnings
+	return ttl, maxTTL, warnings
 }
 
 // mostOf returns how long the lease of what was minted can last: what the role
 // and the mount say, and no longer than the registry keeps the credential.
-func (b *backend) mostOf(d *dynamicRole, made *issued) time.Duration {
-	_, most, _ := b.leaseTTLs(d, issuer.Target{})
-	if left := made.ExpiresAt.Sub(made.MintedAt); !made.ExpiresAt.IsZero() && left < most {
-		most = left
+func (b *backend) leaseMaxTTL(d *dynamicRole, minted *newCredential) time.Duration {
+	_, maxTTL, _ := b.leaseTTLs(d, issuer.Target{})
+	if left := minted.ExpiresAt.Sub(minted.MintedAt); !minted.ExpiresAt.IsZero() && left < maxTTL {
+		maxTTL = left
 	}
-	return most
+	return maxTTL
 }
 
-func (b *backend) leaseResponse(made *issued, l lease, settings config, format credsFormat) (*logical.Response, error) {
-	if err := settings.checkAllowed(made.Docker); err != nil {
+func (b *backend) leaseResponse(minted *newCredential, l lease, settings config, format credsFormat) (*logical.Response, error) {
+	if err := settings.checkAllowed(minted.Docker); err != nil {
 		return nil, err
 	}
 	internal, err := l.internalData()
 	if err != nil {
 		return nil, err
 	}
-	most := l.Ends.Sub(made.MintedAt)
-	resp := b.Secret(leaseSecretType).Response(format.data(pullSecret{Docker: made.Docker, ExpiresAt: made.ExpiresAt}), internal)
-	resp.Secret.TTL, resp.Secret.MaxTTL = min(l.TTL, most), most
-	resp.Secret.Renewable = l.TTL < most
+	maxTTL := l.Ends.Sub(minted.MintedAt)
+	resp := b.Secret(leaseSecretType).Response(format.data(pullSecret{Docker: minted.Docker, ExpiresAt: minted.ExpiresAt}), internal)
+	resp.Secret.TTL, resp.Secret.MaxTTL = min(l.TTL, maxTTL), maxTTL
+	resp.Secret.Renewable = l.TTL < maxTTL
 	return resp, nil
 }
 
@@ -176,7 +176,7 @@ func (b *backend) revokeLease(ctx context.Context, req *logical.Request, _ *fram
 	if err != nil {
 		return nil, err
 	}
-	if err := b.revoke(ctx, req.Storage, l.minted); err != nil {
+	if err := b.revoke(ctx, req.Storage, l.credentialRef); err != nil {
 		return nil, registryError(err)
 	}
 	if err := req.Storage.Delete(ctx, l.indexKey()); err != nil {
@@ -189,15 +189,15 @@ func (b *backend) revokeLease(ctx context.Context, req *logical.Request, _ *fram
 // storedLease is a leased credential as it stands in the index.
 type storedLease struct {
 	SchemaVersion int `json:"schema_version"`
-	minted
+	credentialRef
 }
 
 func (b *backend) rememberLease(ctx context.Context, storage logical.Storage, l lease) error {
-	return putEntry(ctx, storage, l.indexKey(), storedLease{schemaVersion, l.minted})
+	return putEntry(ctx, storage, l.indexKey(), storedLease{schemaVersion, l.credentialRef})
 }
 
 // forgetLease takes a credential that was never leased out of the index.
-func (b *backend) forgetLease(ctx context.Context, storage logical.Storage, m minted) error {
+func (b *backend) forgetLease(ctx context.Context, storage logical.Storage, m credentialRef) error {
 	keys, err := storage.List(ctx, leasePrefix(m.Connection))
 	if err != nil {
 		return fmt.Errorf("listing the leases of connection %q: %w", m.Connection, err)
@@ -250,7 +250,7 @@ func (b *backend) sweepLease(ctx context.Context, storage logical.Storage, key s
 	if err != nil || !found {
 		return err
 	}
-	if err := b.revoke(ctx, storage, stored.minted); err != nil {
+	if err := b.revoke(ctx, storage, stored.credentialRef); err != nil {
 		return err
 	}
 	return storage.Delete(ctx, key)

@@ -25,8 +25,8 @@ const (
 
 // issued is a minted credential that is not yet stored or leased. Until
 // kept or abandoned, a write-ahead entry stands for it.
-type issued struct {
-	minted
+type newCredential struct {
+	credentialRef
 	Docker    dockerconfig.Config
 	ExpiresAt time.Time // at the registry; zero: never
 	MintedAt  time.Time
@@ -42,10 +42,10 @@ type issued struct {
 // caller keeps or abandons what it gets.
 //
 // The request may end before: a mint that has begun is brought to its end.
-func (b *backend) mintFor(ctx context.Context, storage logical.Storage, name string, r *role, lifetime func(issuer.Target) time.Duration) (*issued, error) {
+func (b *backend) mintFor(ctx context.Context, storage logical.Storage, name string, r *role, lifetime func(issuer.Target) time.Duration) (*newCredential, error) {
 	ctx = context.WithoutCancel(ctx)
 	d := r.Dynamic
-	c, err := b.settledConnection(ctx, storage, d.Connection)
+	c, err := b.usableConnection(ctx, storage, d.Connection)
 	if err != nil {
 		return nil, err
 	}
@@ -64,47 +64,47 @@ func (b *backend) mintFor(ctx context.Context, storage logical.Storage, name str
 		return nil, err
 	}
 
-	m := minted{Connection: c.Name, Role: name, Name: issuer.NewName(name), For: target.Settings}
-	made := &issued{minted: m, MintedAt: b.now(), revocable: !c.Type.NoRevocation, done: b.underway(m.Name)}
-	if made.revocable {
-		if made.wal, err = b.putWAL(ctx, storage, m); err != nil {
-			made.done()
+	m := credentialRef{Connection: c.Name, Role: name, Name: issuer.NewName(name), For: target.Settings}
+	minted := &newCredential{credentialRef: m, MintedAt: b.now(), revocable: !c.Type.NoRevocation, done: b.markInProgress(m.Name)}
+	if minted.revocable {
+		if minted.wal, err = b.putWAL(ctx, storage, m); err != nil {
+			minted.done()
 			return nil, err
 		}
 	}
 	var answer issuer.Credential
 	err = b.ask(ctx, storage, c, func(client *issuer.Client) (err error) {
-		answer, err = client.Mint(ctx, issuer.Request{Name: m.Name, For: m.For, ExpiresAt: made.MintedAt.Add(lifetime(target))})
+		answer, err = client.Mint(ctx, issuer.Request{Name: m.Name, For: m.For, ExpiresAt: minted.MintedAt.Add(lifetime(target))})
 		return err
 	})
 	if err != nil {
 		// Where something may be at the registry, the entry stays.
 		if issuer.Definite(err) || isInputError(err) {
-			b.deleteWAL(ctx, storage, made.wal)
+			b.deleteWAL(ctx, storage, minted.wal)
 		}
-		made.done()
+		minted.done()
 		return nil, fmt.Errorf("minting a credential for role %q: %w", name, err)
 	}
-	made.ID, made.ExpiresAt = answer.ID, answer.ExpiresAt
-	if !made.works() {
-		b.abandon(ctx, storage, made)
+	minted.ID, minted.ExpiresAt = answer.ID, answer.ExpiresAt
+	if !minted.works() {
+		b.abandon(ctx, storage, minted)
 		return nil, badGateway(fmt.Errorf("the registry of connection %q minted what ends at a time that cannot be right; its clock, or that of Vault, may be wrong", c.Name))
 	}
-	if made.Docker, err = pullSecretOf(c.Registries, answer); err != nil {
-		b.abandon(ctx, storage, made)
+	if minted.Docker, err = pullSecretOf(c.Registries, answer); err != nil {
+		b.abandon(ctx, storage, minted)
 		return nil, badGateway(fmt.Errorf("the registry of connection %q minted what cannot be in a pull secret: %w", c.Name, err))
 	}
-	if err := b.tryMinted(ctx, settings, r, made); err != nil {
-		b.abandon(ctx, storage, made)
+	if err := b.tryMinted(ctx, settings, r, minted); err != nil {
+		b.abandon(ctx, storage, minted)
 		return nil, err
 	}
-	return made, nil
+	return minted, nil
 }
 
 // works reports whether the time at which a credential ends is after the one at
 // which it was minted, and one that storage and tools can hold. Else each read
 // would mint another.
-func (m *issued) works() bool {
+func (m *newCredential) works() bool {
 	return m.ExpiresAt.IsZero() || m.ExpiresAt.After(m.MintedAt) && m.ExpiresAt.UTC().Year() <= 9999
 }
 
@@ -128,11 +128,11 @@ func pullSecretOf(registries []dockerconfig.Key, minted issuer.Credential) (dock
 // tryMinted pulls with a new credential before anybody is given it, if the role
 // says what from. Only a registry that refuses it counts against it: one that
 // Vault cannot reach may be reached by the nodes.
-func (b *backend) tryMinted(ctx context.Context, settings config, r *role, made *issued) error {
+func (b *backend) tryMinted(ctx context.Context, settings config, r *role, minted *newCredential) error {
 	if r.VerifyRepository == "" {
 		return nil
 	}
-	secret := pullSecret{Docker: made.Docker, settings: settings, sources: []source{{name: made.Role, role: r, docker: made.Docker}}}
+	secret := pullSecret{Docker: minted.Docker, settings: settings, sources: []source{{name: minted.Role, role: r, docker: minted.Docker}}}
 	for try := 1; ; try++ {
 		results, err := b.verify(ctx, secret, "")
 		if err != nil {
@@ -156,32 +156,32 @@ func (b *backend) tryMinted(ctx context.Context, settings config, r *role, made 
 
 // kept ends the write-ahead entry of what is stored or leased now. After an
 // error the entry may be there still.
-func (b *backend) kept(ctx context.Context, storage logical.Storage, made *issued) error {
-	if made.wal != "" {
-		if err := framework.DeleteWAL(ctx, storage, made.wal); err != nil {
+func (b *backend) commit(ctx context.Context, storage logical.Storage, minted *newCredential) error {
+	if minted.wal != "" {
+		if err := framework.DeleteWAL(ctx, storage, minted.wal); err != nil {
 			return fmt.Errorf("deleting a write-ahead entry: %w", err)
 		}
 	}
-	made.done()
+	minted.done()
 	return nil
 }
 
 // abandon revokes what was minted and is not wanted, and reports whether it is
 // gone. What cannot be revoked now is found by the write-ahead entry.
-func (b *backend) abandon(ctx context.Context, storage logical.Storage, made *issued) (gone bool) {
+func (b *backend) abandon(ctx context.Context, storage logical.Storage, minted *newCredential) (gone bool) {
 	ctx = context.WithoutCancel(ctx)
-	defer made.done()
-	if err := b.revoke(ctx, storage, made.minted); err != nil {
-		b.Logger().Warn("a credential is still to be revoked", "connection", made.Connection, "name", made.Name, "error", err)
+	defer minted.done()
+	if err := b.revoke(ctx, storage, minted.credentialRef); err != nil {
+		b.Logger().Warn("a credential is still to be revoked", "connection", minted.Connection, "name", minted.Name, "error", err)
 		return false
 	}
-	b.deleteWAL(ctx, storage, made.wal)
+	b.deleteWAL(ctx, storage, minted.wal)
 	return true
 }
 
 // revoke ends a credential at the registry. A connection that is gone was given
 // up with all that it had minted.
-func (b *backend) revoke(ctx context.Context, storage logical.Storage, m minted) error {
+func (b *backend) revoke(ctx context.Context, storage logical.Storage, m credentialRef) error {
 	if m.ID == "" {
 		return b.revokeNamed(ctx, storage, m)
 	}
@@ -191,15 +191,15 @@ func (b *backend) revoke(ctx context.Context, storage logical.Storage, m minted)
 }
 
 // revokeNamed ends what has the name of a credential, if anything.
-func (b *backend) revokeNamed(ctx context.Context, storage logical.Storage, m minted) error {
+func (b *backend) revokeNamed(ctx context.Context, storage logical.Storage, m credentialRef) error {
 	return b.withClient(ctx, storage, m, func(client *issuer.Client) error {
 		return client.RevokeNamed(ctx, m.For, m.Name)
 	})
 }
 
 // withClient opens the connection of a credential.
-func (b *backend) withClient(ctx context.Context, storage logical.Storage, m minted, do func(*issuer.Client) error) error {
-	c, err := b.settledConnection(ctx, storage, m.Connection)
+func (b *backend) withClient(ctx context.Context, storage logical.Storage, m credentialRef, do func(*issuer.Client) error) error {
+	c, err := b.usableConnection(ctx, storage, m.Connection)
 	if err != nil {
 		return err
 	}

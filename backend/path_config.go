@@ -30,7 +30,7 @@ func (b *backend) pathConfig() []*framework.Path {
 			Description: "CA certificates in PEM form that are trusted beside the system's when a registry is asked.",
 		},
 	}
-	done := stored("The settings are stored.")
+	done := writeResponses("The settings are stored.")
 	return []*framework.Path{{
 		Pattern:        "config",
 		Fields:         fields,

@@ -25,7 +25,7 @@ func (b *backend) pathConnections() []*framework.Path {
 		Description: "On delete: give up what the connection has minted and cannot revoke any more.",
 	}
 	write := func(summary string) framework.OperationHandler {
-		return forwarded(framework.PathOperation{Callback: b.writeConnection, Summary: summary, Responses: stored("The connection is stored.")})
+		return forwarded(framework.PathOperation{Callback: b.writeConnection, Summary: summary, Responses: writeResponses("The connection is stored.")})
 	}
 	return []*framework.Path{
 		{
@@ -60,7 +60,7 @@ func (b *backend) pathConnections() []*framework.Path {
 				logical.DeleteOperation: forwarded(framework.PathOperation{
 					Callback:  b.deleteConnection,
 					Summary:   "Delete a connection that nothing uses.",
-					Responses: stored("There is no such connection any more."),
+					Responses: writeResponses("There is no such connection any more."),
 				}),
 			},
 			HelpSynopsis:    "A registry whose API mints credentials, and the administrative credential for it.",
@@ -225,7 +225,7 @@ func (b *backend) deleteConnection(ctx context.Context, req *logical.Request, da
 	if err != nil {
 		return nil, err
 	}
-	use.unfinished = c != nil && !c.Root.settled()
+	use.unfinished = c != nil && !c.Root.isFinished()
 	var warnings []string
 	if use.String() != "" {
 		if len(use.roles) > 0 || !data.Get("force").(bool) {

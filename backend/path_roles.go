@@ -57,22 +57,22 @@ func (b *backend) pathRoles() []*framework.Path {
 				logical.CreateOperation: forwarded(framework.PathOperation{
 					Callback:  b.writeRole,
 					Summary:   "Create a role.",
-					Responses: stored("The role is stored."),
+					Responses: writeResponses("The role is stored."),
 				}),
 				logical.UpdateOperation: forwarded(framework.PathOperation{
 					Callback:  b.writeRole,
 					Summary:   "Create a role, or change the named fields of an existing one.",
-					Responses: stored("The role is stored."),
+					Responses: writeResponses("The role is stored."),
 				}),
 				logical.PatchOperation: forwarded(framework.PathOperation{
 					Callback:  b.writeRole,
 					Summary:   "Change the named fields of an existing role; null empties a field.",
-					Responses: stored("The role is stored."),
+					Responses: writeResponses("The role is stored."),
 				}),
 				logical.DeleteOperation: forwarded(framework.PathOperation{
 					Callback:  b.deleteRole,
 					Summary:   "Delete a role.",
-					Responses: stored("There is no such role any more."),
+					Responses: writeResponses("There is no such role any more."),
 				}),
 			},
 			HelpSynopsis:    "Defines the pull secret that creds/<role> reads.",
@@ -151,14 +151,14 @@ func (b *backend) writeRole(ctx context.Context, req *logical.Request, data *fra
 	if err != nil {
 		return answer(err)
 	}
-	if verified != nil && !verified.pullsLike(p) {
+	if verified != nil && !verified.samePullSecret(p) {
 		return answer(refusef("verify: nothing is stored, because role %q was changed meanwhile; try again", name))
 	}
 	if err := b.putRole(ctx, req.Storage, name, p.role, p.old); err != nil {
 		return nil, err
 	}
 	if p.role.isShared() {
-		b.startAnew(ctx, req.Storage, name, p.role.Dynamic)
+		b.clearFailures(ctx, req.Storage, name, p.role.Dynamic)
 	}
 	b.sendEvent(ctx, req, "role-write", "creds/"+name)
 	return withWarnings(nil, p.warnings), nil
@@ -191,7 +191,7 @@ func (b *backend) propose(ctx context.Context, req *logical.Request, name string
 	}
 	// What allowed_registries has come to refuse can still be locked down.
 	toCheck := in.Get("verify").(bool) || p.role.Dynamic != nil && in.has("verify_repository")
-	if old != nil && old.givesLike(p.role) && !toCheck {
+	if old != nil && old.samePullSecret(p.role) && !toCheck {
 		return p, nil
 	}
 	if p.secret, err = b.pullSecret(ctx, req.Storage, name, p.role, toDescribe); err != nil {
@@ -225,7 +225,7 @@ func (b *backend) verifyProposal(ctx context.Context, req *logical.Request, name
 }
 
 // pullsLike reports whether what was found out about one holds for the other.
-func (p *proposal) pullsLike(other *proposal) bool {
+func (p *proposal) samePullSecret(other *proposal) bool {
 	if p.role.VerifyRepository != other.role.VerifyRepository || p.role.roleType() != other.role.roleType() {
 		return false
 	}

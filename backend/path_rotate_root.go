@@ -19,7 +19,7 @@ func (b *backend) pathRotateRoot() []*framework.Path {
 			logical.UpdateOperation: forwarded(framework.PathOperation{
 				Callback:  b.rotateRoot,
 				Summary:   "Replace the administrative credential of a connection.",
-				Responses: stored("The new administrative credential is in use."),
+				Responses: writeResponses("The new administrative credential is in use."),
 			}),
 		},
 		HelpSynopsis:    "Replaces the administrative credential of a connection.",
@@ -42,14 +42,14 @@ func (b *backend) rotateRoot(ctx context.Context, req *logical.Request, data *fr
 	if c == nil {
 		return nil, noSuchConnection(name)
 	}
-	if err := b.settleRoot(ctx, req.Storage, c); err != nil {
+	if err := b.finishRootRotation(ctx, req.Storage, c); err != nil {
 		return answer(registryError(err))
 	}
 	if err := b.prepareRoot(ctx, req.Storage, c); err != nil {
 		b.sendEvent(ctx, req, "root-rotate-fail", connectionStoragePrefix+name)
 		return answer(registryError(err))
 	}
-	if err := b.settleRoot(ctx, req.Storage, c); err != nil {
+	if err := b.finishRootRotation(ctx, req.Storage, c); err != nil {
 		b.sendEvent(ctx, req, "root-rotate-fail", connectionStoragePrefix+name)
 		return answer(registryError(err))
 	}

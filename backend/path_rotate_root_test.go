@@ -278,7 +278,7 @@ func TestCallsDuringARotateRootUseOneThatWorks(t *testing.T) {
 		"mint":   onPathOf(logical.ReadOperation, "creds/leased"),
 		"revoke": onPathOf(logical.DeleteOperation, "roles/app"),
 		"find": func(e *engine) error {
-			e.mustPutWAL(walCredential, storedWAL{schemaVersion, minted{Connection: "app", Role: "app", Name: "regcred-x"}})
+			e.mustPutWAL(walCredential, storedWAL{schemaVersion, credentialRef{Connection: "app", Role: "app", Name: "regcred-x"}})
 			return e.rollBack()
 		},
 	} {
@@ -346,7 +346,7 @@ func TestWhatARotateRootHasLeftIsEnded(t *testing.T) {
 		"not known":        {func(string) *rootRotation { return nil }, nil, 1},
 		"in use":           {func(name string) *rootRotation { return &rootRotation{RotatedAt: noon, Name: name} }, nil, 2},
 		"pending":          {func(name string) *rootRotation { return &rootRotation{Pending: &pendingRoot{Name: name}} }, nil, 2},
-		"another, pending": {func(string) *rootRotation { return &rootRotation{Pending: &pendingRoot{Name: "other"}} }, errUnderway, 2},
+		"another, pending": {func(string) *rootRotation { return &rootRotation{Pending: &pendingRoot{Name: "other"}} }, errInProgress, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			e, entry := prepare(t)
@@ -358,8 +358,8 @@ func TestWhatARotateRootHasLeftIsEnded(t *testing.T) {
 		})
 	}
 	e, entry := prepare(t)
-	done := e.underway(entry.Name)
-	checkSame(t, "while at work", fmt.Sprint(errUnderway), fmt.Sprint(rollBack(t, e, entry)))
+	done := e.markInProgress(entry.Name)
+	checkSame(t, "while at work", fmt.Sprint(errInProgress), fmt.Sprint(rollBack(t, e, entry)))
 	done()
 	e.minting.fail("discard", errDown)
 	if err := rollBack(t, e, entry); err == nil {
@@ -403,7 +403,7 @@ func TestStoredRootsThatCannotBeOpenedAreErrors(t *testing.T) {
 func TestRotateRootNeedsTheStorage(t *testing.T) {
 	for failAt := int64(1); failAt <= 3; failAt++ {
 		e := newConnectedEngine(t)
-		err := e.settleRoots(t.Context(), e.faulty(failAt))
+		err := e.finishRootRotations(t.Context(), e.faulty(failAt))
 		if lists := failAt == 1; lists != (err != nil) {
 			t.Errorf("storage call %d fails: got %v", failAt, err)
 		}

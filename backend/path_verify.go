@@ -97,12 +97,12 @@ func (b *backend) trial(ctx context.Context, storage logical.Storage, name strin
 	if err != nil {
 		return pullSecret{}, nil, err
 	}
-	made, err := b.mintFor(ctx, storage, name, r, func(issuer.Target) time.Duration { return trialLifetime })
+	minted, err := b.mintFor(ctx, storage, name, r, func(issuer.Target) time.Duration { return trialLifetime })
 	if err != nil {
 		return pullSecret{}, nil, err
 	}
-	secret = pullSecret{Docker: made.Docker, settings: settings, sources: []source{{name: name, role: r, docker: made.Docker}}}
-	return secret, func() { b.abandon(ctx, storage, made) }, nil
+	secret = pullSecret{Docker: minted.Docker, settings: settings, sources: []source{{name: name, role: r, docker: minted.Docker}}}
+	return secret, func() { b.abandon(ctx, storage, minted) }, nil
 }
 
 // verifyBeforeWrite refuses a pull secret that its registries refuse.
@@ -130,11 +130,11 @@ func verifyResponse(results []verification) map[string]any {
 	worst := 0
 	described := make([]map[string]any, len(results))
 	for i, v := range results {
-		worst = max(worst, slices.Index(byBadness, v.Verdict))
+		worst = max(worst, slices.Index(bySeverity, v.Verdict))
 		described[i] = map[string]any{"role": v.role, "verdict": string(v.Verdict)}
 		maps.Copy(described[i], v.described())
 	}
-	data := map[string]any{"verdict": string(byBadness[worst]), "results": described}
+	data := map[string]any{"verdict": string(bySeverity[worst]), "results": described}
 	if len(results) == 1 {
 		maps.Copy(data, results[0].described())
 	}

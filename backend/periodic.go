@@ -13,7 +13,7 @@ import (
 )
 
 // tendAtOnce is how many roles are tended at the same time.
-const tendAtOnce = 8
+const maintainAtOnce = 8
 
 // periodic is called by Vault once a minute, on every node.
 func (b *backend) periodic(ctx context.Context, req *logical.Request) error {
@@ -32,15 +32,15 @@ func (b *backend) periodic(ctx context.Context, req *logical.Request) error {
 	if err := b.fillSchedule(ctx, req.Storage); err != nil {
 		return err
 	}
-	if err := b.settleRoots(ctx, req.Storage); err != nil {
+	if err := b.finishRootRotations(ctx, req.Storage); err != nil {
 		return err
 	}
 	var tending sync.WaitGroup
-	free := make(chan struct{}, tendAtOnce)
+	free := make(chan struct{}, maintainAtOnce)
 	for _, name := range b.next.due(b.now()) {
 		free <- struct{}{}
 		tending.Go(func() {
-			b.tend(ctx, req.Storage, name)
+			b.maintain(ctx, req.Storage, name)
 			<-free
 		})
 	}
@@ -79,8 +79,8 @@ func (b *backend) forgetSchedule() {
 
 // tend does what is due for a shared role, and notes when it is to be tended
 // next. Failures are stored with the role.
-func (b *backend) tend(ctx context.Context, storage logical.Storage, name string) {
-	next, err := b.tendNow(ctx, storage, name)
+func (b *backend) maintain(ctx context.Context, storage logical.Storage, name string) {
+	next, err := b.runDue(ctx, storage, name)
 	if err != nil {
 		b.Logger().Warn("a shared role could not be tended", "role", name, "error", err)
 		next = b.now().Add(firstRevokeRetry)
@@ -88,7 +88,7 @@ func (b *backend) tend(ctx context.Context, storage logical.Storage, name string
 	b.schedule(name, next)
 }
 
-func (b *backend) tendNow(ctx context.Context, storage logical.Storage, name string) (next time.Time, err error) {
+func (b *backend) runDue(ctx context.Context, storage logical.Storage, name string) (next time.Time, err error) {
 	r, err := b.role(ctx, storage, name)
 	if err != nil || r == nil || !r.isShared() {
 		return time.Time{}, err
@@ -123,7 +123,7 @@ func (b *backend) sharedToServe(ctx context.Context, storage logical.Storage, na
 	now := b.now()
 	if s.serves(r.Dynamic, now) {
 		if at := s.nextAt(r.Dynamic); !at.After(now) && b.ownsShared() {
-			b.tendSoon(storage, name)
+			b.runDueInBackground(storage, name)
 		}
 		return s, nil
 	}
@@ -134,20 +134,20 @@ func (b *backend) sharedToServe(ctx context.Context, storage logical.Storage, na
 }
 
 // tendSoon tends a role without having a read wait for it.
-func (b *backend) tendSoon(storage logical.Storage, name string) {
-	if _, tended := b.tended.LoadOrStore(name, nil); tended {
+func (b *backend) runDueInBackground(storage logical.Storage, name string) {
+	if _, tended := b.maintaining.LoadOrStore(name, nil); tended {
 		return
 	}
 	b.background.Go(func() {
-		defer b.tended.Delete(name)
-		ctx, cancel := context.WithTimeout(b.lifetime, tendTimeout)
+		defer b.maintaining.Delete(name)
+		ctx, cancel := context.WithTimeout(b.lifetime, maintainTimeout)
 		defer cancel()
-		b.tend(ctx, storage, name)
+		b.maintain(ctx, storage, name)
 	})
 }
 
 // tendTimeout limits what a read has begun.
-const tendTimeout = 2 * time.Minute
+const maintainTimeout = 2 * time.Minute
 
 // stop ends what goes on in the background, and forgets what is in memory.
 func (b *backend) stop(context.Context) {

@@ -131,10 +131,10 @@ func TestRoleThatIsTendedIsNotTendedTwice(t *testing.T) {
 	e := newSharingEngine(t)
 	e.read("creds/app")
 	e.clock.advance(24 * time.Hour)
-	e.tended.Store("app", nil)
+	e.maintaining.Store("app", nil)
 	e.readInBackground()
 	checkSame(t, "mints", 1, e.minting.mints())
-	e.tended.Delete("app")
+	e.maintaining.Delete("app")
 	e.readInBackground()
 	checkSame(t, "mints", 2, e.minting.mints())
 }

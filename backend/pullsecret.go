@@ -112,11 +112,11 @@ func expiryWarnings(name string, expiresAt, now time.Time, within time.Duration)
 	case left <= 0:
 		return []string{fmt.Sprintf("the credential of role %q expired at %s; write a new password and expires_at to roles/%s", name, formatTime(expiresAt), name)}
 	}
-	return []string{fmt.Sprintf("the credential of role %q expires at %s, in %s; write a new password and expires_at to roles/%s", name, formatTime(expiresAt), inWords(left), name)}
+	return []string{fmt.Sprintf("the credential of role %q expires at %s, in %s; write a new password and expires_at to roles/%s", name, formatTime(expiresAt), humanDuration(left), name)}
 }
 
 // inWords rounds down to what a person plans with.
-func inWords(d time.Duration) string {
+func humanDuration(d time.Duration) string {
 	switch {
 	case d >= 48*time.Hour:
 		return fmt.Sprintf("%d days", int(d.Hours())/24)

@@ -77,7 +77,7 @@ func okResponse(description string, fields map[string]*framework.FieldSchema) ma
 }
 
 // stored describes the answers to a write that may come with warnings.
-func stored(description string) map[int][]framework.Response {
+func writeResponses(description string) map[int][]framework.Response {
 	return map[int][]framework.Response{
 		http.StatusNoContent: {{Description: description}},
 		http.StatusOK:        {{Description: description + " There are warnings."}},

@@ -158,7 +158,7 @@ func (b *backend) putRole(ctx context.Context, storage logical.Storage, name str
 }
 
 // givesLike reports whether two roles of one type and name serve the same.
-func (r *role) givesLike(other *role) bool {
+func (r *role) samePullSecret(other *role) bool {
 	switch {
 	case r.Static != nil:
 		return r.Static.Docker.Equal(other.Static.Docker)

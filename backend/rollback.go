@@ -16,7 +16,7 @@ import (
 // behind. An error has it called again a minute later.
 func (b *backend) walRollback(ctx context.Context, req *logical.Request, kind string, data any) error {
 	err := b.rollBack(ctx, req.Storage, kind, data)
-	if err != nil && !errors.Is(err, errUnderway) {
+	if err != nil && !errors.Is(err, errInProgress) {
 		b.Logger().Warn("what may be left at a registry could not be ended yet", "kind", kind, "error", err) // Vault does not log it
 	}
 	return err
@@ -29,7 +29,7 @@ func (b *backend) rollBack(ctx context.Context, storage logical.Storage, kind st
 		if err := decodeWAL(data, &entry, &entry.SchemaVersion); err != nil {
 			return err
 		}
-		return b.rollBackCredential(ctx, storage, entry.minted)
+		return b.rollBackCredential(ctx, storage, entry.credentialRef)
 	case walRoot:
 		var entry walRootEntry
 		if err := decodeWAL(data, &entry, &entry.SchemaVersion); err != nil {
@@ -42,19 +42,19 @@ func (b *backend) rollBack(ctx context.Context, storage logical.Storage, kind st
 
 // rollBackCredential revokes what was minted under a name, unless it has come
 // to be what a shared role serves or will revoke.
-func (b *backend) rollBackCredential(ctx context.Context, storage logical.Storage, m minted) error {
-	if _, working := b.inHand.Load(m.Name); working {
-		return errUnderway
+func (b *backend) rollBackCredential(ctx context.Context, storage logical.Storage, m credentialRef) error {
+	if _, working := b.inProgress.Load(m.Name); working {
+		return errInProgress
 	}
 	kept, err := b.keptByShared(ctx, storage, m)
 	if err != nil || kept {
 		return err
 	}
-	if err := b.checkAnswers(m.Connection); err != nil {
+	if err := b.skipIfUnreachable(m.Connection); err != nil {
 		return err
 	}
 	err = b.revokeNamed(ctx, storage, m)
-	b.noteSilence(m.Connection, err)
+	b.recordReachability(m.Connection, err)
 	if err != nil {
 		return err
 	}
@@ -64,8 +64,8 @@ func (b *backend) rollBackCredential(ctx context.Context, storage logical.Storag
 // rollBackRoot ends what was prepared under a name, unless it has come to be
 // the connection's.
 func (b *backend) rollBackRoot(ctx context.Context, storage logical.Storage, entry walRootEntry) error {
-	if _, working := b.inHand.Load(entry.Name); working {
-		return errUnderway
+	if _, working := b.inProgress.Load(entry.Name); working {
+		return errInProgress
 	}
 	defer b.lockConnection(entry.Connection)()
 	c, err := b.connection(ctx, storage, entry.Connection)
@@ -76,7 +76,7 @@ func (b *backend) rollBackRoot(ctx context.Context, storage logical.Storage, ent
 		if c.Root.Pending.Name == entry.Name {
 			return nil
 		}
-		return errUnderway // some registries could not tell the two apart
+		return errInProgress // some registries could not tell the two apart
 	}
 	client, err := b.open(c, issuer.Root{})
 	if err != nil {

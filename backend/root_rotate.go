@@ -38,7 +38,7 @@ func (b *backend) prepareRoot(ctx context.Context, storage logical.Storage, c *c
 	}
 	defer client.Close()
 	name := issuer.NewName(c.Name)
-	defer b.underway(name)()
+	defer b.markInProgress(name)()
 	wal, err := framework.PutWAL(ctx, storage, walRoot, walRootEntry{SchemaVersion: schemaVersion, Connection: c.Name, Name: name})
 	if err != nil {
 		return fmt.Errorf("writing ahead: %w", err)
@@ -63,7 +63,7 @@ func (b *backend) prepareRoot(ctx context.Context, storage logical.Storage, c *c
 
 // settleRoot finishes what was begun: it puts a pending credential in force,
 // tries it, and ends the former one. The connection is locked.
-func (b *backend) settleRoot(ctx context.Context, storage logical.Storage, c *connection) error {
+func (b *backend) finishRootRotation(ctx context.Context, storage logical.Storage, c *connection) error {
 	if c.Root.Pending != nil {
 		if err := b.promoteRoot(ctx, storage, c); err != nil {
 			return err
@@ -148,7 +148,7 @@ func (b *backend) giveUpRoot(ctx context.Context, storage logical.Storage, c *co
 // settledConnection is [backend.connection] with nothing pending, so that it is
 // used with a credential that works. It waits for a rotate-root that is under
 // way.
-func (b *backend) settledConnection(ctx context.Context, storage logical.Storage, name string) (*connection, error) {
+func (b *backend) usableConnection(ctx context.Context, storage logical.Storage, name string) (*connection, error) {
 	c, err := b.connection(ctx, storage, name)
 	if err != nil || c == nil || c.Root.Pending == nil {
 		return c, err
@@ -157,36 +157,36 @@ func (b *backend) settledConnection(ctx context.Context, storage logical.Storage
 	if c, err = b.connection(ctx, storage, name); err != nil || c == nil {
 		return c, err
 	}
-	if err := b.settleRoot(ctx, storage, c); err != nil {
+	if err := b.finishRootRotation(ctx, storage, c); err != nil {
 		b.Logger().Warn("the administrative credential could not be settled", "connection", name, "error", err)
 	}
 	return c, nil
 }
 
 // settleRoots finishes what rotate-root left of all connections.
-func (b *backend) settleRoots(ctx context.Context, storage logical.Storage) error {
+func (b *backend) finishRootRotations(ctx context.Context, storage logical.Storage) error {
 	names, err := storage.List(ctx, connectionStoragePrefix)
 	if err != nil {
 		return fmt.Errorf("listing the connections: %w", err)
 	}
 	for _, name := range names {
-		if err := b.settleRootOf(ctx, storage, name); err != nil {
+		if err := b.finishRootRotationOf(ctx, storage, name); err != nil {
 			b.Logger().Warn("the administrative credential could not be settled", "connection", name, "error", err)
 		}
 	}
 	return nil
 }
 
-func (b *backend) settleRootOf(ctx context.Context, storage logical.Storage, name string) error {
+func (b *backend) finishRootRotationOf(ctx context.Context, storage logical.Storage, name string) error {
 	c, err := b.connection(ctx, storage, name)
-	if err != nil || c == nil || c.Root.settled() {
+	if err != nil || c == nil || c.Root.isFinished() {
 		return err
 	}
 	defer b.lockConnection(name)()
 	if c, err = b.connection(ctx, storage, name); err != nil || c == nil {
 		return err
 	}
-	return b.settleRoot(ctx, storage, c)
+	return b.finishRootRotation(ctx, storage, c)
 }
 
 // replaceRoot notes that the administrative credential was replaced by hand.

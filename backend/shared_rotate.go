@@ -49,12 +49,12 @@ func (b *backend) rotate(ctx context.Context, storage logical.Storage, name stri
 		return s, err
 	}
 	if why == whenDue {
-		if err := b.checkAnswers(r.Dynamic.Connection); err != nil {
+		if err := b.skipIfUnreachable(r.Dynamic.Connection); err != nil {
 			return s, err // which is no failure of its own: it is tried a minute later
 		}
 	}
-	made, err := b.mintFor(ctx, storage, name, r, r.Dynamic.lifetime)
-	b.noteSilence(r.Dynamic.Connection, err)
+	minted, err := b.mintFor(ctx, storage, name, r, r.Dynamic.lifetime)
+	b.recordReachability(r.Dynamic.Connection, err)
 	if err != nil {
 		// What Vault's own storage does says nothing about the registry, and a
 		// read that is refused need not be told the same for a while.
@@ -63,11 +63,11 @@ func (b *backend) rotate(ctx context.Context, storage logical.Storage, name stri
 		}
 		return shared{}, registryError(err)
 	}
-	s, err = b.serve(ctx, storage, name, r.Dynamic, made)
+	s, err = b.serve(ctx, storage, name, r.Dynamic, minted)
 	if errors.Is(err, errNotServed) {
-		b.abandon(ctx, storage, made) // with the role unlocked, because the registry may take long
+		b.abandon(ctx, storage, minted) // with the role unlocked, because the registry may take long
 	} else {
-		made.done()
+		minted.done()
 	}
 	return s, err
 }
@@ -100,7 +100,7 @@ func (s shared) needsRotation(d *dynamicRole, why cause, asked, now time.Time) (
 
 // serve stores what was minted as the current credential, and the former one as
 // retired, in one write. From then on reads are given it.
-func (b *backend) serve(ctx context.Context, storage logical.Storage, name string, d *dynamicRole, made *issued) (shared, error) {
+func (b *backend) serve(ctx context.Context, storage logical.Storage, name string, d *dynamicRole, minted *newCredential) (shared, error) {
 	ctx = context.WithoutCancel(ctx)
 	defer b.lockRole(name)()
 	r, err := b.role(ctx, storage, name)
@@ -115,17 +115,17 @@ func (b *backend) serve(ctx context.Context, storage logical.Storage, name strin
 		return shared{}, fmt.Errorf("%w: %w", errNotServed, err)
 	}
 	now := b.now()
-	if c := s.Current; c != nil && (c.ID != "" || made.revocable) {
-		s.Retired = append(slices.Clone(s.Retired), retired{minted: c.minted, RevokeAt: now.Add(r.Dynamic.GracePeriod)})
+	if c := s.Current; c != nil && (c.ID != "" || minted.revocable) {
+		s.Retired = append(slices.Clone(s.Retired), retired{credentialRef: c.credentialRef, RevokeAt: now.Add(r.Dynamic.GracePeriod)})
 	}
-	s.Current = &sharedCredential{minted: made.minted, Docker: made.Docker, MintedAt: made.MintedAt, ExpiresAt: made.ExpiresAt}
+	s.Current = &sharedCredential{credentialRef: minted.credentialRef, Docker: minted.Docker, MintedAt: minted.MintedAt, ExpiresAt: minted.ExpiresAt}
 	s.LastError, s.FailedAt, s.Failures, s.RetryAfter = "", time.Time{}, 0, 0
 	if err := b.putShared(ctx, storage, name, s); err != nil {
 		// Whether it is stored is not known: the write-ahead entry stays, and
 		// finds out.
 		return shared{}, err
 	}
-	b.deleteWAL(ctx, storage, made.wal)
+	b.deleteWAL(ctx, storage, minted.wal)
 	b.schedule(name, s.nextAt(r.Dynamic))
 	b.sendEventOf(ctx, "credential-rotate", "rotate/"+name, "creds/"+name, logical.UpdateOperation)
 	return s, nil
@@ -157,7 +157,7 @@ func (b *backend) rememberFailure(ctx context.Context, storage logical.Storage, 
 // startAnew has a role that was written rotated by what it says now, and forgets
 // that rotating failed before, because the write may have mended why. The role
 // is locked.
-func (b *backend) startAnew(ctx context.Context, storage logical.Storage, name string, d *dynamicRole) {
+func (b *backend) clearFailures(ctx context.Context, storage logical.Storage, name string, d *dynamicRole) {
 	s, err := b.shared(ctx, storage, name)
 	if err == nil && s.Failures > 0 {
 		s.LastError, s.FailedAt, s.Failures, s.RetryAfter = "", time.Time{}, 0, 0
@@ -178,11 +178,11 @@ func (b *backend) revokeRetired(ctx context.Context, storage logical.Storage, na
 	}
 	failed := map[string]error{}
 	for _, r := range s.Retired {
-		if r.tryAt().After(b.now()) || b.checkAnswers(r.Connection) != nil {
+		if r.tryAt().After(b.now()) || b.skipIfUnreachable(r.Connection) != nil {
 			continue
 		}
-		err := b.revoke(ctx, storage, r.minted)
-		b.noteSilence(r.Connection, err)
+		err := b.revoke(ctx, storage, r.credentialRef)
+		b.recordReachability(r.Connection, err)
 		failed[r.Name] = err
 	}
 	if len(failed) == 0 {
@@ -223,7 +223,7 @@ func (b *backend) dropShared(ctx context.Context, storage logical.Storage, name 
 	} else if err != nil {
 		return nil, err
 	}
-	var dropped []*issued
+	var dropped []*newCredential
 	defer func() {
 		if err != nil {
 			for _, d := range dropped {
@@ -236,7 +236,7 @@ func (b *backend) dropShared(ctx context.Context, storage logical.Storage, name 
 		if err != nil {
 			return nil, err
 		}
-		dropped = append(dropped, &issued{minted: m, wal: wal, done: b.underway(m.Name)})
+		dropped = append(dropped, &newCredential{credentialRef: m, wal: wal, done: b.markInProgress(m.Name)})
 	}
 	if err = storage.Delete(ctx, sharedStoragePrefix+name); err != nil {
 		return nil, fmt.Errorf("deleting the credential of role %q: %w", name, err)
@@ -253,11 +253,11 @@ func (b *backend) dropShared(ctx context.Context, storage logical.Storage, name 
 
 // keptByShared reports whether a shared role serves a credential, or will
 // revoke it by itself.
-func (b *backend) keptByShared(ctx context.Context, storage logical.Storage, m minted) (bool, error) {
+func (b *backend) keptByShared(ctx context.Context, storage logical.Storage, m credentialRef) (bool, error) {
 	defer b.lockRole(m.Role)()
 	s, err := b.shared(ctx, storage, m.Role)
 	if err != nil {
 		return false, err
 	}
-	return slices.ContainsFunc(s.all(), func(held minted) bool { return held.Name == m.Name }), nil
+	return slices.ContainsFunc(s.all(), func(held credentialRef) bool { return held.Name == m.Name }), nil
 }

@@ -49,7 +49,7 @@ type shared struct {
 
 // sharedCredential is the one that reads are given.
 type sharedCredential struct {
-	minted
+	credentialRef
 	Docker    dockerconfig.Config
 	MintedAt  time.Time
 	ExpiresAt time.Time // at the registry; zero: never
@@ -57,7 +57,7 @@ type sharedCredential struct {
 
 // retired is a credential that was replaced.
 type retired struct {
-	minted
+	credentialRef
 	RevokeAt  time.Time `json:"revoke_at"`
 	TriedAt   time.Time `json:"tried_at,omitzero"`
 	Attempts  int       `json:"attempts,omitempty"`
@@ -78,7 +78,7 @@ type storedShared struct {
 
 type storedSharedCredential struct {
 	unprintable
-	Minted    minted           `json:"minted"`
+	Minted    credentialRef    `json:"minted"`
 	Docker    *json.RawMessage `json:"dockerconfig"`
 	MintedAt  time.Time        `json:"minted_at"`
 	ExpiresAt time.Time        `json:"expires_at,omitzero"`
@@ -106,7 +106,7 @@ func decodeShared(entry *logical.StorageEntry, name string) (shared, error) {
 		if err != nil {
 			return shared{}, unreadablef("the credential of role %q: %w", name, err)
 		}
-		s.Current = &sharedCredential{minted: c.Minted, Docker: docker, MintedAt: c.MintedAt, ExpiresAt: c.ExpiresAt}
+		s.Current = &sharedCredential{credentialRef: c.Minted, Docker: docker, MintedAt: c.MintedAt, ExpiresAt: c.ExpiresAt}
 	}
 	return s, nil
 }
@@ -115,19 +115,19 @@ func (b *backend) putShared(ctx context.Context, storage logical.Storage, name s
 	stored := storedShared{SchemaVersion: schemaVersion, Retired: s.Retired, LastError: s.LastError, FailedAt: s.FailedAt, Failures: s.Failures, RetryAfter: inSeconds(s.RetryAfter)}
 	if c := s.Current; c != nil {
 		docker := json.RawMessage(c.Docker.JSON())
-		stored.Current = &storedSharedCredential{Minted: c.minted, Docker: &docker, MintedAt: c.MintedAt, ExpiresAt: c.ExpiresAt}
+		stored.Current = &storedSharedCredential{Minted: c.credentialRef, Docker: &docker, MintedAt: c.MintedAt, ExpiresAt: c.ExpiresAt}
 	}
 	return putEntry(ctx, storage, sharedStoragePrefix+name, stored)
 }
 
 // all returns all credentials that may be alive.
-func (s shared) all() []minted {
-	var all []minted
+func (s shared) all() []credentialRef {
+	var all []credentialRef
 	if s.Current != nil {
-		all = append(all, s.Current.minted)
+		all = append(all, s.Current.credentialRef)
 	}
 	for _, r := range s.Retired {
-		all = append(all, r.minted)
+		all = append(all, r.credentialRef)
 	}
 	return all
 }

@@ -199,7 +199,7 @@ func TestFailingRegistryCostsReadersOfACurrentCredentialNothing(t *testing.T) {
 
 			e.minting.mend()
 			e.minting.username = "robot"
-			e.clock.advance(silentFor)
+			e.clock.advance(unreachableFor)
 			if next := e.readInBackground(); next["password"] != old["password"] {
 				t.Error("want no read to wait for the rotation")
 			}
@@ -492,12 +492,12 @@ func TestDeletedRoleHasItsCredentialsRevokedLaterIfTheRegistryIsDown(t *testing.
 	if err := e.rollBack(); err == nil {
 		t.Error("want the registry left alone for a moment")
 	}
-	e.clock.advance(silentFor)
+	e.clock.advance(unreachableFor)
 
 	// A role that is made anew meanwhile has nothing to do with them.
 	e.write("roles/app", sharedRole)
 	e.read("creds/app")
-	e.clock.advance(silentFor)
+	e.clock.advance(unreachableFor)
 	e.mustRollBack()
 	e.checkLiving(1)
 	checkSame(t, "write-ahead entries", 0, len(keysBelow(t, e, "wal/")))
@@ -584,7 +584,7 @@ func TestNoMoreIsMintedThanCanBeRevoked(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range maxRetired {
-		s.Retired = append(s.Retired, retired{minted: minted{Connection: "app", Role: "app", Name: fmt.Sprintf("r%d", i), ID: fmt.Sprintf("id-r%d", i)}, RevokeAt: noon.Add(48 * time.Hour)})
+		s.Retired = append(s.Retired, retired{credentialRef: credentialRef{Connection: "app", Role: "app", Name: fmt.Sprintf("r%d", i), ID: fmt.Sprintf("id-r%d", i)}, RevokeAt: noon.Add(48 * time.Hour)})
 	}
 	if err := e.putShared(t.Context(), e.through(), "app", s); err != nil {
 		t.Fatal(err)

@@ -63,7 +63,7 @@ func sizeDecoded(entry *logical.StorageEntry) int { return 2*len(entry.Value) + 
 // there is none. Others are given the same, so it must not be changed.
 func getDecoded[T any](ctx context.Context, cached *mountCache, storage logical.Storage, key string, absent T, decode func(*logical.StorageEntry) (T, error)) (T, error) {
 	cache, id := cached.cache, cached.key(key)
-	held, ok, asOf := cache.getDecoded(id)
+	held, ok, generation := cache.getDecoded(id)
 	if ok {
 		return held.(T), nil
 	}
@@ -79,7 +79,7 @@ func getDecoded[T any](ctx context.Context, cached *mountCache, storage logical.
 		return absent, err
 	}
 	if len(entry.Value) <= maxDecodedEntry {
-		cache.enterDecoded(id, decoded{what, sizeDecoded(entry)}, asOf)
+		cache.enterDecoded(id, decoded{what, sizeDecoded(entry)}, generation)
 	}
 	return what, nil
 }

@@ -233,7 +233,7 @@ func TestEveryStoredSecretIsSealWrapped(t *testing.T) {
 	e.write("roles/app", credential)
 	e.write("roles/several", fields{"dockerconfigjson": several})
 	storeDynamicForms(t, e)
-	e.mustPutWAL(walCredential, storedWAL{schemaVersion, minted{Connection: "app", Role: "app", Name: "regcred-x"}})
+	e.mustPutWAL(walCredential, storedWAL{schemaVersion, credentialRef{Connection: "app", Role: "app", Name: "regcred-x"}})
 	wrappedKeys := 0
 	for key, value := range e.snapshot() {
 		wrapped := false
@@ -317,11 +317,11 @@ func holdingSecrets(t *testing.T, e *engine) []any {
 	if err != nil {
 		t.Fatal(err)
 	}
-	made := issued{minted: s.Current.minted, Docker: s.Current.Docker, done: func() {}}
+	minted := newCredential{credentialRef: s.Current.credentialRef, Docker: s.Current.Docker, done: func() {}}
 	secret := pullSecret{Docker: s.Current.Docker, sources: []source{{name: "shared", docker: s.Current.Docker, shared: s}}}
 	credential := issuer.Credential{ID: "x", Username: "robot", Password: dockerconfig.NewSecret(marker)}
 	proposed := proposal{role: &role{Static: &staticRole{Docker: s.Current.Docker}}, secret: secret}
-	return append(values, proposed, &proposed, s, &s, s.Current, *s.Current, made, &made, secret, &secret, secret.sources, credential, &credential)
+	return append(values, proposed, &proposed, s, &s, s.Current, *s.Current, minted, &minted, secret, &secret, secret.sources, credential, &credential)
 }
 
 // secretTypes are those that bring a secret into a struct which has a field of

@@ -171,7 +171,7 @@ func (u *upgraded) settleRoots(t *testing.T) {
 			continue
 		}
 		before := u.read("connections/" + name)
-		if err := u.settleRootOf(t.Context(), u.through(), name); err != nil {
+		if err := u.finishRootRotationOf(t.Context(), u.through(), name); err != nil {
 			t.Errorf("connection %s: %v", name, err)
 		}
 		after := u.read("connections/" + name)

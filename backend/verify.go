@@ -150,4 +150,4 @@ func (v verification) described() map[string]any {
 }
 
 // byBadness orders the verdicts.
-var byBadness = []registry.Verdict{registry.OK, registry.Unverified, registry.NotFound, registry.Unreachable, registry.Denied}
+var bySeverity = []registry.Verdict{registry.OK, registry.Unverified, registry.NotFound, registry.Unreachable, registry.Denied}

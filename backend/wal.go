@@ -28,7 +28,7 @@ const (
 
 	// silentFor is how long a registry that did not answer is left alone by
 	// rollback and by the periodic function.
-	silentFor = 50 * time.Second
+	unreachableFor = 50 * time.Second
 )
 
 // walRootEntry is about an administrative credential that is being made.
@@ -42,7 +42,7 @@ type walRootEntry struct {
 // minted is what is needed to find and revoke a credential. It stands in
 // write-ahead entries, in leases and in the entries of shared roles, and holds
 // no secret.
-type minted struct {
+type credentialRef struct {
 	Connection string          `json:"connection"`
 	Role       string          `json:"role"`
 	Name       string          `json:"name"`         // at the registry
@@ -53,19 +53,19 @@ type minted struct {
 // storedWAL is a write-ahead entry of the kind walCredential.
 type storedWAL struct {
 	SchemaVersion int `json:"schema_version"`
-	minted
+	credentialRef
 }
 
-var errUnderway = errors.New("a request is still at work on it")
+var errInProgress = errors.New("a request is still at work on it")
 
 // underway marks a name as being worked on, until the function that it returns
 // is called.
-func (b *backend) underway(name string) (done func()) {
-	b.inHand.Store(name, nil)
-	return func() { b.inHand.Delete(name) }
+func (b *backend) markInProgress(name string) (done func()) {
+	b.inProgress.Store(name, nil)
+	return func() { b.inProgress.Delete(name) }
 }
 
-func (b *backend) putWAL(ctx context.Context, storage logical.Storage, m minted) (string, error) {
+func (b *backend) putWAL(ctx context.Context, storage logical.Storage, m credentialRef) (string, error) {
 	id, err := framework.PutWAL(ctx, storage, walCredential, storedWAL{schemaVersion, m})
 	if err != nil {
 		return "", fmt.Errorf("writing ahead: %w", err)
@@ -99,20 +99,20 @@ func decodeWAL(data, entry any, version *int) error {
 }
 
 // noteSilence remembers whether a registry answered.
-func (b *backend) noteSilence(connection string, err error) {
+func (b *backend) recordReachability(connection string, err error) {
 	switch {
 	case err == nil:
-		b.silent.Delete(connection)
+		b.unreachable.Delete(connection)
 	case issuer.IsError(err) && issuer.StatusOf(err) == 0:
-		b.silent.Store(connection, b.now())
+		b.unreachable.Store(connection, b.now())
 	}
 }
 
 // checkAnswers refuses to call a registry that did not answer a moment ago. It
 // is for what is done for many in a row, of which those of other registries
 // must not wait for each of its.
-func (b *backend) checkAnswers(connection string) error {
-	if at, silent := b.silent.Load(connection); silent && b.now().Sub(at.(time.Time)) < silentFor {
+func (b *backend) skipIfUnreachable(connection string) error {
+	if at, silent := b.unreachable.Load(connection); silent && b.now().Sub(at.(time.Time)) < unreachableFor {
 		return badGateway(fmt.Errorf("the registry of connection %q did not answer a moment ago", connection))
 	}
 	return nil

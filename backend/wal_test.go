@@ -34,7 +34,7 @@ func (e *engine) checkRollsBack(want string) {
 	case err != nil && (want == "" || !strings.Contains(err.Error(), want)):
 		e.t.Errorf("rollback: want an error with %q, got %v", want, err)
 	}
-	e.clock.advance(silentFor)
+	e.clock.advance(unreachableFor)
 }
 
 // The entry is written before the registry is asked, holds what is needed to
@@ -105,14 +105,14 @@ func TestRollbackRevokesOnlyWhatNobodyKeeps(t *testing.T) {
 	e.read("creds/app")
 	e.write("rotate/app", nil)
 	for _, name := range e.served("app") { // both are kept
-		e.mustPutWAL(walCredential, storedWAL{schemaVersion, minted{Connection: "app", Role: "app", Name: name}})
+		e.mustPutWAL(walCredential, storedWAL{schemaVersion, credentialRef{Connection: "app", Role: "app", Name: name}})
 	}
 	const orphan = "regcred-app-orphan"
 	e.minting.living[orphan] = true
-	lost := storedWAL{schemaVersion, minted{Connection: "app", Role: "app", Name: orphan}}
+	lost := storedWAL{schemaVersion, credentialRef{Connection: "app", Role: "app", Name: orphan}}
 	e.mustPutWAL(walCredential, lost)
-	done := e.underway(orphan)
-	e.checkRollsBack(errUnderway.Error())
+	done := e.markInProgress(orphan)
+	e.checkRollsBack(errInProgress.Error())
 	checkSame(t, "living credentials", 3, len(e.minting.names()))
 	done()
 	for _, call := range []string{"find", "revoke"} {
@@ -137,7 +137,7 @@ func TestSilentRegistryIsNotAskedAboutEveryEntry(t *testing.T) {
 	}{"silent": {errDown, 1}, "refusing": {errRefused, 3}} {
 		e := newConnectedEngine(t)
 		for _, id := range []string{"a", "b", "c"} {
-			e.mustPutWAL(walCredential, storedWAL{schemaVersion, minted{Connection: "app", Role: "app", Name: "regcred-" + id}})
+			e.mustPutWAL(walCredential, storedWAL{schemaVersion, credentialRef{Connection: "app", Role: "app", Name: "regcred-" + id}})
 		}
 		calls := 0
 		e.minting.before = func(string) error { calls++; return c.err }
@@ -146,7 +146,7 @@ func TestSilentRegistryIsNotAskedAboutEveryEntry(t *testing.T) {
 		}
 		checkSame(t, name+": calls", c.want, calls)
 		e.minting.mend()
-		e.clock.advance(silentFor)
+		e.clock.advance(unreachableFor)
 		e.checkRollsBack("")
 	}
 }
@@ -167,7 +167,7 @@ func TestEntriesThatCannotBeUnderstoodStay(t *testing.T) {
 		e.mustPutWAL(c.kind, c.data)
 		const orphan = "regcred-app-orphan"
 		e.minting.living[orphan] = true
-		e.mustPutWAL(walCredential, storedWAL{schemaVersion, minted{Connection: "app", Role: "app", Name: orphan}})
+		e.mustPutWAL(walCredential, storedWAL{schemaVersion, credentialRef{Connection: "app", Role: "app", Name: orphan}})
 		e.checkRollsBack(want)
 		checkSame(t, "entries", 1, len(keysBelow(t, e, framework.WALPrefix)))
 		checkSame(t, "living credentials", []string{}, e.minting.names())
@@ -186,7 +186,7 @@ func TestEntriesThatCannotBeUnderstoodStay(t *testing.T) {
 // What the storage does not let a rollback read is tried again.
 func TestRollbackNeedsTheStorage(t *testing.T) {
 	for kind, data := range map[string]any{
-		walCredential: storedWAL{schemaVersion, minted{Connection: "app", Role: "leased", Name: "regcred-orphan"}},
+		walCredential: storedWAL{schemaVersion, credentialRef{Connection: "app", Role: "leased", Name: "regcred-orphan"}},
 		walRoot:       walRootEntry{schemaVersion, "app", issuer.NewName("app")},
 	} {
 		for failAt := int64(1); ; failAt++ {

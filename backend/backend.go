@@ -19,6 +19,7 @@ import (
 	"github.com/hashicorp/vault/sdk/helper/locksutil"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"vault-plugin-secrets-regcred/backend/cache"
 	"vault-plugin-secrets-regcred/backend/issuer"
 	"vault-plugin-secrets-regcred/backend/registry"
 )
@@ -28,7 +29,7 @@ type backend struct {
 	*framework.Backend
 
 	reads *framework.Backend // has creds/ only; see HandleRequest
-	cache *mountCache
+	cache *cache.Mount
 
 	roleLocks       []*locksutil.LockEntry // by role; see lockRole
 	connectionLocks []*locksutil.LockEntry // by connection; see lockConnection
@@ -54,9 +55,9 @@ type backend struct {
 // Vault as the plugin's running version; it is a semantic version with a
 // leading "v". All mounts share what they hold in memory.
 func Factory(version string) logical.Factory {
-	cache := newCache()
+	memory := cache.New()
 	return func(ctx context.Context, conf *logical.BackendConfig) (logical.Backend, error) {
-		b := newBackend(version, cache)
+		b := newBackend(version, memory)
 		if err := b.Setup(ctx, conf); err != nil {
 			return nil, err
 		}
@@ -64,9 +65,9 @@ func Factory(version string) logical.Factory {
 	}
 }
 
-func newBackend(version string, cache *cache) *backend {
+func newBackend(version string, memory *cache.Cache) *backend {
 	b := &backend{
-		cache:           cache.forMount(),
+		cache:           memory.ForMount(cachedKeys()),
 		roleLocks:       locksutil.CreateLocks(),
 		connectionLocks: locksutil.CreateLocks(),
 		now:             time.Now,
@@ -100,7 +101,7 @@ func newBackend(version string, cache *cache) *backend {
 		PeriodicFunc:      b.periodic,
 		WALRollback:       b.walRollback,
 		WALRollbackMinAge: walMinAge,
-		Invalidate:        func(_ context.Context, key string) { b.cache.drop(key) },
+		Invalidate:        func(_ context.Context, key string) { b.cache.Drop(key) },
 		Clean:             b.stop,
 	}
 	return b
@@ -119,7 +120,7 @@ func sleep(ctx context.Context, d time.Duration) {
 // into an error, which Vault logs.
 func (b *backend) HandleExistenceCheck(ctx context.Context, req *logical.Request) (bool, bool, error) {
 	checked := *req
-	checked.Data, checked.Storage = nil, b.cache.over(req.Storage)
+	checked.Data, checked.Storage = nil, b.cache.Over(req.Storage)
 	return b.Backend.HandleExistenceCheck(ctx, &checked)
 }
 
@@ -132,7 +133,7 @@ func (b *backend) HandleExistenceCheck(ctx context.Context, req *logical.Request
 // does, and no read is forwarded for it.
 func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (*logical.Response, error) {
 	handled := *req
-	handled.Storage = b.cache.over(req.Storage)
+	handled.Storage = b.cache.Over(req.Storage)
 	router := b.Backend
 	if req.Operation == logical.ReadOperation && strings.HasPrefix(req.Path, credsPrefix) {
 		router = b.reads

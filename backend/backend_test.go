@@ -27,6 +27,7 @@ import (
 	"github.com/hashicorp/vault/sdk/helper/testhelpers/schema"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"vault-plugin-secrets-regcred/backend/cache"
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
 	"vault-plugin-secrets-regcred/backend/leaktest"
 	"vault-plugin-secrets-regcred/backend/registry"
@@ -303,7 +304,7 @@ func (e *engine) store(key, value string) {
 
 // through is the storage as requests see it, for tests that call what stands
 // behind them.
-func (e *engine) through() logical.Storage { return e.cache.over(e.storage) }
+func (e *engine) through() logical.Storage { return e.cache.Over(e.storage) }
 
 func overJSON(t testing.TB, data fields) fields {
 	t.Helper()
@@ -444,7 +445,7 @@ type faultyStorage struct {
 // faulty is the storage with a fault at one of its calls, to all of which the
 // engine is put: it has nothing in memory.
 func (e *engine) faulty(failAt int64) *faultyStorage {
-	e.cache = newCache().forMount()
+	e.cache = cache.New().ForMount(cachedKeys())
 	return &faultyStorage{Storage: e.storage, failAt: failAt}
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/ryanuber/go-glob"
 
+	"vault-plugin-secrets-regcred/backend/cache"
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
 )
 
@@ -66,7 +67,7 @@ func (c config) checkAllowed(docker dockerconfig.Config) error {
 
 // config returns the settings of the mount. They must not be changed in place.
 func (b *backend) config(ctx context.Context, storage logical.Storage) (config, error) {
-	return getDecoded(ctx, b.cache, storage, configStorageKey, config{ExpiryWarning: defaultExpiryWarning}, decodeConfig)
+	return cache.Decoded(ctx, b.cache, storage, configStorageKey, config{ExpiryWarning: defaultExpiryWarning}, decodeConfig)
 }
 
 func decodeConfig(entry *logical.StorageEntry) (config, error) {

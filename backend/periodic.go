@@ -153,5 +153,5 @@ const maintainTimeout = 2 * time.Minute
 func (b *backend) stop(context.Context) {
 	b.end()
 	b.background.Wait()
-	b.cache.end()
+	b.cache.End()
 }

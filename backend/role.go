@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/vault/sdk/helper/locksutil"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"vault-plugin-secrets-regcred/backend/cache"
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
 	"vault-plugin-secrets-regcred/backend/issuer"
 )
@@ -88,7 +89,7 @@ type storedRole struct {
 // role returns nil where there is none of that name. What it returns must not be
 // changed.
 func (b *backend) role(ctx context.Context, storage logical.Storage, name string) (*role, error) {
-	return getDecoded(ctx, b.cache, storage, roleStoragePrefix+name, nil, func(entry *logical.StorageEntry) (*role, error) {
+	return cache.Decoded(ctx, b.cache, storage, roleStoragePrefix+name, nil, func(entry *logical.StorageEntry) (*role, error) {
 		return decodeRole(entry, name)
 	})
 }

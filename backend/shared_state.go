@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"vault-plugin-secrets-regcred/backend/cache"
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
 )
 
@@ -87,7 +88,7 @@ type storedSharedCredential struct {
 // shared returns the zero value where there is nothing yet. What it returns must
 // not be changed in place.
 func (b *backend) shared(ctx context.Context, storage logical.Storage, name string) (shared, error) {
-	return getDecoded(ctx, b.cache, storage, sharedStoragePrefix+name, shared{}, func(entry *logical.StorageEntry) (shared, error) {
+	return cache.Decoded(ctx, b.cache, storage, sharedStoragePrefix+name, shared{}, func(entry *logical.StorageEntry) (shared, error) {
 		return decodeShared(entry, name)
 	})
 }

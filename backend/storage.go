@@ -7,6 +7,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
+
+	"vault-plugin-secrets-regcred/backend/cache"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -51,37 +54,16 @@ func decodeEntry(entry *logical.StorageEntry, stored any, version *int) error {
 	return nil
 }
 
-// maxDecodedEntry is the size of the largest entry that is held as it was
-// decoded, too: what is read all the time need not be decoded each time.
-const maxDecodedEntry = 4 << 10
-
-// sizeDecoded is about what an entry takes once it is decoded, and its place in
-// the cache.
-func sizeDecoded(entry *logical.StorageEntry) int { return 2*len(entry.Value) + 400 }
-
-// getDecoded returns what the entry under key is decoded to, or absent where
-// there is none. Others are given the same, so it must not be changed.
-func getDecoded[T any](ctx context.Context, cached *mountCache, storage logical.Storage, key string, absent T, decode func(*logical.StorageEntry) (T, error)) (T, error) {
-	cache, id := cached.cache, cached.key(key)
-	held, ok, generation := cache.getDecoded(id)
-	if ok {
-		return held.(T), nil
+// cachedKeys are the entries that a read of creds/ needs, and the list of the
+// roles, which may be long. Connections are read when one is used, which takes
+// the registry's time, and root credentials stay out of memory.
+func cachedKeys() cache.Keys {
+	return cache.Keys{
+		Holds: func(key string) bool {
+			return key == configStorageKey || strings.HasPrefix(key, roleStoragePrefix) || strings.HasPrefix(key, sharedStoragePrefix)
+		},
+		List: roleStoragePrefix,
 	}
-	entry, err := storage.Get(ctx, key)
-	if err != nil {
-		return absent, fmt.Errorf("reading %s: %w", key, err)
-	}
-	if entry == nil {
-		return absent, nil
-	}
-	what, err := decode(entry)
-	if err != nil {
-		return absent, err
-	}
-	if len(entry.Value) <= maxDecodedEntry {
-		cache.enterDecoded(id, decoded{what, sizeDecoded(entry)}, generation)
-	}
-	return what, nil
 }
 
 // exists is the existence check of a path of which a field is the name under

@@ -5,31 +5,29 @@ package main
 import (
 	"runtime"
 	"runtime/debug"
+
+	"vault-plugin-secrets-regcred/backend/cache"
 )
 
 const (
-	// gcPercent has garbage collected less often than Go does by itself. There is
-	// little to keep and much that lives for one request, so that each collection
-	// takes more than it gives: with Go's 100, throughput at a concurrency of 32
-	// was up to 2.5 % less.
+	// gcPercent makes Go collect garbage less often than by default. The process
+	// keeps little, and most of its memory lives for one request, so a collection
+	// costs more than it frees: with Go's default of 100, throughput at a
+	// concurrency of 32 was up to 2.5 % lower.
 	gcPercent = 400
 
-	// memoryLimit has it collected more often where that would take more memory:
-	// with it, a process with a full cache takes some 60 MiB more than an idle one.
-	// It is soft: what is needed is had.
+	// memoryLimit makes Go collect more often when the heap comes near it: a
+	// process with a full cache takes some 60 MiB more than an idle one. The limit
+	// is soft: Go exceeds it rather than fail.
 	memoryLimit = 44 << 20
-
-	// heapEntries is added to it on Windows, where the cache's entries lie in Go's
-	// heap. Elsewhere they are not counted.
-	heapEntries = 32 << 20
 )
 
 // tuneRuntime sets what "make bench" has found to be better than Go's defaults.
-// The environment has the last word, such as that of "vault plugin register
-// -env=GOGC=100". GOMAXPROCS stays as Go has it: on two cores, which Vault and
-// the client shared, 1 made single requests 6 to 9 % faster and changed nothing
-// in throughput, of which it would be the bound on more cores; and one long list
-// would have all reads wait.
+// Environment variables win, such as those of "vault plugin register
+// -env=GOGC=100". GOMAXPROCS keeps Go's default: on two cores, which Vault and
+// the client shared, GOMAXPROCS=1 made single requests 6 to 9 % faster and did
+// not change throughput; on more cores it would limit throughput, and one long
+// list would block all reads.
 func tuneRuntime(lookup func(string) (string, bool)) {
 	if _, set := lookup("GOGC"); !set {
 		debug.SetGCPercent(gcPercent)
@@ -40,8 +38,8 @@ func tuneRuntime(lookup func(string) (string, bool)) {
 }
 
 func memoryLimitOn(goos string) int64 {
-	if goos == "windows" {
-		return memoryLimit + heapEntries
+	if goos == "windows" { // where the entries of the cache lie in Go's heap
+		return memoryLimit + cache.EntriesSize
 	}
 	return memoryLimit
 }

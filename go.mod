@@ -24,6 +24,7 @@ require (
 	github.com/ryanuber/go-glob v1.0.0
 	gitlab.com/gitlab-org/api/client-go v1.46.0
 	golang.org/x/net v0.52.0
+	golang.org/x/sync v0.22.0
 )
 
 require (
@@ -127,7 +128,6 @@ require (
 	go.uber.org/atomic v1.11.0 // indirect
 	golang.org/x/crypto v0.49.0 // indirect
 	golang.org/x/oauth2 v0.36.0 // indirect
-	golang.org/x/sync v0.22.0 // indirect
 	golang.org/x/sys v0.47.0 // indirect
 	golang.org/x/text v0.35.0 // indirect
 	golang.org/x/time v0.15.0 // indirect

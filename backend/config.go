@@ -18,23 +18,17 @@ const defaultExpiryWarning = 14 * 24 * time.Hour
 
 // config holds the settings of the mount.
 type config struct {
+	SchemaVersion int `json:"schema_version"`
+
 	// AllowedRegistries are the registries that roles may name; empty: any.
-	AllowedRegistries []dockerconfig.Key
+	AllowedRegistries []dockerconfig.Key `json:"allowed_registries"`
 
 	// ExpiryWarning is how long before a role's expires_at its reads warn.
-	ExpiryWarning time.Duration
+	ExpiryWarning seconds `json:"expiry_warning"`
 
 	// CAPEM are the certificates that are trusted beside the system's when a
 	// registry is asked, in PEM form.
-	CAPEM string
-}
-
-// storedConfig is config as it stands in storage.
-type storedConfig struct {
-	SchemaVersion     int                `json:"schema_version"`
-	AllowedRegistries []dockerconfig.Key `json:"allowed_registries"`
-	ExpiryWarning     int64              `json:"expiry_warning"` // seconds
-	CAPEM             string             `json:"ca_pem,omitempty"`
+	CAPEM string `json:"ca_pem,omitempty"`
 }
 
 // allows reports whether a role may name the registry: a pattern matches its
@@ -67,17 +61,13 @@ func (c config) checkAllowed(docker dockerconfig.Config) error {
 
 // config returns the settings of the mount. They must not be changed in place.
 func (b *backend) config(ctx context.Context, storage logical.Storage) (config, error) {
-	return cache.Decoded(ctx, b.cache, storage, configStorageKey, config{ExpiryWarning: defaultExpiryWarning}, decodeConfig)
+	return cache.Decoded(ctx, b.cache, storage, configStorageKey, config{ExpiryWarning: seconds{defaultExpiryWarning}}, decodeConfig)
 }
 
 func decodeConfig(entry *logical.StorageEntry) (config, error) {
-	var stored storedConfig
-	if err := decodeEntry(entry, &stored, &stored.SchemaVersion); err != nil {
+	var c config
+	if err := decodeEntry(entry, &c, &c.SchemaVersion); err != nil {
 		return config{}, err
 	}
-	return config{
-		AllowedRegistries: stored.AllowedRegistries,
-		ExpiryWarning:     time.Duration(stored.ExpiryWarning) * time.Second,
-		CAPEM:             stored.CAPEM,
-	}, nil
+	return c, nil
 }

@@ -137,16 +137,16 @@ func (in input) applyMode(d, old *dynamicRole) error {
 // applyTTLs sets how long leases last, and says what caps that.
 func (b *backend) applyTTLs(in input, d *dynamicRole, target issuer.Target) (warnings []string, err error) {
 	if in.has("ttl") {
-		d.TTL = in.duration("ttl")
+		d.TTL.Duration = in.duration("ttl")
 	}
 	if in.has("max_ttl") {
-		d.MaxTTL = in.duration("max_ttl")
+		d.MaxTTL.Duration = in.duration("max_ttl")
 	}
-	if d.MaxTTL > 0 && d.TTL > d.MaxTTL {
-		return nil, refusef("ttl: must be at most max_ttl, which is %s", d.MaxTTL)
+	if d.MaxTTL.Duration > 0 && d.TTL.Duration > d.MaxTTL.Duration {
+		return nil, refusef("ttl: must be at most max_ttl, which is %s", d.MaxTTL.Duration)
 	}
 	maxTTL, capped := b.maxTTL(target)
-	for field, ttl := range map[string]time.Duration{"ttl": d.TTL, "max_ttl": d.MaxTTL} {
+	for field, ttl := range map[string]time.Duration{"ttl": d.TTL.Duration, "max_ttl": d.MaxTTL.Duration} {
 		if ttl > maxTTL {
 			warnings = append(warnings, fmt.Sprintf("%s: leases last at most %s, which is %s", field, maxTTL, capped))
 		}
@@ -169,32 +169,32 @@ func (b *backend) maxTTL(target issuer.Target) (maxTTL time.Duration, capped str
 func (in input) applyPeriods(d, old *dynamicRole, target issuer.Target) (warnings []string, err error) {
 	longest := target.MaxLifetime
 	if old == nil || in.has("rotation_period") {
-		d.RotationPeriod = in.duration("rotation_period")
+		d.RotationPeriod.Duration = in.duration("rotation_period")
 		if in.Raw["rotation_period"] == nil {
-			d.RotationPeriod = defaultRotationPeriod
+			d.RotationPeriod.Duration = defaultRotationPeriod
 			if longest > 0 {
-				d.RotationPeriod = min(d.RotationPeriod, longest/2)
+				d.RotationPeriod.Duration = min(d.RotationPeriod.Duration, longest/2)
 			}
 		}
 	}
 	if old == nil || in.has("grace_period") {
-		d.GracePeriod = in.duration("grace_period")
+		d.GracePeriod.Duration = in.duration("grace_period")
 		if in.Raw["grace_period"] == nil {
-			d.GracePeriod = min(defaultGracePeriod, max(d.RotationPeriod, time.Minute))
+			d.GracePeriod.Duration = min(defaultGracePeriod, max(d.RotationPeriod.Duration, time.Minute))
 			if longest > 0 {
-				d.GracePeriod = min(d.GracePeriod, longest/4)
+				d.GracePeriod.Duration = min(d.GracePeriod.Duration, longest/4)
 			}
 		}
 	}
 	switch {
-	case d.RotationPeriod < minRotationPeriod:
+	case d.RotationPeriod.Duration < minRotationPeriod:
 		return nil, refusef("rotation_period: must be at least %s", minRotationPeriod)
-	case d.GracePeriod/maxOverlap > d.RotationPeriod: // the product may be too large
+	case d.GracePeriod.Duration/maxOverlap > d.RotationPeriod.Duration: // the product may be too large
 		return nil, refusef("grace_period: must be at most %d times rotation_period, or too many credentials would be alive at once", maxOverlap)
-	case longest > 0 && d.RotationPeriod+d.GracePeriod > longest:
+	case longest > 0 && d.RotationPeriod.Duration+d.GracePeriod.Duration > longest:
 		return nil, refusef("rotation_period: with grace_period must be at most %s together, because the registry lets such a credential live no longer", longest)
-	case d.GracePeriod < shortGrace && in.has("grace_period"):
-		warnings = append(warnings, fmt.Sprintf("grace_period: %s is short; what was read before a rotation stops working so long after it, and many tools read again after minutes only", d.GracePeriod))
+	case d.GracePeriod.Duration < shortGrace && in.has("grace_period"):
+		warnings = append(warnings, fmt.Sprintf("grace_period: %s is short; what was read before a rotation stops working so long after it, and many tools read again after minutes only", d.GracePeriod.Duration))
 	}
 	return warnings, nil
 }

@@ -103,17 +103,17 @@ func (b *backend) readLeased(ctx context.Context, req *logical.Request, name str
 // renewed at most.
 func (b *backend) leaseTTLs(d *dynamicRole, target issuer.Target) (ttl, maxTTL time.Duration, warnings []string) {
 	maxTTL, capped := b.maxTTL(target)
-	ttl = d.TTL
+	ttl = d.TTL.Duration
 	if ttl == 0 {
 		ttl = b.System().DefaultLeaseTTL()
 	}
-	if d.MaxTTL > 0 && d.MaxTTL < maxTTL {
-		maxTTL, capped = d.MaxTTL, "the role's max_ttl"
+	if d.MaxTTL.Duration > 0 && d.MaxTTL.Duration < maxTTL {
+		maxTTL, capped = d.MaxTTL.Duration, "the role's max_ttl"
 	}
 	if ttl > maxTTL {
 		ttl = maxTTL
-		if d.TTL > 0 {
-			warnings = append(warnings, fmt.Sprintf("ttl: the lease lasts %s instead of %s, which is %s", maxTTL, d.TTL, capped))
+		if d.TTL.Duration > 0 {
+			warnings = append(warnings, fmt.Sprintf("ttl: the lease lasts %s instead of %s, which is %s", maxTTL, d.TTL.Duration, capped))
 		}
 	}
 	return ttl, maxTTL, warnings

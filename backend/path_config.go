@@ -83,7 +83,7 @@ func (b *backend) readConfig(ctx context.Context, req *logical.Request, _ *frame
 	}
 	data := map[string]any{
 		"allowed_registries": registries,
-		"expiry_warning":     int64(c.ExpiryWarning.Seconds()),
+		"expiry_warning":     c.ExpiryWarning.count(),
 	}
 	if c.CAPEM != "" {
 		data["ca_pem"] = c.CAPEM
@@ -108,7 +108,7 @@ func (b *backend) writeConfig(ctx context.Context, req *logical.Request, data *f
 		}
 	}
 	if in.has("expiry_warning") {
-		c.ExpiryWarning = time.Duration(data.Get("expiry_warning").(int)) * time.Second
+		c.ExpiryWarning.Duration = time.Duration(data.Get("expiry_warning").(int)) * time.Second
 	}
 	if in.has("ca_pem") {
 		c.CAPEM = in.text("ca_pem")
@@ -116,13 +116,8 @@ func (b *backend) writeConfig(ctx context.Context, req *logical.Request, data *f
 			return answer(err)
 		}
 	}
-	err = putEntry(ctx, req.Storage, configStorageKey, storedConfig{
-		SchemaVersion:     schemaVersion,
-		AllowedRegistries: c.AllowedRegistries,
-		ExpiryWarning:     int64(c.ExpiryWarning.Seconds()),
-		CAPEM:             c.CAPEM,
-	})
-	if err != nil {
+	c.SchemaVersion = schemaVersion
+	if err := putEntry(ctx, req.Storage, configStorageKey, c); err != nil {
 		return nil, err
 	}
 	b.sendEvent(ctx, req, "config-write", "config")

@@ -138,7 +138,7 @@ func (b *backend) check(ctx context.Context, c *connection) (issuer.Status, erro
 // statusWarnings are what a check found out that somebody should know.
 func (b *backend) statusWarnings(status issuer.Status, settings config) []string {
 	warnings := slices.Clone(status.Warnings)
-	if left := status.ExpiresAt.Sub(b.now()); !status.ExpiresAt.IsZero() && left <= settings.ExpiryWarning {
+	if left := status.ExpiresAt.Sub(b.now()); !status.ExpiresAt.IsZero() && left <= settings.ExpiryWarning.Duration {
 		warnings = append(warnings, fmt.Sprintf("the administrative credential expires at %s; rotate-root, or a write with a new one, replaces it", formatTime(status.ExpiresAt)))
 	}
 	return warnings

@@ -43,7 +43,7 @@ func (b *backend) readExpiring(ctx context.Context, req *logical.Request, data *
 	if err != nil {
 		return nil, err
 	}
-	within := settings.ExpiryWarning
+	within := settings.ExpiryWarning.Duration
 	if seconds, named := data.GetOk("within"); named {
 		within = time.Duration(seconds.(int)) * time.Second
 	}

@@ -5,11 +5,11 @@ package backend
 import (
 	"context"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/hashicorp/vault/sdk/queue"
+	"golang.org/x/sync/errgroup"
 )
 
 // tendAtOnce is how many roles are tended at the same time.
@@ -26,7 +26,7 @@ func (b *backend) periodic(ctx context.Context, req *logical.Request) error {
 		}
 		b.next.swept(b.now())
 	}
-	if !b.ownsShared() {
+	if !b.WriteSafeReplicationState() {
 		return nil
 	}
 	if err := b.fillSchedule(ctx, req.Storage); err != nil {
@@ -35,17 +35,15 @@ func (b *backend) periodic(ctx context.Context, req *logical.Request) error {
 	if err := b.finishRootRotations(ctx, req.Storage); err != nil {
 		return err
 	}
-	var tending sync.WaitGroup
-	free := make(chan struct{}, maintainAtOnce)
+	var maintaining errgroup.Group
+	maintaining.SetLimit(maintainAtOnce)
 	for _, name := range b.next.due(b.now()) {
-		free <- struct{}{}
-		tending.Go(func() {
+		maintaining.Go(func() error {
 			b.maintain(ctx, req.Storage, name)
-			<-free
+			return nil
 		})
 	}
-	tending.Wait()
-	return nil
+	return maintaining.Wait()
 }
 
 // fillSchedule reads when each shared role is to be tended, once.
@@ -122,13 +120,13 @@ func (b *backend) sharedToServe(ctx context.Context, storage logical.Storage, na
 	}
 	now := b.now()
 	if s.serves(r.Dynamic, now) {
-		if at := s.nextAt(r.Dynamic); !at.After(now) && b.ownsShared() {
+		if at := s.nextAt(r.Dynamic); !at.After(now) && b.WriteSafeReplicationState() {
 			b.runDueInBackground(storage, name)
 		}
 		return s, nil
 	}
-	if !b.ownsShared() {
-		return shared{}, logical.ErrReadOnly // has the active node of the primary do it
+	if !b.WriteSafeReplicationState() {
+		return shared{}, logical.ErrReadOnly // Vault forwards the read to the active node of the primary
 	}
 	return b.rotate(ctx, storage, name, whenNothingServes)
 }

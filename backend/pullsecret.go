@@ -87,7 +87,7 @@ func (b *backend) load(ctx context.Context, storage logical.Storage, s *source, 
 // sourceWarnings are what somebody who reads should know of a credential.
 func (b *backend) sourceWarnings(s source, settings config) []string {
 	if s.Static != nil {
-		return expiryWarnings(s.name, s.expiresAt, b.now(), settings.ExpiryWarning)
+		return expiryWarnings(s.name, s.expiresAt, b.now(), settings.ExpiryWarning.Duration)
 	}
 	if s.shared.Failures > 0 && s.shared.isFor(s.Dynamic) && !s.shared.rotateAt(s.Dynamic).After(b.now()) {
 		return []string{fmt.Sprintf("the credential of role %q is overdue for rotation since %s, and works until %s; roles/%s says why", s.name, formatTime(s.shared.rotateAt(s.Dynamic)), untilWhen(s.expiresAt), s.name)}

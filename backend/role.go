@@ -78,12 +78,12 @@ type storedRole struct {
 	Type          string    `json:"type"`
 	UpdatedAt     time.Time `json:"updated_at"`
 	// Docker is a pointer because fmt's %p prints a struct without asking it.
-	Docker           *json.RawMessage   `json:"dockerconfig,omitempty"`
-	ExpiresAt        time.Time          `json:"expires_at,omitzero"`
-	Members          []string           `json:"members,omitempty"`
-	Dynamic          *storedDynamicRole `json:"dynamic,omitempty"`
-	AllowedBundles   []string           `json:"allowed_bundles,omitempty"`
-	VerifyRepository string             `json:"verify_repository,omitempty"`
+	Docker           *json.RawMessage `json:"dockerconfig,omitempty"`
+	ExpiresAt        time.Time        `json:"expires_at,omitzero"`
+	Members          []string         `json:"members,omitempty"`
+	Dynamic          *dynamicRole     `json:"dynamic,omitempty"`
+	AllowedBundles   []string         `json:"allowed_bundles,omitempty"`
+	VerifyRepository string           `json:"verify_repository,omitempty"`
 }
 
 // role returns nil where there is none of that name. What it returns must not be
@@ -114,7 +114,7 @@ func decodeRole(entry *logical.StorageEntry, name string) (*role, error) {
 		}
 		r.Static = &staticRole{Docker: docker, ExpiresAt: stored.ExpiresAt}
 	case stored.Type == typeDynamic && stored.Dynamic != nil:
-		r.Dynamic = stored.Dynamic.role()
+		r.Dynamic = stored.Dynamic
 	default:
 		return nil, unreadablef("role %q: this plugin cannot read its type %q", name, stored.Type)
 	}
@@ -138,7 +138,7 @@ func (b *backend) putRole(ctx context.Context, storage logical.Storage, name str
 		stored.Members = r.Bundle.Members
 	}
 	if r.Dynamic != nil {
-		stored.Dynamic = r.Dynamic.stored()
+		stored.Dynamic = r.Dynamic
 	}
 	if err := b.putConnectionRole(ctx, storage, r.connection(), name); err != nil {
 		return err
@@ -196,58 +196,24 @@ type staticRole struct {
 	ExpiresAt time.Time
 }
 
-// dynamicRole is a role that has a connection mint its credential.
+// dynamicRole is a role whose credential a connection mints.
 type dynamicRole struct {
-	Connection string
-	Mode       string          // modeLeased or modeShared
-	For        issuer.Settings // the fields of the connection's type
+	Connection string          `json:"connection"`
+	Mode       string          `json:"mode"`          // modeLeased or modeShared
+	For        issuer.Settings `json:"for,omitempty"` // the fields of the connection's type
 
-	TTL, MaxTTL time.Duration // leased; 0 is the mount's
+	TTL    seconds `json:"ttl,omitzero"` // leased; 0 is the mount's
+	MaxTTL seconds `json:"max_ttl,omitzero"`
 
-	RotationPeriod, GracePeriod time.Duration // shared
-}
-
-// storedDynamicRole is a dynamicRole as it stands in storage. Durations are in
-// seconds.
-type storedDynamicRole struct {
-	Connection     string          `json:"connection"`
-	Mode           string          `json:"mode"`
-	For            issuer.Settings `json:"for,omitempty"`
-	TTL            int64           `json:"ttl,omitempty"`
-	MaxTTL         int64           `json:"max_ttl,omitempty"`
-	RotationPeriod int64           `json:"rotation_period,omitempty"`
-	GracePeriod    int64           `json:"grace_period,omitempty"`
-}
-
-func (d *dynamicRole) stored() *storedDynamicRole {
-	return &storedDynamicRole{
-		Connection:     d.Connection,
-		Mode:           d.Mode,
-		For:            d.For,
-		TTL:            inSeconds(d.TTL),
-		MaxTTL:         inSeconds(d.MaxTTL),
-		RotationPeriod: inSeconds(d.RotationPeriod),
-		GracePeriod:    inSeconds(d.GracePeriod),
-	}
-}
-
-func (s *storedDynamicRole) role() *dynamicRole {
-	return &dynamicRole{
-		Connection:     s.Connection,
-		Mode:           s.Mode,
-		For:            s.For,
-		TTL:            ofSeconds(s.TTL),
-		MaxTTL:         ofSeconds(s.MaxTTL),
-		RotationPeriod: ofSeconds(s.RotationPeriod),
-		GracePeriod:    ofSeconds(s.GracePeriod),
-	}
+	RotationPeriod seconds `json:"rotation_period,omitzero"` // shared
+	GracePeriod    seconds `json:"grace_period,omitzero"`
 }
 
 // equal reports whether both mint the same.
 func (d *dynamicRole) equal(other *dynamicRole) bool {
 	return d.Connection == other.Connection && d.Mode == other.Mode && maps.Equal(d.For, other.For) &&
-		d.TTL == other.TTL && d.MaxTTL == other.MaxTTL &&
-		d.RotationPeriod == other.RotationPeriod && d.GracePeriod == other.GracePeriod
+		d.TTL.Duration == other.TTL.Duration && d.MaxTTL.Duration == other.MaxTTL.Duration &&
+		d.RotationPeriod.Duration == other.RotationPeriod.Duration && d.GracePeriod.Duration == other.GracePeriod.Duration
 }
 
 // lifetime is how long a shared credential is to live at the registry: over the
@@ -255,16 +221,12 @@ func (d *dynamicRole) equal(other *dynamicRole) bool {
 // cannot mint for a while costs nothing. One that is left behind, as by
 // disabling the mount, so ends by itself.
 func (d *dynamicRole) lifetime(target issuer.Target) time.Duration {
-	lifetime := 2*d.RotationPeriod + d.GracePeriod
+	lifetime := 2*d.RotationPeriod.Duration + d.GracePeriod.Duration
 	if target.MaxLifetime > 0 {
 		lifetime = min(lifetime, target.MaxLifetime)
 	}
 	return lifetime
 }
-
-func inSeconds(d time.Duration) int64 { return int64(d / time.Second) }
-
-func ofSeconds(n int64) time.Duration { return time.Duration(n) * time.Second }
 
 // readBack returns all of a role but its passwords and what derives from them.
 func (r *role) readBack() map[string]any {
@@ -313,10 +275,10 @@ func (d *dynamicRole) readBack() map[string]any {
 	data := readBackSettings(fieldsOfTypes(roleFieldsOf), d.For)
 	data["connection"], data["mode"] = d.Connection, d.Mode
 	if d.Mode == modeLeased {
-		data["ttl"], data["max_ttl"] = inSeconds(d.TTL), inSeconds(d.MaxTTL)
+		data["ttl"], data["max_ttl"] = d.TTL.count(), d.MaxTTL.count()
 		return data
 	}
-	data["rotation_period"], data["grace_period"] = inSeconds(d.RotationPeriod), inSeconds(d.GracePeriod)
+	data["rotation_period"], data["grace_period"] = d.RotationPeriod.count(), d.GracePeriod.count()
 	return data
 }
 

@@ -73,9 +73,3 @@ func (b *backend) schedule(name string, at time.Time) { b.next.set(name, at) }
 func (b *backend) onStandby() bool {
 	return b.System().ReplicationState().HasState(consts.ReplicationPerformanceStandby | consts.ReplicationDRSecondary)
 }
-
-// ownsShared reports whether this is the one node that mints and revokes the
-// credentials of shared roles.
-func (b *backend) ownsShared() bool {
-	return !b.onStandby() && (b.System().LocalMount() || !b.System().ReplicationState().HasState(consts.ReplicationPerformanceSecondary))
-}

@@ -116,7 +116,7 @@ func (b *backend) serve(ctx context.Context, storage logical.Storage, name strin
 	}
 	now := b.now()
 	if c := s.Current; c != nil && (c.ID != "" || minted.revocable) {
-		s.Retired = append(slices.Clone(s.Retired), retired{credentialRef: c.credentialRef, RevokeAt: now.Add(r.Dynamic.GracePeriod)})
+		s.Retired = append(slices.Clone(s.Retired), retired{credentialRef: c.credentialRef, RevokeAt: now.Add(r.Dynamic.GracePeriod.Duration)})
 	}
 	s.Current = &sharedCredential{credentialRef: minted.credentialRef, Docker: minted.Docker, MintedAt: minted.MintedAt, ExpiresAt: minted.ExpiresAt}
 	s.LastError, s.FailedAt, s.Failures, s.RetryAfter = "", time.Time{}, 0, 0

@@ -74,7 +74,7 @@ type storedShared struct {
 	LastError     string                  `json:"last_error,omitempty"`
 	FailedAt      time.Time               `json:"failed_at,omitzero"`
 	Failures      int                     `json:"failures,omitempty"`
-	RetryAfter    int64                   `json:"retry_after,omitempty"` // seconds
+	RetryAfter    seconds                 `json:"retry_after,omitzero"`
 }
 
 type storedSharedCredential struct {
@@ -98,7 +98,7 @@ func decodeShared(entry *logical.StorageEntry, name string) (shared, error) {
 	if err := decodeEntry(entry, &stored, &stored.SchemaVersion); err != nil {
 		return shared{}, err
 	}
-	s := shared{Retired: stored.Retired, LastError: stored.LastError, FailedAt: stored.FailedAt, Failures: stored.Failures, RetryAfter: ofSeconds(stored.RetryAfter)}
+	s := shared{Retired: stored.Retired, LastError: stored.LastError, FailedAt: stored.FailedAt, Failures: stored.Failures, RetryAfter: stored.RetryAfter.Duration}
 	if c := stored.Current; c != nil {
 		if c.Docker == nil {
 			return shared{}, unreadablef("the credential of role %q: the stored entry is damaged", name)
@@ -113,7 +113,7 @@ func decodeShared(entry *logical.StorageEntry, name string) (shared, error) {
 }
 
 func (b *backend) putShared(ctx context.Context, storage logical.Storage, name string, s shared) error {
-	stored := storedShared{SchemaVersion: schemaVersion, Retired: s.Retired, LastError: s.LastError, FailedAt: s.FailedAt, Failures: s.Failures, RetryAfter: inSeconds(s.RetryAfter)}
+	stored := storedShared{SchemaVersion: schemaVersion, Retired: s.Retired, LastError: s.LastError, FailedAt: s.FailedAt, Failures: s.Failures, RetryAfter: seconds{s.RetryAfter}}
 	if c := s.Current; c != nil {
 		docker := json.RawMessage(c.Docker.JSON())
 		stored.Current = &storedSharedCredential{Minted: c.credentialRef, Docker: &docker, MintedAt: c.MintedAt, ExpiresAt: c.ExpiresAt}
@@ -148,12 +148,12 @@ func (s shared) serves(d *dynamicRole, now time.Time) bool {
 // period, and so early that what was read just before works for a grace period.
 func (s shared) rotateAt(d *dynamicRole) time.Time {
 	c := s.Current
-	at := c.MintedAt.Add(d.RotationPeriod)
+	at := c.MintedAt.Add(d.RotationPeriod.Duration)
 	if c.ExpiresAt.IsZero() {
 		return at
 	}
 	// A registry may give less than it was asked for: then half of that.
-	latest := later(c.ExpiresAt.Add(-d.GracePeriod), c.MintedAt.Add(c.ExpiresAt.Sub(c.MintedAt)/2))
+	latest := later(c.ExpiresAt.Add(-d.GracePeriod.Duration), c.MintedAt.Add(c.ExpiresAt.Sub(c.MintedAt)/2))
 	return earlier(at, latest)
 }
 
@@ -229,8 +229,8 @@ type rotation struct {
 func (r rotation) fields(now time.Time) map[string]any {
 	return map[string]any{
 		"last_vault_rotation": formatTime(r.Last),
-		"rotation_period":     max(1, inSeconds(r.Period)),
-		"ttl":                 max(1, inSeconds(r.Next.Sub(now)+time.Second-1)),
+		"rotation_period":     max(1, seconds{r.Period}.count()),
+		"ttl":                 max(1, seconds{r.Next.Sub(now) + time.Second - 1}.count()),
 	}
 }
 
@@ -257,7 +257,7 @@ func (s shared) rotation(d *dynamicRole, now time.Time) *rotation {
 	if retry := s.retryAt(); !next.After(now) && retry.After(now) {
 		next = retry
 	}
-	return &rotation{Last: s.Current.MintedAt, Period: d.RotationPeriod, Next: next}
+	return &rotation{Last: s.Current.MintedAt, Period: d.RotationPeriod.Duration, Next: next}
 }
 
 // readBack describes the state of a shared role.

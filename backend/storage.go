@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"vault-plugin-secrets-regcred/backend/cache"
 
@@ -64,6 +65,23 @@ func cachedKeys() cache.Keys {
 		},
 		List: roleStoragePrefix,
 	}
+}
+
+// seconds is a duration that is stored as a whole number of seconds.
+type seconds struct{ time.Duration }
+
+// count returns the whole seconds of a duration.
+func (s seconds) count() int64 { return int64(s.Duration / time.Second) }
+
+// MarshalJSON implements [json.Marshaler].
+func (s seconds) MarshalJSON() ([]byte, error) { return json.Marshal(s.count()) }
+
+// UnmarshalJSON implements [json.Unmarshaler].
+func (s *seconds) UnmarshalJSON(text []byte) error {
+	var count int64
+	err := json.Unmarshal(text, &count)
+	s.Duration = time.Duration(count) * time.Second
+	return err
 }
 
 // exists is the existence check of a path of which a field is the name under

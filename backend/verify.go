@@ -7,8 +7,9 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
 	"vault-plugin-secrets-regcred/backend/registry"
@@ -58,17 +59,16 @@ func (b *backend) verify(ctx context.Context, secret pullSecret, repository stri
 
 	ctx, cancel := context.WithTimeout(ctx, verifyTimeout)
 	defer cancel()
-	var asking sync.WaitGroup
-	free := make(chan struct{}, verifyAtOnce)
 	verifier := b.newVerifier(cas)
+	var asking errgroup.Group
+	asking.SetLimit(verifyAtOnce)
 	for i, c := range credentials {
-		free <- struct{}{}
-		asking.Go(func() {
+		asking.Go(func() error {
 			results[i].Result = verifier.Verify(ctx, c, results[i].repository)
-			<-free
+			return nil
 		})
 	}
-	asking.Wait()
+	_ = asking.Wait() // a failure is a verdict
 	slices.SortFunc(results, func(a, b verification) int { return strings.Compare(string(a.registry), string(b.registry)) })
 	return results, nil
 }

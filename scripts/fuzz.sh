@@ -11,7 +11,7 @@
 share() {
   case $1 in
     FuzzRequest | FuzzRequests | FuzzStored | FuzzMinted) echo 40 ;; # a mount for each
-    FuzzAnswersOf* | FuzzVerify | FuzzRedact | FuzzPresentHidesTheSecret) echo 10 ;;
+    FuzzAnswersOf* | FuzzVerify | FuzzRedact | FuzzSanitizeHidesTheSecret) echo 10 ;;
     *) echo 1 ;;
   esac
 }

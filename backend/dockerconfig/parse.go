@@ -25,10 +25,10 @@ func Parse(input string) (Config, []string, error) {
 	if err != nil {
 		return Config{}, nil, err
 	}
-	helped := usesHelper(top)
+	hasHelper := usesHelper(top)
 	auths, found := find(top, "auths")
 	switch {
-	case (!found || string(auths) == "null") && helped:
+	case (!found || string(auths) == "null") && hasHelper:
 		return Config{}, nil, errNoPassword
 	case !found:
 		return Config{}, nil, errors.New(`must have a member "auths" with an entry for each registry; a legacy .dockercfg goes inside it: {"auths": …}`)
@@ -42,13 +42,13 @@ func Parse(input string) (Config, []string, error) {
 	}
 
 	if len(entries) == 0 {
-		if helped {
+		if hasHelper {
 			return Config{}, nil, errNoPassword
 		}
 		return Config{}, nil, errors.New("must hold at least one registry under auths")
 	}
 
-	credentials, warnings, err := parseEntries(entries, helped)
+	credentials, warnings, err := parseEntries(entries, hasHelper)
 	if err != nil {
 		return Config{}, nil, err
 	}
@@ -59,9 +59,9 @@ func Parse(input string) (Config, []string, error) {
 	return config, append(warnings, leftOut(top, "auths")...), nil
 }
 
-// parseEntries reads the members of auths. helped says that the config names a
+// parseEntries reads the members of auths. hasHelper says that the config names a
 // program that keeps passwords.
-func parseEntries(entries []member, helped bool) (credentials []Credential, warnings []string, err error) {
+func parseEntries(entries []member, hasHelper bool) (credentials []Credential, warnings []string, err error) {
 	writtenAs := make(map[Key]string, len(entries))
 	for i, e := range entries {
 		key, keyWarnings, err := ParseKey(e.name)
@@ -73,7 +73,7 @@ func parseEntries(entries []member, helped bool) (credentials []Credential, warn
 			return nil, nil, fmt.Errorf("%q and %q are the same registry %q; keep one of them", other, e.name, key)
 		}
 		writtenAs[key] = e.name
-		credential, entryWarnings, err := parseEntry(key, e.value, helped)
+		credential, entryWarnings, err := parseEntry(key, e.value, hasHelper)
 		if err != nil {
 			return nil, nil, fmt.Errorf("auths[%q]%w", key, err)
 		}
@@ -123,7 +123,7 @@ func decodeBase64(s string) ([]byte, error) {
 }
 
 // parseEntry reads one entry of auths. Its errors continue `auths["key"]`.
-func parseEntry(key Key, value json.RawMessage, helped bool) (Credential, []string, error) {
+func parseEntry(key Key, value json.RawMessage, hasHelper bool) (Credential, []string, error) {
 	fields, err := members(value)
 	if err != nil {
 		return Credential{}, nil, fmt.Errorf(": %w", err)
@@ -148,7 +148,7 @@ func parseEntry(key Key, value json.RawMessage, helped bool) (Credential, []stri
 	if err != nil {
 		return Credential{}, nil, err
 	}
-	if password == "" && helped {
+	if password == "" && hasHelper {
 		return Credential{}, nil, fmt.Errorf(" %w", errNoPassword)
 	}
 	c := Credential{Registry: key, Password: NewSecret(password)}

@@ -26,12 +26,12 @@ func Open(t Type, c Connection) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Client{issuer: issuer, conn: c, secrets: c.secretTexts()}, nil
+	return &Client{issuer: issuer, conn: c, secrets: c.sentSecrets()}, nil
 }
 
-// secretTexts are the secrets, and the pairs with a user name as which they are
+// sentSecrets are the secrets, and the pairs with a user name as which they are
 // sent: in base64, a pair is nothing like the secret alone.
-func (c Connection) secretTexts() []dockerconfig.Secret {
+func (c Connection) sentSecrets() []dockerconfig.Secret {
 	var texts []dockerconfig.Secret
 	for _, secret := range c.Secrets {
 		texts = append(texts, secret)
@@ -58,16 +58,16 @@ func (c *Client) Check(ctx context.Context) (Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
 	defer cancel()
 	status, err := c.issuer.Check(ctx)
-	status.Identity = c.present(status.Identity)
+	status.Identity = c.sanitize(status.Identity)
 	for i, warning := range status.Warnings {
-		status.Warnings[i] = c.present(warning)
+		status.Warnings[i] = c.sanitize(warning)
 	}
-	return status, c.explain(err)
+	return status, c.wrapError(err)
 }
 
-// present makes fit to be shown what may hold what the registry said.
-func (c *Client) present(text string) string {
-	return redact.Shorten(redact.Present(text, reveal(c.secrets)), maxText)
+// sanitize makes fit to be shown what may hold what the registry said.
+func (c *Client) sanitize(text string) string {
+	return redact.Truncate(redact.Sanitize(text, reveal(c.secrets)), maxText)
 }
 
 // Mint is [Issuer.Mint]. A credential without a user name or password, which
@@ -77,16 +77,16 @@ func (c *Client) Mint(ctx context.Context, r Request) (Credential, error) {
 	defer cancel()
 	minted, err := c.issuer.Mint(ctx, r)
 	if err == nil && (minted.Username == "" || minted.Password.Reveal() == "") {
-		err = Garbledf("the answer has no credential")
+		err = Malformedf("the answer has no credential")
 	}
-	return minted, c.explain(err)
+	return minted, c.wrapError(err)
 }
 
 // Revoke is [Issuer.Revoke].
 func (c *Client) Revoke(ctx context.Context, target Settings, id string) error {
 	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
 	defer cancel()
-	return c.explain(c.issuer.Revoke(ctx, target, id))
+	return c.wrapError(c.issuer.Revoke(ctx, target, id))
 }
 
 // RevokeNamed revokes all that has the name.
@@ -95,19 +95,19 @@ func (c *Client) RevokeNamed(ctx context.Context, target Settings, name string) 
 	defer cancel()
 	ids, err := c.issuer.Find(ctx, target, name)
 	if err != nil {
-		return c.explain(err)
+		return c.wrapError(err)
 	}
 	for _, id := range ids {
 		if err := c.issuer.Revoke(ctx, target, id); err != nil {
-			return c.explain(err)
+			return c.wrapError(err)
 		}
 	}
 	return nil
 }
 
-// ErrRootNotRotatable is that of a type whose administrative credential the
+// ErrRootNotRotatable is that of a type whose root credential the
 // engine cannot replace.
-var ErrRootNotRotatable = errors.New("the administrative credential of this type of connection cannot be replaced by the engine; write a new one to the connection")
+var ErrRootNotRotatable = errors.New("the root credential of this type of connection cannot be replaced by the engine; write a new one to the connection")
 
 func (c *Client) rotator() (RootRotator, error) {
 	if r, ok := c.issuer.(RootRotator); ok {
@@ -125,7 +125,7 @@ func (c *Client) PrepareRoot(ctx context.Context, name string) (Root, error) {
 		return Root{}, err
 	}
 	root, err := r.PrepareRoot(ctx, name)
-	return root, c.explain(err)
+	return root, c.wrapError(err)
 }
 
 // ActivateRoot puts a prepared credential in force.
@@ -136,7 +136,7 @@ func (c *Client) ActivateRoot(ctx context.Context, root Root) error {
 	if err != nil {
 		return err
 	}
-	return c.explain(r.ActivateRoot(ctx, root), c.conn.With(root).secretTexts()...)
+	return c.wrapError(r.ActivateRoot(ctx, root), c.conn.With(root).sentSecrets()...)
 }
 
 // DiscardRoot ends a prepared credential that is not wanted.
@@ -147,7 +147,7 @@ func (c *Client) DiscardRoot(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	return c.explain(r.DiscardRoot(ctx, name))
+	return c.wrapError(r.DiscardRoot(ctx, name))
 }
 
 // RetireRoot ends the credential that the client was opened with.
@@ -158,12 +158,12 @@ func (c *Client) RetireRoot(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.explain(r.RetireRoot(ctx))
+	return c.wrapError(r.RetireRoot(ctx))
 }
 
-// explain completes an error: with the registry that it is about, and with the
+// wrapError completes an error: with the registry that it is about, and with the
 // secrets that it must not repeat.
-func (c *Client) explain(err error, more ...dockerconfig.Secret) error {
+func (c *Client) wrapError(err error, more ...dockerconfig.Secret) error {
 	if err == nil || errors.Is(err, ErrRootNotRotatable) {
 		return err
 	}

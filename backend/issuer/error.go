@@ -34,19 +34,19 @@ type Error struct {
 	// RetryAfter is how long the registry asks to wait, 0 if it does not say.
 	RetryAfter time.Duration
 
-	definite bool
-	ours     string // what happened, in our own words; the registry's are marked
-	theirs   string // what the registry said, as it said it
-	secrets  []dockerconfig.Secret
+	definite  bool
+	message   string // what happened, in our own words; the registry's are marked
+	untrusted string // what the registry said, as it said it
+	secrets   []dockerconfig.Secret
 }
 
 // Error implements error. It is one line and holds none of the secrets of the
 // connection, whatever the registry said.
 func (e *Error) Error() string {
 	secrets := reveal(e.secrets)
-	text := redact.Shorten(redact.Present(e.ours, secrets), maxText)
-	if said := redact.Redact(redact.Clean(e.theirs), secrets); said != "" {
-		text += ": " + redact.Shorten(said, maxMessage)
+	text := redact.Truncate(redact.Sanitize(e.message, secrets), maxText)
+	if said := redact.Redact(redact.Clean(e.untrusted), secrets); said != "" {
+		text += ": " + redact.Truncate(said, maxMessage)
 	}
 	if e.RetryAfter > 0 {
 		text += fmt.Sprintf("; it can be asked again in %s", e.RetryAfter)
@@ -92,32 +92,32 @@ func Answered(status int, header http.Header, said string) error {
 	e := &Error{
 		Status: status,
 		// What a server of the 5xx kind has done before it failed is its secret.
-		definite: status >= 400 && status < 500 && status != http.StatusRequestTimeout,
-		ours:     fmt.Sprintf("answered %d %s", status, http.StatusText(status)),
-		theirs:   said,
+		definite:  status >= 400 && status < 500 && status != http.StatusRequestTimeout,
+		message:   fmt.Sprintf("answered %d %s", status, http.StatusText(status)),
+		untrusted: said,
 	}
 	switch status {
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
 		e.RetryAfter = parseRetryAfter(header.Get("Retry-After"))
 	}
 	if status >= 300 && status < 400 {
-		e.ours = fmt.Sprintf("answered %d, a redirect, which is not followed because it could lead the administrative credential elsewhere; write the url to which it leads", status)
-		e.theirs = ""
+		e.message = fmt.Sprintf("answered %d, a redirect, which is not followed because it could lead the root credential elsewhere; write the url to which it leads", status)
+		e.untrusted = ""
 	}
 	return e
 }
 
 // Refusedf is the error of a registry that could be understood and that does
 // not do what was asked, without a status that says so. What the registry said
-// is given marked, with [redact.Theirs].
+// is given marked, with [redact.Untrusted].
 func Refusedf(format string, args ...any) error {
-	return &Error{definite: true, ours: fmt.Sprintf(format, args...)}
+	return &Error{definite: true, message: fmt.Sprintf(format, args...)}
 }
 
-// Garbledf is the error of an answer of success that lacks what it must have.
+// Malformedf is the error of an answer of success that lacks what it must have.
 // What the registry said is given as to [Refusedf].
-func Garbledf(format string, args ...any) error {
-	return &Error{ours: fmt.Sprintf(format, args...)}
+func Malformedf(format string, args ...any) error {
+	return &Error{message: fmt.Sprintf(format, args...)}
 }
 
 // Failed is the error of a call without an answer that could be understood.
@@ -127,16 +127,16 @@ func Failed(err error) error {
 	if err == nil || errors.As(err, &e) {
 		return err
 	}
-	return &Error{ours: describe(err), definite: neverSent(err)}
+	return &Error{message: describeFailure(err), definite: notSent(err)}
 }
 
-// neverSent reports whether the failure came before a connection was made.
-func neverSent(err error) bool {
+// notSent reports whether the failure came before a connection was made.
+func notSent(err error) bool {
 	var op *net.OpError
 	return errors.As(err, &op) && op.Op == "dial"
 }
 
-func describe(err error) string {
+func describeFailure(err error) string {
 	var (
 		timeout net.Error
 		dns     *net.DNSError
@@ -150,13 +150,13 @@ func describe(err error) string {
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
 		return "gave no complete answer within the time limit"
 	case errors.As(err, &cert):
-		return "its TLS certificate is not trusted (ca_pem of the connection takes certificates of a private CA): " + redact.Theirs(cert.Err.Error())
+		return "its TLS certificate is not trusted (ca_pem of the connection takes certificates of a private CA): " + redact.Untrusted(cert.Err.Error())
 	case errors.As(err, &dns):
 		return "its name cannot be resolved"
 	case errors.Is(err, http.ErrSchemeMismatch):
 		return "answers plain http where https was asked for"
 	case errors.As(err, &op):
-		return "the connection failed: " + redact.Theirs(op.Error())
+		return "the connection failed: " + redact.Untrusted(op.Error())
 	case errors.As(err, &large):
 		return fmt.Sprintf("the answer is longer than %d bytes", large.Limit)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):

@@ -27,7 +27,7 @@ const (
 	fuzzedHost = "registry.example.com"
 	fuzzedName = "regcred-app-aaaaaaaaaaaaaaaaaaaaaaaaaa"
 
-	// secretHere is where the server of a fuzzer gives the administrative
+	// secretHere is where the server of a fuzzer gives the root
 	// credential back, and sentHere where it does so as it was sent.
 	secretHere = "{secret}"
 	sentHere   = "{sent}"

@@ -23,14 +23,14 @@ const (
 	maxHeader    = 64 << 10
 	retryMax     = 3
 	retryMin     = 200 * time.Millisecond
-	retryLongest = 5 * time.Second // a registry that asks for more gets an error
+	maxRetryWait = 5 * time.Second // a registry that asks for more gets an error
 	userAgent    = "vault-plugin-secrets-regcred"
 )
 
 // NewHTTP returns a client for the API of a registry. It retries what is safe
 // to be repeated: any call that was not taken (no connection, 429), and reads
 // and deletions that failed otherwise. It follows no redirect, which would lead
-// the administrative credential elsewhere, and connects to no address that no
+// the root credential elsewhere, and connects to no address that no
 // registry has. cas are trusted in place of the system's; nil are those.
 func NewHTTP(cas *x509.CertPool) *http.Client {
 	inner := &http.Transport{
@@ -45,9 +45,9 @@ func NewHTTP(cas *x509.CertPool) *http.Client {
 	}
 	return &http.Client{
 		Transport: &transport{
-			repeatable: retrying(inner, retryRepeatable),
-			once:       retrying(inner, retryUntaken),
-			inner:      inner,
+			idempotent:    retrying(inner, retryIdempotent),
+			nonIdempotent: retrying(inner, retryUnsent),
+			inner:         inner,
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
@@ -55,18 +55,18 @@ func NewHTTP(cas *x509.CertPool) *http.Client {
 
 // transport chooses by the method what may be repeated.
 type transport struct {
-	repeatable, once http.RoundTripper
-	inner            *http.Transport
+	idempotent, nonIdempotent http.RoundTripper
+	inner                     *http.Transport
 }
 
 // RoundTrip implements [http.RoundTripper].
 func (t *transport) RoundTrip(in *http.Request) (*http.Response, error) {
 	out := in.Clone(in.Context())
 	out.Header.Set("User-Agent", userAgent)
-	next := t.once
+	next := t.nonIdempotent
 	switch in.Method {
 	case http.MethodGet, http.MethodHead, http.MethodDelete:
-		next = t.repeatable
+		next = t.idempotent
 	}
 	resp, err := next.RoundTrip(out)
 	if err != nil {
@@ -86,33 +86,33 @@ func retrying(inner http.RoundTripper, policy retryablehttp.CheckRetry) http.Rou
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	client.Logger = nil
-	client.RetryMax, client.RetryWaitMin, client.RetryWaitMax = retryMax, retryMin, retryLongest
+	client.RetryMax, client.RetryWaitMin, client.RetryWaitMax = retryMax, retryMin, maxRetryWait
 	client.CheckRetry = policy
 	client.ErrorHandler = retryablehttp.PassthroughErrorHandler
 	return &retryablehttp.RoundTripper{Client: client}
 }
 
-func retryUntaken(ctx context.Context, resp *http.Response, err error) (bool, error) {
+func retryUnsent(ctx context.Context, resp *http.Response, err error) (bool, error) {
 	switch {
 	case ctx.Err() != nil:
 		return false, ctx.Err()
 	case err != nil:
-		return neverSent(err), nil
+		return notSent(err), nil
 	}
-	return resp.StatusCode == http.StatusTooManyRequests && waitIsShort(resp), nil
+	return resp.StatusCode == http.StatusTooManyRequests && waitIsAcceptable(resp), nil
 }
 
-func retryRepeatable(ctx context.Context, resp *http.Response, err error) (bool, error) {
+func retryIdempotent(ctx context.Context, resp *http.Response, err error) (bool, error) {
 	if ctx.Err() != nil {
 		return false, ctx.Err()
 	}
 	retry, err := retryablehttp.DefaultRetryPolicy(ctx, resp, err)
 	if resp != nil {
-		return retry && waitIsShort(resp), nil
+		return retry && waitIsAcceptable(resp), nil
 	}
 	return retry, err
 }
 
-func waitIsShort(resp *http.Response) bool {
-	return parseRetryAfter(resp.Header.Get("Retry-After")) <= retryLongest
+func waitIsAcceptable(resp *http.Response) bool {
+	return parseRetryAfter(resp.Header.Get("Retry-After")) <= maxRetryWait
 }

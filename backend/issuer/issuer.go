@@ -111,9 +111,9 @@ type Credential struct {
 }
 
 // Status is what [Issuer.Check] found out. What the registry said is marked in
-// it, with [redact.Theirs], until [Client.Check] has redacted it.
+// it, with [redact.Untrusted], until [Client.Check] has redacted it.
 type Status struct {
-	Identity  string    // whose the administrative credential is, for a person
+	Identity  string    // whose the root credential is, for a person
 	ExpiresAt time.Time // when it ends, zero where that is not known
 	Warnings  []string  // for example, that it may do more than is needed
 }
@@ -121,12 +121,12 @@ type Status struct {
 // Issuer mints credentials at one registry. Its errors come from [Answered],
 // [Failed] or [Refusedf].
 type Issuer interface {
-	// Check asks the registry whether the administrative credential works and
+	// Check asks the registry whether the root credential works and
 	// may mint, as far as it can tell without minting.
 	Check(ctx context.Context) (Status, error)
 
 	// Mint makes a credential. With one name it is called once more only after
-	// the registry has refused the administrative credential.
+	// the registry has refused the root credential.
 	Mint(ctx context.Context, r Request) (Credential, error)
 
 	// Find returns the IDs of the credentials with exactly this name.
@@ -137,7 +137,7 @@ type Issuer interface {
 	Revoke(ctx context.Context, target Settings, id string) error
 }
 
-// RootRotator is an [Issuer] that can replace its administrative credential
+// RootRotator is an [Issuer] that can replace its root credential
 // such that at no time neither the old nor the new one is known. All methods
 // are called with the old one.
 type RootRotator interface {
@@ -157,14 +157,14 @@ type RootRotator interface {
 	RetireRoot(ctx context.Context) error
 }
 
-// Root is an administrative credential: the fields of the connection that it
+// Root is a root credential: the fields of the connection that it
 // replaces.
 type Root struct {
 	Settings Settings
 	Secrets  Secrets
 }
 
-// With returns the connection with another administrative credential.
+// With returns the connection with another root credential.
 func (c Connection) With(root Root) Connection {
 	c.Settings, c.Secrets = merged(c.Settings, root.Settings), merged(c.Secrets, root.Secrets)
 	return c

@@ -270,7 +270,7 @@ func TestRootOfAnIssuerThatCannotRotateIt(t *testing.T) {
 	}
 }
 
-func TestWithReplacesTheAdministrativeCredentialOnly(t *testing.T) {
+func TestWithReplacesTheRootCredentialOnly(t *testing.T) {
 	before := issuer.Connection{
 		URL: "https://a.example.com", Settings: issuer.Settings{"username": "a", "region": "r"},
 		Secrets: issuer.Secrets{"password": dockerconfig.NewSecret("old")},

@@ -18,14 +18,14 @@ import (
 )
 
 const (
-	// piece is how many bytes of a mark in a row give it away.
-	piece = 8
+	// fragment is how many bytes of a mark in a row give it away.
+	fragment = 8
 
-	// unfoldings is how often a text is unescaped: JSON in JSON in a URL.
-	unfoldings = 3
+	// maxUnescapes is how often a text is unescaped: JSON in JSON in a URL.
+	maxUnescapes = 3
 
-	// around is how many bytes are shown in front of a leak and behind it.
-	around = 60
+	// contextBytes is how many bytes are shown in front of a leak and behind it.
+	contextBytes = 60
 )
 
 // Marks are secrets that were planted. The zero value is ready to use, also by
@@ -66,11 +66,11 @@ func (m *Marks) Add(where, secret string) {
 		} else {
 			f.text = lowered(f.text)
 		}
-		if len(f.text) < piece {
+		if len(f.text) < fragment {
 			m.short = append(m.short, f)
 			continue
 		}
-		into[f.text[:piece]] = append(into[f.text[:piece]], f)
+		into[f.text[:fragment]] = append(into[f.text[:fragment]], f)
 	}
 }
 
@@ -80,8 +80,8 @@ func (m *Marks) Add(where, secret string) {
 func formsOf(secret string) []form {
 	var forms []form
 	numbers := func(text string) string { return strings.Trim(fmt.Sprintf("%d", []byte(text)), "[]") }
-	for start := 0; start == 0 || start+piece <= len(secret); start++ {
-		part := secret[start:min(start+piece, len(secret))]
+	for start := 0; start == 0 || start+fragment <= len(secret); start++ {
+		part := secret[start:min(start+fragment, len(secret))]
 		forms = append(
 			forms,
 			form{name: "as it is", text: part},
@@ -114,7 +114,7 @@ func (m *Marks) In(text string) []string {
 				return
 			}
 			seen[f.where] = true
-			near := strings.ToValidUTF8(text[max(0, at-around):min(len(text), at+len(f.text)+around)], "?")
+			near := strings.ToValidUTF8(text[max(0, at-contextBytes):min(len(text), at+len(f.text)+contextBytes)], "?")
 			found = append(found, fmt.Sprintf("%s, %s: …%s…", f.where, f.name, near))
 		}
 		// Of bytes, so that what stands at a place stays there.
@@ -128,11 +128,11 @@ func (m *Marks) In(text string) []string {
 				tell(f, at)
 			}
 		}
-		unfolded := unescape(text)
-		if round == unfoldings || unfolded == text {
+		unescaped := unescape(text)
+		if round == maxUnescapes || unescaped == text {
 			return found
 		}
-		text = unfolded
+		text = unescaped
 	}
 }
 
@@ -140,8 +140,8 @@ func (x index) in(text string, tell func(form, int)) {
 	if len(x) == 0 {
 		return
 	}
-	for at := 0; at+piece <= len(text); at++ {
-		for _, f := range x[text[at:at+piece]] {
+	for at := 0; at+fragment <= len(text); at++ {
+		for _, f := range x[text[at:at+fragment]] {
 			if strings.HasPrefix(text[at:], f.text) {
 				tell(f, at)
 			}

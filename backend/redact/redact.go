@@ -20,32 +20,32 @@ import (
 // Redacted stands in place of a secret.
 const Redacted = "[redacted]"
 
-// Shorten cuts a text to a number of runes.
-func Shorten(text string, most int) string {
+// Truncate cuts a text to a number of runes.
+func Truncate(text string, limit int) string {
 	runes := []rune(text)
-	if len(runes) > most {
-		return strings.TrimSpace(string(runes[:most-1])) + "…"
+	if len(runes) > limit {
+		return strings.TrimSpace(string(runes[:limit-1])) + "…"
 	}
 	return text
 }
 
 // What others said stands between these in a text. No other text has them,
 // because they are control characters.
-const beginTheirs, endTheirs = "\x02", "\x03"
+const beginUntrusted, endUntrusted = "\x02", "\x03"
 
-// Theirs marks a text that came from a server, and may hold what it was sent.
-func Theirs(text string) string {
-	return beginTheirs + strings.NewReplacer(beginTheirs, "", endTheirs, "").Replace(text) + endTheirs
+// Untrusted marks a text that came from a server, and may hold what it was sent.
+func Untrusted(text string) string {
+	return beginUntrusted + strings.NewReplacer(beginUntrusted, "", endUntrusted, "").Replace(text) + endUntrusted
 }
 
-// Present cleans a text, and redacts in what [Theirs] has marked. Only there
+// Sanitize cleans a text, and redacts in what [Untrusted] has marked. Only there
 // are the secrets searched for: in our own words, or in what the caller named,
 // a redaction would tell what the secret is.
-func Present(text string, secrets []string) string {
+func Sanitize(text string, secrets []string) string {
 	var shown strings.Builder
 	for text != "" {
-		ours, rest, _ := strings.Cut(text, beginTheirs)
-		said, after, _ := strings.Cut(rest, endTheirs)
+		ours, rest, _ := strings.Cut(text, beginUntrusted)
+		said, after, _ := strings.Cut(rest, endUntrusted)
 		// Cleaned first, because that makes a secret of one that has control
 		// characters strewn in.
 		shown.WriteString(ours + Redact(Clean(said), secrets))

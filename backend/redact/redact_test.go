@@ -66,15 +66,15 @@ func TestCleanMakesOneLine(t *testing.T) {
 
 func TestShortenCountsRunes(t *testing.T) {
 	for text, want := range map[string]string{"äöü": "äöü", "äöüß": "äö…", "ab cd": "ab…"} {
-		if got := redact.Shorten(text, 3); got != want {
+		if got := redact.Truncate(text, 3); got != want {
 			t.Errorf("%q: want %q, got %q", text, want, got)
 		}
 	}
 }
 
 func TestPresentRedactsWhatOthersSaid(t *testing.T) {
-	text := "hunter2 said " + redact.Theirs("it\nis\x02 hunter2\x03") + " and " + redact.Theirs("no")
-	if got := redact.Present(text, []string{"hunter2"}); got != "hunter2 said it is [redacted] and no" {
+	text := "hunter2 said " + redact.Untrusted("it\nis\x02 hunter2\x03") + " and " + redact.Untrusted("no")
+	if got := redact.Sanitize(text, []string{"hunter2"}); got != "hunter2 said it is [redacted] and no" {
 		t.Errorf("got %q", got)
 	}
 }
@@ -98,10 +98,10 @@ func FuzzRedact(f *testing.F) {
 				t.Fatalf("%q of the secrets %q and %q is left in %q", hidden, one, two, got)
 			}
 		}
-		if shown := redact.Present(redact.Theirs(said), []string{one, two}); shown != redact.Clean(shown) {
+		if shown := redact.Sanitize(redact.Untrusted(said), []string{one, two}); shown != redact.Clean(shown) {
 			t.Fatalf("%q is not clean", shown)
 		}
-		if short := []rune(redact.Shorten(got, 20)); len(short) > 20 {
+		if short := []rune(redact.Truncate(got, 20)); len(short) > 20 {
 			t.Fatalf("%q is longer than 20 characters", string(short))
 		}
 	})

@@ -67,11 +67,11 @@ func RefuseForbidden(_, address string, _ syscall.RawConn) error {
 	return nil
 }
 
-// refuseLiteral does the same for a host that stands in a URL, because behind
+// checkLiteralAddress does the same for a host that stands in a URL, because behind
 // a proxy the dialer sees only the address of the proxy. Numbers that are not
 // an address in its usual form ("2852039166", "0xa9.0xfe.43518") are refused
 // outright: some resolvers make an address of them.
-func refuseLiteral(u *url.URL) error {
+func checkLiteralAddress(u *url.URL) error {
 	host := u.Hostname()
 	addr, err := netip.ParseAddr(host)
 	if err == nil && !forbidden(addr) {
@@ -80,7 +80,7 @@ func refuseLiteral(u *url.URL) error {
 	if err != nil && !endsInNumber(host) {
 		return nil
 	}
-	return failf(Unreachable, "%s is an address that no registry has; nothing was sent there", theirs(u.Host))
+	return failf(Unreachable, "%s is an address that no registry has; nothing was sent there", untrusted(u.Host))
 }
 
 // endsInNumber is the test by which browsers tell addresses from names.

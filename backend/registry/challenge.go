@@ -40,20 +40,20 @@ func (s *session) connect(ctx context.Context) (*transport.Challenge, error) {
 			}
 		},
 	})
-	s.use("https", never)
-	challenge, err := s.ask(traced, http.MethodGet, s.url(""))
+	s.setScheme("https", never)
+	challenge, err := s.probe(traced, http.MethodGet, s.url(""))
 	if IsThisMachine(s.url("").Hostname()) && !tlsSpoken.Load() && speaksNoTLS(err) {
-		s.use("http", registryOnly)
-		challenge, err = s.ask(ctx, http.MethodGet, s.url(""))
+		s.setScheme("http", registryOnly)
+		challenge, err = s.probe(ctx, http.MethodGet, s.url(""))
 	}
 	if err != nil {
 		return nil, err
 	}
 	// The answer may have come by a redirect from plain http to TLS.
 	if challenge.Insecure {
-		s.use("http", anywhere)
+		s.setScheme("http", anywhere)
 	} else {
-		s.use("https", never)
+		s.setScheme("https", never)
 	}
 	return challenge, nil
 }
@@ -66,7 +66,7 @@ func IsThisMachine(host string) bool {
 	return host == "localhost" || strings.HasSuffix(host, ".localhost")
 }
 
-func (s *session) use(scheme string, plain plainHTTP) {
+func (s *session) setScheme(scheme string, plain plainHTTP) {
 	s.scheme, s.guard.plain = scheme, plain
 	s.guard.registry = originOf(s.url(""))
 }
@@ -90,18 +90,18 @@ func speaksNoTLS(err error) bool {
 	return errors.As(err, &op) && op.Op == "dial" && !errors.As(err, &refused)
 }
 
-// ask sends an unauthenticated request and returns the challenge in the
+// probe sends an unauthenticated request and returns the challenge in the
 // answer, which is empty if the registry asks for nothing.
-func (s *session) ask(ctx context.Context, method string, u *url.URL) (*transport.Challenge, error) {
+func (s *session) probe(ctx context.Context, method string, u *url.URL) (*transport.Challenge, error) {
 	s.guard.status = 0
-	challenge, err := transport.Ping(ctx, pingTarget, &redirectPing{guard: s.guard, method: method, url: u})
+	challenge, err := transport.Ping(ctx, pingTarget, &pingTransport{guard: s.guard, method: method, url: u})
 	switch status := statusOf(err); {
 	case status == http.StatusNotFound || status == http.StatusMethodNotAllowed:
-		return nil, failf(Unreachable, "%s answered %d at %s: there is no registry", theirs(u.Host), status, u.Path)
+		return nil, failf(Unreachable, "%s answered %d at %s: there is no registry", untrusted(u.Host), status, u.Path)
 	case err != nil:
 		return nil, err
 	case s.guard.isWebPage() && s.guard.status == http.StatusOK:
-		return nil, failf(Unreachable, "%s answered with a web page: there is no registry, or a proxy or login page in front of it", theirs(u.Host))
+		return nil, failf(Unreachable, "%s answered with a web page: there is no registry, or a proxy or login page in front of it", untrusted(u.Host))
 	case s.guard.status == http.StatusUnauthorized && s.guard.answered != s.guard.registry:
 		return nil, failf(Unreachable, "the registry leads to another server for its challenge, which is not followed")
 	case s.guard.status == http.StatusUnauthorized && challenge.Scheme == "":
@@ -110,22 +110,22 @@ func (s *session) ask(ctx context.Context, method string, u *url.URL) (*transpor
 	return challenge, nil
 }
 
-func asksForNothing(challenge *transport.Challenge) bool { return challenge.Scheme == "" }
+func isAnonymous(challenge *transport.Challenge) bool { return challenge.Scheme == "" }
 
 // pingTarget is the registry that go-containerregistry is told to ping. The
 // name decides which schemes it would try, and what these are is decided by
 // [session.connect].
 var pingTarget, _ = name.NewRegistry("registry.invalid")
 
-// redirectPing sends to url what is sent to pingTarget.
-type redirectPing struct {
+// pingTransport sends to url what is sent to pingTarget.
+type pingTransport struct {
 	guard  *guard
 	method string
 	url    *url.URL
 }
 
 // RoundTrip implements [http.RoundTripper].
-func (p *redirectPing) RoundTrip(in *http.Request) (*http.Response, error) {
+func (p *pingTransport) RoundTrip(in *http.Request) (*http.Response, error) {
 	out := in.Clone(in.Context())
 	if in.URL.Host == pingTarget.RegistryStr() {
 		out.Method, out.URL, out.Host = p.method, p.url, ""
@@ -153,9 +153,9 @@ func (s *session) authenticate(ctx context.Context, challenge *transport.Challen
 		return &http.Client{Transport: inner}, err
 	case "bearer":
 		token, err := s.token(ctx, challenge, scopes)
-		return &http.Client{Transport: &bearer{guard: s.guard, token: dockerconfig.NewSecret(token)}}, err
+		return &http.Client{Transport: &bearerTransport{guard: s.guard, token: dockerconfig.NewSecret(token)}}, err
 	}
-	return nil, failf(Unreachable, "the registry asks for authentication by %s; only basic and bearer are known", theirs(strconv.Quote(challenge.Scheme)))
+	return nil, failf(Unreachable, "the registry asks for authentication by %s; only basic and bearer are known", untrusted(strconv.Quote(challenge.Scheme)))
 }
 
 // token exchanges the credential for a token at the token server that the
@@ -179,26 +179,26 @@ func (s *session) token(ctx context.Context, challenge *transport.Challenge, sco
 	token, err := transport.Exchange(ctx, server, s.authenticator(), s.guard, scopes, challenge)
 	switch {
 	case statusOf(err) == http.StatusNotFound:
-		return "", failf(Unreachable, "the token server %s answered 404", theirs(realm.Host))
+		return "", failf(Unreachable, "the token server %s answered 404", untrusted(realm.Host))
 	case err != nil && s.guard.status == http.StatusOK && describeNetwork(err) == "":
-		return "", failf(Unreachable, "the token server %s answered without a token", theirs(realm.Host))
+		return "", failf(Unreachable, "the token server %s answered without a token", untrusted(realm.Host))
 	case err != nil:
 		return "", err
 	}
 	return cmp.Or(token.AccessToken, token.Token), nil
 }
 
-// bearer adds a token to requests to the registry, and to no others.
+// bearerTransport adds a token to requests to the registry, and to no others.
 //
 // go-containerregistry's own would also ask for another token by itself where
 // this one is refused, with a realm at a private address not allowed.
-type bearer struct {
+type bearerTransport struct {
 	guard *guard
 	token dockerconfig.Secret
 }
 
 // RoundTrip implements [http.RoundTripper].
-func (b *bearer) RoundTrip(in *http.Request) (*http.Response, error) {
+func (b *bearerTransport) RoundTrip(in *http.Request) (*http.Response, error) {
 	out := in.Clone(in.Context())
 	if originOf(in.URL) == b.guard.registry {
 		out.Header.Set("Authorization", "Bearer "+b.token.Reveal())

@@ -91,9 +91,9 @@ func (g *guard) check(method string, u *url.URL) error {
 	case u.Scheme != "http":
 		return failf(Unreachable, "the registry leads to a URL that is neither https nor http; nothing was sent there")
 	case g.plain == never, g.plain == registryOnly && originOf(u) != g.registry:
-		return failf(Unreachable, "the registry leads to plain http at %s; nothing was sent there", theirs(u.Host))
+		return failf(Unreachable, "the registry leads to plain http at %s; nothing was sent there", untrusted(u.Host))
 	}
-	return refuseLiteral(u)
+	return checkLiteralAddress(u)
 }
 
 // checkAnswer looks at redirects before they are followed, because those who
@@ -104,7 +104,7 @@ func (g *guard) checkAnswer(resp *http.Response) error {
 		g.retryAfter = parseRetryAfter(resp.Header.Get("Retry-After"))
 	case http.StatusUnauthorized:
 		if !g.trusts(resp.Request.URL) {
-			return failf(Unreachable, "the registry leads to %s, which asks for a credential; it goes only to the registry and its token server", theirs(resp.Request.URL.Host))
+			return failf(Unreachable, "the registry leads to %s, which asks for a credential; it goes only to the registry and its token server", untrusted(resp.Request.URL.Host))
 		}
 	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
 		location, err := resp.Location()

@@ -35,10 +35,10 @@ func failf(verdict Verdict, format string, args ...any) error {
 	return &failure{verdict, fmt.Sprintf(format, args...)}
 }
 
-// failed turns an error into a Result. Errors whose text is not known to be
+// toResult turns an error into a Result. Errors whose text is not known to be
 // harmless are not quoted: some of go-containerregistry's hold whole answers,
 // and some of net/http's hold URLs with tokens in them.
-func (s *session) failed(err error) Result {
+func (s *session) toResult(err error) Result {
 	var known *failure
 	if errors.As(err, &known) {
 		return Result{Verdict: known.verdict, Message: known.message}
@@ -74,11 +74,11 @@ func (s *session) describe(err error) string {
 	if !errors.As(err, &answer) {
 		return ""
 	}
-	text := fmt.Sprintf("%s answered %d %s", s.who(answer.Request), answer.StatusCode, http.StatusText(answer.StatusCode))
+	text := fmt.Sprintf("%s answered %d %s", s.serverName(answer.Request), answer.StatusCode, http.StatusText(answer.StatusCode))
 	var own []string
 	for _, d := range answer.Errors[:min(len(answer.Errors), maxDiagnostics)] {
 		message := d.Message
-		if s.repository.in(message) {
+		if s.repository.isMentionedIn(message) {
 			// What is redacted in it would tell whoever named the repository
 			// whether that is the password.
 			message = ""
@@ -86,7 +86,7 @@ func (s *session) describe(err error) string {
 		own = append(own, strings.Trim(fmt.Sprintf("%s: %s", d.Code, message), ": "))
 	}
 	if len(own) > 0 {
-		text += ": " + theirs(strings.Join(own, "; "))
+		text += ": " + untrusted(strings.Join(own, "; "))
 	}
 	if s.guard.retryAfter != "" {
 		text += "; it can be asked again " + s.guard.retryAfter
@@ -94,15 +94,15 @@ func (s *session) describe(err error) string {
 	return text
 }
 
-// who names the server that a request went to.
-func (s *session) who(req *http.Request) string {
+// serverName names the server that a request went to.
+func (s *session) serverName(req *http.Request) string {
 	switch {
 	case req == nil || originOf(req.URL) == s.guard.registry:
 		return "the registry"
 	case originOf(req.URL) == s.guard.realm:
-		return "the token server " + theirs(req.URL.Host)
+		return "the token server " + untrusted(req.URL.Host)
 	}
-	return theirs(req.URL.Host)
+	return untrusted(req.URL.Host)
 }
 
 // describeNetwork says why there was no complete answer, and is empty for an
@@ -121,11 +121,11 @@ func describeNetwork(err error) string {
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
 		return "there was no complete answer within the time limit"
 	case errors.As(err, &cert):
-		return "the TLS certificate is not trusted: " + theirs(cert.Err.Error())
+		return "the TLS certificate is not trusted: " + untrusted(cert.Err.Error())
 	case errors.As(err, &dns):
-		return "the name cannot be resolved: " + theirs(dns.Error())
+		return "the name cannot be resolved: " + untrusted(dns.Error())
 	case errors.As(err, &op):
-		return "the connection failed: " + theirs(op.Error())
+		return "the connection failed: " + untrusted(op.Error())
 	case errors.Is(err, http.ErrSchemeMismatch):
 		return "the registry answers plain http, which is accepted only from localhost and loopback addresses"
 	case errors.As(err, &large):
@@ -136,11 +136,11 @@ func describeNetwork(err error) string {
 	return ""
 }
 
-// theirs marks a text that came from a server, and may hold what it was sent.
-func theirs(text string) string { return redact.Theirs(text) }
+// untrusted marks a text that came from a server, and may hold what it was sent.
+func untrusted(text string) string { return redact.Untrusted(text) }
 
-// present makes a message fit to be shown: one line, short, and free of the
+// sanitize makes a message fit to be shown: one line, short, and free of the
 // secrets in any form in which a server may have given them back.
-func present(message string, secrets []string) string {
-	return redact.Shorten(redact.Present(message, secrets), maxMessage)
+func sanitize(message string, secrets []string) string {
+	return redact.Truncate(redact.Sanitize(message, secrets), maxMessage)
 }

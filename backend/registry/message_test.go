@@ -17,7 +17,7 @@ import (
 
 const redacted = redact.Redacted
 
-func TestPresent(t *testing.T) {
+func TestSanitize(t *testing.T) {
 	long := strings.Repeat("ü", 400)
 	for _, row := range []struct{ name, message, want string }{
 		{"nothing", "", ""},
@@ -33,7 +33,7 @@ func TestPresent(t *testing.T) {
 		{"at the end of what fits", strings.Repeat("x", 290) + "hunter2hunter2", strings.Repeat("x", 290) + "[redacted…"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			if got := present(theirs(row.message), []string{"hunter2"}); got != row.want {
+			if got := sanitize(untrusted(row.message), []string{"hunter2"}); got != row.want {
 				t.Errorf("got  %q\nwant %q", got, row.want)
 			}
 		})
@@ -42,13 +42,13 @@ func TestPresent(t *testing.T) {
 
 // A redaction in our own words, or in what the caller named, would tell what
 // the secret is.
-func TestPresentLeavesOurOwnWordsAlone(t *testing.T) {
-	message := "the registry hunter2 answered: " + theirs("hunter2 \x02hunter2\x03") + " and hunter2 " + theirs("no")
+func TestSanitizeLeavesOurOwnWordsAlone(t *testing.T) {
+	message := "the registry hunter2 answered: " + untrusted("hunter2 \x02hunter2\x03") + " and hunter2 " + untrusted("no")
 	want := "the registry hunter2 answered: [redacted] [redacted] and hunter2 no"
-	if got := present(message, []string{"hunter2"}); got != want {
+	if got := sanitize(message, []string{"hunter2"}); got != want {
 		t.Errorf("got  %q\nwant %q", got, want)
 	}
-	if got := present("there was no complete answer", []string{"p"}); got != "there was no complete answer" {
+	if got := sanitize("there was no complete answer", []string{"p"}); got != "there was no complete answer" {
 		t.Errorf("our own words were redacted: %q", got)
 	}
 }
@@ -56,11 +56,11 @@ func TestPresentLeavesOurOwnWordsAlone(t *testing.T) {
 func TestRepositoryInATextIsFound(t *testing.T) {
 	r := repository{path: "group/app", tag: "1.4"}
 	for text, want := range map[string]bool{"no group/app here": true, "unknown tag 1.4": true, "no such repository": false, "": false} {
-		if got := r.in(text); got != want {
+		if got := r.isMentionedIn(text); got != want {
 			t.Errorf("%q: got %v", text, got)
 		}
 	}
-	if (repository{}).in("anything") {
+	if (repository{}).isMentionedIn("anything") {
 		t.Error("no repository is in no text")
 	}
 }
@@ -77,7 +77,7 @@ func TestPlainHTTPIsForThisMachineOnly(t *testing.T) {
 	}
 }
 
-func FuzzPresentHidesTheSecret(f *testing.F) {
+func FuzzSanitizeHidesTheSecret(f *testing.F) {
 	f.Add("before ", "secret", " after")
 	f.Add(`{"a":"`, `p"4\ss:<&>$ ü/%+`, `"}`)
 	f.Add("x", "multi\nline\nkey", "y")
@@ -95,7 +95,7 @@ func FuzzPresentHidesTheSecret(f *testing.F) {
 			url.QueryEscape(secret), url.PathEscape(secret), strings.ToLower(url.PathEscape(secret)),
 			base64.StdEncoding.EncodeToString([]byte(secret)), base64.RawURLEncoding.EncodeToString([]byte(secret)),
 		} {
-			got := present(theirs(before+form+after), []string{secret})
+			got := sanitize(untrusted(before+form+after), []string{secret})
 			if !strings.Contains(before+after, secret) && strings.Contains(got, secret) && !strings.Contains(redacted, secret) {
 				t.Errorf("%q holds the secret %q", got, secret)
 			}

@@ -38,13 +38,13 @@ func (s *session) pull(ctx context.Context, client *http.Client) error {
 	first := s.repository.reference()
 	err := s.head(ctx, client, first)
 	if statusOf(err) != http.StatusNotFound || s.repository.tag != "" || s.repository.digest != "" {
-		return s.explain(ctx, client, first, err)
+		return s.withMessage(ctx, client, first, err)
 	}
 	tag, err := s.anyTag(ctx, client)
 	if err != nil {
 		return err
 	}
-	return s.explain(ctx, client, tag, s.head(ctx, client, tag))
+	return s.withMessage(ctx, client, tag, s.head(ctx, client, tag))
 }
 
 // head asks whether the manifest of a tag or digest can be pulled.
@@ -58,7 +58,7 @@ func (s *session) head(ctx context.Context, client *http.Client, reference strin
 		return err
 	}
 	if !isManifest(resp.Header) {
-		return failf(Unreachable, "%s answered 200, but not with a manifest: there is no registry, or a proxy or login page in front of it", theirs(resp.Request.URL.Host))
+		return failf(Unreachable, "%s answered 200, but not with a manifest: there is no registry, or a proxy or login page in front of it", untrusted(resp.Request.URL.Host))
 	}
 	return nil
 }
@@ -71,10 +71,10 @@ func isManifest(header http.Header) bool {
 		reference.DigestRegexp.MatchString(header.Get("Docker-Content-Digest"))
 }
 
-// explain returns the answer to GET in place of the same answer to HEAD,
+// withMessage returns the answer to GET in place of the same answer to HEAD,
 // because only the body holds the registry's own message. It leaves alone a
 // registry that is asked too much already.
-func (s *session) explain(ctx context.Context, client *http.Client, reference string, err error) error {
+func (s *session) withMessage(ctx context.Context, client *http.Client, reference string, err error) error {
 	if status := statusOf(err); status == 0 || status == http.StatusTooManyRequests {
 		return err
 	}

@@ -96,15 +96,15 @@ func checkRepositoryText(input string) error {
 // [ParseRepository] returns it: whether it lies in the key's path, if that has one.
 func Covers(key dockerconfig.Key, parsed string) bool {
 	r, err := parseRepository(parsed)
-	return err == nil && r.under(key.Path())
+	return err == nil && r.isUnder(key.Path())
 }
 
-func (r repository) under(path string) bool {
+func (r repository) isUnder(path string) bool {
 	return path == "" || r.path == path || strings.HasPrefix(r.path, path+"/")
 }
 
-// in reports whether a text names the repository, its tag or its digest.
-func (r repository) in(text string) bool {
+// isMentionedIn reports whether a text names the repository, its tag or its digest.
+func (r repository) isMentionedIn(text string) bool {
 	return slices.ContainsFunc([]string{r.path, r.tag, r.digest}, func(part string) bool {
 		return part != "" && strings.Contains(text, part)
 	})
@@ -131,7 +131,7 @@ func newTarget(key dockerconfig.Key, input string) (name.Registry, repository, e
 		return name.Registry{}, repository{}, fmt.Errorf("the repository must not have the registry in front; give only %s", rest)
 	}
 	r.path = registry.Repo(r.path).RepositoryStr() // with library/ where Docker Hub needs it
-	if !r.under(key.Path()) {
+	if !r.isUnder(key.Path()) {
 		return name.Registry{}, repository{}, fmt.Errorf("the credential is for %s only, and the repository %s is not under it", key, r.path)
 	}
 	return registry, r, nil

@@ -51,7 +51,7 @@ func (s *session) verify(ctx context.Context, repository string) Result {
 	}
 	challenge, err := s.connect(ctx)
 	if err != nil {
-		return s.failed(err)
+		return s.toResult(err)
 	}
 	if s.repository.path == "" {
 		return s.verifyCredential(ctx, challenge)
@@ -61,7 +61,7 @@ func (s *session) verify(ctx context.Context, repository string) Result {
 
 // verifyCredential tries the credential as "docker login" does.
 func (s *session) verifyCredential(ctx context.Context, challenge *transport.Challenge) Result {
-	if asksForNothing(challenge) {
+	if isAnonymous(challenge) {
 		return Result{Verdict: Unverified, Message: "the registry asks for no credential where no repository is named, so this one was not tried; name a repository to pull from"}
 	}
 	client, err := s.authenticate(ctx, challenge)
@@ -69,7 +69,7 @@ func (s *session) verifyCredential(ctx context.Context, challenge *transport.Cha
 		err = s.get(ctx, client, s.url(""))
 	}
 	if err != nil {
-		return s.failed(err)
+		return s.toResult(err)
 	}
 	return Result{
 		Verdict:  Unverified,
@@ -84,15 +84,15 @@ func (s *session) verifyPull(ctx context.Context, challenge *transport.Challenge
 	if statusOf(err) == http.StatusUnauthorized {
 		// Some registries ask for nothing until a repository is named, or for
 		// a scope of their own for it. Runtimes follow that challenge too.
-		if own, askErr := s.ask(ctx, http.MethodHead, s.manifestURL(s.repository.reference())); askErr == nil && s.differ(own, challenge) {
+		if own, probeErr := s.probe(ctx, http.MethodHead, s.manifestURL(s.repository.reference())); probeErr == nil && s.differs(own, challenge) {
 			challenge = own
 			err = s.pullAs(ctx, challenge, own.Parameters["scope"])
 		}
 	}
 	switch {
 	case err != nil:
-		return s.failed(err)
-	case asksForNothing(challenge):
+		return s.toResult(err)
+	case isAnonymous(challenge):
 		return Result{Verdict: OK, Message: "the registry asked for no credential, so this one was not tried"}
 	}
 	return Result{Verdict: OK}
@@ -111,9 +111,9 @@ func (s *session) pullScope() string {
 	return s.registry.Repo(s.repository.path).Scope(transport.PullScope)
 }
 
-// differ reports whether following the challenge for a manifest can give what
+// differs reports whether following the challenge for a manifest can give what
 // following the registry's own did not.
-func (s *session) differ(manifest, registry *transport.Challenge) bool {
+func (s *session) differs(manifest, registry *transport.Challenge) bool {
 	scope := manifest.Parameters["scope"]
 	return scope != "" && scope != s.pullScope() ||
 		!strings.EqualFold(manifest.Scheme, registry.Scheme) ||

@@ -207,7 +207,7 @@ func (d *Dump) connections() map[string]connection {
 	return all
 }
 
-// Disguise replaces the administrative credentials by what is obviously made up
+// Disguise replaces the root credentials by what is obviously made up
 // and begins with a text.
 func (d *Dump) Disguise(text string) {
 	for name, c := range d.connections() {

@@ -21,8 +21,8 @@ import (
 )
 
 // Registries stand in for those that the connections of a dump name. They have
-// what the dump says was minted there, and accept its administrative credentials.
-// For that the dump is changed: it has their addresses, their administrative
+// what the dump says was minted there, and accept its root credentials.
+// For that the dump is changed: it has their addresses, their root
 // credentials, and the IDs that they gave.
 type Registries struct {
 	servers []*issuertest.Server
@@ -73,7 +73,7 @@ func (r *Registries) Living() []string {
 	return names
 }
 
-// Admins returns the names of the administrative credentials that work at the
+// Admins returns the names of the root credentials that work at the
 // GitLab of a connection, sorted.
 func (r *Registries) Admins(connection string) []string { return r.admins[connection]() }
 
@@ -91,7 +91,7 @@ func (r *Registries) Mend() {
 	}
 }
 
-// account is the service account of the administrative credentials.
+// account is the service account of the root credentials.
 const account = "vault"
 
 func (d *Dump) gitlab(t testing.TB, r *Registries, name string, c connection, now func() time.Time) *issuertest.Server {

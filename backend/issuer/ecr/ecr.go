@@ -94,13 +94,13 @@ func roleFields() map[string]*framework.FieldSchema {
 // tokens is the issuer of a connection.
 type tokens struct {
 	conn    issuer.Connection
-	place   place
+	scope   registryScope
 	creds   aws.CredentialsProvider
 	retryer aws.Retryer
 }
 
 func open(c issuer.Connection) (issuer.Issuer, error) {
-	where, err := locate(c)
+	scope, err := resolveScope(c)
 	if err != nil {
 		return nil, err
 	}
@@ -110,11 +110,11 @@ func open(c issuer.Connection) (issuer.Issuer, error) {
 	if err := checkRole(c.Settings[fieldRoleARN], c.Settings[fieldExternalID]); err != nil {
 		return nil, err
 	}
-	t := &tokens{conn: c, place: where, retryer: newRetryer()}
+	t := &tokens{conn: c, scope: scope, retryer: newRetryer()}
 	if key := c.Settings[fieldAccessKey]; key != "" {
 		t.creds = credentials.NewStaticCredentialsProvider(key, c.Secrets[fieldSecretKey].Reveal(), "")
 	} else {
-		t.creds = aws.NewCredentialsCache(machine{region: where.region})
+		t.creds = aws.NewCredentialsCache(ambientCredentials{region: scope.region})
 	}
 	return t, nil
 }
@@ -167,7 +167,7 @@ func partition(arn string) string {
 
 // target has a role's fields say no more than what a session policy enforces.
 func target(c issuer.Connection, fields issuer.Settings) (issuer.Target, error) {
-	where, err := locate(c)
+	scope, err := resolveScope(c)
 	if err != nil {
 		return issuer.Target{}, err
 	}
@@ -195,26 +195,26 @@ func target(c issuer.Connection, fields issuer.Settings) (issuer.Target, error) 
 		return issuer.Target{}, err
 	}
 	if len(names) > 0 {
-		if where.public && access == accessPull {
+		if scope.public && access == accessPull {
 			return issuer.Target{}, errors.New("repositories: must be left out for access=pull from public.ecr.aws, because anyone may pull all of it; with access=push it limits what can be pushed to")
 		}
 		t.Settings[fieldRepositories], t.Names = strings.Join(names, ","), names
 	}
-	if size := len(sessionPolicy(where, partition(c.Settings[fieldRoleARN]), t.Settings)); size > maxPolicy {
+	if size := len(sessionPolicy(scope, partition(c.Settings[fieldRoleARN]), t.Settings)); size > maxPolicy {
 		return issuer.Target{}, fmt.Errorf("repositories: must be fewer or shorter: the session policy that limits the credential to them has %d characters, and AWS takes %d; one name with '*', such as team/*, can stand for many", size, maxPolicy)
 	}
 	return t, nil
 }
 
-// machine is the AWS identity of the machine or pod that Vault runs on. Where
+// ambientCredentials is the AWS identity of the machine or pod that Vault runs on. Where
 // it is to be found is looked up at the first use, because New calls nothing.
-type machine struct{ region string }
+type ambientCredentials struct{ region string }
 
 // Retrieve implements [aws.CredentialsProvider]. It does not go through the
 // connection's client, which refuses the link-local addresses where AWS answers
 // with the credentials of a machine.
-func (m machine) Retrieve(ctx context.Context) (aws.Credentials, error) {
-	found, err := config.LoadDefaultConfig(ctx, config.WithRegion(m.region))
+func (a ambientCredentials) Retrieve(ctx context.Context) (aws.Credentials, error) {
+	found, err := config.LoadDefaultConfig(ctx, config.WithRegion(a.region))
 	if err != nil {
 		return aws.Credentials{}, err
 	}

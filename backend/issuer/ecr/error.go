@@ -15,9 +15,9 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer"
 )
 
-// explain makes an error of this project of one of the SDK's; what is one
+// convertError makes an error of this project of one of the SDK's; what is one
 // already, or nil, it returns as it is.
-func explain(err error) error {
+func convertError(err error) error {
 	var answer *smithyhttp.ResponseError
 	if !errors.As(err, &answer) || answer.Response == nil {
 		return issuer.Failed(err)
@@ -25,19 +25,19 @@ func explain(err error) error {
 	// The SDK makes an empty answer, of status 0, for a call without one.
 	switch status := answer.HTTPStatusCode(); {
 	case status >= http.StatusMultipleChoices:
-		return issuer.Answered(status, answer.Response.Header, said(err))
+		return issuer.Answered(status, answer.Response.Header, awsMessage(err))
 	case status >= http.StatusOK && errors.Is(err, io.EOF):
 		// Of a text that was read to its end and lacks what was looked for: one
 		// that is cut off has another error.
-		return issuer.Garbledf("the answer could not be understood")
+		return issuer.Malformedf("the answer could not be understood")
 	}
 	return issuer.Failed(err)
 }
 
-// said returns the call that AWS refused, its error code and the first line of
+// awsMessage returns the call that AWS refused, its error code and the first line of
 // its message: the lines below that of a wrong signature repeat the headers of
 // the request, of which one is a session token.
-func said(err error) string {
+func awsMessage(err error) string {
 	var (
 		parts []string
 		call  *smithy.OperationError
@@ -53,18 +53,18 @@ func said(err error) string {
 	return strings.Join(parts, ": ")
 }
 
-// isCode reports whether AWS answered with an error code.
-func isCode(err error, code string) bool {
+// hasCode reports whether AWS answered with an error code.
+func hasCode(err error, code string) bool {
 	var api smithy.APIError
 	return errors.As(err, &api) && api.ErrorCode() == code
 }
 
-// noCredentials is the error of having none to sign a request with.
-func noCredentials(ctx context.Context, err error) error {
+// credentialsError is the error of having none to sign a request with.
+func credentialsError(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return issuer.Failed(ctx.Err())
 	}
-	if explained := explain(err); issuer.StatusOf(explained) != 0 {
+	if explained := convertError(err); issuer.StatusOf(explained) != 0 {
 		return explained
 	}
 	return issuer.Refusedf("no AWS credentials: write access_key_id and secret_access_key to the connection, or give them to the machine or pod that Vault runs on (instance profile, container role, web identity, or AWS_* in the environment)")

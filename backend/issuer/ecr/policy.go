@@ -59,13 +59,13 @@ func checkRepository(name string) error {
 	return nil
 }
 
-// document is a policy as IAM writes it.
-type document struct {
+// policyDocument is a policy as IAM writes it.
+type policyDocument struct {
 	Version   string
-	Statement []statement
+	Statement []policyStatement
 }
 
-type statement struct {
+type policyStatement struct {
 	Effect   string
 	Action   []string
 	Resource []string
@@ -81,26 +81,26 @@ var (
 
 // sessionPolicy is what a session may do at most; what it may is that and what
 // the assumed role may.
-func sessionPolicy(where place, partition string, role issuer.Settings) string {
-	service, region := "ecr", where.region
+func sessionPolicy(scope registryScope, partition string, role issuer.Settings) string {
+	service, region := "ecr", scope.region
 	login, actions := []string{"ecr:GetAuthorizationToken"}, slices.Clone(pullActions)
-	if where.public {
+	if scope.public {
 		// Whoever may do nothing at all may pull from the public registry.
 		service, region = "ecr-public", ""
 		login, actions = []string{"ecr-public:GetAuthorizationToken", "sts:GetServiceBearerToken"}, nil
 	}
 	if role[fieldAccess] == accessPush {
 		actions = append(actions, pushActions...)
-		if where.public {
+		if scope.public {
 			actions = append(actions, "BatchCheckLayerAvailability")
 		}
 	}
-	policy := document{Version: "2012-10-17", Statement: []statement{{"Allow", login, []string{"*"}}}}
+	policy := policyDocument{Version: "2012-10-17", Statement: []policyStatement{{"Allow", login, []string{"*"}}}}
 	if len(actions) > 0 {
 		for i := range actions {
 			actions[i] = service + ":" + actions[i]
 		}
-		policy.Statement = append(policy.Statement, statement{"Allow", actions, resources(where, partition, service, region, role[fieldRepositories])})
+		policy.Statement = append(policy.Statement, policyStatement{"Allow", actions, resources(scope, partition, service, region, role[fieldRepositories])})
 	}
 	text, err := json.Marshal(policy)
 	if err != nil {
@@ -109,12 +109,12 @@ func sessionPolicy(where place, partition string, role issuer.Settings) string {
 	return string(text)
 }
 
-func resources(where place, partition, service, region, repositories string) []string {
+func resources(scope registryScope, partition, service, region, repositories string) []string {
 	if repositories == "" {
 		repositories = "*"
 	}
 	var arns []string
-	for _, account := range where.accounts {
+	for _, account := range scope.accounts {
 		for name := range strings.SplitSeq(repositories, ",") {
 			arns = append(arns, fmt.Sprintf("arn:%s:%s:%s:%s:repository/%s", partition, service, region, account, name))
 		}

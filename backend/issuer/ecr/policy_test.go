@@ -11,10 +11,10 @@ import (
 )
 
 func TestSessionPolicy(t *testing.T) {
-	private := place{region: "eu-central-1", accounts: []string{"123456789012"}}
+	private := registryScope{region: "eu-central-1", accounts: []string{"123456789012"}}
 	for _, test := range []struct {
 		name      string
-		where     place
+		scope     registryScope
 		partition string
 		role      issuer.Settings
 		want      string
@@ -29,7 +29,7 @@ func TestSessionPolicy(t *testing.T) {
 		},
 		{
 			"push of two repositories in two accounts",
-			place{region: "cn-north-1", accounts: []string{"123456789012", "444455556666"}},
+			registryScope{region: "cn-north-1", accounts: []string{"123456789012", "444455556666"}},
 			"aws-cn",
 			issuer.Settings{"access": "push", "repositories": "a/*,b"},
 			`{"Version":"2012-10-17","Statement":[` +
@@ -41,7 +41,7 @@ func TestSessionPolicy(t *testing.T) {
 		},
 		{
 			"all of any account",
-			place{region: "eu-central-1", accounts: []string{anyAccount}},
+			registryScope{region: "eu-central-1", accounts: []string{anyAccount}},
 			"aws",
 			issuer.Settings{"access": "pull"},
 			`{"Version":"2012-10-17","Statement":[` +
@@ -51,7 +51,7 @@ func TestSessionPolicy(t *testing.T) {
 		},
 		{
 			"public pull",
-			place{region: publicRegion, public: true, accounts: []string{anyAccount}},
+			registryScope{region: publicRegion, public: true, accounts: []string{anyAccount}},
 			"aws",
 			issuer.Settings{"access": "pull"},
 			`{"Version":"2012-10-17","Statement":[` +
@@ -59,7 +59,7 @@ func TestSessionPolicy(t *testing.T) {
 		},
 		{
 			"public push",
-			place{region: publicRegion, public: true, accounts: []string{anyAccount}},
+			registryScope{region: publicRegion, public: true, accounts: []string{anyAccount}},
 			"aws",
 			issuer.Settings{"access": "push", "repositories": "tools"},
 			`{"Version":"2012-10-17","Statement":[` +
@@ -69,7 +69,7 @@ func TestSessionPolicy(t *testing.T) {
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			if got := sessionPolicy(test.where, test.partition, test.role); got != test.want {
+			if got := sessionPolicy(test.scope, test.partition, test.role); got != test.want {
 				t.Errorf("want\n%s\ngot\n%s", test.want, got)
 			}
 		})
@@ -88,7 +88,7 @@ func TestAccountsOfTheRegistries(t *testing.T) {
 		for _, registry := range test.registries {
 			c.Registries = append(c.Registries, dockerconfig.Key(registry))
 		}
-		got, err := locate(c)
+		got, err := resolveScope(c)
 		if err != nil || !slices.Equal(got.accounts, test.want) || got.region != "eu-central-1" {
 			t.Errorf("%q: want the accounts %q, got %+v, %v", test.registries, test.want, got, err)
 		}

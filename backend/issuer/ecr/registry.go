@@ -27,22 +27,22 @@ var (
 	regionPattern = regexp.MustCompile(`^[a-z]{2,}(?:-[a-z]+)+-[0-9]+$`)
 )
 
-// place is what the registries of a connection have in common.
-type place struct {
+// registryScope is what the registries of a connection have in common.
+type registryScope struct {
 	region   string
 	public   bool
 	accounts []string // sorted; [anyAccount] where a host does not tell
 }
 
-// locate refuses registries that no single token is for: it is for all
+// resolveScope refuses registries that no single token is for: it is for all
 // registries of a region that its principal may use, of whatever account.
-func locate(c issuer.Connection) (place, error) {
+func resolveScope(c issuer.Connection) (registryScope, error) {
 	region := c.Settings[fieldRegion]
 	if region != "" && !regionPattern.MatchString(region) {
-		return place{}, errors.New("region: must be an AWS region, such as eu-central-1")
+		return registryScope{}, errors.New("region: must be an AWS region, such as eu-central-1")
 	}
 	var (
-		where   place
+		scope   registryScope
 		from    string // the host that tells the region
 		private bool
 	)
@@ -52,30 +52,30 @@ func locate(c issuer.Connection) (place, error) {
 		hostRegion, account := region, anyAccount
 		switch {
 		case host == publicHost:
-			where.public, hostRegion = true, publicRegion
+			scope.public, hostRegion = true, publicRegion
 		case found != nil:
 			private, hostRegion, account = true, found[2]+found[3], found[1]
 		case c.URL == "" || region == "":
-			return place{}, fmt.Errorf("registry: must be a host of ECR, such as 123456789012.dkr.ecr.eu-central-1.amazonaws.com or %s, not %q; for a name of your own in front of ECR, write url and region too", publicHost, host)
+			return registryScope{}, fmt.Errorf("registry: must be a host of ECR, such as 123456789012.dkr.ecr.eu-central-1.amazonaws.com or %s, not %q; for a name of your own in front of ECR, write url and region too", publicHost, host)
 		default:
 			private = true
 		}
-		if where.region != "" && where.region != hostRegion {
-			return place{}, fmt.Errorf("registry: must be hosts of one region, for which one token is good; %q and %q are of two: make a connection for each", from, host)
+		if scope.region != "" && scope.region != hostRegion {
+			return registryScope{}, fmt.Errorf("registry: must be hosts of one region, for which one token is good; %q and %q are of two: make a connection for each", from, host)
 		}
-		where.region, from = hostRegion, host
-		where.accounts = append(where.accounts, account)
+		scope.region, from = hostRegion, host
+		scope.accounts = append(scope.accounts, account)
 	}
-	if where.public && private {
-		return place{}, fmt.Errorf("registry: must be either %s or private registries, whose tokens differ: make a connection for each", publicHost)
+	if scope.public && private {
+		return registryScope{}, fmt.Errorf("registry: must be either %s or private registries, whose tokens differ: make a connection for each", publicHost)
 	}
-	if region != "" && region != where.region {
-		return place{}, fmt.Errorf("region: must be %s, the region of %q, or be left out", where.region, from)
+	if region != "" && region != scope.region {
+		return registryScope{}, fmt.Errorf("region: must be %s, the region of %q, or be left out", scope.region, from)
 	}
-	slices.Sort(where.accounts)
-	where.accounts = slices.Compact(where.accounts)
-	if where.accounts[0] == anyAccount {
-		where.accounts = where.accounts[:1]
+	slices.Sort(scope.accounts)
+	scope.accounts = slices.Compact(scope.accounts)
+	if scope.accounts[0] == anyAccount {
+		scope.accounts = scope.accounts[:1]
 	}
-	return where, nil
+	return scope, nil
 }

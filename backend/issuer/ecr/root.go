@@ -31,29 +31,29 @@ const (
 func (t *tokens) PrepareRoot(ctx context.Context, name string) (issuer.Root, error) {
 	user, err := t.user(ctx)
 	if err != nil {
-		return issuer.Root{}, explain(err)
+		return issuer.Root{}, convertError(err)
 	}
 	others, err := user.otherKeys(ctx)
 	if err != nil {
-		return issuer.Root{}, explain(err)
+		return issuer.Root{}, convertError(err)
 	}
 	if len(others) > 0 {
-		return issuer.Root{}, issuer.Refusedf("the IAM user %s has a second access key, %s, and AWS allows two, so that no new one can be made: delete it if it is not used", redact.Theirs(user.name), redact.Theirs(strings.Join(others, ", ")))
+		return issuer.Root{}, issuer.Refusedf("the IAM user %s has a second access key, %s, and AWS allows two, so that no new one can be made: delete it if it is not used", redact.Untrusted(user.name), redact.Untrusted(strings.Join(others, ", ")))
 	}
 	if err := user.tag(ctx, name); err != nil {
-		return issuer.Root{}, explain(err)
+		return issuer.Root{}, convertError(err)
 	}
 	out, err := user.api.CreateAccessKey(ctx, &iam.CreateAccessKeyInput{UserName: &user.name})
 	if err != nil {
-		return issuer.Root{}, user.notMade(ctx, explain(err))
+		return issuer.Root{}, user.untagAfterFailure(ctx, convertError(err))
 	}
-	made := out.AccessKey
-	if made == nil || aws.ToString(made.AccessKeyId) == "" || aws.ToString(made.SecretAccessKey) == "" {
-		return issuer.Root{}, issuer.Garbledf("the answer to CreateAccessKey has no key")
+	key := out.AccessKey
+	if key == nil || aws.ToString(key.AccessKeyId) == "" || aws.ToString(key.SecretAccessKey) == "" {
+		return issuer.Root{}, issuer.Malformedf("the answer to CreateAccessKey has no key")
 	}
 	return issuer.Root{
-		Settings: issuer.Settings{fieldAccessKey: *made.AccessKeyId},
-		Secrets:  issuer.Secrets{fieldSecretKey: dockerconfig.NewSecret(*made.SecretAccessKey)},
+		Settings: issuer.Settings{fieldAccessKey: *key.AccessKeyId},
+		Secrets:  issuer.Secrets{fieldSecretKey: dockerconfig.NewSecret(*key.SecretAccessKey)},
 	}, nil
 }
 
@@ -64,22 +64,22 @@ func (t *tokens) ActivateRoot(context.Context, issuer.Root) error { return nil }
 func (t *tokens) DiscardRoot(ctx context.Context, name string) error {
 	user, err := t.user(ctx)
 	if err != nil {
-		return explain(err)
+		return convertError(err)
 	}
 	tagged, err := user.taggedName(ctx)
 	if err != nil || tagged != name {
-		return explain(err)
+		return convertError(err)
 	}
 	others, err := user.otherKeys(ctx)
 	if err != nil {
-		return explain(err)
+		return convertError(err)
 	}
 	for _, key := range others {
 		if err := user.deleteKey(ctx, key); err != nil {
-			return explain(err)
+			return convertError(err)
 		}
 	}
-	return explain(user.untag(ctx))
+	return convertError(user.untag(ctx))
 }
 
 // RetireRoot deletes the key of the connection, with itself. The tag goes
@@ -92,10 +92,10 @@ func (t *tokens) RetireRoot(ctx context.Context) error {
 	if err == nil {
 		err = user.deleteKey(ctx, user.key)
 	}
-	if isCode(err, refusedKey) {
+	if hasCode(err, refusedKey) {
 		return nil
 	}
-	return explain(err)
+	return convertError(err)
 }
 
 // iamUser is the IAM user whose key the connection has. The errors of its
@@ -118,7 +118,7 @@ func (t *tokens) user(ctx context.Context) (*iamUser, error) {
 	}
 	_, path, found := strings.Cut(arn, ":user/")
 	if !found {
-		return nil, issuer.Refusedf("access_key_id is a key of %s; only one of an IAM user can be replaced", redact.Theirs(arn))
+		return nil, issuer.Refusedf("access_key_id is a key of %s; only one of an IAM user can be replaced", redact.Untrusted(arn))
 	}
 	return &iamUser{api: iam.NewFromConfig(t.config(t.creds)), name: path[strings.LastIndexByte(path, '/')+1:], key: key}, nil
 }
@@ -138,14 +138,14 @@ func (u *iamUser) otherKeys(ctx context.Context) ([]string, error) {
 	// A list without the key that asked for it is not to be acted upon.
 	own := slices.Index(all, u.key)
 	if own < 0 {
-		return nil, issuer.Garbledf("the answer to ListAccessKeys lacks the key that asked")
+		return nil, issuer.Malformedf("the answer to ListAccessKeys lacks the key that asked")
 	}
 	return slices.Delete(all, own, own+1), nil
 }
 
 func (u *iamUser) deleteKey(ctx context.Context, key string) error {
 	_, err := u.api.DeleteAccessKey(ctx, &iam.DeleteAccessKeyInput{UserName: &u.name, AccessKeyId: &key})
-	if isCode(err, noEntity) {
+	if hasCode(err, noEntity) {
 		return nil
 	}
 	return err
@@ -180,12 +180,12 @@ func (u *iamUser) taggedName(ctx context.Context) (string, error) {
 	return "", nil
 }
 
-// notMade takes the tag away where it is certain that there is no key to find
+// untagAfterFailure takes the tag away where it is certain that there is no key to find
 // by it. Where it stays, DiscardRoot must come for it: that is not definite.
-func (u *iamUser) notMade(ctx context.Context, err error) error {
+func (u *iamUser) untagAfterFailure(ctx context.Context, err error) error {
 	if issuer.Definite(err) {
 		if untagged := u.untag(ctx); untagged != nil {
-			return issuer.Garbledf("%s; and the tag %s of the IAM user %s could not be taken away again", redact.Theirs(err.Error()), rotationTag, redact.Theirs(u.name))
+			return issuer.Malformedf("%s; and the tag %s of the IAM user %s could not be taken away again", redact.Untrusted(err.Error()), rotationTag, redact.Untrusted(u.name))
 		}
 	}
 	return err

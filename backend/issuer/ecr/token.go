@@ -24,7 +24,7 @@ const (
 	checkName = "regcred-check"
 
 	maxSessionName = 64
-	randomTail     = 27 // '-' and what tells names apart, at the end of one
+	uniqueSuffix   = 27 // '-' and what tells names apart, at the end of one
 )
 
 // Check asks AWS who the principal is and has it mint a token, which is thrown
@@ -36,12 +36,12 @@ func (t *tokens) Check(ctx context.Context) (issuer.Status, error) {
 	}
 	who, err := t.identity(ctx, session)
 	if err != nil {
-		return issuer.Status{}, explain(err)
+		return issuer.Status{}, convertError(err)
 	}
 	if _, err := t.token(ctx, session); err != nil {
 		return issuer.Status{}, err
 	}
-	status := issuer.Status{Identity: redact.Theirs(who)}
+	status := issuer.Status{Identity: redact.Untrusted(who)}
 	if strings.HasSuffix(who, ":root") {
 		status.Warnings = []string{"the key is that of the AWS account's root user, which may do anything; make an IAM user or role that may do what ECR needs, and delete the root user's key"}
 	}
@@ -67,7 +67,7 @@ func (t *tokens) Revoke(context.Context, issuer.Settings, string) error { return
 // environment, which could lead the credentials elsewhere.
 func (t *tokens) config(creds aws.CredentialsProvider) aws.Config {
 	c := aws.Config{
-		Region:      t.place.region,
+		Region:      t.scope.region,
 		Credentials: creds,
 		HTTPClient:  t.conn.HTTP,
 		Retryer:     func() aws.Retryer { return t.retryer },
@@ -82,7 +82,7 @@ func (t *tokens) config(creds aws.CredentialsProvider) aws.Config {
 // role, limited to what the role's fields say, or the connection's own.
 func (t *tokens) session(ctx context.Context, name string, role issuer.Settings) (aws.CredentialsProvider, error) {
 	if _, err := t.creds.Retrieve(ctx); err != nil {
-		return nil, noCredentials(ctx, err)
+		return nil, credentialsError(ctx, err)
 	}
 	arn := t.conn.Settings[fieldRoleARN]
 	if arn == "" {
@@ -91,18 +91,18 @@ func (t *tokens) session(ctx context.Context, name string, role issuer.Settings)
 	in := &sts.AssumeRoleInput{
 		RoleArn:         aws.String(arn),
 		RoleSessionName: aws.String(name),
-		Policy:          aws.String(sessionPolicy(t.place, partition(arn), role)),
+		Policy:          aws.String(sessionPolicy(t.scope, partition(arn), role)),
 	}
 	if id := t.conn.Settings[fieldExternalID]; id != "" {
 		in.ExternalId = aws.String(id)
 	}
 	out, err := sts.NewFromConfig(t.config(t.creds)).AssumeRole(ctx, in)
 	if err != nil {
-		return nil, explain(err)
+		return nil, convertError(err)
 	}
 	got := out.Credentials
 	if got == nil || aws.ToString(got.AccessKeyId) == "" || aws.ToString(got.SecretAccessKey) == "" || aws.ToString(got.SessionToken) == "" {
-		return nil, issuer.Garbledf("the answer to AssumeRole has no credentials")
+		return nil, issuer.Malformedf("the answer to AssumeRole has no credentials")
 	}
 	return credentials.NewStaticCredentialsProvider(*got.AccessKeyId, *got.SecretAccessKey, *got.SessionToken), nil
 }
@@ -113,7 +113,7 @@ func sessionName(name string) string {
 	if len(name) <= maxSessionName {
 		return name
 	}
-	return name[:maxSessionName-randomTail] + name[len(name)-randomTail:]
+	return name[:maxSessionName-uniqueSuffix] + name[len(name)-uniqueSuffix:]
 }
 
 // identity returns the ARN of the principal. Its errors are those of the SDK.
@@ -123,28 +123,28 @@ func (t *tokens) identity(ctx context.Context, creds aws.CredentialsProvider) (s
 		return "", err
 	}
 	if aws.ToString(out.Arn) == "" {
-		return "", issuer.Garbledf("the answer to GetCallerIdentity has no ARN")
+		return "", issuer.Malformedf("the answer to GetCallerIdentity has no ARN")
 	}
 	return *out.Arn, nil
 }
 
 func (t *tokens) token(ctx context.Context, creds aws.CredentialsProvider) (issuer.Credential, error) {
-	if t.place.public {
+	if t.scope.public {
 		out, err := ecrpublic.NewFromConfig(t.config(creds)).GetAuthorizationToken(ctx, nil)
 		switch {
 		case err != nil:
-			return issuer.Credential{}, explain(err)
+			return issuer.Credential{}, convertError(err)
 		case out.AuthorizationData == nil:
-			return issuer.Credential{}, issuer.Garbledf("the answer to GetAuthorizationToken has no token")
+			return issuer.Credential{}, issuer.Malformedf("the answer to GetAuthorizationToken has no token")
 		}
 		return credential(out.AuthorizationData.AuthorizationToken, out.AuthorizationData.ExpiresAt)
 	}
 	out, err := ecr.NewFromConfig(t.config(creds)).GetAuthorizationToken(ctx, nil)
 	switch {
 	case err != nil:
-		return issuer.Credential{}, explain(err)
+		return issuer.Credential{}, convertError(err)
 	case len(out.AuthorizationData) == 0:
-		return issuer.Credential{}, issuer.Garbledf("the answer to GetAuthorizationToken has no token")
+		return issuer.Credential{}, issuer.Malformedf("the answer to GetAuthorizationToken has no token")
 	}
 	return credential(out.AuthorizationData[0].AuthorizationToken, out.AuthorizationData[0].ExpiresAt)
 }
@@ -155,10 +155,10 @@ func credential(token *string, expiresAt *time.Time) (issuer.Credential, error) 
 	username, password, found := strings.Cut(string(text), ":")
 	switch {
 	case err != nil, !found, username == "", password == "":
-		return issuer.Credential{}, issuer.Garbledf("the answer to GetAuthorizationToken has a token that is not base64 of user:password")
+		return issuer.Credential{}, issuer.Malformedf("the answer to GetAuthorizationToken has a token that is not base64 of user:password")
 	case expiresAt == nil:
 		// Without it, a token would be taken for one that never ends.
-		return issuer.Credential{}, issuer.Garbledf("the answer to GetAuthorizationToken does not say when the token ends")
+		return issuer.Credential{}, issuer.Malformedf("the answer to GetAuthorizationToken does not say when the token ends")
 	}
 	return issuer.Credential{Username: username, Password: dockerconfig.NewSecret(password), ExpiresAt: *expiresAt}, nil
 }

@@ -340,8 +340,8 @@ func TestAnswersThatLackWhatTheyMustHave(t *testing.T) {
 	})
 }
 
-// ofTheMachine makes the environment the only place with AWS credentials.
-func ofTheMachine(t *testing.T, key ecrtest.Key) {
+// useAmbientCredentials makes the environment the only place with AWS credentials.
+func useAmbientCredentials(t *testing.T, key ecrtest.Key) {
 	t.Helper()
 	none := filepath.Join(t.TempDir(), "none")
 	for name, value := range map[string]string{
@@ -363,7 +363,7 @@ func TestCredentialsOfTheMachine(t *testing.T) {
 		c.Secrets = nil
 		return subject(s, c, s.Role()).Open(t)
 	}
-	ofTheMachine(t, s.AddKey(ecrtest.User))
+	useAmbientCredentials(t, s.AddKey(ecrtest.User))
 	client, target := own()
 	if minted := mint(t, client, target, issuer.NewName("x")); !s.Pulls(minted, "team/app") {
 		t.Error("want a credential that pulls")
@@ -374,7 +374,7 @@ func TestCredentialsOfTheMachine(t *testing.T) {
 		t.Errorf("want definite errors, got %v", err)
 	}
 
-	ofTheMachine(t, ecrtest.Key{})
+	useAmbientCredentials(t, ecrtest.Key{})
 	client, target = own()
 	calls := len(s.Calls())
 	err = tryMint(t, client, target)

@@ -19,8 +19,8 @@ import (
 )
 
 const (
-	pageSize = 50 // Gitea's default limit for one page
-	readings = 5  // of a list that changes meanwhile
+	pageSize     = 50 // Gitea's default limit for one page
+	maxListReads = 5  // of a list that changes meanwhile
 )
 
 // transport signs each request in. The SDK itself can manage the tokens of no
@@ -53,22 +53,22 @@ func (g *gitea) client(ctx context.Context, account string, signedIn transport) 
 		sdk.SetContext(ctx), sdk.SetBasicAuth(account, ""))
 }
 
-// call makes a call for an account with the administrative credential.
+// call makes a call for an account with the root credential.
 func (g *gitea) call(ctx context.Context, account string, do func(*sdk.Client) (*sdk.Response, error)) (*sdk.Response, error) {
 	client, err := g.client(ctx, account, transport{username: g.username, secret: g.password})
 	if err != nil {
 		return nil, issuer.Failed(err)
 	}
 	resp, err := do(client)
-	return resp, answered(resp, err)
+	return resp, mapError(resp, err)
 }
 
-// follow is call for an account that may have been renamed, and took its tokens
+// callFollowingRename is call for an account that may have been renamed, and took its tokens
 // along. Gitea redirects from the old name to the new one. Of the redirect only
 // the name is used, never the address.
-func (g *gitea) follow(ctx context.Context, account string, do func(*sdk.Client) (*sdk.Response, error)) error {
+func (g *gitea) callFollowingRename(ctx context.Context, account string, do func(*sdk.Client) (*sdk.Response, error)) error {
 	resp, err := g.call(ctx, account, do)
-	if name := newName(resp); name != "" {
+	if name := renamedTo(resp); name != "" {
 		_, err = g.call(ctx, name, do)
 	}
 	return err
@@ -76,9 +76,9 @@ func (g *gitea) follow(ctx context.Context, account string, do func(*sdk.Client)
 
 var tokensOf = regexp.MustCompile(`/api/v1/users/([^/]+)/tokens`)
 
-// newName returns what an account is called now, if the answer is a redirect
+// renamedTo returns what an account is called now, if the answer is a redirect
 // that tells it.
-func newName(resp *sdk.Response) string {
+func renamedTo(resp *sdk.Response) string {
 	if resp == nil || resp.StatusCode != http.StatusTemporaryRedirect {
 		return ""
 	}
@@ -93,8 +93,8 @@ func newName(resp *sdk.Response) string {
 	return match[1]
 }
 
-// answered maps an error of the SDK.
-func answered(resp *sdk.Response, err error) error {
+// mapError maps an error of the SDK.
+func mapError(resp *sdk.Response, err error) error {
 	if err == nil || resp == nil || resp.StatusCode/100 == 2 {
 		return issuer.Failed(err)
 	}
@@ -109,8 +109,8 @@ func isNotFound(err error) bool { return issuer.StatusOf(err) == http.StatusNotF
 
 func isRefused(err error) bool { return issuer.StatusOf(err) == http.StatusUnauthorized }
 
-// me returns the account that the administrative credential is of.
-func (g *gitea) me(ctx context.Context) (*sdk.User, error) {
+// currentUser returns the account that the root credential is of.
+func (g *gitea) currentUser(ctx context.Context) (*sdk.User, error) {
 	var me *sdk.User
 	_, err := g.call(ctx, g.username, func(c *sdk.Client) (resp *sdk.Response, err error) {
 		me, resp, err = c.GetMyUserInfo()
@@ -120,64 +120,64 @@ func (g *gitea) me(ctx context.Context) (*sdk.User, error) {
 	case err != nil:
 		return nil, err
 	case me.UserName == "":
-		return nil, issuer.Garbledf("the answer does not say whose the administrative credential is")
+		return nil, issuer.Malformedf("the answer does not say whose the root credential is")
 	case !strings.EqualFold(me.UserName, g.username):
 		// Gitea looks at no user name beside an access token.
-		return nil, issuer.Refusedf("the administrative credential is an access token of the account %s; write username=%s to the connection", redact.Theirs(me.UserName), redact.Theirs(me.UserName))
+		return nil, issuer.Refusedf("the root credential is an access token of the account %s; write username=%s to the connection", redact.Untrusted(me.UserName), redact.Untrusted(me.UserName))
 	}
 	return me, nil
 }
 
-// create makes an access token.
-func (g *gitea) create(ctx context.Context, account, name string, scopes []sdk.AccessTokenScope) (*sdk.AccessToken, error) {
+// createToken makes an access token.
+func (g *gitea) createToken(ctx context.Context, account, name string, scopes []sdk.AccessTokenScope) (*sdk.AccessToken, error) {
 	var token *sdk.AccessToken
 	resp, err := g.call(ctx, account, func(c *sdk.Client) (resp *sdk.Response, err error) {
 		token, resp, err = c.CreateAccessToken(sdk.CreateAccessTokenOption{Name: name, Scopes: scopes})
 		return resp, err
 	})
-	if renamed := newName(resp); renamed != "" {
+	if renamed := renamedTo(resp); renamed != "" {
 		// It is for allowed_targets to say whether the new name is covered.
-		return nil, issuer.Refusedf("the account %s is called %s now; write user=%s to the role", account, redact.Theirs(renamed), redact.Theirs(renamed))
+		return nil, issuer.Refusedf("the account %s is called %s now; write user=%s to the role", account, redact.Untrusted(renamed), redact.Untrusted(renamed))
 	}
 	if err != nil {
 		return nil, err
 	}
 	if token.ID == 0 || token.Token == "" {
-		return nil, issuer.Garbledf("the answer has no access token")
+		return nil, issuer.Malformedf("the answer has no access token")
 	}
 	return token, nil
 }
 
-// remove deletes an access token.
-func (g *gitea) remove(ctx context.Context, account string, id int64) error {
-	return g.follow(ctx, account, func(c *sdk.Client) (*sdk.Response, error) {
+// deleteToken deletes an access token.
+func (g *gitea) deleteToken(ctx context.Context, account string, id int64) error {
+	return g.callFollowingRename(ctx, account, func(c *sdk.Client) (*sdk.Response, error) {
 		resp, err := c.DeleteAccessToken(id)
 		if err == nil && resp.StatusCode != http.StatusNoContent {
-			err = issuer.Garbledf("answered %d %s to a deletion, where 204 is right", resp.StatusCode, http.StatusText(resp.StatusCode))
+			err = issuer.Malformedf("answered %d %s to a deletion, where 204 is right", resp.StatusCode, http.StatusText(resp.StatusCode))
 		}
 		return resp, err
 	})
 }
 
-// list returns all access tokens of an account.
-func (g *gitea) list(ctx context.Context, account string) ([]*sdk.AccessToken, error) {
+// listTokens returns all access tokens of an account.
+func (g *gitea) listTokens(ctx context.Context, account string) ([]*sdk.AccessToken, error) {
 	var tokens []*sdk.AccessToken
-	err := g.follow(ctx, account, func(c *sdk.Client) (resp *sdk.Response, err error) {
-		for range readings {
+	err := g.callFollowingRename(ctx, account, func(c *sdk.Client) (resp *sdk.Response, err error) {
+		for range maxListReads {
 			var complete bool
-			if tokens, complete, resp, err = read(c); complete || err != nil {
+			if tokens, complete, resp, err = readPages(c); complete || err != nil {
 				return resp, err
 			}
 		}
-		return resp, issuer.Garbledf("the list of the access tokens of %s changed each time that it was read", account)
+		return resp, issuer.Malformedf("the list of the access tokens of %s changed each time that it was read", account)
 	})
 	return tokens, err
 }
 
-// read reads the pages of the list once. It is not complete if tokens came or
+// readPages reads the pages of the list once. It is not complete if tokens came or
 // went meanwhile, because those behind them move to another page, and one of
 // them may have been missed.
-func read(c *sdk.Client) (tokens []*sdk.AccessToken, complete bool, resp *sdk.Response, err error) {
+func readPages(c *sdk.Client) (tokens []*sdk.AccessToken, complete bool, resp *sdk.Response, err error) {
 	byID := map[int64]*sdk.AccessToken{}
 	first := ""
 	for page := 1; ; page++ {
@@ -196,7 +196,7 @@ func read(c *sdk.Client) (tokens []*sdk.AccessToken, complete bool, resp *sdk.Re
 		before := len(byID)
 		for _, token := range found {
 			if token == nil {
-				return nil, false, resp, issuer.Garbledf("the list of access tokens has an element that is none")
+				return nil, false, resp, issuer.Malformedf("the list of access tokens has an element that is none")
 			}
 			byID[token.ID] = token
 		}

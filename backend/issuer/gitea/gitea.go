@@ -30,7 +30,7 @@ func Type() issuer.Type {
 		ConnectionFields: map[string]*framework.FieldSchema{
 			"username": {
 				Type:        framework.TypeString,
-				Description: "Name of the account that the administrative credential is of.",
+				Description: "Name of the account that the root credential is of.",
 			},
 			"password": {
 				Type:         framework.TypeString,
@@ -99,7 +99,7 @@ func open(c issuer.Connection) (issuer.Issuer, error) {
 
 // Check implements [issuer.Issuer].
 func (g *gitea) Check(ctx context.Context) (issuer.Status, error) {
-	me, err := g.me(ctx)
+	me, err := g.currentUser(ctx)
 	if err != nil {
 		return issuer.Status{}, err
 	}
@@ -110,7 +110,7 @@ func (g *gitea) Check(ctx context.Context) (issuer.Status, error) {
 			"%s is a site administrator, so roles can mint for every account that allowed_targets does not rule out; roles for one account need only that account's own credential", me.UserName))
 	}
 	// This also shows that the API lets tokens be managed with the credential.
-	own, err := g.ownTokens(ctx)
+	own, err := g.candidateTokens(ctx)
 	if err != nil {
 		return issuer.Status{}, err
 	}
@@ -135,12 +135,12 @@ func checkScopes(scopes []sdk.AccessTokenScope) (warning string, err error) {
 	case !slices.Contains(scopes, scopeWriteUser) && !slices.Contains(scopes, sdk.AccessTokenScopeAll):
 		return "", issuer.Refusedf("the access token that stands in for the password lacks the scope %s, without which it cannot mint", scopeWriteUser)
 	case len(scopes) > 1 || scopes[0] != scopeWriteUser:
-		return fmt.Sprintf("the access token that stands in for the password has the scopes %s; %s is all that is needed", redact.Theirs(listed(scopes)), scopeWriteUser), nil
+		return fmt.Sprintf("the access token that stands in for the password has the scopes %s; %s is all that is needed", redact.Untrusted(joinScopes(scopes)), scopeWriteUser), nil
 	}
 	return "", nil
 }
 
-func listed(scopes []sdk.AccessTokenScope) string {
+func joinScopes(scopes []sdk.AccessTokenScope) string {
 	var names []string
 	for _, scope := range scopes {
 		names = append(names, string(scope))
@@ -151,7 +151,7 @@ func listed(scopes []sdk.AccessTokenScope) string {
 // Mint implements [issuer.Issuer]. Gitea's tokens have no expiry.
 func (g *gitea) Mint(ctx context.Context, r issuer.Request) (issuer.Credential, error) {
 	account := r.For["user"]
-	token, err := g.create(ctx, account, r.Name, []sdk.AccessTokenScope{sdk.AccessTokenScopeReadPackage})
+	token, err := g.createToken(ctx, account, r.Name, []sdk.AccessTokenScope{sdk.AccessTokenScopeReadPackage})
 	if err != nil {
 		return issuer.Credential{}, err
 	}
@@ -165,9 +165,9 @@ func (g *gitea) Mint(ctx context.Context, r issuer.Request) (issuer.Credential, 
 // Find implements [issuer.Issuer].
 func (g *gitea) Find(ctx context.Context, target issuer.Settings, name string) ([]string, error) {
 	account := target["user"]
-	tokens, err := g.list(ctx, account)
+	tokens, err := g.listTokens(ctx, account)
 	if err != nil {
-		return nil, g.unlessGone(ctx, account, err)
+		return nil, g.ignoreIfGone(ctx, account, err)
 	}
 	var ids []string
 	for _, token := range tokens {
@@ -185,17 +185,17 @@ func (g *gitea) Revoke(ctx context.Context, target issuer.Settings, id string) e
 		return issuer.Refusedf("%q is not the ID of an access token", id)
 	}
 	account := target["user"]
-	return g.unlessGone(ctx, account, g.remove(ctx, account, number))
+	return g.ignoreIfGone(ctx, account, g.deleteToken(ctx, account, number))
 }
 
-// unlessGone returns nil for an answer 404 if it tells that the token, or its
+// ignoreIfGone returns nil for an answer 404 if it tells that the token, or its
 // account, is gone. An account that may not be seen, or a proxy in front of a
 // Gitea that is down, is answered in the same way.
-func (g *gitea) unlessGone(ctx context.Context, account string, err error) error {
+func (g *gitea) ignoreIfGone(ctx context.Context, account string, err error) error {
 	if !isNotFound(err) {
 		return err
 	}
-	me, meErr := g.me(ctx)
+	me, meErr := g.currentUser(ctx)
 	switch {
 	case meErr != nil:
 		return meErr

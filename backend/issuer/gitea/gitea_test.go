@@ -282,7 +282,7 @@ func TestCheckOfOddAnswers(t *testing.T) {
 		answers map[string]http.HandlerFunc
 		want    string
 	}{
-		"nobody":    {map[string]http.HandlerFunc{"GET /user": says(200, `{}`)}, "does not say whose the administrative credential is"},
+		"nobody":    {map[string]http.HandlerFunc{"GET /user": says(200, `{}`)}, "does not say whose the root credential is"},
 		"no tokens": {map[string]http.HandlerFunc{"GET /user": me, "GET /users/alice/tokens": says(401, `{"message":"auth required"}`)}, "auth required"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -31,7 +31,7 @@ func newPassword() dockerconfig.Secret {
 // PrepareRoot implements [issuer.RootRotator]. A token gets a second one beside
 // it; a password is made up only.
 func (g *gitea) PrepareRoot(ctx context.Context, name string) (issuer.Root, error) {
-	me, err := g.me(ctx)
+	me, err := g.currentUser(ctx)
 	if err != nil {
 		return issuer.Root{}, err
 	}
@@ -54,21 +54,21 @@ func newRoot(password dockerconfig.Secret) issuer.Root {
 }
 
 func (g *gitea) prepareToken(ctx context.Context, name string) (issuer.Root, error) {
-	own, err := g.ownTokens(ctx)
+	own, err := g.candidateTokens(ctx)
 	if err != nil {
 		return issuer.Root{}, err
 	}
 	if len(own) != 1 {
-		return issuer.Root{}, notOne(own)
+		return issuer.Root{}, errAmbiguousToken(own)
 	}
-	token, err := g.create(ctx, g.username, name, own[0].Scopes)
+	token, err := g.createToken(ctx, g.username, name, own[0].Scopes)
 	if err != nil {
 		return issuer.Root{}, err
 	}
 	return newRoot(dockerconfig.NewSecret(token.Token)), nil
 }
 
-func notOne(own []*sdk.AccessToken) error {
+func errAmbiguousToken(own []*sdk.AccessToken) error {
 	return issuer.Refusedf("%d access tokens of the account end as the one does that stands in for the password, where it must be 1; write another access token to the connection, and delete this one in Gitea (Settings, Applications)", len(own))
 }
 
@@ -82,7 +82,7 @@ func (g *gitea) ActivateRoot(ctx context.Context, root issuer.Root) error {
 	if isRefused(err) {
 		renewed := *g
 		renewed.password = password
-		if _, renewedErr := renewed.me(ctx); renewedErr == nil {
+		if _, renewedErr := renewed.currentUser(ctx); renewedErr == nil {
 			return nil // it is in force already
 		}
 	}
@@ -90,7 +90,7 @@ func (g *gitea) ActivateRoot(ctx context.Context, root issuer.Root) error {
 }
 
 func (g *gitea) setPassword(ctx context.Context, password dockerconfig.Secret) error {
-	me, err := g.me(ctx)
+	me, err := g.currentUser(ctx)
 	if err != nil {
 		return err
 	}
@@ -111,7 +111,7 @@ func (g *gitea) DiscardRoot(ctx context.Context, name string) error {
 	if !hasTokenShape(g.password) {
 		return nil
 	}
-	tokens, err := g.list(ctx, g.username)
+	tokens, err := g.listTokens(ctx, g.username)
 	if err != nil {
 		return err
 	}
@@ -119,7 +119,7 @@ func (g *gitea) DiscardRoot(ctx context.Context, name string) error {
 		if token.Name != name {
 			continue
 		}
-		if err := g.remove(ctx, g.username, token.ID); err != nil && !isNotFound(err) {
+		if err := g.deleteToken(ctx, g.username, token.ID); err != nil && !isNotFound(err) {
 			return err
 		}
 	}
@@ -131,27 +131,27 @@ func (g *gitea) RetireRoot(ctx context.Context) error {
 	if !hasTokenShape(g.password) {
 		return nil
 	}
-	own, err := g.ownTokens(ctx)
+	own, err := g.candidateTokens(ctx)
 	switch {
 	case isRefused(err):
 		return nil
 	case err != nil:
 		return err
 	case len(own) != 1:
-		return notOne(own)
+		return errAmbiguousToken(own)
 	}
-	err = g.remove(ctx, g.username, own[0].ID)
+	err = g.deleteToken(ctx, g.username, own[0].ID)
 	if isRefused(err) || isNotFound(err) {
 		return nil
 	}
 	return err
 }
 
-// ownTokens returns the account's tokens that may be the one that stands in for
+// candidateTokens returns the account's tokens that may be the one that stands in for
 // the password: those that end in the same way. All but one are so by a chance
 // of one in 2^32; there is none if it is a password.
-func (g *gitea) ownTokens(ctx context.Context) ([]*sdk.AccessToken, error) {
-	tokens, err := g.list(ctx, g.username)
+func (g *gitea) candidateTokens(ctx context.Context) ([]*sdk.AccessToken, error) {
+	tokens, err := g.listTokens(ctx, g.username)
 	if err != nil || !hasTokenShape(g.password) {
 		return nil, err
 	}
@@ -169,7 +169,7 @@ func (g *gitea) isToken(ctx context.Context) (bool, error) {
 		return false, issuer.Failed(err)
 	}
 	_, resp, err := client.GetMyUserInfo()
-	if err = answered(resp, err); isRefused(err) {
+	if err = mapError(resp, err); isRefused(err) {
 		return false, nil
 	}
 	return err == nil, err

@@ -38,26 +38,26 @@ func (g *gitlab) call(ctx context.Context, method, path string, in, out any) (*a
 	return resp, issuer.Failed(err)
 }
 
-// refused is an answer that is not of success.
-type refused struct {
+// refusal is an answer that is not of success.
+type refusal struct {
 	error  // from issuer.Answered
 	status int
-	said   answer // zero if it was not GitLab that spoke, but a proxy
+	said   errorBody // zero if it was not GitLab that spoke, but a proxy
 }
 
-func (r *refused) Unwrap() error { return r.error }
+func (r *refusal) Unwrap() error { return r.error }
 
-// answer is the body of a refusal: either message, which can be a text or
+// errorBody is the body of a refusal: either message, which can be a text or
 // texts by field, or error with error_description.
-type answer struct {
+type errorBody struct {
 	Message     any    `json:"message"`
 	Error       string `json:"error"`
 	Description string `json:"error_description"`
 }
 
-func (a answer) String() string {
+func (b errorBody) String() string {
 	var parts []string
-	for _, part := range []string{flatten(a.Message), a.Error, a.Description} {
+	for _, part := range []string{flatten(b.Message), b.Error, b.Description} {
 		if part != "" {
 			parts = append(parts, part)
 		}
@@ -82,13 +82,13 @@ func flatten(message any) string {
 	return strings.Join(parts, ", ")
 }
 
-// refusals makes errors of all answers that are not of success. The client
+// refusalTransport makes errors of all answers that are not of success. The client
 // library would not say what GitLab has said with a 404, would repeat whole web
 // pages of a proxy, and take 304 for success.
-type refusals struct{ next http.RoundTripper }
+type refusalTransport struct{ next http.RoundTripper }
 
 // RoundTrip implements [http.RoundTripper].
-func (r refusals) RoundTrip(in *http.Request) (*http.Response, error) {
+func (r refusalTransport) RoundTrip(in *http.Request) (*http.Response, error) {
 	resp, err := r.next.RoundTrip(in)
 	if err != nil {
 		return nil, err
@@ -104,18 +104,18 @@ func (r refusals) RoundTrip(in *http.Request) (*http.Response, error) {
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if done {
-		return nil, issuer.Garbledf("answered %d to a deletion, where 204 is right", resp.StatusCode)
+		return nil, issuer.Malformedf("answered %d to a deletion, where 204 is right", resp.StatusCode)
 	}
-	e := &refused{status: resp.StatusCode}
+	e := &refusal{status: resp.StatusCode}
 	if body, err := io.ReadAll(io.LimitReader(resp.Body, maxRefusal)); err != nil || json.Unmarshal(body, &e.said) != nil {
-		e.said = answer{}
+		e.said = errorBody{}
 	}
 	e.error = issuer.Answered(resp.StatusCode, resp.Header, e.said.String())
 	return nil, e
 }
 
-func asRefused(err error) (*refused, bool) {
-	var r *refused
+func asRefusal(err error) (*refusal, bool) {
+	var r *refusal
 	ok := errors.As(err, &r)
 	return r, ok
 }
@@ -124,28 +124,28 @@ func asRefused(err error) (*refused, bool) {
 // project or group. A 404 of a proxy, or of a server that is no GitLab, says
 // nothing about tokens.
 func isGone(err error) bool {
-	r, ok := asRefused(err)
+	r, ok := asRefusal(err)
 	return ok && r.status == http.StatusNotFound && strings.HasPrefix(flatten(r.said.Message), "404")
 }
 
-// isNoToken reports whether GitLab itself has answered that the token of the
+// isInvalidToken reports whether GitLab itself has answered that the token of the
 // connection is none, or none any more.
-func isNoToken(err error) bool {
-	r, ok := asRefused(err)
+func isInvalidToken(err error) bool {
+	r, ok := asRefusal(err)
 	return ok && r.status == http.StatusUnauthorized &&
 		(strings.HasPrefix(flatten(r.said.Message), "401") || r.said.Error == "invalid_token")
 }
 
-// listed is a token in a list, whatever its kind.
-type listed struct {
+// tokenEntry is a token in a list, whatever its kind.
+type tokenEntry struct {
 	ID      int64  `json:"id"`
 	Name    string `json:"name"`
 	Revoked bool   `json:"revoked"`
 	Active  *bool  `json:"active"` // deploy tokens have it not
 }
 
-// listing is what a list is asked for.
-type listing struct {
+// listOptions is what a list is asked for.
+type listOptions struct {
 	UserID  int64  `url:"user_id,omitempty"`
 	Search  string `url:"search,omitempty"`
 	State   string `url:"state,omitempty"`
@@ -157,21 +157,21 @@ type listing struct {
 // not ended. Where others are deleted while the pages are read, those behind
 // them move to a page that has been read already; so it reads again until the
 // list has not changed.
-func (g *gitlab) find(ctx context.Context, path string, list listing, name string) ([]string, error) {
+func (g *gitlab) find(ctx context.Context, path string, list listOptions, name string) ([]string, error) {
 	for range maxReads {
 		ids, changed, err := g.read(ctx, path, list, name)
 		if err != nil || len(ids) > 0 || !changed {
 			return ids, err
 		}
 	}
-	return nil, issuer.Garbledf("the list of tokens changed each time it was read, so one may have been overlooked")
+	return nil, issuer.Malformedf("the list of tokens changed each time it was read, so one may have been overlooked")
 }
 
-func (g *gitlab) read(ctx context.Context, path string, list listing, name string) (ids []string, changed bool, err error) {
+func (g *gitlab) read(ctx context.Context, path string, list listOptions, name string) (ids []string, changed bool, err error) {
 	list.PerPage = perPage
 	total := int64(-1)
 	for list.Page = 1; ; {
-		var page []listed
+		var page []tokenEntry
 		resp, err := g.call(ctx, http.MethodGet, path, list, &page)
 		if err != nil {
 			return nil, false, err
@@ -188,7 +188,7 @@ func (g *gitlab) read(ctx context.Context, path string, list listing, name strin
 		case resp.NextPage == 0:
 			return ids, changed, nil
 		case resp.NextPage <= list.Page:
-			return nil, false, issuer.Garbledf("the list of tokens leads back to a page that was read")
+			return nil, false, issuer.Malformedf("the list of tokens leads back to a page that was read")
 		}
 		list.Page = resp.NextPage
 	}

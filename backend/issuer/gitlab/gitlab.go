@@ -138,32 +138,32 @@ type gitlab struct {
 	now                 func() time.Time
 }
 
-// unlimited is in place of the client library's limiter, which would hold calls
+// noRateLimit is in place of the client library's limiter, which would hold calls
 // back for longer than they may take.
-type unlimited struct{}
+type noRateLimit struct{}
 
-func (unlimited) Wait(context.Context) error { return nil }
+func (noRateLimit) Wait(context.Context) error { return nil }
 
-// notInTokens is what no header can carry, and no token of GitLab's has.
-var notInTokens = regexp.MustCompile(`[^!-~]`)
+// notInToken is what no header can carry, and no token of GitLab's has.
+var notInToken = regexp.MustCompile(`[^!-~]`)
 
 func open(c issuer.Connection) (issuer.Issuer, error) {
 	token, group := c.Secrets[fieldToken].Reveal(), c.Settings[fieldServiceAccountGroup]
 	switch {
 	case token == "":
 		return nil, errors.New("token: must be set, to a personal access token with the scope api")
-	case notInTokens.MatchString(token):
+	case notInToken.MatchString(token):
 		return nil, errors.New("token: must be a personal access token: letters, digits and punctuation, without white space")
 	case group != "" && !isPath(group):
 		return nil, errors.New("service_account_group: must be the full path of a group, not its number or URL")
 	}
 	inner := *c.HTTP
-	inner.Transport = refusals{next: c.HTTP.Transport}
+	inner.Transport = refusalTransport{next: c.HTTP.Transport}
 	client, err := api.NewClient(token,
 		api.WithBaseURL(c.URL),
 		api.WithHTTPClient(&inner),
 		api.WithoutRetries(),
-		api.WithCustomLimiter(unlimited{}),
+		api.WithCustomLimiter(noRateLimit{}),
 	)
 	if err != nil {
 		return nil, fmt.Errorf("url: must be that of GitLab: %w", err)
@@ -193,9 +193,9 @@ func (g *gitlab) Check(ctx context.Context) (issuer.Status, error) {
 		return issuer.Status{}, err
 	}
 	if user.Username == "" {
-		return issuer.Status{}, issuer.Garbledf("the answer does not say whose the token is")
+		return issuer.Status{}, issuer.Malformedf("the answer does not say whose the token is")
 	}
-	status := issuer.Status{Identity: redact.Theirs(user.Username), ExpiresAt: midnight(token.ExpiresAt)}
+	status := issuer.Status{Identity: redact.Untrusted(user.Username), ExpiresAt: expiryOf(token.ExpiresAt)}
 	if user.IsAdmin {
 		status.Warnings = append(status.Warnings, "the token is an administrator's: it may do more than is needed; a user who is Maintainer of the projects, or Owner of the groups, is enough")
 	}
@@ -213,16 +213,16 @@ func (g *gitlab) self(ctx context.Context) (api.PersonalAccessToken, error) {
 	case err != nil:
 		return token, err
 	case token.ID == 0 || token.UserID == 0:
-		return token, issuer.Garbledf("the answer does not describe the token")
+		return token, issuer.Malformedf("the answer does not describe the token")
 	case token.Revoked || !token.Active:
 		return token, issuer.Refusedf("the token is revoked or has expired")
 	}
 	return token, nil
 }
 
-// midnight is when a token with a date of expiry ends: at the start of it. It
+// expiryOf is when a token with a date of expiry ends: at the start of it. It
 // is zero for one without.
-func midnight(date *api.ISOTime) time.Time {
+func expiryOf(date *api.ISOTime) time.Time {
 	if date == nil {
 		return time.Time{}
 	}

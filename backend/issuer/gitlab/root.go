@@ -39,7 +39,7 @@ func (g *gitlab) PrepareRoot(ctx context.Context, name string) (issuer.Root, err
 	case err != nil:
 		return issuer.Root{}, err
 	case token.Token == "":
-		return issuer.Root{}, issuer.Garbledf("the answer has no token")
+		return issuer.Root{}, issuer.Malformedf("the answer has no token")
 	}
 	return issuer.Root{Secrets: issuer.Secrets{fieldToken: dockerconfig.NewSecret(token.Token)}}, nil
 }
@@ -53,22 +53,22 @@ func nextExpiry(old api.PersonalAccessToken, now time.Time) *api.ISOTime {
 	}
 	days := maxDays
 	if old.CreatedAt != nil {
-		lifetime := midnight(old.ExpiresAt).Sub(old.CreatedAt.UTC().Truncate(day))
+		lifetime := expiryOf(old.ExpiresAt).Sub(old.CreatedAt.UTC().Truncate(day))
 		days = min(days, max(1, int(lifetime/day)))
 	}
 	date := api.ISOTime(now.UTC().Truncate(day).AddDate(0, 0, days))
 	return &date
 }
 
-const byHand = "make a new token in GitLab and write it with: vault write regcred/connections/NAME token=…"
+const replaceManually = "make a new token in GitLab and write it with: vault write regcred/connections/NAME token=…"
 
 func (g *gitlab) notRotatable(status int) error {
 	if g.serviceAccountGroup != "" {
 		return issuer.Refusedf("answered %d to making the next token: GitLab lets only Owners of the group %q and administrators make tokens of its service accounts, of which the user of the token must be one; else %s",
-			status, g.serviceAccountGroup, byHand)
+			status, g.serviceAccountGroup, replaceManually)
 	}
 	return issuer.Refusedf("answered %d to making the next token: GitLab lets only administrators make tokens of users (where Admin Mode is on, with the scope admin_mode), and Owners of a group those of its service accounts (name the group in service_account_group of the connection); else %s",
-		status, byHand)
+		status, replaceManually)
 }
 
 // ActivateRoot implements [issuer.RootRotator]: a token is in force once made.
@@ -80,7 +80,7 @@ func (g *gitlab) DiscardRoot(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	ids, err := g.find(ctx, "personal_access_tokens", listing{UserID: self.UserID, State: "active", Search: name}, name)
+	ids, err := g.find(ctx, "personal_access_tokens", listOptions{UserID: self.UserID, State: "active", Search: name}, name)
 	if err != nil {
 		return err
 	}
@@ -95,7 +95,7 @@ func (g *gitlab) DiscardRoot(ctx context.Context, name string) error {
 // RetireRoot implements [issuer.RootRotator]: the old token revokes itself.
 func (g *gitlab) RetireRoot(ctx context.Context) error {
 	_, err := g.call(ctx, http.MethodDelete, "personal_access_tokens/self", nil, nil)
-	if isNoToken(err) {
+	if isInvalidToken(err) {
 		return nil
 	}
 	return err

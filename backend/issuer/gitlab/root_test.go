@@ -151,7 +151,7 @@ func TestDiscardRootAfterLostAnswer(t *testing.T) {
 }
 
 func TestRootOfOthersIsNotRotatable(t *testing.T) {
-	const byHand = "vault write regcred/connections/NAME token=…"
+	const replaceManually = "vault write regcred/connections/NAME token=…"
 	s := gitlabtest.New(t)
 	user := s.AddUser("vault", false)
 	s.SetMember(gitlabtest.Project, user, gitlabtest.Maintainer)
@@ -177,7 +177,7 @@ func TestRootOfOthersIsNotRotatable(t *testing.T) {
 			}
 			before := s.Admins()
 			_, err := open(t, s, c, s.Role()).PrepareRoot(t.Context(), "regcred-root-x")
-			wantError(t, err, 0, true, test.says, byHand)
+			wantError(t, err, 0, true, test.says, replaceManually)
 			if diff := cmp.Diff(before, s.Admins()); diff != "" {
 				t.Errorf("want nothing made (-want +got):\n%s", diff)
 			}

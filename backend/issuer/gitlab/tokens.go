@@ -47,7 +47,7 @@ func (g *gitlab) Mint(ctx context.Context, r issuer.Request) (issuer.Credential,
 
 func (g *gitlab) mintDeployToken(ctx context.Context, r issuer.Request) (issuer.Credential, error) {
 	scopes, _ := scopesFor(r.For)
-	until := wholeSecond(r.ExpiresAt)
+	until := ceilToSecond(r.ExpiresAt)
 	var token api.DeployToken
 	// The options are the same for groups.
 	if _, err := g.call(ctx, http.MethodPost, tokensOf(r.For), api.CreateProjectDeployTokenOptions{
@@ -65,7 +65,7 @@ func (g *gitlab) mintDeployToken(ctx context.Context, r issuer.Request) (issuer.
 	if token.ExpiresAt != nil {
 		minted.ExpiresAt = token.ExpiresAt.UTC()
 	}
-	return whole(minted, token.ID)
+	return validate(minted, token.ID)
 }
 
 func (g *gitlab) mintAccessToken(ctx context.Context, r issuer.Request) (issuer.Credential, error) {
@@ -80,24 +80,24 @@ func (g *gitlab) mintAccessToken(ctx context.Context, r issuer.Request) (issuer.
 	}, &token); err != nil {
 		return issuer.Credential{}, err
 	}
-	return whole(issuer.Credential{
+	return validate(issuer.Credential{
 		ID:        fmt.Sprint(token.ID),
 		Username:  r.Name, // GitLab takes any
 		Password:  dockerconfig.NewSecret(token.Token),
-		ExpiresAt: midnight(token.ExpiresAt),
+		ExpiresAt: expiryOf(token.ExpiresAt),
 	}, token.ID)
 }
 
-// whole refuses what could not be used, or not be revoked.
-func whole(minted issuer.Credential, id int64) (issuer.Credential, error) {
+// validate refuses what could not be used, or not be revoked.
+func validate(minted issuer.Credential, id int64) (issuer.Credential, error) {
 	if id <= 0 || minted.Username == "" || minted.Password.Reveal() == "" {
-		return issuer.Credential{}, issuer.Garbledf("the answer has no token")
+		return issuer.Credential{}, issuer.Malformedf("the answer has no token")
 	}
 	return minted, nil
 }
 
-// wholeSecond returns the first whole second that is not before a time.
-func wholeSecond(t time.Time) time.Time {
+// ceilToSecond returns the first whole second that is not before a time.
+func ceilToSecond(t time.Time) time.Time {
 	second := t.UTC().Truncate(time.Second)
 	if second.Before(t) {
 		second = second.Add(time.Second)
@@ -107,9 +107,9 @@ func wholeSecond(t time.Time) time.Time {
 
 // Find implements [issuer.Issuer].
 func (g *gitlab) Find(ctx context.Context, target issuer.Settings, name string) ([]string, error) {
-	var list listing
+	var list listOptions
 	if target[fieldTokenType] == accessToken {
-		list = listing{State: "active", Search: name}
+		list = listOptions{State: "active", Search: name}
 	}
 	ids, err := g.find(ctx, tokensOf(target), list, name)
 	if isGone(err) {

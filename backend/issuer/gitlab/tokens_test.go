@@ -176,7 +176,7 @@ func TestPermissions(t *testing.T) {
 }
 
 // An access token of a project mints deploy tokens, and no access tokens.
-func TestAccessTokenAsAdministrativeCredential(t *testing.T) {
+func TestAccessTokenAsRootCredential(t *testing.T) {
 	s := gitlabtest.New(t)
 	c := s.ConnectionWith(s.AddResourceToken(gitlabtest.Project, "admin", []string{"api"}, gitlabtest.Maintainer))
 	open(t, s, c, kinds[0]).mint(t, "regcred-x", time.Now().Add(time.Hour))

@@ -28,7 +28,7 @@ type api struct {
 	now  func() time.Time
 }
 
-type login struct {
+type basicAuth struct {
 	username string
 	password dockerconfig.Secret
 }
@@ -45,7 +45,7 @@ type call struct {
 }
 
 // do makes a call and returns the header of the answer.
-func (a api) do(ctx context.Context, as login, c call) (http.Header, error) {
+func (a api) do(ctx context.Context, as basicAuth, c call) (http.Header, error) {
 	request, err := a.request(ctx, as, c)
 	if err != nil {
 		return nil, issuer.Failed(err)
@@ -56,7 +56,7 @@ func (a api) do(ctx context.Context, as login, c call) (http.Header, error) {
 	}
 	defer func() { _ = answer.Body.Close() }()
 	if answer.StatusCode < 200 || answer.StatusCode > 299 {
-		said := message(answer.Body)
+		said := errorMessage(answer.Body)
 		if answer.StatusCode == http.StatusForbidden && c.forbidden != "" {
 			said += " (" + c.forbidden + ")"
 		}
@@ -65,7 +65,7 @@ func (a api) do(ctx context.Context, as login, c call) (http.Header, error) {
 	if c.out == nil {
 		// A page that a proxy answers with status 200 does not prove that it was done.
 		if said, _ := io.CopyN(io.Discard, answer.Body, 1); said > 0 {
-			return nil, issuer.Garbledf("answered %d with a body, where Harbor has none", answer.StatusCode)
+			return nil, issuer.Malformedf("answered %d with a body, where Harbor has none", answer.StatusCode)
 		}
 		return answer.Header, nil
 	}
@@ -75,7 +75,7 @@ func (a api) do(ctx context.Context, as login, c call) (http.Header, error) {
 	return answer.Header, nil
 }
 
-func (a api) request(ctx context.Context, as login, c call) (*http.Request, error) {
+func (a api) request(ctx context.Context, as basicAuth, c call) (*http.Request, error) {
 	var body io.Reader
 	if c.in != nil {
 		encoded, err := json.Marshal(c.in)
@@ -103,8 +103,8 @@ func (a api) request(ctx context.Context, as login, c call) (*http.Request, erro
 	return request, nil
 }
 
-// message returns what Harbor says in the body of an error.
-func message(body io.Reader) string {
+// errorMessage returns what Harbor says in the body of an error.
+func errorMessage(body io.Reader) string {
 	var said struct {
 		Errors []struct {
 			Code    string `json:"code"`
@@ -136,7 +136,7 @@ type account struct {
 
 // whoami asks who a login is; the error has the status 401 where it is
 // refused.
-func (a api) whoami(ctx context.Context, as login) (account, error) {
+func (a api) whoami(ctx context.Context, as basicAuth) (account, error) {
 	var who account
 	_, err := a.do(ctx, as, call{method: http.MethodGet, path: "/users/current", out: &who})
 	switch {
@@ -146,14 +146,14 @@ func (a api) whoami(ctx context.Context, as login) (account, error) {
 	case err != nil:
 		return account{}, err
 	case who.ID == 0 || who.Username == "":
-		return account{}, issuer.Garbledf("the answer names no user")
+		return account{}, issuer.Malformedf("the answer names no user")
 	}
 	return who, nil
 }
 
 // projectID returns the number of a project, by which robot accounts are
 // listed.
-func (a api) projectID(ctx context.Context, as login, name string) (int64, error) {
+func (a api) projectID(ctx context.Context, as basicAuth, name string) (int64, error) {
 	var project struct {
 		ID int64 `json:"project_id"`
 	}
@@ -162,7 +162,7 @@ func (a api) projectID(ctx context.Context, as login, name string) (int64, error
 		forbidden: "there is no project " + name + ", or the administrator is neither its project administrator nor a robot account with its permission project: read",
 	})
 	if err == nil && project.ID <= 0 {
-		err = issuer.Garbledf("the answer has no project")
+		err = issuer.Malformedf("the answer has no project")
 	}
 	return project.ID, err
 }
@@ -170,12 +170,12 @@ func (a api) projectID(ctx context.Context, as login, name string) (int64, error
 // list returns the robot accounts of a place whose names match: "" is all,
 // "~" and a text are those with the text in them, else it is the name without
 // Harbor's prefix.
-func (a api) list(ctx context.Context, as login, where place, name string) ([]robot, error) {
+func (a api) list(ctx context.Context, as basicAuth, scope registryScope, name string) ([]robot, error) {
 	// Without a level, Harbor lists the system-level ones; with that level it
 	// did, before 2.13, list those of all projects too.
 	var conditions []string
-	if where.project != "" {
-		conditions = append(conditions, "Level=project", "ProjectID="+strconv.FormatInt(where.id, 10))
+	if scope.project != "" {
+		conditions = append(conditions, "Level=project", "ProjectID="+strconv.FormatInt(scope.id, 10))
 	}
 	if name != "" {
 		conditions = append(conditions, "Name="+name)

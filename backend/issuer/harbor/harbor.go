@@ -43,7 +43,7 @@ func Type() issuer.Type {
 		ConnectionFields: map[string]*framework.FieldSchema{
 			fieldUsername: {
 				Type:        framework.TypeString,
-				Description: "Name of the account that the administrative credential is of.",
+				Description: "Name of the account that the root credential is of.",
 			},
 			fieldPassword: {
 				Type:         framework.TypeString,
@@ -108,7 +108,7 @@ func parseProjects(list string) ([]string, error) {
 // robots is the [issuer.Issuer], named after what it mints.
 type robots struct {
 	api
-	admin login
+	admin basicAuth
 }
 
 var _ issuer.RootRotator = (*robots)(nil)
@@ -124,6 +124,6 @@ func open(c issuer.Connection) (issuer.Issuer, error) {
 	}
 	return &robots{
 		api:   api{url: c.URL + "/api/v2.0", http: c.HTTP, now: c.Now},
-		admin: login{username: username, password: password},
+		admin: basicAuth{username: username, password: password},
 	}, nil
 }

@@ -48,26 +48,26 @@ type access struct {
 	Effect   string `json:"effect,omitempty"`
 }
 
-// made is the answer to making one. Its secret is never shown again.
-type made struct {
-	ID        int64    `json:"id"`
-	Name      string   `json:"name"`
-	Secret    received `json:"secret"`
-	ExpiresAt int64    `json:"expires_at"`
+// createdRobot is the answer to making one. Its secret is never shown again.
+type createdRobot struct {
+	ID        int64          `json:"id"`
+	Name      string         `json:"name"`
+	Secret    receivedSecret `json:"secret"`
+	ExpiresAt int64          `json:"expires_at"`
 }
 
-// received is a secret in an answer.
-type received struct{ dockerconfig.Secret }
+// receivedSecret is a secret in an answer.
+type receivedSecret struct{ dockerconfig.Secret }
 
 // UnmarshalText implements [encoding.TextUnmarshaler].
-func (r *received) UnmarshalText(text []byte) error {
+func (r *receivedSecret) UnmarshalText(text []byte) error {
 	r.Secret = dockerconfig.NewSecret(string(text))
 	return nil
 }
 
-// place is where robot accounts are: in a project, or in the system, which
+// registryScope is where robot accounts are: in a project, or in the system, which
 // has neither name nor number.
-type place struct {
+type registryScope struct {
 	project string
 	id      int64
 }
@@ -86,7 +86,7 @@ func (r *robots) Mint(ctx context.Context, asked issuer.Request) (issuer.Credent
 		wanted.Level = levelSystem
 	}
 	got, err := r.create(ctx, wanted)
-	if outOfScope(err) {
+	if exceedsOwnPermissions(err) {
 		// To Harbor, a permission that allows is not the same as one that does
 		// not say so, and a robot account gives away only what it has itself.
 		wanted.Permissions = permissionsFor(projects, asked.For[fieldAccess], "allow")
@@ -99,7 +99,7 @@ func (r *robots) Mint(ctx context.Context, asked issuer.Request) (issuer.Credent
 		ID:        strconv.FormatInt(got.ID, 10),
 		Username:  got.Name,
 		Password:  got.Secret.Secret,
-		ExpiresAt: ends(got.ExpiresAt),
+		ExpiresAt: expiryTime(got.ExpiresAt),
 	}, nil
 }
 
@@ -117,32 +117,32 @@ func permissionsFor(projects []string, may, effect string) []permission {
 	return permissions
 }
 
-// outOfScope reports whether a robot account was to give more than it has.
-func outOfScope(err error) bool {
+// exceedsOwnPermissions reports whether a robot account was to give more than it has.
+func exceedsOwnPermissions(err error) bool {
 	return issuer.StatusOf(err) == http.StatusForbidden && strings.Contains(err.Error(), "permission scope")
 }
 
 // create makes a robot account. The error is definite where none was made.
-func (r *robots) create(ctx context.Context, wanted robot) (made, error) {
+func (r *robots) create(ctx context.Context, wanted robot) (createdRobot, error) {
 	forbidden := "robot accounts of one project are made by its project administrator, or by a robot account that has robot: create and what it gives, in that project"
 	if wanted.Level == levelSystem {
 		forbidden = "robot accounts for several projects are made by a system administrator, or by a system-level robot account that has robot: create and what it gives"
 	}
-	var got made
+	var got createdRobot
 	_, err := r.do(ctx, r.admin, call{method: http.MethodPost, path: "/robots", in: wanted, out: &got, forbidden: forbidden})
 	switch {
 	case err != nil:
-		return made{}, err
+		return createdRobot{}, err
 	case got.ID <= 0 || got.Secret.Reveal() == "" || !strings.HasSuffix(got.Name, wanted.Name):
-		return made{}, issuer.Garbledf("the answer has no robot account of the name that was asked for")
+		return createdRobot{}, issuer.Malformedf("the answer has no robot account of the name that was asked for")
 	case got.ExpiresAt == 0:
-		return made{}, issuer.Garbledf("the answer does not say when the robot account ends")
+		return createdRobot{}, issuer.Malformedf("the answer does not say when the robot account ends")
 	}
 	return got, nil
 }
 
-// ends is Harbor's time at which a robot account ends; -1 is never.
-func ends(seconds int64) time.Time {
+// expiryTime is Harbor's time at which a robot account ends; -1 is never.
+func expiryTime(seconds int64) time.Time {
 	if seconds < 0 {
 		return time.Time{}
 	}
@@ -151,7 +151,7 @@ func ends(seconds int64) time.Time {
 
 // Find implements [issuer.Issuer].
 func (r *robots) Find(ctx context.Context, target issuer.Settings, name string) ([]string, error) {
-	var where place
+	var scope registryScope
 	if projects := strings.Split(target[fieldProjects], ","); len(projects) == 1 {
 		id, err := r.projectID(ctx, r.admin, projects[0])
 		if issuer.StatusOf(err) == http.StatusNotFound {
@@ -160,23 +160,23 @@ func (r *robots) Find(ctx context.Context, target issuer.Settings, name string) 
 		if err != nil {
 			return nil, err
 		}
-		where = place{project: projects[0], id: id}
+		scope = registryScope{project: projects[0], id: id}
 	}
-	return r.find(ctx, where, name)
+	return r.find(ctx, scope, name)
 }
 
 // find returns the IDs of the robot accounts with a name.
-func (r *robots) find(ctx context.Context, where place, name string) ([]string, error) {
+func (r *robots) find(ctx context.Context, scope registryScope, name string) ([]string, error) {
 	// Harbor's prefix is not known here. In the system, Harbor is asked for
 	// exactly the name, which it keeps without the prefix. In a project it keeps
 	// project+name, and cannot be asked for that, because some versions take the
 	// plus sign for a blank; there the name is all that follows that sign, which
 	// Harbor allows in no name.
 	filter, matches := name, func(full string) bool { return strings.HasSuffix(full, name) }
-	if where.project != "" {
+	if scope.project != "" {
 		filter, matches = "~"+name, func(full string) bool { _, short, _ := cutLast(full, "+"); return short == name }
 	}
-	listed, err := r.list(ctx, r.admin, where, filter)
+	listed, err := r.list(ctx, r.admin, scope, filter)
 	if err != nil {
 		return nil, err
 	}
@@ -212,7 +212,7 @@ func (r *robots) Check(ctx context.Context) (issuer.Status, error) {
 	case who.robot:
 		return r.checkRobot(ctx)
 	}
-	status := issuer.Status{Identity: redact.Theirs(who.Username)}
+	status := issuer.Status{Identity: redact.Untrusted(who.Username)}
 	if who.Username == r.admin.username {
 		status.Identity = who.Username
 	}
@@ -238,5 +238,5 @@ func (r *robots) checkRobot(ctx context.Context) (issuer.Status, error) {
 	if len(lacks) > 0 {
 		return issuer.Status{}, issuer.Refusedf("the robot account %s cannot mint and revoke, because it lacks the permissions %s", r.admin.username, strings.Join(lacks, ", "))
 	}
-	return issuer.Status{Identity: r.admin.username, ExpiresAt: ends(self.ExpiresAt)}, nil
+	return issuer.Status{Identity: r.admin.username, ExpiresAt: expiryTime(self.ExpiresAt)}, nil
 }

@@ -65,7 +65,7 @@ func (r *robots) hasPassword(ctx context.Context, who account) error {
 		return err
 	}
 	if info.Mode != localAuth && who.ID != adminID {
-		return issuer.Refusedf("the password of %s is not kept by Harbor, whose users come from elsewhere (%s): change it there and write it to the connection, or use a robot account as administrator", redact.Theirs(who.Username), redact.Theirs(info.Mode))
+		return issuer.Refusedf("the password of %s is not kept by Harbor, whose users come from elsewhere (%s): change it there and write it to the connection, or use a robot account as administrator", redact.Untrusted(who.Username), redact.Untrusted(info.Mode))
 	}
 	return nil
 }
@@ -91,10 +91,10 @@ func (r *robots) ActivateRoot(ctx context.Context, root issuer.Root) error {
 	// The old one is refused: perhaps because an earlier call has changed it.
 	// The old one is tried first, because Harbor locks a user for a moment
 	// after a wrong one.
-	_, err = r.whoami(ctx, login{username: r.admin.username, password: password})
+	_, err = r.whoami(ctx, basicAuth{username: r.admin.username, password: password})
 	if issuer.StatusOf(err) == http.StatusUnauthorized {
 		// Not definite: a lock looks the same, and then either may be in force.
-		return issuer.Garbledf("answered 401 Unauthorized to the old and the new password of %s: it was changed elsewhere, or Harbor has locked the user for a moment after wrong ones", r.admin.username)
+		return issuer.Malformedf("answered 401 Unauthorized to the old and the new password of %s: it was changed elsewhere, or Harbor has locked the user for a moment after wrong ones", r.admin.username)
 	}
 	return err
 }
@@ -118,11 +118,11 @@ func (r *robots) DiscardRoot(ctx context.Context, name string) error {
 	if err != nil || !who.robot {
 		return err
 	}
-	_, where, err := r.self(ctx)
+	_, scope, err := r.self(ctx)
 	if err != nil {
 		return err
 	}
-	ids, err := r.find(ctx, where, name)
+	ids, err := r.find(ctx, scope, name)
 	if err != nil {
 		return err
 	}
@@ -157,19 +157,19 @@ func (r *robots) retire(ctx context.Context) error {
 }
 
 // self returns the robot account that the administrator is, and where it is.
-func (r *robots) self(ctx context.Context) (robot, place, error) {
+func (r *robots) self(ctx context.Context) (robot, registryScope, error) {
 	prefixed, short, inProject := cutLast(r.admin.username, "+")
 	if !inProject {
-		self, err := r.selfIn(ctx, place{}, "")
-		return self, place{}, err
+		self, err := r.selfIn(ctx, registryScope{}, "")
+		return self, registryScope{}, err
 	}
 	// Harbor's prefix is not known, and may look like a part of the project's
 	// name: robot-team+x is of the project robot-team or, more likely, team.
 	var first error
 	for _, project := range projectsIn(prefixed) {
-		self, where, err := r.selfInProject(ctx, project, short)
+		self, scope, err := r.selfInProject(ctx, project, short)
 		if err == nil {
-			return self, where, nil
+			return self, scope, nil
 		}
 		if first == nil {
 			first = err
@@ -178,21 +178,21 @@ func (r *robots) self(ctx context.Context) (robot, place, error) {
 	if first == nil {
 		first = r.notListed()
 	}
-	return robot{}, place{}, first
+	return robot{}, registryScope{}, first
 }
 
-func (r *robots) selfInProject(ctx context.Context, project, short string) (robot, place, error) {
+func (r *robots) selfInProject(ctx context.Context, project, short string) (robot, registryScope, error) {
 	id, err := r.projectID(ctx, r.admin, project)
 	if err != nil {
-		return robot{}, place{}, err
+		return robot{}, registryScope{}, err
 	}
-	where := place{project: project, id: id}
-	self, err := r.selfIn(ctx, where, "~"+short)
-	return self, where, err
+	scope := registryScope{project: project, id: id}
+	self, err := r.selfIn(ctx, scope, "~"+short)
+	return self, scope, err
 }
 
-func (r *robots) selfIn(ctx context.Context, where place, name string) (robot, error) {
-	listed, err := r.list(ctx, r.admin, where, name)
+func (r *robots) selfIn(ctx context.Context, scope registryScope, name string) (robot, error) {
+	listed, err := r.list(ctx, r.admin, scope, name)
 	if err != nil {
 		return robot{}, err
 	}
@@ -213,14 +213,14 @@ func (r *robots) notListed() error {
 func projectsIn(text string) []string {
 	var names []string
 	for i := range text {
-		if (i == 0 || !isWord(text[i-1])) && projectName.MatchString(text[i:]) {
+		if (i == 0 || !isAlphanumeric(text[i-1])) && projectName.MatchString(text[i:]) {
 			names = append(names, text[i:])
 		}
 	}
 	return names
 }
 
-func isWord(c byte) bool { return c >= 'a' && c <= 'z' || c >= '0' && c <= '9' }
+func isAlphanumeric(c byte) bool { return c >= 'a' && c <= 'z' || c >= '0' && c <= '9' }
 
 func cutLast(text, sep string) (before, after string, found bool) {
 	if i := strings.LastIndex(text, sep); i >= 0 {

@@ -64,8 +64,8 @@ func (s Subject) Open(t testing.TB) (*issuer.Client, issuer.Target) {
 func Conform(t *testing.T, fresh func(t *testing.T) Subject) {
 	t.Run("mints, finds and revokes", func(t *testing.T) { mintsFindsAndRevokes(t, fresh(t)) })
 	t.Run("target is stable", func(t *testing.T) { targetIsStable(t, fresh(t)) })
-	t.Run("bad administrative credential", func(t *testing.T) { badCredential(t, fresh(t)) })
-	t.Run("administrative credential is replaced", func(t *testing.T) { rotatesRoot(t, fresh(t)) })
+	t.Run("bad root credential", func(t *testing.T) { badCredential(t, fresh(t)) })
+	t.Run("root credential is replaced", func(t *testing.T) { rotatesRoot(t, fresh(t)) })
 	t.Run("faults", func(t *testing.T) {
 		if fresh(t).Server == nil {
 			return
@@ -211,7 +211,7 @@ func rotatesRoot(t *testing.T, s Subject) {
 		}
 	}
 	if _, err := old.Check(t.Context()); err == nil {
-		t.Error("want the old administrative credential to be refused")
+		t.Error("want the old root credential to be refused")
 	}
 	mint(t, client, target, issuer.NewName("after"))
 

@@ -3,17 +3,15 @@
 package issuer
 
 import (
-	"context"
-	"crypto/tls"
+	"cmp"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
-	"strconv"
 	"time"
 
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
+	"vault-plugin-secrets-regcred/backend/neterror"
 	"vault-plugin-secrets-regcred/backend/redact"
 )
 
@@ -98,7 +96,7 @@ func Answered(status int, header http.Header, said string) error {
 	}
 	switch status {
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
-		e.RetryAfter = parseRetryAfter(header.Get("Retry-After"))
+		e.RetryAfter = neterror.RetryAfter(header, time.Now())
 	}
 	if status >= 300 && status < 400 {
 		e.message = fmt.Sprintf("answered %d, a redirect, which is not followed because it could lead the root credential elsewhere; write the url to which it leads", status)
@@ -137,42 +135,9 @@ func notSent(err error) bool {
 }
 
 func describeFailure(err error) string {
-	var (
-		timeout net.Error
-		dns     *net.DNSError
-		cert    *tls.CertificateVerificationError
-		op      *net.OpError
-		large   *http.MaxBytesError
-	)
-	switch {
-	case errors.Is(err, context.Canceled):
-		return "the call was cancelled"
-	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
-		return "gave no complete answer within the time limit"
-	case errors.As(err, &cert):
-		return "its TLS certificate is not trusted (ca_pem of the connection takes certificates of a private CA): " + redact.Untrusted(cert.Err.Error())
-	case errors.As(err, &dns):
-		return "its name cannot be resolved"
-	case errors.Is(err, http.ErrSchemeMismatch):
-		return "answers plain http where https was asked for"
-	case errors.As(err, &op):
-		return "the connection failed: " + redact.Untrusted(op.Error())
-	case errors.As(err, &large):
-		return fmt.Sprintf("the answer is longer than %d bytes", large.Limit)
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return "the connection was closed in the middle of the answer"
+	text := cmp.Or(neterror.Describe(err), "the answer could not be understood")
+	if neterror.IsUntrustedCertificate(err) {
+		text += "; ca_pem of the connection takes the certificates of a private CA"
 	}
-	return "the answer could not be understood"
-}
-
-// parseRetryAfter reads the header of that name, in either form; 0 if it says
-// nothing usable.
-func parseRetryAfter(header string) time.Duration {
-	if seconds, err := strconv.ParseUint(header, 10, 31); err == nil {
-		return time.Duration(seconds) * time.Second
-	}
-	if at, err := http.ParseTime(header); err == nil {
-		return max(0, time.Until(at).Round(time.Second))
-	}
-	return 0
+	return text
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/hashicorp/go-retryablehttp"
 
+	"vault-plugin-secrets-regcred/backend/neterror"
 	"vault-plugin-secrets-regcred/backend/registry"
 )
 
@@ -114,5 +115,5 @@ func retryIdempotent(ctx context.Context, resp *http.Response, err error) (bool,
 }
 
 func waitIsAcceptable(resp *http.Response) bool {
-	return parseRetryAfter(resp.Header.Get("Retry-After")) <= maxRetryWait
+	return neterror.RetryAfter(resp.Header, time.Now()) <= maxRetryWait
 }

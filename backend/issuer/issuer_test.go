@@ -218,9 +218,9 @@ func TestWhatNobodyAnswers(t *testing.T) {
 		message  string
 	}{
 		"nobody listens":     {closed, true, "the connection failed"},
-		"no such name":       {"https://registry.invalid", true, "its name cannot be resolved"},
+		"no such name":       {"https://registry.invalid", true, "the name cannot be resolved: lookup registry.invalid"},
 		"cloud metadata":     {"http://169.254.169.254", true, "is an address that no registry has; nothing was sent there"},
-		"plain http for TLS": {strings.Replace(tls.URL, "http://", "https://", 1), false, "plain http where https was asked for"},
+		"plain http for TLS": {strings.Replace(tls.URL, "http://", "https://", 1), false, "the server answered an https request with plain http"},
 		"no complete answer": {hanging.URL, false, "no complete answer within the time limit"},
 	} {
 		t.Run(name, func(t *testing.T) {

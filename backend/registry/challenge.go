@@ -22,6 +22,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
+	"vault-plugin-secrets-regcred/backend/neterror"
 )
 
 // connect finds out how to reach the registry and returns its challenge.
@@ -180,7 +181,7 @@ func (s *session) token(ctx context.Context, challenge *transport.Challenge, sco
 	switch {
 	case statusOf(err) == http.StatusNotFound:
 		return "", failf(Unreachable, "the token server %s answered 404", untrusted(realm.Host))
-	case err != nil && s.guard.status == http.StatusOK && describeNetwork(err) == "":
+	case err != nil && s.guard.status == http.StatusOK && neterror.Describe(err) == "":
 		return "", failf(Unreachable, "the token server %s answered without a token", untrusted(realm.Host))
 	case err != nil:
 		return "", err

@@ -90,7 +90,7 @@ func TestFaults(t *testing.T) {
 		{"breaks off", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, Unreachable, []string{"closed"}},
 		{"breaks off after the login", faulty(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }), Unreachable, []string{"closed"}},
 		{"fails", status(500, "secret-of-the-server"), Unreachable, []string{"the registry answered 500 Internal Server Error"}},
-		{"fails after the login", faulty(status(503, `{"errors":[{"code":"UNAVAILABLE","message":"in maintenance"}]}`, "Retry-After", "Wed, 21 Oct 2026 07:28:00 GMT")), Unreachable, []string{"503 Service Unavailable: UNAVAILABLE: in maintenance; it can be asked again at 2026-10-21T07:28:00Z"}},
+		{"fails after the login", faulty(status(503, `{"errors":[{"code":"UNAVAILABLE","message":"in maintenance"}]}`, "Retry-After", time.Now().UTC().Add(time.Hour).Format(http.TimeFormat))), Unreachable, []string{"503 Service Unavailable: UNAVAILABLE: in maintenance; it can be asked again in "}},
 		{"limits the rate", status(429, tooMany, "Retry-After", "90"), Unreachable, []string{"429 Too Many Requests: TOOMANYREQUESTS: slow down; it can be asked again in 1m30s"}},
 		{"limits the rate after the login", faulty(status(429, tooMany, "Retry-After", "90")), Unreachable, []string{"429 Too Many Requests; it can be asked again in 1m30s"}},
 		{"limits the rate until something else", status(429, "", "Retry-After", "<script>"), Unreachable, []string{"the registry answered 429 Too Many Requests"}},

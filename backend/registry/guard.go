@@ -7,11 +7,11 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
+	"vault-plugin-secrets-regcred/backend/neterror"
 )
 
 const (
@@ -44,7 +44,7 @@ type guard struct {
 	answered   origin                // of the last answer, as are
 	status     int                   // this
 	header     http.Header           // and this
-	retryAfter string                // for a person; empty if the registry said nothing usable
+	retryAfter time.Duration         // 0 if the registry said nothing usable
 	sent       []dockerconfig.Secret // credentials and tokens that were let through
 }
 
@@ -101,7 +101,7 @@ func (g *guard) check(method string, u *url.URL) error {
 func (g *guard) checkAnswer(resp *http.Response) error {
 	switch resp.StatusCode {
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
-		g.retryAfter = parseRetryAfter(resp.Header.Get("Retry-After"))
+		g.retryAfter = neterror.RetryAfter(resp.Header, time.Now())
 	case http.StatusUnauthorized:
 		if !g.trusts(resp.Request.URL) {
 			return failf(Unreachable, "the registry leads to %s, which asks for a credential; it goes only to the registry and its token server", untrusted(resp.Request.URL.Host))
@@ -117,17 +117,6 @@ func (g *guard) checkAnswer(resp *http.Response) error {
 		return g.check(resp.Request.Method, location)
 	}
 	return nil
-}
-
-// parseRetryAfter returns what a Retry-After header says, for a person.
-func parseRetryAfter(header string) string {
-	if seconds, err := strconv.ParseUint(header, 10, 31); err == nil {
-		return "in " + (time.Duration(seconds) * time.Second).String()
-	}
-	if at, err := http.ParseTime(header); err == nil {
-		return "at " + at.UTC().Format(time.RFC3339)
-	}
-	return ""
 }
 
 // origin is scheme, host and port: what a credential is bound to.

@@ -4,17 +4,14 @@ package registry
 
 import (
 	"cmp"
-	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
+	"vault-plugin-secrets-regcred/backend/neterror"
 	"vault-plugin-secrets-regcred/backend/redact"
 )
 
@@ -46,7 +43,7 @@ func (s *session) toResult(err error) Result {
 	verdict := Unreachable
 	switch statusOf(err) {
 	case 0:
-		return Result{Verdict: verdict, Message: cmp.Or(describeNetwork(err), "the answer is not that of a registry")}
+		return Result{Verdict: verdict, Message: cmp.Or(neterror.Describe(err), "the answer is not that of a registry")}
 	case http.StatusUnauthorized, http.StatusForbidden:
 		verdict = Denied
 	case http.StatusNotFound:
@@ -88,8 +85,8 @@ func (s *session) describe(err error) string {
 	if len(own) > 0 {
 		text += ": " + untrusted(strings.Join(own, "; "))
 	}
-	if s.guard.retryAfter != "" {
-		text += "; it can be asked again " + s.guard.retryAfter
+	if wait := s.guard.retryAfter; wait > 0 {
+		text += fmt.Sprintf("; it can be asked again in %s", wait)
 	}
 	return text
 }
@@ -103,37 +100,6 @@ func (s *session) serverName(req *http.Request) string {
 		return "the token server " + untrusted(req.URL.Host)
 	}
 	return untrusted(req.URL.Host)
-}
-
-// describeNetwork says why there was no complete answer, and is empty for an
-// error about what a complete one says.
-func describeNetwork(err error) string {
-	var (
-		timeout net.Error
-		dns     *net.DNSError
-		cert    *tls.CertificateVerificationError
-		op      *net.OpError
-		large   *http.MaxBytesError
-	)
-	switch {
-	case errors.Is(err, context.Canceled):
-		return "verifying was cancelled"
-	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
-		return "there was no complete answer within the time limit"
-	case errors.As(err, &cert):
-		return "the TLS certificate is not trusted: " + untrusted(cert.Err.Error())
-	case errors.As(err, &dns):
-		return "the name cannot be resolved: " + untrusted(dns.Error())
-	case errors.As(err, &op):
-		return "the connection failed: " + untrusted(op.Error())
-	case errors.Is(err, http.ErrSchemeMismatch):
-		return "the registry answers plain http, which is accepted only from localhost and loopback addresses"
-	case errors.As(err, &large):
-		return fmt.Sprintf("the answer is longer than %d bytes", large.Limit)
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return "the connection was closed in the middle of the answer"
-	}
-	return ""
 }
 
 // untrusted marks a text that came from a server, and may hold what it was sent.

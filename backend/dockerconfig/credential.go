@@ -29,9 +29,9 @@ func ParseUsername(input string) (string, error) {
 	case input == "":
 		return "", errors.New("must not be empty: Docker cannot load an entry without a user name; where the registry takes any name with a token, write one such as token")
 	case strings.Contains(input, ":"):
-		return "", errors.New("must not contain ':': every tool takes what follows it for the password")
+		return "", errors.New("must not contain ':': every tool takes what follows it as the password")
 	case strings.ContainsFunc(input, unicode.IsControl):
-		return "", errors.New("must not contain control characters; a name read from a file may end with a newline, which must go")
+		return "", errors.New("must not contain control characters; a name read from a file may end with a newline: remove it")
 	}
 	return input, checkText(input)
 }
@@ -75,7 +75,7 @@ func ParseEmail(input string) (string, error) {
 // of the request, so that is refused as well.
 func checkText(s string) error {
 	if !utf8.ValidString(s) || strings.ContainsRune(s, utf8.RuneError) {
-		return errors.New("must be UTF-8: it has bytes that are not (or U+FFFD, which stands in their place), and JSON cannot carry them")
+		return errors.New("must be UTF-8: it has bytes that are not, or the character U+FFFD that replaces such bytes, and JSON cannot carry them")
 	}
 	return nil
 }

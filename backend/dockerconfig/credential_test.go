@@ -29,12 +29,12 @@ func TestUsernameIsKeptAsItIs(t *testing.T) {
 }
 
 func TestUsernameThatReadersCannotDecodeIsRefused(t *testing.T) {
-	control := refusal{"must not contain control characters", "which must go"}
+	control := refusal{"must not contain control characters", "remove it"}
 	notText := refusal{"bytes that are not", "must be UTF-8"}
 	for input, want := range map[string]refusal{
 		"":                   {"Docker cannot load an entry without a user name", "write one such as token"},
-		":":                  {"must not contain ':'", "takes what follows it for the password"},
-		"user:" + marker:     {"must not contain ':'", "takes what follows it for the password"},
+		":":                  {"must not contain ':'", "takes what follows it as the password"},
+		"user:" + marker:     {"must not contain ':'", "takes what follows it as the password"},
 		marker + "\n":        control,
 		marker + "\r":        control,
 		marker + "\x00":      control,

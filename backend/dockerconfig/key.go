@@ -124,7 +124,7 @@ func cutScheme(input string) (string, error) {
 	case "https", "http":
 		return rest, nil
 	}
-	return "", errors.New("must have no scheme (or https:// or http://, which are left out); give only the registry, such as registry.example.com")
+	return "", errors.New("must have no scheme other than https:// or http://; give only the registry, such as registry.example.com")
 }
 
 // checkHost accepts what an image name can have in front of its first slash,
@@ -134,7 +134,7 @@ func checkHost(hostport string) error {
 	if end := strings.LastIndexByte(hostport, ']'); strings.HasPrefix(hostport, "[") && end > 0 {
 		host, port = hostport[:end+1], hostport[end+1:]
 		if port, hasPort = strings.CutPrefix(port, ":"); !hasPort && port != "" {
-			return errors.New("must have nothing but a port behind the IPv6 address, such as [::1]:5000")
+			return errors.New("must have only a port after the IPv6 address, such as [::1]:5000")
 		}
 		if addr, err := netip.ParseAddr(host[1:end]); err != nil || !addr.Is6() || addr.Zone() != "" || addr.Is4In6() {
 			return errors.New("must have a valid IPv6 address between the brackets, such as [::1]:5000")
@@ -150,7 +150,7 @@ func checkHost(hostport string) error {
 		return fmt.Errorf("must have a host of at most %d bytes", maxHostLength)
 	}
 	if hasPort && !validPort(port) {
-		return errors.New("must have a port from 1 to 65535 behind the ':', such as registry.example.com:5000; an image's tag does not belong here")
+		return errors.New("must have a port from 1 to 65535 after the ':', such as registry.example.com:5000; an image's tag does not belong here")
 	}
 	literal := strings.ReplaceAll(hostport, "*", "x")
 	if named, err := reference.WithName(literal + "/x"); err != nil || reference.Domain(named) != literal {

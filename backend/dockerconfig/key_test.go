@@ -162,7 +162,7 @@ func TestParseKeyRefusesWhatIsNoRegistry(t *testing.T) {
 		"other scheme":     {[]string{"ftp://registry.example.com", "oci://registry.example.com", "docker://registry.example.com", "://registry.example.com", marker + "://registry.example.com"}, refusal{"must have no scheme", example}},
 		"bare IPv6":        {[]string{"::1", "2001:db8::1", "a:1:2", "[::1"}, refusal{"must have an IPv6 address in brackets", "[::1]:5000"}},
 		"broken IPv6":      {[]string{"[]", "[]:5000", "[::g]", "[1.2.3.4]", "[::1%eth0]:5000", "[::ffff:1.2.3.4]", "[:::]", "[*]", "[::1]]:5000"}, refusal{"must have a valid IPv6 address between the brackets", "[::1]:5000"}},
-		"text behind IPv6": {[]string{"[::1]5000", "[::1]x"}, refusal{"must have nothing but a port behind the IPv6 address", "[::1]:5000"}},
+		"text behind IPv6": {[]string{"[::1]5000", "[::1]x"}, refusal{"must have only a port after the IPv6 address", "[::1]:5000"}},
 		"no host name":     {[]string{"-registry.example.com", "registry-.example.com", "registry..example.com", ".example.com", "registry.example.com.", "registry_1.example.com", "registry.example.com,other", "(registry)", "registry.ex%61mple.com", "registry.example.com\\team", "*-.example.com", "!"}, refusal{"must have a host of letters, digits, '-' and '.'", example}},
 		"long host":        {[]string{"a" + hostOf(longestHost), hostOf(longestHost + 2)}, refusal{"must have a host of at most", "253 bytes"}},
 		// Lower case makes an ASCII letter of each of these three.

@@ -88,7 +88,7 @@ func parseEntries(entries []member, hasHelper bool) (credentials []Credential, w
 	return credentials, warnings, nil
 }
 
-var errNoPassword = errors.New("holds no password: credsStore and credHelpers name programs on the machine it comes from, and kubelet can run none of them there; " +
+var errNoPassword = errors.New("holds no password: credsStore and credHelpers name programs on the machine that the file comes from, and kubelet cannot run them; " +
 	"write the user name and password (or token) of each registry instead")
 
 // decodeInput returns the JSON object that input is, or is base64 of.
@@ -210,7 +210,7 @@ func members(object []byte) ([]member, error) {
 		if syntax := (*json.SyntaxError)(nil); errors.As(err, &syntax) {
 			at = syntax.Offset
 		}
-		return fmt.Errorf("must be valid JSON; it is not at byte %d", at)
+		return fmt.Errorf("must be valid JSON; the error is at byte %d", at)
 	}
 	var list []member
 	seen := map[string]bool{}
@@ -225,7 +225,7 @@ func members(object []byte) ([]member, error) {
 			return nil, syntaxError(err)
 		}
 		if seen[name] {
-			return nil, fmt.Errorf("must have each name once; member %d has the name of an earlier one", len(list)+1)
+			return nil, fmt.Errorf("must have each name only once; member %d repeats an earlier name", len(list)+1)
 		}
 		seen[name] = true
 		list = append(list, member{name, value})
@@ -234,7 +234,7 @@ func members(object []byte) ([]member, error) {
 		return nil, syntaxError(err)
 	}
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("must have nothing behind the JSON object")
+		return nil, errors.New("must have nothing after the JSON object")
 	}
 	return list, nil
 }

@@ -115,10 +115,10 @@ func TestParseRefusesWhatIsNoPullSecret(t *testing.T) {
 		good    = `{"auth":"` + userAuth + `"}`
 	)
 	var (
-		notJSON   = refusal{"it is not at byte", "must be valid JSON"}
+		notJSON   = refusal{"the error is at byte", "must be valid JSON"}
 		noObject  = refusal{"auths", "must be a JSON object"}
-		twice     = refusal{"has the name of an earlier one", "must have each name once"}
-		helper    = refusal{"holds no password: credsStore and credHelpers name programs", "kubelet can run none of them there; write the user name and password (or token)"}
+		twice     = refusal{"repeats an earlier name", "must have each name only once"}
+		helper    = refusal{"holds no password: credsStore and credHelpers name programs", "kubelet cannot run them; write the user name and password (or token)"}
 		identity  = refusal{`auths["registry.example.com"] holds no password that kubelet could use: it ignores identitytoken`, "write a user name and a password"}
 		registry  = refusal{`auths["registry.example.com"] holds no password that kubelet could use: it ignores registrytoken`, "write a user name and a password"}
 		auth      = refusal{`auths["registry.example.com"].auth`, "must be base64 of username:password"}
@@ -148,10 +148,10 @@ func TestParseRefusesWhatIsNoPullSecret(t *testing.T) {
 		{"no quotes", entryOf(`"password":` + marker), notJSON},
 		{"newline in a text", entryOf(`"username":"user","password":"` + marker + "\n" + `"`), notJSON},
 		{"number as a name", `{1:"` + marker + `"}`, notJSON},
-		{"text behind", entryOf(`"auth":"`+userAuth+`"`) + marker, refusal{"behind the JSON object", "must have nothing"}},
-		{"brace behind", entryOf(`"auth":"`+userAuth+`"`) + "}", refusal{"behind the JSON object", "must have nothing"}},
-		{"two configs", entryOf(`"auth":"`+userAuth+`"`) + entryOf(`"auth":"`+userAuth+`"`), refusal{"behind the JSON object", "must have nothing"}},
-		{"base64 with text behind", encode64(entryOf(`"auth":"`+userAuth+`"`) + marker), refusal{"behind the JSON object", "must have nothing"}},
+		{"text behind", entryOf(`"auth":"`+userAuth+`"`) + marker, refusal{"after the JSON object", "must have nothing"}},
+		{"brace behind", entryOf(`"auth":"`+userAuth+`"`) + "}", refusal{"after the JSON object", "must have nothing"}},
+		{"two configs", entryOf(`"auth":"`+userAuth+`"`) + entryOf(`"auth":"`+userAuth+`"`), refusal{"after the JSON object", "must have nothing"}},
+		{"base64 with text behind", encode64(entryOf(`"auth":"`+userAuth+`"`) + marker), refusal{"after the JSON object", "must have nothing"}},
 
 		{"no auths", `{}`, refusal{`must have a member "auths"`, "an entry for each registry"}},
 		{"Auths", `{"Auths":{"registry.example.com":` + good + `}}`, refusal{`must have a member "auths"`, "an entry for each registry"}},
@@ -240,7 +240,7 @@ func TestParseErrorsNameTheEntryAtFault(t *testing.T) {
 func TestParseRefusesJSONOfAnyDepthWithoutHarm(t *testing.T) {
 	deep := strings.Repeat("[", 100_000)
 	_, _, err := dockerconfig.Parse(`{"auths":{"registry.example.com":{"auth":` + deep)
-	refusal{"it is not at byte", "must be valid JSON"}.check(t, err)
+	refusal{"the error is at byte", "must be valid JSON"}.check(t, err)
 }
 
 func TestParseTellsWhereJSONEnds(t *testing.T) {

@@ -107,7 +107,7 @@ func (c *Client) RevokeNamed(ctx context.Context, target Settings, name string) 
 
 // ErrRootNotRotatable is that of a type whose root credential the
 // engine cannot replace.
-var ErrRootNotRotatable = errors.New("the root credential of this type of connection cannot be replaced by the engine; write a new one to the connection")
+var ErrRootNotRotatable = errors.New("the engine cannot replace the root credential of this type of connection; write a new one to the connection")
 
 func (c *Client) rotator() (RootRotator, error) {
 	if r, ok := c.issuer.(RootRotator); ok {

@@ -99,7 +99,7 @@ func Answered(status int, header http.Header, said string) error {
 		e.RetryAfter = neterror.RetryAfter(header, time.Now())
 	}
 	if status >= 300 && status < 400 {
-		e.message = fmt.Sprintf("answered %d, a redirect, which is not followed because it could lead the root credential elsewhere; write the url to which it leads", status)
+		e.message = fmt.Sprintf("answered %d, a redirect, which is not followed because it could send the root credential to another host; set url to the address it leads to", status)
 		e.untrusted = ""
 	}
 	return e

@@ -104,7 +104,7 @@ func (s *session) probe(ctx context.Context, method string, u *url.URL) (*transp
 	case s.guard.isWebPage() && s.guard.status == http.StatusOK:
 		return nil, failf(Unreachable, "%s answered with a web page: there is no registry, or a proxy or login page in front of it", untrusted(u.Host))
 	case s.guard.status == http.StatusUnauthorized && s.guard.answered != s.guard.registry:
-		return nil, failf(Unreachable, "the registry leads to another server for its challenge, which is not followed")
+		return nil, failf(Unreachable, "the registry redirects to another server for its challenge, which is not followed")
 	case s.guard.status == http.StatusUnauthorized && challenge.Scheme == "":
 		return nil, failf(Unreachable, "the registry answered 401 without saying how to authenticate")
 	}
@@ -156,7 +156,7 @@ func (s *session) authenticate(ctx context.Context, challenge *transport.Challen
 		token, err := s.token(ctx, challenge, scopes)
 		return &http.Client{Transport: &bearerTransport{guard: s.guard, token: dockerconfig.NewSecret(token)}}, err
 	}
-	return nil, failf(Unreachable, "the registry asks for authentication by %s; only basic and bearer are known", untrusted(strconv.Quote(challenge.Scheme)))
+	return nil, failf(Unreachable, "the registry asks for authentication by %s; only basic and bearer are supported", untrusted(strconv.Quote(challenge.Scheme)))
 }
 
 // token exchanges the credential for a token at the token server that the
@@ -164,7 +164,7 @@ func (s *session) authenticate(ctx context.Context, challenge *transport.Challen
 func (s *session) token(ctx context.Context, challenge *transport.Challenge, scopes []string) (string, error) {
 	realm, err := url.Parse(challenge.Parameters["realm"])
 	if err != nil || realm.Host == "" {
-		return "", failf(Unreachable, "the registry names no token server, or not by a URL")
+		return "", failf(Unreachable, "the registry does not name its token server by a URL")
 	}
 	if err := s.guard.check(http.MethodGet, realm); err != nil {
 		return "", err
@@ -174,7 +174,7 @@ func (s *session) token(ctx context.Context, challenge *transport.Challenge, sco
 	// which are not is the guard's to say.
 	server, err := name.NewRegistry(realm.Host)
 	if err != nil {
-		return "", failf(Unreachable, "the registry names no token server, or not by a URL")
+		return "", failf(Unreachable, "the registry does not name its token server by a URL")
 	}
 	s.guard.realm = originOf(realm)
 	token, err := transport.Exchange(ctx, server, s.authenticator(), s.guard, scopes, challenge)

@@ -115,7 +115,7 @@ func (s *session) anyTag(ctx context.Context, client *http.Client) (string, erro
 		return "", err
 	}
 	if err := json.Unmarshal(body, &answer); err != nil {
-		return "", failf(Unreachable, "the registry answered with a list of tags that is none")
+		return "", failf(Unreachable, "the registry's list of tags could not be understood")
 	}
 	if len(answer.Tags) == 0 {
 		return "", failf(NotFound, "the repository %s has no tags", s.repository.path)
@@ -123,7 +123,7 @@ func (s *session) anyTag(ctx context.Context, client *http.Client) (string, erro
 	if tag := answer.Tags[0]; reference.TagRegexp.FindString(tag) == tag {
 		return tag, nil
 	}
-	return "", failf(Unreachable, "the registry answered with a list of tags that is none")
+	return "", failf(Unreachable, "the registry's list of tags could not be understood")
 }
 
 // get sends a GET request for which only the status of the answer counts.

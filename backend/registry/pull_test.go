@@ -44,8 +44,8 @@ var pulls = []struct {
 	{"team/app:2", NotFound, false, "the registry answered 404 Not Found: MANIFEST_UNKNOWN: manifest unknown"},
 	{"team/other", NotFound, false, "the registry answered 404 Not Found: NAME_UNKNOWN: repository name not known to registry"},
 	{"team/empty", NotFound, false, "the repository team/empty has no tags"},
-	{"team/lies", Unreachable, false, "the registry answered with a list of tags that is none"},
-	{"team/html", Unreachable, false, "the registry answered with a list of tags that is none"},
+	{"team/lies", Unreachable, false, "the registry's list of tags could not be understood"},
+	{"team/html", Unreachable, false, "the registry's list of tags could not be understood"},
 	{"", Unverified, true, "the registry accepts the credential; whether it can pull was not tried, because no repository was named"},
 }
 
@@ -282,7 +282,7 @@ func TestKeysThatNameNothingToTry(t *testing.T) {
 		{host + "/team", "other/app", "the credential is for " + host + "/team only, and the repository other/app is not under it"},
 		{host + "/team", "team-other/app", "the credential is for " + host + "/team only, and the repository team-other/app is not under it"},
 		{"docker.io/acme", "alpine", "the credential is for docker.io/acme only, and the repository library/alpine is not under it"},
-		{host, "Team/App", "the repository must be in lower case, but for the tag, such as group/app, group/app:1.4 or group/app@sha256:…"},
+		{host, "Team/App", "the repository must be in lower case, except for the tag, such as group/app, group/app:1.4 or group/app@sha256:…"},
 		{"registry.example.com", "registry.example.com/team/app:1", "the repository must not have the registry in front; give only team/app:1"},
 	} {
 		if got, want := verify(t, v, row.registry, row.repository), (Result{Unverified, row.message, false}); got != want {

@@ -54,7 +54,7 @@ func parseRepository(input string) (repository, error) {
 	named, ok := parsed.(reference.Named)
 	switch {
 	case errors.Is(err, reference.ErrNameContainsUppercase):
-		return repository{}, errors.New("must be in lower case, but for the tag, " + exampleRepositories)
+		return repository{}, errors.New("must be in lower case, except for the tag, " + exampleRepositories)
 	case errors.Is(err, reference.ErrNameTooLong):
 		return repository{}, errRepositoryTooLong
 	case err != nil || !ok:
@@ -69,7 +69,7 @@ func parseRepository(input string) (repository, error) {
 	return r, nil
 }
 
-var errRepositoryTooLong = fmt.Errorf("must have at most %d bytes in front of tag and digest", reference.RepositoryNameTotalLengthMax)
+var errRepositoryTooLong = fmt.Errorf("must have at most %d bytes before tag and digest", reference.RepositoryNameTotalLengthMax)
 
 // checkRepositoryText refuses what people write in place of a repository. A
 // dot in the first part does not make it a registry: groups may be jane.doe.
@@ -118,7 +118,7 @@ func newTarget(key dockerconfig.Key, input string) (name.Registry, repository, e
 	}
 	registry, err := name.NewRegistry(key.Host(), name.StrictValidation)
 	if err != nil {
-		return name.Registry{}, repository{}, errors.New("the registry's name is not one that can be asked")
+		return name.Registry{}, repository{}, errors.New("the registry's name is not a valid host name")
 	}
 	if input == "" {
 		return registry, repository{}, nil

@@ -35,7 +35,7 @@ const injected = `{"message":"injected"}`
 
 var (
 	broken  = []string{"the connection failed", "the connection was closed in the middle of the answer", "the answer could not be understood"}
-	garbled = []string{"the answer ", "to a deletion, where 204 is right"}
+	garbled = []string{"the answer ", "to a deletion, where 204 is expected"}
 	silent  = append([]string{"there was no complete answer within the time limit"}, broken...)
 )
 
@@ -43,7 +43,7 @@ var faultKinds = []faultKind{
 	{"refused connection", nil, broken},
 	{"status 500", issuertest.Status(http.StatusInternalServerError, injected), []string{"answered 500 Internal Server Error: injected"}},
 	{"status 503 after acting", issuertest.StatusAfterActing(http.StatusServiceUnavailable, injected), []string{"answered 503 Service Unavailable: injected"}},
-	{"status 403", issuertest.Status(http.StatusForbidden, injected), []string{"answered 403 Forbidden: injected", "answered 403 to making the next token"}},
+	{"status 403", issuertest.Status(http.StatusForbidden, injected), []string{"answered 403 Forbidden: injected", "answered 403 to the request for the next token"}},
 	{"status 429", issuertest.TooManyRequests(7), []string{"answered 429 Too Many Requests"}},
 	{"cut", issuertest.Cut, broken},
 	{"cut after acting", issuertest.CutAfterActing, broken},

@@ -56,7 +56,7 @@ func connectionFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
 		fieldRegion: {
 			Type:        framework.TypeString,
-			Description: "AWS region of the registries. Taken from their host names where those are of ECR.",
+			Description: "AWS region of the registries. Default: the region in the host names of ECR.",
 		},
 		fieldAccessKey: {
 			Type:        framework.TypeString,
@@ -69,11 +69,11 @@ func connectionFields() map[string]*framework.FieldSchema {
 		},
 		fieldRoleARN: {
 			Type:        framework.TypeString,
-			Description: "ARN of an IAM role to assume for each credential. Only with it can roles limit what a credential may do.",
+			Description: "ARN of an IAM role to assume for each credential. Roles can limit what a credential may do only if it is set.",
 		},
 		fieldExternalID: {
 			Type:        framework.TypeString,
-			Description: "External ID that the trust policy of role_arn asks for.",
+			Description: "External ID that the trust policy of role_arn requires.",
 		},
 	}
 }
@@ -82,11 +82,11 @@ func roleFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
 		fieldRepositories: {
 			Type:        framework.TypeCommaStringSlice,
-			Description: "Names of the repositories that the credential is for, without the registry's host; '*' stands for any characters. Empty: all that the role_arn of the connection may use.",
+			Description: "Repositories that the credential is limited to, without the registry's host; '*' matches any characters. Empty: every repository that the connection's role_arn may use.",
 		},
 		fieldAccess: {
 			Type:        framework.TypeString,
-			Description: "What the credential may do: pull (the default), or push, which is pull and push.",
+			Description: "What the credential may do: pull (default), or push, which includes pull.",
 		},
 	}
 }
@@ -138,9 +138,9 @@ func checkKeys(key, secret string) error {
 	case !keyPattern.MatchString(key):
 		return errors.New("access_key_id: must be 16 to 128 letters, digits or '_', such as AKIAIOSFODNN7EXAMPLE")
 	case strings.HasPrefix(key, "ASIA"):
-		return errors.New("access_key_id: must be the lasting key of an IAM user, which starts with AKIA: one that starts with ASIA is temporary and would stop working within hours")
+		return errors.New("access_key_id: must be the long-term key of an IAM user, which starts with AKIA: one that starts with ASIA is temporary and would stop working within hours")
 	case !secretPattern.MatchString(secret):
-		return errors.New("secret_access_key: must have no white space and only ASCII characters")
+		return errors.New("secret_access_key: must be ASCII characters without white space")
 	}
 	return nil
 }
@@ -150,7 +150,7 @@ func checkRole(arn, externalID string) error {
 	case arn != "" && !rolePattern.MatchString(arn):
 		return errors.New("role_arn: must be the ARN of an IAM role, such as arn:aws:iam::123456789012:role/regcred-ecr")
 	case arn == "" && externalID != "":
-		return errors.New("external_id: must be left out without role_arn, because only the trust policy of a role asks for it")
+		return errors.New("external_id: must be left out without role_arn, because only the trust policy of a role requires it")
 	case externalID != "" && (!externalIDPattern.MatchString(externalID) || len(externalID) < 2 || len(externalID) > 1224):
 		return errors.New("external_id: must be 2 to 1224 letters, digits or any of _+=,.@:/-")
 	}
@@ -175,10 +175,10 @@ func target(c issuer.Connection, fields issuer.Settings) (issuer.Target, error) 
 	if c.Settings[fieldRoleARN] == "" {
 		for _, field := range []string{fieldRepositories, fieldAccess} {
 			if fields[field] != "" {
-				return issuer.Target{}, fmt.Errorf("%s: must be left out while the connection has no role_arn: then a token can do all that the policies in IAM let the connection's principal do; with role_arn, each credential can be limited", field)
+				return issuer.Target{}, fmt.Errorf("%s: must be left out, because the connection has no role_arn: its tokens can do everything that the connection's AWS identity may do; with role_arn, each credential can be limited", field)
 			}
 		}
-		t.Warnings = []string{"the credential can do all that the policies in IAM let the connection's principal do; with role_arn on the connection, repositories and access can limit it"}
+		t.Warnings = []string{"the credential can do everything that the connection's AWS identity may do; set role_arn on the connection to limit it with repositories and access"}
 		return t, nil
 	}
 	access := fields[fieldAccess]
@@ -187,7 +187,7 @@ func target(c issuer.Connection, fields issuer.Settings) (issuer.Target, error) 
 		access = accessPull
 	case accessPull, accessPush:
 	default:
-		return issuer.Target{}, errors.New("access: must be pull or push (which is pull and push)")
+		return issuer.Target{}, errors.New("access: must be pull or push (push includes pull)")
 	}
 	t.Settings[fieldAccess] = access
 	names, err := parseRepositories(fields[fieldRepositories])
@@ -196,12 +196,12 @@ func target(c issuer.Connection, fields issuer.Settings) (issuer.Target, error) 
 	}
 	if len(names) > 0 {
 		if scope.public && access == accessPull {
-			return issuer.Target{}, errors.New("repositories: must be left out for access=pull from public.ecr.aws, because anyone may pull all of it; with access=push it limits what can be pushed to")
+			return issuer.Target{}, errors.New("repositories: must be left out for access=pull from public.ecr.aws, because anyone may pull from it; with access=push, repositories limits where the credential can push")
 		}
 		t.Settings[fieldRepositories], t.Names = strings.Join(names, ","), names
 	}
 	if size := len(sessionPolicy(scope, partition(c.Settings[fieldRoleARN]), t.Settings)); size > maxPolicy {
-		return issuer.Target{}, fmt.Errorf("repositories: must be fewer or shorter: the session policy that limits the credential to them has %d characters, and AWS takes %d; one name with '*', such as team/*, can stand for many", size, maxPolicy)
+		return issuer.Target{}, fmt.Errorf("repositories: must be fewer or shorter: the session policy that limits the credential to them has %d characters, and AWS accepts at most %d; one name with '*', such as team/*, can replace many", size, maxPolicy)
 	}
 	return t, nil
 }

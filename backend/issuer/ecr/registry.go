@@ -56,18 +56,18 @@ func resolveScope(c issuer.Connection) (registryScope, error) {
 		case found != nil:
 			private, hostRegion, account = true, found[2]+found[3], found[1]
 		case c.URL == "" || region == "":
-			return registryScope{}, fmt.Errorf("registry: must be a host of ECR, such as 123456789012.dkr.ecr.eu-central-1.amazonaws.com or %s, not %q; for a name of your own in front of ECR, write url and region too", publicHost, host)
+			return registryScope{}, fmt.Errorf("registry: must be a host of ECR, such as 123456789012.dkr.ecr.eu-central-1.amazonaws.com or %s, not %q; for a host name of your own in front of ECR, also set url and region", publicHost, host)
 		default:
 			private = true
 		}
 		if scope.region != "" && scope.region != hostRegion {
-			return registryScope{}, fmt.Errorf("registry: must be hosts of one region, for which one token is good; %q and %q are of two: make a connection for each", from, host)
+			return registryScope{}, fmt.Errorf("registry: must be hosts of one region, because a token is valid in one region only; %q and %q are in two regions: create a connection for each", from, host)
 		}
 		scope.region, from = hostRegion, host
 		scope.accounts = append(scope.accounts, account)
 	}
 	if scope.public && private {
-		return registryScope{}, fmt.Errorf("registry: must be either %s or private registries, whose tokens differ: make a connection for each", publicHost)
+		return registryScope{}, fmt.Errorf("registry: must be either %s or private registries, because their tokens differ: create a connection for each", publicHost)
 	}
 	if region != "" && region != scope.region {
 		return registryScope{}, fmt.Errorf("region: must be %s, the region of %q, or be left out", scope.region, from)

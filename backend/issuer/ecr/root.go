@@ -38,7 +38,7 @@ func (t *tokens) PrepareRoot(ctx context.Context, name string) (issuer.Root, err
 		return issuer.Root{}, convertError(err)
 	}
 	if len(others) > 0 {
-		return issuer.Root{}, issuer.Refusedf("the IAM user %s has a second access key, %s, and AWS allows two, so that no new one can be made: delete it if it is not used", redact.Untrusted(user.name), redact.Untrusted(strings.Join(others, ", ")))
+		return issuer.Root{}, issuer.Refusedf("the IAM user %s has a second access key, %s, and AWS allows only two: delete it if it is not used", redact.Untrusted(user.name), redact.Untrusted(strings.Join(others, ", ")))
 	}
 	if err := user.tag(ctx, name); err != nil {
 		return issuer.Root{}, convertError(err)
@@ -110,7 +110,7 @@ type iamUser struct {
 func (t *tokens) user(ctx context.Context) (*iamUser, error) {
 	key := t.conn.Settings[fieldAccessKey]
 	if key == "" {
-		return nil, issuer.Refusedf("the connection holds no access key that could be replaced: it uses the AWS credentials of the machine or pod that Vault runs on, which AWS renews itself")
+		return nil, issuer.Refusedf("the connection has no access key to replace: it uses the AWS credentials of the machine or pod that Vault runs on, which AWS renews itself")
 	}
 	arn, err := t.identity(ctx, t.creds)
 	if err != nil {
@@ -118,7 +118,7 @@ func (t *tokens) user(ctx context.Context) (*iamUser, error) {
 	}
 	_, path, found := strings.Cut(arn, ":user/")
 	if !found {
-		return nil, issuer.Refusedf("access_key_id is a key of %s; only one of an IAM user can be replaced", redact.Untrusted(arn))
+		return nil, issuer.Refusedf("access_key_id belongs to %s; only the key of an IAM user can be replaced", redact.Untrusted(arn))
 	}
 	return &iamUser{api: iam.NewFromConfig(t.config(t.creds)), name: path[strings.LastIndexByte(path, '/')+1:], key: key}, nil
 }
@@ -138,7 +138,7 @@ func (u *iamUser) otherKeys(ctx context.Context) ([]string, error) {
 	// A list without the key that asked for it is not to be acted upon.
 	own := slices.Index(all, u.key)
 	if own < 0 {
-		return nil, issuer.Malformedf("the answer to ListAccessKeys lacks the key that asked")
+		return nil, issuer.Malformedf("the answer to ListAccessKeys does not list the connection's own key")
 	}
 	return slices.Delete(all, own, own+1), nil
 }
@@ -185,7 +185,7 @@ func (u *iamUser) taggedName(ctx context.Context) (string, error) {
 func (u *iamUser) untagAfterFailure(ctx context.Context, err error) error {
 	if issuer.Definite(err) {
 		if untagged := u.untag(ctx); untagged != nil {
-			return issuer.Malformedf("%s; and the tag %s of the IAM user %s could not be taken away again", redact.Untrusted(err.Error()), rotationTag, redact.Untrusted(u.name))
+			return issuer.Malformedf("%s; and the tag %s of the IAM user %s could not be removed", redact.Untrusted(err.Error()), rotationTag, redact.Untrusted(u.name))
 		}
 	}
 	return err

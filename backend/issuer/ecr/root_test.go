@@ -59,7 +59,7 @@ func TestRotationNeedsRoomForASecondKey(t *testing.T) {
 	other := s.AddKey(ecrtest.User)
 	name := issuer.NewName("root")
 	_, err := client.PrepareRoot(t.Context(), name)
-	wantParts(t, err, "the IAM user regcred has a second access key, "+other.ID+", and AWS allows two, so that no new one can be made: delete it if it is not used")
+	wantParts(t, err, "the IAM user regcred has a second access key, "+other.ID+", and AWS allows only two: delete it if it is not used")
 	if !issuer.Definite(err) {
 		t.Errorf("want a definite error, got %v", err)
 	}
@@ -117,7 +117,7 @@ func TestRefusedRotationLeavesNoTag(t *testing.T) {
 	// discard: that is not definite.
 	s.Plant(-1, ecrtest.CallMatch("UntagUser"), forbidden)
 	_, err = client.PrepareRoot(t.Context(), issuer.NewName("root"))
-	wantParts(t, err, "CreateAccessKey: AccessDenied", "the tag regcred-rotate-root of the IAM user regcred could not be taken away")
+	wantParts(t, err, "CreateAccessKey: AccessDenied", "the tag regcred-rotate-root of the IAM user regcred could not be removed")
 	if issuer.Definite(err) {
 		t.Errorf("want an error that is not definite, got %v", err)
 	}
@@ -155,7 +155,7 @@ func TestKeyOfTheRootUserIsNotReplaced(t *testing.T) {
 	s := ecrtest.New(t)
 	client, _ := subject(s, s.WithKey(s.AddUser("root", ecrtest.Everything())), nil).Open(t)
 	_, err := client.PrepareRoot(t.Context(), issuer.NewName("root"))
-	wantParts(t, err, "access_key_id is a key of arn:aws:iam::111122223333:root; only one of an IAM user can be replaced")
+	wantParts(t, err, "access_key_id belongs to arn:aws:iam::111122223333:root; only the key of an IAM user can be replaced")
 	if !issuer.Definite(err) {
 		t.Errorf("want a definite error, got %v", err)
 	}
@@ -169,9 +169,9 @@ func TestOddListsOfKeysAreNotActedUpon(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.Plant(-1, ecrtest.CallMatch("ListAccessKeys"), issuertest.Status(200, `<ListAccessKeysResponse><ListAccessKeysResult><AccessKeyMetadata><member><AccessKeyId>AKIA0000000000000000</AccessKeyId></member></AccessKeyMetadata></ListAccessKeysResult></ListAccessKeysResponse>`))
-	wantParts(t, client.DiscardRoot(t.Context(), name), "ListAccessKeys lacks the key that asked")
+	wantParts(t, client.DiscardRoot(t.Context(), name), "ListAccessKeys does not list the connection's own key")
 	_, err := client.PrepareRoot(t.Context(), name)
-	wantParts(t, err, "ListAccessKeys lacks the key that asked")
+	wantParts(t, err, "ListAccessKeys does not list the connection's own key")
 	if len(s.Admins()) != 2 {
 		t.Errorf("want nothing deleted, got %q", s.Admins())
 	}

@@ -43,7 +43,7 @@ func (t *tokens) Check(ctx context.Context) (issuer.Status, error) {
 	}
 	status := issuer.Status{Identity: redact.Untrusted(who)}
 	if strings.HasSuffix(who, ":root") {
-		status.Warnings = []string{"the key is that of the AWS account's root user, which may do anything; make an IAM user or role that may do what ECR needs, and delete the root user's key"}
+		status.Warnings = []string{"the key belongs to the AWS account's root user, which may do anything; create an IAM user or role with the permissions that ECR needs, and delete the root user's key"}
 	}
 	return status, nil
 }
@@ -158,7 +158,7 @@ func credential(token *string, expiresAt *time.Time) (issuer.Credential, error) 
 		return issuer.Credential{}, issuer.Malformedf("the answer to GetAuthorizationToken has a token that is not base64 of user:password")
 	case expiresAt == nil:
 		// Without it, a token would be taken for one that never ends.
-		return issuer.Credential{}, issuer.Malformedf("the answer to GetAuthorizationToken does not say when the token ends")
+		return issuer.Credential{}, issuer.Malformedf("the answer to GetAuthorizationToken has no expiry time")
 	}
 	return issuer.Credential{Username: username, Password: dockerconfig.NewSecret(password), ExpiresAt: *expiresAt}, nil
 }

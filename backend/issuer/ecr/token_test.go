@@ -197,7 +197,7 @@ func TestCheckTellsWhoMints(t *testing.T) {
 	}{
 		{"a role", s.Connection(), "arn:aws:sts::111122223333:assumed-role/regcred-ecr/regcred-check", ""},
 		{"a user", s.WithKey(s.AddUser("puller", ecrtest.Reading()...)), "arn:aws:iam::111122223333:user/puller", ""},
-		{"the root user", s.WithKey(s.AddUser("root", ecrtest.Everything())), "arn:aws:iam::111122223333:root", "make an IAM user or role"},
+		{"the root user", s.WithKey(s.AddUser("root", ecrtest.Everything())), "arn:aws:iam::111122223333:root", "create an IAM user or role"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			client, _ := subject(s, test.c, nil).Open(t)
@@ -307,7 +307,7 @@ func TestAnswersThatLackWhatTheyMustHave(t *testing.T) {
 		{"no colon", ecrtest.MintMatch, `{"authorizationData":[{"authorizationToken":"QVdT","expiresAt":1795000000}]}`, "not base64 of user:password"},
 		{"no password", ecrtest.MintMatch, `{"authorizationData":[{"authorizationToken":"QVdTOg==","expiresAt":1795000000}]}`, "not base64 of user:password"},
 		{"no user", ecrtest.MintMatch, `{"authorizationData":[{"authorizationToken":"OmFiYw==","expiresAt":1795000000}]}`, "not base64 of user:password"},
-		{"no end", ecrtest.MintMatch, `{"authorizationData":[{"authorizationToken":"QVdTOmFiYw=="}]}`, "does not say when the token ends"},
+		{"no end", ecrtest.MintMatch, `{"authorizationData":[{"authorizationToken":"QVdTOmFiYw=="}]}`, "has no expiry time"},
 		{"no session", assume, `<AssumeRoleResponse><AssumeRoleResult></AssumeRoleResult></AssumeRoleResponse>`, "AssumeRole has no credentials"},
 		{"half a session", assume, `<AssumeRoleResponse><AssumeRoleResult><Credentials><AccessKeyId>ASIA</AccessKeyId><SecretAccessKey>x</SecretAccessKey></Credentials></AssumeRoleResult></AssumeRoleResponse>`, "AssumeRole has no credentials"},
 		{"another answer", assume, `<html>welcome</html>`, "could not be understood"},
@@ -369,7 +369,7 @@ func TestCredentialsOfTheMachine(t *testing.T) {
 		t.Error("want a credential that pulls")
 	}
 	_, err := client.PrepareRoot(t.Context(), issuer.NewName("root"))
-	wantParts(t, err, "the connection holds no access key that could be replaced")
+	wantParts(t, err, "the connection has no access key to replace")
 	if !issuer.Definite(err) || !issuer.Definite(client.RetireRoot(t.Context())) || !issuer.Definite(client.DiscardRoot(t.Context(), "x")) {
 		t.Errorf("want definite errors, got %v", err)
 	}

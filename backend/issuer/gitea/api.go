@@ -120,7 +120,7 @@ func (g *gitea) currentUser(ctx context.Context) (*sdk.User, error) {
 	case err != nil:
 		return nil, err
 	case me.UserName == "":
-		return nil, issuer.Malformedf("the answer does not say whose the root credential is")
+		return nil, issuer.Malformedf("the answer does not name the account of the root credential")
 	case !strings.EqualFold(me.UserName, g.username):
 		// Gitea looks at no user name beside an access token.
 		return nil, issuer.Refusedf("the root credential is an access token of the account %s; write username=%s to the connection", redact.Untrusted(me.UserName), redact.Untrusted(me.UserName))
@@ -137,7 +137,7 @@ func (g *gitea) createToken(ctx context.Context, account, name string, scopes []
 	})
 	if renamed := renamedTo(resp); renamed != "" {
 		// It is for allowed_targets to say whether the new name is covered.
-		return nil, issuer.Refusedf("the account %s is called %s now; write user=%s to the role", account, redact.Untrusted(renamed), redact.Untrusted(renamed))
+		return nil, issuer.Refusedf("the account %s was renamed to %s; write user=%s to the role", account, redact.Untrusted(renamed), redact.Untrusted(renamed))
 	}
 	if err != nil {
 		return nil, err
@@ -153,7 +153,7 @@ func (g *gitea) deleteToken(ctx context.Context, account string, id int64) error
 	return g.callFollowingRename(ctx, account, func(c *sdk.Client) (*sdk.Response, error) {
 		resp, err := c.DeleteAccessToken(id)
 		if err == nil && resp.StatusCode != http.StatusNoContent {
-			err = issuer.Malformedf("answered %d %s to a deletion, where 204 is right", resp.StatusCode, http.StatusText(resp.StatusCode))
+			err = issuer.Malformedf("answered %d %s to a deletion, where 204 is expected", resp.StatusCode, http.StatusText(resp.StatusCode))
 		}
 		return resp, err
 	})

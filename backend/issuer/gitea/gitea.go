@@ -30,18 +30,18 @@ func Type() issuer.Type {
 		ConnectionFields: map[string]*framework.FieldSchema{
 			"username": {
 				Type:        framework.TypeString,
-				Description: "Name of the account that the root credential is of.",
+				Description: "User name of the root credential.",
 			},
 			"password": {
 				Type:         framework.TypeString,
-				Description:  "Password of that account, or what stands in for it.",
+				Description:  "Password of that user, or the robot secret or access token used in its place.",
 				DisplayAttrs: &framework.DisplayAttributes{Sensitive: true},
 			},
 		},
 		RoleFields: map[string]*framework.FieldSchema{
 			"user": {
 				Type:        framework.TypeString,
-				Description: "Account whose access tokens are minted; by default the one that the connection signs in as. For another one that must be a site administrator.",
+				Description: "Account whose access tokens are minted. Default: username of the connection. For any other account, that user must be a site administrator.",
 			},
 		},
 		Target: newTarget,
@@ -133,9 +133,9 @@ func checkScopes(scopes []sdk.AccessTokenScope) (warning string, err error) {
 	case len(scopes) == 0:
 		return "", nil // Gitea does not tell them before 1.22.3
 	case !slices.Contains(scopes, scopeWriteUser) && !slices.Contains(scopes, sdk.AccessTokenScopeAll):
-		return "", issuer.Refusedf("the access token that stands in for the password lacks the scope %s, without which it cannot mint", scopeWriteUser)
+		return "", issuer.Refusedf("the access token used as the password lacks the scope %s, without which it cannot mint", scopeWriteUser)
 	case len(scopes) > 1 || scopes[0] != scopeWriteUser:
-		return fmt.Sprintf("the access token that stands in for the password has the scopes %s; %s is all that is needed", redact.Untrusted(joinScopes(scopes)), scopeWriteUser), nil
+		return fmt.Sprintf("the access token used as the password has the scopes %s; %s is all that is needed", redact.Untrusted(joinScopes(scopes)), scopeWriteUser), nil
 	}
 	return "", nil
 }

@@ -140,9 +140,9 @@ func TestErrorsOfMinting(t *testing.T) {
 		"no ID":          {says(201, `{"sha1":"`+token+`"}`), "the answer has no access token", false},
 		"no JSON":        {says(201, `<html>`), "the answer could not be understood", false},
 		"a server error": {says(500, `{"message":"boom"}`), "answered 500 Internal Server Error: boom", false},
-		"renamed":        {redirect("/api/v1/users/bob/tokens"), "the account alice is called bob now; write user=bob to the role", true},
+		"renamed":        {redirect("/api/v1/users/bob/tokens"), "the account alice was renamed to bob; write user=bob to the role", true},
 		"renamed, below a path": {
-			redirect("/git/api/v1/users/bob/tokens"), "the account alice is called bob now; write user=bob to the role", true,
+			redirect("/git/api/v1/users/bob/tokens"), "the account alice was renamed to bob; write user=bob to the role", true,
 		},
 		"redirect to a login":     {redirect("/user/login"), "answered 307, a redirect", false},
 		"redirect to no name":     {redirect("/api/v1/users/..%2fadmin/tokens"), "answered 307, a redirect", false},
@@ -186,7 +186,7 @@ func TestRevoke(t *testing.T) {
 		"unseen, another's":           {bob, notFound, says(200, ordinary), 404, "not found"},
 		"all is not found":            {alice, notFound, says(404, "<html>"), 404, "answered 404 Not Found"},
 		"the credential is no more":   {alice, notFound, says(401, `{"message":"invalid username, password or token"}`), 401, "invalid username"},
-		"another answers in between":  {alice, says(200, "<html>please sign in"), nil, 0, "answered 200 OK to a deletion, where 204 is right"},
+		"another answers in between":  {alice, says(200, "<html>please sign in"), nil, 0, "answered 200 OK to a deletion, where 204 is expected"},
 		"the account is hard to find": {alice, redirect("/user/login"), nil, 307, "a redirect"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -282,7 +282,7 @@ func TestCheckOfOddAnswers(t *testing.T) {
 		answers map[string]http.HandlerFunc
 		want    string
 	}{
-		"nobody":    {map[string]http.HandlerFunc{"GET /user": says(200, `{}`)}, "does not say whose the root credential is"},
+		"nobody":    {map[string]http.HandlerFunc{"GET /user": says(200, `{}`)}, "does not name the account of the root credential"},
 		"no tokens": {map[string]http.HandlerFunc{"GET /user": me, "GET /users/alice/tokens": says(401, `{"message":"auth required"}`)}, "auth required"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -298,9 +298,9 @@ func TestCheckOfScopes(t *testing.T) {
 	for scopes, want := range map[string][]string{
 		`null`:           nil, // as older ones answer
 		`["write:user"]`: nil,
-		`["all"]`:        {"the access token that stands in for the password has the scopes all; write:user is all that is needed"},
+		`["all"]`:        {"the access token used as the password has the scopes all; write:user is all that is needed"},
 		`["write:user","read:misc"]`: {
-			"the access token that stands in for the password has the scopes write:user, read:misc; write:user is all that is needed",
+			"the access token used as the password has the scopes write:user, read:misc; write:user is all that is needed",
 		},
 	} {
 		status, err := serve(t, token, map[string]http.HandlerFunc{
@@ -332,7 +332,7 @@ func TestRootThatCannotBeReplaced(t *testing.T) {
 	}{
 		"a password that is kept elsewhere": {"secret-of-alice", map[string]http.HandlerFunc{
 			"GET /user": me(401, `{"login":"alice","is_admin":true,"source_id":1}`),
-		}, "not kept by Gitea but by an authentication source"},
+		}, "Gitea does not keep the password of alice, because an authentication source does"},
 		"a password of no administrator": {"secret-of-alice", map[string]http.HandlerFunc{
 			"GET /user": me(401, `{"login":"alice"}`),
 		}, "alice is not a site administrator"},
@@ -341,10 +341,10 @@ func TestRootThatCannotBeReplaced(t *testing.T) {
 		}, "answered 418"},
 		"two tokens that end alike": {token, map[string]http.HandlerFunc{
 			"GET /user": me(200, `{"login":"alice"}`), "GET /users/alice/tokens": twice,
-		}, "2 access tokens of the account end as the one does"},
+		}, "2 access tokens of the account have the last eight characters of the token used as the password"},
 		"a token that is not listed": {token, map[string]http.HandlerFunc{
 			"GET /user": me(200, `{"login":"alice"}`), "GET /users/alice/tokens": says(200, `[]`),
-		}, "0 access tokens of the account end as the one does"},
+		}, "0 access tokens of the account have the last eight characters of the token used as the password"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := serve(t, test.secret, test.answers).PrepareRoot(t.Context(), "regcred-root")

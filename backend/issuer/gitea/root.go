@@ -42,9 +42,9 @@ func (g *gitea) PrepareRoot(ctx context.Context, name string) (issuer.Root, erro
 	case isToken:
 		return g.prepareToken(ctx, name)
 	case me.SourceID != 0:
-		return issuer.Root{}, issuer.Refusedf("the password of %s is not kept by Gitea but by an authentication source: set a new one there and write it to the connection, or let an access token with the scope %s stand in for it, which can be replaced here", me.UserName, scopeWriteUser)
+		return issuer.Root{}, issuer.Refusedf("Gitea does not keep the password of %s, because an authentication source does: set a new one there and write it to the connection, or use an access token with the scope %s as the password, which rotate-root can replace", me.UserName, scopeWriteUser)
 	case !me.IsAdmin:
-		return issuer.Root{}, issuer.Refusedf("%s is not a site administrator, and the API lets no one else set a password: set a new one in Gitea (Settings, Account) and write it to the connection, or let an access token with the scope %s stand in for it, which can be replaced here", me.UserName, scopeWriteUser)
+		return issuer.Root{}, issuer.Refusedf("%s is not a site administrator, and the API lets no one else set a password: set a new one in Gitea (Settings, Account) and write it to the connection, or use an access token with the scope %s as the password, which rotate-root can replace", me.UserName, scopeWriteUser)
 	}
 	return newRoot(newPassword()), nil
 }
@@ -69,7 +69,7 @@ func (g *gitea) prepareToken(ctx context.Context, name string) (issuer.Root, err
 }
 
 func errAmbiguousToken(own []*sdk.AccessToken) error {
-	return issuer.Refusedf("%d access tokens of the account end as the one does that stands in for the password, where it must be 1; write another access token to the connection, and delete this one in Gitea (Settings, Applications)", len(own))
+	return issuer.Refusedf("%d access tokens of the account have the last eight characters of the token used as the password, where exactly 1 is expected; write another access token to the connection, and delete this one in Gitea (Settings, Applications)", len(own))
 }
 
 // ActivateRoot implements [issuer.RootRotator].

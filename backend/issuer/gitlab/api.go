@@ -32,7 +32,7 @@ const (
 func (g *gitlab) call(ctx context.Context, method, path string, in, out any) (*api.Response, error) {
 	req, err := g.api.NewRequest(method, path, in, []api.RequestOptionFunc{api.WithContext(ctx)})
 	if err != nil {
-		return nil, issuer.Refusedf("no request can be made of the url of the connection")
+		return nil, issuer.Refusedf("no request can be built from the url of the connection")
 	}
 	resp, err := g.api.Do(req, out)
 	return resp, issuer.Failed(err)
@@ -104,7 +104,7 @@ func (r refusalTransport) RoundTrip(in *http.Request) (*http.Response, error) {
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if done {
-		return nil, issuer.Malformedf("answered %d to a deletion, where 204 is right", resp.StatusCode)
+		return nil, issuer.Malformedf("answered %d to a deletion, where 204 is expected", resp.StatusCode)
 	}
 	e := &refusal{status: resp.StatusCode}
 	if body, err := io.ReadAll(io.LimitReader(resp.Body, maxRefusal)); err != nil || json.Unmarshal(body, &e.said) != nil {
@@ -164,7 +164,7 @@ func (g *gitlab) find(ctx context.Context, path string, list listOptions, name s
 			return ids, err
 		}
 	}
-	return nil, issuer.Malformedf("the list of tokens changed each time it was read, so one may have been overlooked")
+	return nil, issuer.Malformedf("the list of tokens changed each time it was read, so a token may have been missed")
 }
 
 func (g *gitlab) read(ctx context.Context, path string, list listOptions, name string) (ids []string, changed bool, err error) {
@@ -188,7 +188,7 @@ func (g *gitlab) read(ctx context.Context, path string, list listOptions, name s
 		case resp.NextPage == 0:
 			return ids, changed, nil
 		case resp.NextPage <= list.Page:
-			return nil, false, issuer.Malformedf("the list of tokens leads back to a page that was read")
+			return nil, false, issuer.Malformedf("the list of tokens leads back to a page that was already read")
 		}
 		list.Page = resp.NextPage
 	}

@@ -62,7 +62,7 @@ func Type() issuer.Type {
 			},
 			fieldServiceAccountGroup: {
 				Type:        framework.TypeString,
-				Description: "Group whose service account the token is of, so that rotate-root can make the next token. Without it, only the token of an administrator can be replaced.",
+				Description: "Group that owns the service account of the token. With it, rotate-root can create the next token; without it, rotate-root can replace only an administrator's token.",
 			},
 		},
 		RoleFields: map[string]*framework.FieldSchema{
@@ -80,7 +80,7 @@ func Type() issuer.Type {
 			},
 			fieldAccess: {
 				Type:        framework.TypeString,
-				Description: "What the credential may do: pull (default), or push, which is both.",
+				Description: "What the credential may do: pull (default), or push, which includes pull.",
 			},
 		},
 		Target: target,
@@ -109,7 +109,7 @@ func target(_ issuer.Connection, fields issuer.Settings) (issuer.Target, error) 
 	t := issuer.Target{Settings: settings}
 	switch {
 	case (project == "") == (group == ""):
-		return issuer.Target{}, errors.New("project: must be set, or group, but not both")
+		return issuer.Target{}, errors.New("project: exactly one of project and group must be set")
 	case project != "" && (!isPath(project) || !strings.Contains(project, "/")):
 		return issuer.Target{}, errors.New("project: must be the full path of a project, such as group/my_app, not its number or URL")
 	case group != "" && !isPath(group):
@@ -126,7 +126,7 @@ func target(_ issuer.Connection, fields issuer.Settings) (issuer.Target, error) 
 	if settings[fieldTokenType] == accessToken {
 		// The date that covers a time may be a day later than it.
 		t.MaxLifetime = (maxDays - 1) * day
-		t.Warnings = []string{"GitLab makes a bot user for each access token and ends it at the start of a day (UTC) only; deploy_token, the default, needs neither"}
+		t.Warnings = []string{"GitLab creates a bot user for each access token, and such a token can end only at the start of a day (UTC); neither applies to deploy_token, the default"}
 	}
 	return t, nil
 }
@@ -166,7 +166,7 @@ func open(c issuer.Connection) (issuer.Issuer, error) {
 		api.WithCustomLimiter(noRateLimit{}),
 	)
 	if err != nil {
-		return nil, fmt.Errorf("url: must be that of GitLab: %w", err)
+		return nil, fmt.Errorf("url: must be the URL of GitLab: %w", err)
 	}
 	return &gitlab{api: client, serviceAccountGroup: group, now: c.Now}, nil
 }
@@ -183,7 +183,7 @@ func (g *gitlab) Check(ctx context.Context) (issuer.Status, error) {
 		return issuer.Status{}, err
 	}
 	if !slices.Contains(token.Scopes, "api") {
-		return issuer.Status{}, issuer.Refusedf("the token has not the scope api, without which it cannot mint; make one that has")
+		return issuer.Status{}, issuer.Refusedf("the token lacks the scope api, which minting needs; create one that has it")
 	}
 	var user struct {
 		Username string `json:"username"`
@@ -193,7 +193,7 @@ func (g *gitlab) Check(ctx context.Context) (issuer.Status, error) {
 		return issuer.Status{}, err
 	}
 	if user.Username == "" {
-		return issuer.Status{}, issuer.Malformedf("the answer does not say whose the token is")
+		return issuer.Status{}, issuer.Malformedf("the answer does not name the user of the token")
 	}
 	status := issuer.Status{Identity: redact.Untrusted(user.Username), ExpiresAt: expiryOf(token.ExpiresAt)}
 	if user.IsAdmin {

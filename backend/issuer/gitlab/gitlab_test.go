@@ -114,8 +114,8 @@ func TestRoleFields(t *testing.T) {
 		{fields: issuer.Settings{"project": "Group/sub-1/_my.App"}, names: []string{"Group/sub-1/_my.App"}, want: issuer.Settings{"project": "Group/sub-1/_my.App", "token_type": "deploy_token", "access": "pull"}},
 		{fields: issuer.Settings{"group": "group", "access": "push"}, names: []string{"group"}, want: issuer.Settings{"group": "group", "token_type": "deploy_token", "access": "push"}},
 		{fields: issuer.Settings{"group": "group/2", "token_type": "access_token", "access": "pull"}, names: []string{"group/2"}, want: issuer.Settings{"group": "group/2", "token_type": "access_token", "access": "pull"}},
-		{fields: nil, err: "project: must be set, or group, but not both"},
-		{fields: issuer.Settings{"project": "group/a", "group": "group"}, err: "project: must be set, or group, but not both"},
+		{fields: nil, err: "project: exactly one of project and group must be set"},
+		{fields: issuer.Settings{"project": "group/a", "group": "group"}, err: "project: exactly one of project and group must be set"},
 		{fields: issuer.Settings{"project": "my_app"}, err: projectPath},
 		{fields: issuer.Settings{"project": "42"}, err: projectPath},
 		{fields: issuer.Settings{"project": "/group/my_app"}, err: projectPath},
@@ -244,7 +244,7 @@ func TestCheckRefuses(t *testing.T) {
 	user, blocked := s.AddUser("vault", false), s.AddUser("blocked", false)
 	readOnly := s.AddToken(user, "a", []string{"read_api", "read_user"}, 30)
 	_, err := open(t, s, s.ConnectionWith(readOnly), s.Role()).Check(t.Context())
-	wantError(t, err, 0, true, "the token has not the scope api")
+	wantError(t, err, 0, true, "the token lacks the scope api")
 
 	ending := s.AddToken(user, "b", []string{"api"}, 1)
 	client := open(t, s, s.ConnectionWith(ending), s.Role())
@@ -270,7 +270,7 @@ func TestCheckOfOddAnswers(t *testing.T) {
 	}{
 		"no token":     {`{}`, `{"username":"x"}`, false, "does not describe the token"},
 		"revoked":      {`{"id":1,"user_id":2,"scopes":["api"],"revoked":true,"active":false}`, `{"username":"x"}`, true, "is revoked or has expired"},
-		"no user":      {self, `{}`, false, "does not say whose"},
+		"no user":      {self, `{}`, false, "does not name the user of the token"},
 		"no JSON":      {`<html>`, `{}`, false, "could not be understood"},
 		"another form": {`["a"]`, `{}`, false, "could not be understood"},
 	} {

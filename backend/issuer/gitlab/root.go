@@ -60,14 +60,14 @@ func nextExpiry(old api.PersonalAccessToken, now time.Time) *api.ISOTime {
 	return &date
 }
 
-const replaceManually = "make a new token in GitLab and write it with: vault write regcred/connections/NAME token=…"
+const replaceManually = "create a new token in GitLab and write it: vault write regcred/connections/NAME token=…"
 
 func (g *gitlab) notRotatable(status int) error {
 	if g.serviceAccountGroup != "" {
-		return issuer.Refusedf("answered %d to making the next token: GitLab lets only Owners of the group %q and administrators make tokens of its service accounts, of which the user of the token must be one; else %s",
+		return issuer.Refusedf("answered %d to the request for the next token: GitLab lets only Owners of the group %q and administrators create tokens of its service accounts, and the user of the token must be such a service account; otherwise, %s",
 			status, g.serviceAccountGroup, replaceManually)
 	}
-	return issuer.Refusedf("answered %d to making the next token: GitLab lets only administrators make tokens of users (where Admin Mode is on, with the scope admin_mode), and Owners of a group those of its service accounts (name the group in service_account_group of the connection); else %s",
+	return issuer.Refusedf("answered %d to the request for the next token: GitLab lets only administrators create tokens of users (with the scope admin_mode where Admin Mode is on), and only Owners of a group those of its service accounts (set service_account_group of the connection to the group); otherwise, %s",
 		status, replaceManually)
 }
 

@@ -163,10 +163,10 @@ func TestRootOfOthersIsNotRotatable(t *testing.T) {
 		token, group string
 		says         string
 	}{
-		"user":                             {s.AddToken(user, "a", []string{"api"}, 30), "", "answered 403 to making the next token: GitLab lets only administrators"},
+		"user":                             {s.AddToken(user, "a", []string{"api"}, 30), "", "answered 403 to the request for the next token: GitLab lets only administrators"},
 		"project access token":             {s.AddResourceToken(gitlabtest.Project, "b", []string{"api"}, gitlabtest.Maintainer), "", "answered 403"},
 		"service account without group":    {s.AddToken(maintainer, "c", []string{"api"}, 30), "", "service_account_group"},
-		"service account that is no Owner": {s.AddToken(maintainer, "d", []string{"api"}, 30), gitlabtest.Group, `answered 403 to making the next token: GitLab lets only Owners of the group "group" and administrators make tokens of its service accounts`},
+		"service account that is no Owner": {s.AddToken(maintainer, "d", []string{"api"}, 30), gitlabtest.Group, `answered 403 to the request for the next token: GitLab lets only Owners of the group "group" and administrators create tokens of its service accounts`},
 		"Owner who is no service account":  {s.AddToken(owner, "e", []string{"api"}, 30), gitlabtest.Group, "answered 404"},
 		"no such group":                    {s.AddToken(owner, "f", []string{"api"}, 30), "nowhere", "answered 404"},
 	} {

@@ -121,7 +121,7 @@ func (g *gitlab) Find(ctx context.Context, target issuer.Settings, name string) 
 // Revoke implements [issuer.Issuer].
 func (g *gitlab) Revoke(ctx context.Context, target issuer.Settings, id string) error {
 	if _, err := strconv.ParseInt(id, 10, 64); err != nil {
-		return issuer.Refusedf("the id of the credential is none of GitLab's, which are numbers")
+		return issuer.Refusedf("the ID of the credential is not a number, as IDs of GitLab are")
 	}
 	_, err := g.call(ctx, http.MethodDelete, tokensOf(target)+"/"+id, nil, nil)
 	if isGone(err) {

@@ -242,7 +242,7 @@ func TestFindReadsAgainWhatChanged(t *testing.T) {
 			t.Errorf("%d changes: want no error, got %v", changes, err)
 		}
 		if !found {
-			wantError(t, err, 0, false, "may have been overlooked")
+			wantError(t, err, 0, false, "may have been missed")
 		}
 	}
 }
@@ -287,7 +287,7 @@ func TestFindOfOddLists(t *testing.T) {
 		header []string
 		says   string
 	}{
-		"in a circle": {`[]`, []string{"X-Next-Page", "1"}, "leads back to a page that was read"},
+		"in a circle": {`[]`, []string{"X-Next-Page", "1"}, "leads back to a page that was already read"},
 		"no list":     {`{}`, nil, "could not be understood"},
 		"empty":       {``, nil, "closed in the middle"},
 	} {
@@ -344,7 +344,7 @@ func TestRevokeOfForeignID(t *testing.T) {
 	o := open(t, s, s.Connection(), s.Role())
 	before := len(s.Calls())
 	for _, id := range []string{"", "x", "1/../../groups", "1.5"} {
-		wantError(t, o.Revoke(t.Context(), o.Settings, id), 0, true, "none of GitLab's")
+		wantError(t, o.Revoke(t.Context(), o.Settings, id), 0, true, "is not a number, as IDs of GitLab are")
 	}
 	if calls := s.Calls()[before:]; len(calls) != 0 {
 		t.Errorf("want no call, got %v", calls)
@@ -358,7 +358,7 @@ func TestRevokeOfOddAnswers(t *testing.T) {
 		o := open(t, s, s.Connection(), role)
 		minted := o.mint(t, "regcred-x", time.Now().Add(time.Hour))
 		s.Plant(1, issuertest.Method(http.MethodDelete), issuertest.Garbage)
-		wantError(t, o.Revoke(t.Context(), o.Settings, minted.ID), 0, false, "answered 200 to a deletion, where 204 is right")
+		wantError(t, o.Revoke(t.Context(), o.Settings, minted.ID), 0, false, "answered 200 to a deletion, where 204 is expected")
 		if len(s.Living()) != 1 {
 			t.Errorf("%v: want it alive, got %v", role, s.Living())
 		}

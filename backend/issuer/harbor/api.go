@@ -65,7 +65,7 @@ func (a api) do(ctx context.Context, as basicAuth, c call) (http.Header, error) 
 	if c.out == nil {
 		// A page that a proxy answers with status 200 does not prove that it was done.
 		if said, _ := io.CopyN(io.Discard, answer.Body, 1); said > 0 {
-			return nil, issuer.Malformedf("answered %d with a body, where Harbor has none", answer.StatusCode)
+			return nil, issuer.Malformedf("answered %d with a body, where Harbor sends none", answer.StatusCode)
 		}
 		return answer.Header, nil
 	}
@@ -146,7 +146,7 @@ func (a api) whoami(ctx context.Context, as basicAuth) (account, error) {
 	case err != nil:
 		return account{}, err
 	case who.ID == 0 || who.Username == "":
-		return account{}, issuer.Malformedf("the answer names no user")
+		return account{}, issuer.Malformedf("the answer does not name a user")
 	}
 	return who, nil
 }
@@ -159,7 +159,7 @@ func (a api) projectID(ctx context.Context, as basicAuth, name string) (int64, e
 	}
 	_, err := a.do(ctx, as, call{
 		method: http.MethodGet, path: "/projects/" + url.PathEscape(name), out: &project,
-		forbidden: "there is no project " + name + ", or the administrator is neither its project administrator nor a robot account with its permission project: read",
+		forbidden: "there is no project " + name + ", or the root credential belongs to neither a project administrator nor a robot account with the permission project: read",
 	})
 	if err == nil && project.ID <= 0 {
 		err = issuer.Malformedf("the answer has no project")
@@ -190,7 +190,7 @@ func (a api) list(ctx context.Context, as basicAuth, scope registryScope, name s
 		var some []robot
 		header, err := a.do(ctx, as, call{
 			method: http.MethodGet, path: "/robots", query: query, out: &some,
-			forbidden: "listing robot accounts takes a project administrator, for system-level ones a system administrator, or a robot account with the permission robot: list",
+			forbidden: "only a project administrator (for system-level robot accounts, a system administrator) or a robot account with the permission robot: list can list robot accounts",
 		})
 		if err != nil {
 			return nil, err

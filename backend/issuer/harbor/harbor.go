@@ -43,11 +43,11 @@ func Type() issuer.Type {
 		ConnectionFields: map[string]*framework.FieldSchema{
 			fieldUsername: {
 				Type:        framework.TypeString,
-				Description: "Name of the account that the root credential is of.",
+				Description: "User name of the root credential.",
 			},
 			fieldPassword: {
 				Type:         framework.TypeString,
-				Description:  "Password of that account, or what stands in for it.",
+				Description:  "Password of that user, or the robot secret or access token used in its place.",
 				DisplayAttrs: &framework.DisplayAttributes{Sensitive: true},
 			},
 		},
@@ -58,7 +58,7 @@ func Type() issuer.Type {
 			},
 			fieldAccess: {
 				Type:        framework.TypeString,
-				Description: "What the credential may do: pull (the default), or push, which is pull and push.",
+				Description: "What the credential may do: pull (default), or push, which includes pull.",
 			},
 		},
 		Target: target,
@@ -95,7 +95,7 @@ func parseProjects(list string) ([]string, error) {
 	for i, name := range projects {
 		switch {
 		case name == "*":
-			return nil, errors.New("must name each project; to Harbor, * is all projects, those of others included")
+			return nil, errors.New("must name each project; in Harbor, * means every project, including those of other teams")
 		case !projectName.MatchString(name) || len(name) > maxProjectName:
 			return nil, fmt.Errorf("must be names of projects (a-z and 0-9, with single . _ - between them, at most %d characters), got %q", maxProjectName, name)
 		case i > 0 && name == projects[i-1]:

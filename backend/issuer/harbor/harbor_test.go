@@ -95,8 +95,8 @@ func TestTargetRefusesWhatHarborWould(t *testing.T) {
 		projects, access, want string
 	}{
 		{"", "", "projects: must name at least one project"},
-		{"*", "", "projects: must name each project; to Harbor, * is all projects, those of others included"},
-		{"apps,*", "", "projects: must name each project; to Harbor, * is all projects, those of others included"},
+		{"*", "", "projects: must name each project; in Harbor, * means every project, including those of other teams"},
+		{"apps,*", "", "projects: must name each project; in Harbor, * means every project, including those of other teams"},
 		{"apps,tools,apps", "", `projects: must name each project once, got "apps" twice`},
 		{"Apps", "", rule + `"Apps"`},
 		{"apps/web", "", rule + `"apps/web"`},
@@ -227,8 +227,8 @@ func TestMintWithRobotAccountWhoseEffectsAreNamed(t *testing.T) {
 
 func TestMintSaysWhoseRightIsMissing(t *testing.T) {
 	const (
-		ofProject = "robot accounts of one project are made by its project administrator, or by a robot account that has robot: create and what it gives, in that project"
-		ofSystem  = "robot accounts for several projects are made by a system administrator, or by a system-level robot account that has robot: create and what it gives"
+		ofProject = "only a project administrator, or a robot account that has robot: create and every permission it grants in that project, can create robot accounts of one project"
+		ofSystem  = "only a system administrator, or a system-level robot account that has robot: create and every permission it grants, can create robot accounts for several projects"
 	)
 	for name, c := range map[string]struct {
 		as       func(*harbortest.Server) issuer.Connection
@@ -290,10 +290,10 @@ func path(want string) func(*http.Request) bool {
 
 func TestMintRefusesOddAnswers(t *testing.T) {
 	for body, want := range map[string]string{
-		`{"id":5,"name":"robot$apps+ci","expires_at":1900000000}`:                   "the answer has no robot account of the name that was asked for",
-		`{"name":"robot$apps+ci","secret":"x","expires_at":1900000000}`:             "the answer has no robot account of the name that was asked for",
-		`{"id":5,"name":"robot$apps+other","secret":"x","expires_at":1900000000}`:   "the answer has no robot account of the name that was asked for",
-		`{"id":5,"name":"robot$apps+ci","secret":"x"}`:                              "the answer does not say when the robot account ends",
+		`{"id":5,"name":"robot$apps+ci","expires_at":1900000000}`:                   "the answer has no robot account with the requested name",
+		`{"name":"robot$apps+ci","secret":"x","expires_at":1900000000}`:             "the answer has no robot account with the requested name",
+		`{"id":5,"name":"robot$apps+other","secret":"x","expires_at":1900000000}`:   "the answer has no robot account with the requested name",
+		`{"id":5,"name":"robot$apps+ci","secret":"x"}`:                              "the answer has no expiry time",
 		`{"id":"5","name":"robot$apps+ci","secret":"x","expires_at":1900000000}`:    "the answer could not be understood",
 		`[{"id":5,"name":"robot$apps+ci","secret":"x","expires_at":1900000000}]`:    "the answer could not be understood",
 		`<html>{"id":5,"name":"robot$apps+ci","secret":"x","expires_at":190000000}`: "the answer could not be understood",
@@ -473,7 +473,7 @@ func TestWhatWasMintedForAProjectThatIsGone(t *testing.T) {
 			if gone := name == "system administrator"; gone != (err == nil) {
 				t.Errorf("RevokeNamed: want no error only if Harbor says that the project is gone, got %v", err)
 			}
-			if err != nil && !strings.HasSuffix(err.Error(), "answered 403 Forbidden: forbidden (there is no project apps, or the administrator is neither its project administrator nor a robot account with its permission project: read)") {
+			if err != nil && !strings.HasSuffix(err.Error(), "answered 403 Forbidden: forbidden (there is no project apps, or the root credential belongs to neither a project administrator nor a robot account with the permission project: read)") {
 				t.Errorf("RevokeNamed: got %v", err)
 			}
 		})
@@ -519,7 +519,7 @@ func TestCheck(t *testing.T) {
 	}{
 		"project administrator": {asProjectAdmin(s), issuer.Status{Identity: "vault"}},
 		"system administrator": {asSystemAdmin(s), issuer.Status{Identity: "root", Warnings: []string{
-			"root is a system administrator of Harbor; for roles of one project each, a user suffices that is administrator of these projects",
+			"root is a system administrator of Harbor; for roles of one project each, an administrator of these projects is enough",
 		}}},
 		"robot account of a project": {
 			s.ConnectionAs(s.AddRobot("apps", "admin-1", 10, harbortest.Manages("apps")...)),
@@ -561,11 +561,11 @@ func TestCheckRefuses(t *testing.T) {
 	}{
 		"a robot account that may not read its project": {
 			func(s *harbortest.Server) issuer.Connection { return without(s, "apps", "project: read") },
-			"answered 403 Forbidden: forbidden (there is no project apps, or the administrator is neither its project administrator nor a robot account with its permission project: read)",
+			"answered 403 Forbidden: forbidden (there is no project apps, or the root credential belongs to neither a project administrator nor a robot account with the permission project: read)",
 		},
 		"a robot account that may not list": {
 			func(s *harbortest.Server) issuer.Connection { return without(s, "apps", "robot: list") },
-			"answered 403 Forbidden: forbidden (listing robot accounts takes a project administrator, for system-level ones a system administrator, or a robot account with the permission robot: list)",
+			"answered 403 Forbidden: forbidden (only a project administrator (for system-level robot accounts, a system administrator) or a robot account with the permission robot: list can list robot accounts)",
 		},
 		"a robot account that may not mint or revoke": {
 			func(s *harbortest.Server) issuer.Connection {
@@ -575,7 +575,7 @@ func TestCheckRefuses(t *testing.T) {
 		},
 		"a system-level robot account of projects only": {
 			func(s *harbortest.Server) issuer.Connection { return without(s, "") },
-			"answered 403 Forbidden: forbidden (listing robot accounts takes a project administrator, for system-level ones a system administrator, or a robot account with the permission robot: list)",
+			"answered 403 Forbidden: forbidden (only a project administrator (for system-level robot accounts, a system administrator) or a robot account with the permission robot: list can list robot accounts)",
 		},
 		"a robot account that has ended": {
 			func(s *harbortest.Server) issuer.Connection {
@@ -592,14 +592,14 @@ func TestCheckRefuses(t *testing.T) {
 				answer(s, path("/robots"), http.StatusOK, "[]")
 				return s.ConnectionAs(name, secret)
 			},
-			"the robot account $robot$apps+regcred is not among those that it may list, so that it can be neither checked nor replaced",
+			"the robot account $robot$apps+regcred is not in the list of robot accounts that it may read, so it can be neither checked nor replaced",
 		},
 		"an answer without a user": {
 			func(s *harbortest.Server) issuer.Connection {
 				answer(s, path("/users/current"), http.StatusOK, "{}")
 				return s.Connection()
 			},
-			"the answer names no user",
+			"the answer does not name a user",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -654,7 +654,7 @@ func TestRevokeDoesNotBelieveAPage(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.Plant(1, issuertest.Method(http.MethodDelete), issuertest.Garbage)
-	if err := client.Revoke(t.Context(), target.Settings, minted.ID); err == nil || !strings.Contains(err.Error(), "with a body, where Harbor has none") {
+	if err := client.Revoke(t.Context(), target.Settings, minted.ID); err == nil || !strings.Contains(err.Error(), "with a body, where Harbor sends none") {
 		t.Errorf("want an error about the answer, got %v", err)
 	}
 	if err := client.Revoke(t.Context(), target.Settings, minted.ID); err != nil {

@@ -20,7 +20,7 @@ const (
 	levelProject = "project"
 	levelSystem  = "system"
 
-	description = "Made by Vault (vault-plugin-secrets-regcred), which deletes it when it is no longer used."
+	description = "Created by Vault (vault-plugin-secrets-regcred), which deletes it when it is no longer used."
 )
 
 // robot is a robot account, as it is made and as it is listed. A listed name
@@ -124,9 +124,9 @@ func exceedsOwnPermissions(err error) bool {
 
 // create makes a robot account. The error is definite where none was made.
 func (r *robots) create(ctx context.Context, wanted robot) (createdRobot, error) {
-	forbidden := "robot accounts of one project are made by its project administrator, or by a robot account that has robot: create and what it gives, in that project"
+	forbidden := "only a project administrator, or a robot account that has robot: create and every permission it grants in that project, can create robot accounts of one project"
 	if wanted.Level == levelSystem {
-		forbidden = "robot accounts for several projects are made by a system administrator, or by a system-level robot account that has robot: create and what it gives"
+		forbidden = "only a system administrator, or a system-level robot account that has robot: create and every permission it grants, can create robot accounts for several projects"
 	}
 	var got createdRobot
 	_, err := r.do(ctx, r.admin, call{method: http.MethodPost, path: "/robots", in: wanted, out: &got, forbidden: forbidden})
@@ -134,9 +134,9 @@ func (r *robots) create(ctx context.Context, wanted robot) (createdRobot, error)
 	case err != nil:
 		return createdRobot{}, err
 	case got.ID <= 0 || got.Secret.Reveal() == "" || !strings.HasSuffix(got.Name, wanted.Name):
-		return createdRobot{}, issuer.Malformedf("the answer has no robot account of the name that was asked for")
+		return createdRobot{}, issuer.Malformedf("the answer has no robot account with the requested name")
 	case got.ExpiresAt == 0:
-		return createdRobot{}, issuer.Malformedf("the answer does not say when the robot account ends")
+		return createdRobot{}, issuer.Malformedf("the answer has no expiry time")
 	}
 	return got, nil
 }
@@ -194,7 +194,7 @@ func (r *robots) find(ctx context.Context, scope registryScope, name string) ([]
 func (r *robots) Revoke(ctx context.Context, _ issuer.Settings, id string) error {
 	_, err := r.do(ctx, r.admin, call{
 		method: http.MethodDelete, path: "/robots/" + url.PathEscape(id),
-		forbidden: "deleting robot accounts takes a project administrator, for system-level ones a system administrator, or a robot account with the permission robot: delete",
+		forbidden: "only a project administrator (for system-level robot accounts, a system administrator) or a robot account with the permission robot: delete can delete robot accounts",
 	})
 	if issuer.StatusOf(err) == http.StatusNotFound {
 		return nil
@@ -217,7 +217,7 @@ func (r *robots) Check(ctx context.Context) (issuer.Status, error) {
 		status.Identity = who.Username
 	}
 	if who.Admin || who.AdminByIDP {
-		status.Warnings = []string{status.Identity + " is a system administrator of Harbor; for roles of one project each, a user suffices that is administrator of these projects"}
+		status.Warnings = []string{status.Identity + " is a system administrator of Harbor; for roles of one project each, an administrator of these projects is enough"}
 	}
 	return status, nil
 }

@@ -65,7 +65,7 @@ func (r *robots) hasPassword(ctx context.Context, who account) error {
 		return err
 	}
 	if info.Mode != localAuth && who.ID != adminID {
-		return issuer.Refusedf("the password of %s is not kept by Harbor, whose users come from elsewhere (%s): change it there and write it to the connection, or use a robot account as administrator", redact.Untrusted(who.Username), redact.Untrusted(info.Mode))
+		return issuer.Refusedf("Harbor does not keep the password of %s, because its users come from another source (%s): change it there and write it to the connection, or use a robot account", redact.Untrusted(who.Username), redact.Untrusted(info.Mode))
 	}
 	return nil
 }
@@ -94,7 +94,7 @@ func (r *robots) ActivateRoot(ctx context.Context, root issuer.Root) error {
 	_, err = r.whoami(ctx, basicAuth{username: r.admin.username, password: password})
 	if issuer.StatusOf(err) == http.StatusUnauthorized {
 		// Not definite: a lock looks the same, and then either may be in force.
-		return issuer.Malformedf("answered 401 Unauthorized to the old and the new password of %s: it was changed elsewhere, or Harbor has locked the user for a moment after wrong ones", r.admin.username)
+		return issuer.Malformedf("answered 401 Unauthorized to the old and the new password of %s: the password was changed elsewhere, or Harbor has locked the user for a moment after wrong passwords", r.admin.username)
 	}
 	return err
 }
@@ -205,7 +205,7 @@ func (r *robots) selfIn(ctx context.Context, scope registryScope, name string) (
 }
 
 func (r *robots) notListed() error {
-	return issuer.Refusedf("the robot account %s is not among those that it may list, so that it can be neither checked nor replaced", r.admin.username)
+	return issuer.Refusedf("the robot account %s is not in the list of robot accounts that it may read, so it can be neither checked nor replaced", r.admin.username)
 }
 
 // projectsIn returns the names of projects in which a text may end, the

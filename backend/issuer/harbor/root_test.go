@@ -117,7 +117,7 @@ func TestPrepareRefusesUsersWhosePasswordHarborDoesNotKeep(t *testing.T) {
 		s.SetAuthMode(mode)
 		client, _ := subject(s, s.Connection(), harbortest.Project).Open(t)
 		_, err := client.PrepareRoot(t.Context(), "root")
-		want := "the password of vault is not kept by Harbor, whose users come from elsewhere (" + mode + "): change it there and write it to the connection, or use a robot account as administrator"
+		want := "Harbor does not keep the password of vault, because its users come from another source (" + mode + "): change it there and write it to the connection, or use a robot account"
 		if err == nil || !strings.HasSuffix(err.Error(), ": "+want) || !issuer.Definite(err) {
 			t.Errorf("%s: want %q, got %v", mode, want, err)
 		}

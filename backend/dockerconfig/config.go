@@ -12,23 +12,24 @@ import (
 )
 
 const (
-	// MaxRegistries is the most registries that one pull secret may hold.
+	// MaxRegistries caps the registries of one pull secret.
 	MaxRegistries = 1000
 
-	// MaxSize is the most bytes that the Docker config may have: Kubernetes'
-	// own limit for the data of a Secret.
+	// MaxSize caps the Docker config, in bytes: Kubernetes' own limit for the data
+	// of a Secret.
 	MaxSize = 1 << 20
 )
 
-// Config is a Docker config with at least one credential, at most one per
-// registry key. It cannot be changed once made, and cannot be printed.
+// Config is a Docker config with at least one credential, and at most one for each
+// registry key. It is immutable, and cannot be printed.
 type Config struct {
 	credentials []Credential // sorted by registry key
 	encoded     Secret       // what JSON returns
 }
 
-// New joins credentials into a Config. It refuses none or too many of them,
-// two with the same registry key, and a result that Kubernetes would refuse.
+// New joins credentials into a Config. It refuses an empty list, too many
+// credentials, two with the same registry key, and a result that is too large for
+// Kubernetes.
 func New(credentials ...Credential) (Config, error) {
 	switch {
 	case len(credentials) == 0:
@@ -76,8 +77,8 @@ func (c Config) Equal(other Config) bool {
 	})
 }
 
-// entry is one entry of "auths". Its fields and their order are those of
-// "kubectl create secret docker-registry".
+// entry is one entry of "auths", with the fields and the order of "kubectl create
+// secret docker-registry".
 type entry struct {
 	Username string `json:"username,omitempty"`
 	Password string `json:"password,omitempty"`
@@ -85,14 +86,13 @@ type entry struct {
 	Auth     string `json:"auth,omitempty"`
 }
 
-// file is the Docker config as written.
+// file is the JSON form of a Docker config.
 type file struct {
 	Auths map[Key]entry `json:"auths"`
 }
 
-// JSON returns the Docker config as compact JSON: the bytes that "kubectl
-// create secret docker-registry" writes for the same credentials. They are
-// encoded once, when the Config is made.
+// JSON returns the Docker config as compact JSON: the bytes that "kubectl create
+// secret docker-registry" writes for the same credentials.
 func (c Config) JSON() []byte { return []byte(c.encoded.Reveal()) }
 
 func fullEntry(credential Credential) entry {
@@ -104,8 +104,8 @@ func fullEntry(credential Credential) entry {
 	}
 }
 
-// AuthJSON returns the Docker config with the field "auth" only, which is what
-// "docker login" writes and what DOCKER_AUTH_CONFIG takes.
+// AuthJSON returns the Docker config with only the field "auth" in its entries, as
+// "docker login" writes it and DOCKER_AUTH_CONFIG expects it.
 func (c Config) AuthJSON() []byte {
 	return c.encode(func(credential Credential) entry {
 		return entry{Auth: credential.auth()}
@@ -119,14 +119,14 @@ func (c Config) encode(entryOf func(Credential) entry) []byte {
 	}
 	encoded, err := json.Marshal(file{Auths: auths})
 	if err != nil {
-		panic("dockerconfig: maps of strings always marshal") // err may quote what it met
+		panic("dockerconfig: maps of strings always marshal") // err may quote a secret
 	}
 	return encoded
 }
 
-// Decode reads back what [Config.JSON] wrote, and keeps the bytes. Unlike
-// [Parse] it changes and refuses nothing but what is not such JSON, so that a
-// Config written under older rules stays readable.
+// Decode reads the output of [Config.JSON], and keeps the bytes. Unlike [Parse], it
+// accepts every such JSON unchanged, so that a Config written under older rules
+// stays readable.
 func Decode(encoded []byte) (Config, error) {
 	var f file
 	if err := json.Unmarshal(encoded, &f); err != nil || len(f.Auths) == 0 {
@@ -149,6 +149,6 @@ func Decode(encoded []byte) (Config, error) {
 // Format implements [fmt.Formatter] for every verb.
 func (Config) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }
 
-// MarshalText implements [encoding.TextMarshaler]; [Config.JSON] is what
-// encodes a Config.
+// MarshalText implements [encoding.TextMarshaler]. Use [Config.JSON] to encode a
+// Config.
 func (Config) MarshalText() ([]byte, error) { return []byte(redacted), nil }

@@ -12,8 +12,8 @@ import (
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
 )
 
-// The expected bytes are those of "kubectl create secret docker-registry"
-// 1.35.4, where it can write them: it takes one registry, and no empty email.
+// The expected bytes come from "kubectl create secret docker-registry" 1.35.4, which
+// accepts only one registry and no empty email.
 var encodings = []struct {
 	name           string
 	credentials    []plain
@@ -177,7 +177,7 @@ func TestNumberOfRegistriesIsLimited(t *testing.T) {
 // ofSize returns a credential whose Docker config has size bytes.
 func ofSize(t *testing.T, size int) plain {
 	t.Helper()
-	// password counts once, and with a third more in auth
+	// The password counts once as it is, and once with a third more in auth.
 	credential := plain{"ghcr.io", "u", strings.Repeat(marker, size*3/7/len(marker)-100), "e"}
 	credential.Email = strings.Repeat("e", 1+size-len(newConfig(t, credential).JSON()))
 	return credential
@@ -194,7 +194,7 @@ func TestSizeIsLimitedToThatOfAKubernetesSecret(t *testing.T) {
 	_, err := dockerconfig.New(tooLarge.credential())
 	refusal{fmt.Sprintf("this one would have %d", limit+1), fmt.Sprintf("at most %d bytes, Kubernetes' limit for a Secret", limit)}.check(t, err)
 
-	// What counts is what would be written, not what was read.
+	// The limit is for the output, not for the input.
 	auth := encode64("u:" + strings.Repeat(marker, limit/2/len(marker)))
 	input := `{"auths":{"ghcr.io":{"auth":"` + auth + `"}}}`
 	if len(input) >= limit {
@@ -222,7 +222,7 @@ func TestConfigCannotBeChangedFromOutside(t *testing.T) {
 	wantEqual(t, "JSON", before, string(config.JSON()))
 }
 
-// readAuths reads a Docker config as kubelet and Docker do.
+// readAuths reads a Docker config like kubelet and Docker.
 func readAuths(t *testing.T, encoded []byte) map[string]map[string]string {
 	t.Helper()
 	var read struct {
@@ -234,7 +234,7 @@ func readAuths(t *testing.T, encoded []byte) map[string]map[string]string {
 	return read.Auths
 }
 
-// readAuth reads the field auth as Docker does, which is the strictest.
+// readAuth reads the field auth like Docker, which is the strictest tool.
 func readAuth(t *testing.T, auth string) (username, password string) {
 	t.Helper()
 	decoded, err := base64.StdEncoding.Strict().DecodeString(auth)

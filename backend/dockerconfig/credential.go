@@ -10,7 +10,7 @@ import (
 	"unicode/utf8"
 )
 
-// Credential is what one entry of "auths" says.
+// Credential is the content of one entry of "auths".
 type Credential struct {
 	Registry Key
 	Username string
@@ -18,12 +18,12 @@ type Credential struct {
 	Email    string // optional
 }
 
-// auth returns the field of that name: base64 of username:password.
+// auth returns the field "auth": base64 of username:password.
 func (c Credential) auth() string {
 	return base64.StdEncoding.EncodeToString([]byte(c.Username + ":" + c.Password.Reveal()))
 }
 
-// ParseUsername checks that every reader decodes the user name as it is.
+// ParseUsername checks that every tool decodes the user name unchanged.
 func ParseUsername(input string) (string, error) {
 	switch {
 	case input == "":
@@ -36,9 +36,8 @@ func ParseUsername(input string) (string, error) {
 	return input, checkText(input)
 }
 
-// ParsePassword checks that every reader decodes the password as it is. One
-// trailing newline, as files have, is removed with a warning; everything else
-// is kept.
+// ParsePassword checks that every tool decodes the password unchanged. It removes one
+// trailing newline, which files have, with a warning. It keeps everything else.
 func ParsePassword(input string) (Secret, []string, error) {
 	var warnings []string
 	password, cut := strings.CutSuffix(input, "\n")
@@ -70,9 +69,9 @@ func ParseEmail(input string) (string, error) {
 	return input, checkText(input)
 }
 
-// checkText refuses what JSON cannot carry. Bytes that are not UTF-8 have
-// often been replaced by U+FFFD on their way here, by whoever wrote the JSON
-// of the request, so that is refused as well.
+// checkText refuses text that JSON cannot carry. It also refuses U+FFFD, because
+// clients that write the JSON of a request often replace bytes that are not UTF-8
+// with it.
 func checkText(s string) error {
 	if !utf8.ValidString(s) || strings.ContainsRune(s, utf8.RuneError) {
 		return errors.New("must be UTF-8: it has bytes that are not, or the character U+FFFD that replaces such bytes, and JSON cannot carry them")

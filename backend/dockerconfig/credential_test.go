@@ -13,7 +13,7 @@ const (
 	newlineKept    = "ends with a newline, which is kept; hardly any registry has such a password"
 )
 
-// jsonKey is a password of many lines, as Google's registries take it.
+// jsonKey is a password of several lines, as Google's registries accept it.
 const jsonKey = "{\n  \"type\": \"service_account\",\n  \"private_key\": \"-----BEGIN\\n" + marker + "\\n-----END\\n\"\n}"
 
 func TestUsernameIsKeptAsItIs(t *testing.T) {

@@ -15,10 +15,10 @@ import (
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
 )
 
-// keyForm is what every key but Docker Hub's looks like.
+// keyForm matches every key except Docker Hub's.
 var keyForm = regexp.MustCompile(`^([a-z0-9*]([a-z0-9.*-]*[a-z0-9*])?|\[[0-9a-f:]+\])(:[1-9][0-9]{0,4})?(/[a-z0-9._-]+)*$`)
 
-// changed reports whether a warning tells of a change to the input.
+// changed reports whether a warning is about a change to the input.
 func changed(warning string) bool {
 	return strings.Contains(warning, "stored as") || strings.Contains(warning, "was removed") || strings.Contains(warning, "left out")
 }
@@ -189,7 +189,7 @@ func FuzzCredential(f *testing.F) {
 	})
 }
 
-// FuzzDecode reads what may stand in storage.
+// FuzzDecode fuzzes stored entries.
 func FuzzDecode(f *testing.F) {
 	for _, row := range encodings {
 		f.Add([]byte(row.json))
@@ -219,7 +219,7 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
-// FuzzEmail tries what is put beside a user name.
+// FuzzEmail fuzzes the email of a credential.
 func FuzzEmail(f *testing.F) {
 	for _, seed := range []string{"", "ci@example.com", "a\nb", "\xff", "\ufffd", "ü \"<>", "\u2028"} {
 		f.Add(seed)
@@ -247,8 +247,8 @@ func FuzzEmail(f *testing.F) {
 	})
 }
 
-// FuzzErrorsHoldNoSecret plants the marker as the password in configs of all
-// shapes, whole and broken, and looks for it in whatever is said about them.
+// FuzzErrorsHoldNoSecret plants the marker as the password in whole and broken configs
+// of all shapes, and looks for it in errors and warnings.
 func FuzzErrorsHoldNoSecret(f *testing.F) {
 	for shape := range uint8(len(shapes)) {
 		f.Add(shape, "registry.example.com", "user", "", "", uint16(0), "")
@@ -258,7 +258,7 @@ func FuzzErrorsHoldNoSecret(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, shape uint8, registry, username, before, after string, at uint16, insert string) {
 		if planted.In(strings.Join([]string{registry, username, insert}, " ")) != nil {
-			return // the fuzzer put the marker where no secret belongs
+			return // the fuzzer put the marker where secrets are not allowed
 		}
 		secret := before + marker + after
 		text := shapes[int(shape)%len(shapes)](registry, username, secret)
@@ -297,7 +297,7 @@ func FuzzErrorsHoldNoSecret(f *testing.F) {
 	})
 }
 
-// shapes make the configs of [FuzzErrorsHoldNoSecret].
+// shapes build the configs of [FuzzErrorsHoldNoSecret].
 var shapes = []func(registry, username, secret string) string{
 	func(r, u, s string) string { return configOf(r, map[string]any{"username": u, "password": s}) },
 	func(r, u, s string) string { return configOf(r, map[string]any{"auth": encode64(u + ":" + s)}) },

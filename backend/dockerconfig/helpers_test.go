@@ -15,18 +15,18 @@ import (
 	"vault-plugin-secrets-regcred/backend/leaktest"
 )
 
-// marker stands in every secret of these tests. No error, warning or print may
-// contain it, nor base64 of it.
+// marker is part of every secret of these tests. No error, warning or printed value may
+// contain it or its base64.
 const marker = "s3cr3t"
 
-// planted finds the marker in whatever form.
+// planted finds the marker in any encoding.
 var planted = func() *leaktest.Marks {
 	var marks leaktest.Marks
 	marks.Add("the secret of the test", marker)
 	return &marks
 }()
 
-// holdNoSecret fails the test where one of the texts tells the marker.
+// holdNoSecret fails the test if one of the texts contains the marker.
 func holdNoSecret(t *testing.T, texts ...string) {
 	t.Helper()
 	for _, text := range texts {
@@ -36,7 +36,7 @@ func holdNoSecret(t *testing.T, texts ...string) {
 	}
 }
 
-// refusal says which words an error must have: wrong names the fault, right
+// refusal holds the words that an error must contain: wrong names the fault, and right
 // says what would be accepted.
 type refusal struct{ wrong, right string }
 
@@ -56,7 +56,7 @@ func (r refusal) check(t *testing.T, err error) {
 	}
 }
 
-// plain is a credential that can be compared and printed.
+// plain is a credential that tests can compare and print.
 type plain struct{ Registry, Username, Password, Email string }
 
 func (p plain) credential() dockerconfig.Credential {
@@ -96,7 +96,7 @@ func wantEqual(t *testing.T, what string, want, got any) {
 	}
 }
 
-// wantWarnings compares whole warnings, and takes nil and empty for the same.
+// wantWarnings compares whole warnings. nil and empty are equal.
 func wantWarnings(t *testing.T, want, got []string) {
 	t.Helper()
 	holdNoSecret(t, got...)

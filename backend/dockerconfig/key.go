@@ -14,24 +14,24 @@ import (
 	"github.com/distribution/reference"
 )
 
-// Key is a normalised key of "auths" in a Docker config: a host, host:port or
-// host/path in lower case, or [DockerHub].
+// Key is a normalised key of "auths" in a Docker config: host, host:port or host/path
+// in lower case, or [DockerHub].
 type Key string
 
 const (
-	// DockerHub is the one key under which kubelet, Docker, BuildKit, crane,
+	// DockerHub is the only key under which kubelet, Docker, BuildKit, crane,
 	// kaniko, podman and skopeo all find the credential for Docker Hub.
 	DockerHub Key = "https://index.docker.io/v1/"
 
-	// dockerHubHost is Docker Hub's host as it stands in image names.
+	// dockerHubHost is Docker Hub's host in image names.
 	dockerHubHost = "docker.io"
 
 	// maxHostLength is the longest host name that DNS allows, in bytes.
 	maxHostLength = 253
 )
 
-// dockerHubHosts are the hosts that mean Docker Hub: as in image names, as its
-// oldest client and its API call it, and its web site's.
+// dockerHubHosts are the hosts that mean Docker Hub: in image names, in Docker's
+// oldest configs, of its API, and of its web site.
 var dockerHubHosts = map[string]bool{
 	dockerHubHost:          true,
 	"index.docker.io":      true,
@@ -39,9 +39,9 @@ var dockerHubHosts = map[string]bool{
 	"hub.docker.com":       true,
 }
 
-// ParseKey normalises a registry as people write it: a host with or without
-// scheme, port, path or API version ("https://Registry.Example.com/v2/").
-// The warnings say what was changed and which tools will not match the key.
+// ParseKey normalises a registry as people write it: a host with or without scheme,
+// port, path or API version ("https://Registry.Example.com/v2/"). The warnings say
+// what was changed, and which tools will not match the key.
 func ParseKey(input string) (Key, []string, error) {
 	if err := checkKeyText(input); err != nil {
 		return "", nil, err
@@ -72,8 +72,8 @@ func ParseKey(input string) (Key, []string, error) {
 	return key, keyWarnings(input, key), nil
 }
 
-// ImageName returns the registry as it stands in image names: the key itself,
-// or docker.io for [DockerHub].
+// ImageName returns the registry's form in image names: the key itself, or docker.io
+// for [DockerHub].
 func (k Key) ImageName() string {
 	if k == DockerHub {
 		return dockerHubHost
@@ -81,15 +81,14 @@ func (k Key) ImageName() string {
 	return string(k)
 }
 
-// Host returns the host, with its port if it has one, as it stands in image
-// names.
+// Host returns the host, and its port if there is one, in the form of image names.
 func (k Key) Host() string {
 	host, _, _ := strings.Cut(k.ImageName(), "/")
 	return host
 }
 
-// Path returns the repository path that the key is limited to, empty for the
-// whole registry.
+// Path returns the repository path that the key is limited to, "" for the whole
+// registry.
 func (k Key) Path() string {
 	_, path, _ := strings.Cut(k.ImageName(), "/")
 	return path
@@ -108,8 +107,8 @@ func checkKeyText(input string) error {
 	case strings.ContainsAny(input, "?#"):
 		return errors.New("must not contain a query or a fragment ('?', '#'); give only the registry, such as registry.example.com")
 	case strings.ContainsFunc(input, func(r rune) bool { return r > unicode.MaxASCII }):
-		// Lower case would make ASCII letters of some, such as k of the Kelvin
-		// sign, and so turn a look-alike into the registry that it looks like.
+		// Lower case turns some letters into ASCII, such as the Kelvin sign into k.
+		// A look-alike name would then become the registry that it imitates.
 		return errors.New("must not contain letters other than a to z, such as registry.example.com; write an international domain name in its xn-- form")
 	}
 	return nil
@@ -127,8 +126,8 @@ func cutScheme(input string) (string, error) {
 	return "", errors.New("must have no scheme other than https:// or http://; give only the registry, such as registry.example.com")
 }
 
-// checkHost accepts what an image name can have in front of its first slash,
-// and '*' within it.
+// checkHost accepts what an image name can have before its first slash, and '*' in
+// it.
 func checkHost(hostport string) error {
 	host, port, hasPort := strings.Cut(hostport, ":")
 	if end := strings.LastIndexByte(hostport, ']'); strings.HasPrefix(hostport, "[") && end > 0 {
@@ -164,8 +163,8 @@ func validPort(port string) bool {
 	return err == nil && n > 0 && port[0] != '0' && port[0] != '+'
 }
 
-// normalisePath cuts the API version that stands first in a registry's URL,
-// as kubelet does, and folds the case, because repositories have none.
+// normalisePath removes an API version at the start, as kubelet does, and converts to
+// lower case, because repositories have no upper case.
 func normalisePath(path string) (string, error) {
 	path = strings.ToLower(strings.Trim(path, "/"))
 	for {

@@ -103,12 +103,12 @@ func TestParseKeyStoresOneFormAndTellsWhatItChanged(t *testing.T) {
 			onlyKubelet("*.example.com/team"),
 		}},
 
-		// A path of Docker Hub is no key of Docker's: it looks up DockerHub only.
+		// Docker looks up only DockerHub, so it never uses the key of a path there.
 		{"index.docker.io/team", "docker.io/team", []string{
 			storedAs("docker.io/team"),
 			`"docker.io/team" is limited to a path: kubelet matches it as a plain string prefix (team-other too), podman and skopeo path by path, and Docker finds no credential for Docker Hub under it`,
 		}},
-		// A port is never dropped, and so this is not Docker Hub's key.
+		// A port is never removed, so this is not Docker Hub's key.
 		{"docker.io:443", "docker.io:443", nil},
 		{"notdocker.io", "notdocker.io", nil},
 		{"https://index.docker.io/v1/", dockerconfig.DockerHub, nil},
@@ -165,7 +165,7 @@ func TestParseKeyRefusesWhatIsNoRegistry(t *testing.T) {
 		"text behind IPv6": {[]string{"[::1]5000", "[::1]x"}, refusal{"must have only a port after the IPv6 address", "[::1]:5000"}},
 		"no host name":     {[]string{"-registry.example.com", "registry-.example.com", "registry..example.com", ".example.com", "registry.example.com.", "registry_1.example.com", "registry.example.com,other", "(registry)", "registry.ex%61mple.com", "registry.example.com\\team", "*-.example.com", "!"}, refusal{"must have a host of letters, digits, '-' and '.'", example}},
 		"long host":        {[]string{"a" + hostOf(longestHost), hostOf(longestHost + 2)}, refusal{"must have a host of at most", "253 bytes"}},
-		// Lower case makes an ASCII letter of each of these three.
+		// Lower case turns each of these three into an ASCII letter.
 		"look-alike":       {[]string{"doc\u212aer.io", "ghcr.\u0130o", "registry.example.com/\u212aube"}, refusal{"must not contain letters other than a to z", "xn-- form"}},
 		"international":    {[]string{"bücher.example", "ｒegistry.example.com", "registry。example.com", "registry.example.com:５０００", "registry.example.com/café", "regi\ufffdstry.example.com"}, refusal{"must not contain letters other than a to z", "xn-- form"}},
 		"'*' in the path":  {[]string{"registry.example.com/*", "registry.example.com/team/*", "docker.io/*", "registry.example.com/te*m"}, refusal{"must not have '*' in its path", "name the path in front of the '*'"}},

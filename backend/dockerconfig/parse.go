@@ -13,9 +13,9 @@ import (
 	"unicode/utf8"
 )
 
-// Parse reads a whole Docker config, as JSON or as base64 of it, such as the
-// content of ~/.docker/config.json or of a pull secret's data. The warnings
-// say what was changed or left out.
+// Parse reads a whole Docker config, as JSON or base64 of JSON: the content of
+// ~/.docker/config.json, or the data of a pull secret. The warnings say what was
+// changed or left out.
 func Parse(input string) (Config, []string, error) {
 	text, err := decodeInput(input)
 	if err != nil {
@@ -60,13 +60,13 @@ func Parse(input string) (Config, []string, error) {
 }
 
 // parseEntries reads the members of auths. hasHelper says that the config names a
-// program that keeps passwords.
+// program that keeps its passwords.
 func parseEntries(entries []member, hasHelper bool) (credentials []Credential, warnings []string, err error) {
 	writtenAs := make(map[Key]string, len(entries))
 	for i, e := range entries {
 		key, keyWarnings, err := ParseKey(e.name)
 		if err != nil {
-			// The name is not repeated: it may be a URL with a password.
+			// The error does not repeat the name, which may be a URL with a password.
 			return nil, nil, fmt.Errorf("registry %d of auths %w", i+1, err)
 		}
 		if other, twice := writtenAs[key]; twice {
@@ -91,7 +91,7 @@ func parseEntries(entries []member, hasHelper bool) (credentials []Credential, w
 var errNoPassword = errors.New("holds no password: credsStore and credHelpers name programs on the machine that the file comes from, and kubelet cannot run them; " +
 	"write the user name and password (or token) of each registry instead")
 
-// decodeInput returns the JSON object that input is, or is base64 of.
+// decodeInput returns the JSON object in the input, which may be in base64.
 func decodeInput(input string) ([]byte, error) {
 	const want = `must be a Docker config such as {"auths":{"registry.example.com":{"auth":"…"}}}, or base64 of one`
 	text := []byte(strings.TrimSpace(input))
@@ -113,8 +113,8 @@ func decodeInput(input string) ([]byte, error) {
 	return text, nil
 }
 
-// decodeBase64 accepts the standard alphabet with or without padding, and line
-// breaks, as kubelet does.
+// decodeBase64 accepts the standard alphabet with or without padding and line breaks,
+// as kubelet does.
 func decodeBase64(s string) ([]byte, error) {
 	if decoded, err := base64.StdEncoding.DecodeString(s); err == nil {
 		return decoded, nil
@@ -132,7 +132,7 @@ func parseEntry(key Key, value json.RawMessage, hasHelper bool) (Credential, []s
 	for _, name := range []string{"username", "password", "email", "auth", "identitytoken", "registrytoken"} {
 		if raw, found := find(fields, name); found {
 			var text string
-			if json.Unmarshal(raw, &text) != nil { // null is as good as absent
+			if json.Unmarshal(raw, &text) != nil { // null counts as absent
 				return Credential{}, nil, fmt.Errorf(".%s: must be a string", name)
 			}
 			texts[name] = text
@@ -155,7 +155,7 @@ func parseEntry(key Key, value json.RawMessage, hasHelper bool) (Credential, []s
 	if c.Username, err = ParseUsername(username); err != nil {
 		return Credential{}, nil, fmt.Errorf(".username: %w", err)
 	}
-	// Unlike a password that comes from a file, this one says where it ends.
+	// A newline at the end is kept: JSON, unlike a file, adds none.
 	if err = checkPassword(password); err != nil {
 		return Credential{}, nil, fmt.Errorf(".password: %w", err)
 	}
@@ -172,9 +172,8 @@ func parseEntry(key Key, value json.RawMessage, hasHelper bool) (Credential, []s
 	return c, warnings, nil
 }
 
-// userAndPassword returns what auth says, or else username and password.
-// Where an entry has both and they differ it refuses: readers disagree on
-// which to use.
+// userAndPassword returns the content of auth, or username and password without it.
+// It refuses an entry in which they differ, because tools disagree on which to use.
 func userAndPassword(texts map[string]string) (username, password string, err error) {
 	username, password = texts["username"], texts["password"]
 	if texts["auth"] == "" {
@@ -197,9 +196,8 @@ type member struct {
 	value json.RawMessage
 }
 
-// members returns the members of a JSON object in their order. Unlike
-// encoding/json it refuses a name that stands twice, and its errors quote
-// nothing of the input.
+// members returns the members of a JSON object in their order. Unlike encoding/json,
+// it refuses a repeated name, and its errors quote nothing of the input.
 func members(object []byte) ([]member, error) {
 	decoder := json.NewDecoder(bytes.NewReader(object))
 	if token, err := decoder.Token(); err != nil || token != json.Delim('{') {
@@ -248,7 +246,7 @@ func find(list []member, name string) (json.RawMessage, bool) {
 	return nil, false
 }
 
-// usesHelper reports whether passwords are kept by a program outside the file.
+// usesHelper reports whether the config names a program that keeps its passwords.
 func usesHelper(top []member) bool {
 	for _, name := range []string{"credsStore", "credHelpers"} {
 		if value, found := find(top, name); found {
@@ -262,7 +260,7 @@ func usesHelper(top []member) bool {
 	return false
 }
 
-// leftOut warns of the members that a pull secret has no place for.
+// leftOut warns of members that a pull secret cannot hold.
 func leftOut(list []member, known ...string) []string {
 	var names []string
 next:

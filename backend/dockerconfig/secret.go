@@ -9,13 +9,13 @@ import (
 
 const redacted = "[redacted]"
 
-// Secret holds a text that must not reach a log, an error or a read-back.
-// Whatever formats or marshals it gets "[redacted]"; only [Secret.Reveal]
-// gives the text. The zero Secret is the empty text.
+// Secret holds a text that must not reach a log, an error or a read-back. Formatting
+// or marshalling it gives "[redacted]"; only [Secret.Reveal] returns the text. The
+// zero Secret is the empty text.
 type Secret struct {
-	// A pointer, because fmt does not call methods on unexported fields: a
-	// struct that holds a Secret in one would print a plain string, but
-	// prints only the address of this one.
+	// text is a pointer, because fmt does not call methods on unexported fields. If
+	// a struct holds a Secret in one, fmt prints a string field as it is, and a
+	// pointer only as an address.
 	text *string
 }
 
@@ -36,6 +36,6 @@ func (s Secret) Equal(other Secret) bool { return s.Reveal() == other.Reveal() }
 // Format implements [fmt.Formatter] for every verb.
 func (Secret) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }
 
-// MarshalText implements [encoding.TextMarshaler], and so covers JSON and
-// structured logs.
+// MarshalText implements [encoding.TextMarshaler], which JSON and structured logs
+// use.
 func (Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }

@@ -37,7 +37,7 @@ type visible struct {
 	Anything   any
 }
 
-// holders are values that hold the marker in all the ways a program does.
+// holders are values that hold the marker in every way that a program does.
 func holders(t *testing.T) map[string]any {
 	t.Helper()
 	credential := plain{"registry.example.com", "user", marker, "ci@example.com"}.credential()
@@ -140,7 +140,7 @@ func TestPanicWithSecretDoesNotTellIt(t *testing.T) {
 	}
 }
 
-// A Secret that JSON could fill would make its type look like one to store.
+// If JSON could fill a Secret, programmers might store it.
 func TestSecretCannotBeUnmarshalled(t *testing.T) {
 	var credential dockerconfig.Credential
 	err := json.Unmarshal([]byte(`{"Registry":"ghcr.io","Password":`+quote(marker)+`}`), &credential)

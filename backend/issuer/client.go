@@ -12,15 +12,15 @@ import (
 	"vault-plugin-secrets-regcred/backend/redact"
 )
 
-// Client is an opened connection: the [Issuer] of its type, with what all
-// types share around each call.
+// Client is an open connection: the [Issuer] of its type, and what all types
+// share around each call (time limit, wording of errors, redaction).
 type Client struct {
 	issuer  Issuer
 	conn    Connection
-	secrets []dockerconfig.Secret // of which nothing that is said may repeat one
+	secrets []dockerconfig.Secret // must not appear in errors, warnings or identities
 }
 
-// Open opens a connection. Its errors are for who wrote the fields.
+// Open opens a connection. Its errors are for the person who wrote the fields.
 func Open(t Type, c Connection) (*Client, error) {
 	issuer, err := t.New(c)
 	if err != nil {
@@ -29,8 +29,8 @@ func Open(t Type, c Connection) (*Client, error) {
 	return &Client{issuer: issuer, conn: c, secrets: c.sentSecrets()}, nil
 }
 
-// sentSecrets are the secrets, and the pairs with a user name as which they are
-// sent: in base64, a pair is nothing like the secret alone.
+// sentSecrets returns the secrets, and each of them joined to a user name as in
+// basic authentication: in base64, the pair does not contain the encoded secret.
 func (c Connection) sentSecrets() []dockerconfig.Secret {
 	var texts []dockerconfig.Secret
 	for _, secret := range c.Secrets {
@@ -50,10 +50,10 @@ func reveal(secrets []dockerconfig.Secret) []string {
 	return texts
 }
 
-// Close gives up the connections that are kept open between calls.
+// Close closes the idle HTTP connections.
 func (c *Client) Close() { c.conn.HTTP.CloseIdleConnections() }
 
-// Check is [Issuer.Check].
+// Check calls [Issuer.Check].
 func (c *Client) Check(ctx context.Context) (Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
 	defer cancel()
@@ -65,13 +65,13 @@ func (c *Client) Check(ctx context.Context) (Status, error) {
 	return status, c.wrapError(err)
 }
 
-// sanitize makes fit to be shown what may hold what the registry said.
+// sanitize makes a text that may contain what the registry said fit to be shown.
 func (c *Client) sanitize(text string) string {
 	return redact.Truncate(redact.Sanitize(text, reveal(c.secrets)), maxText)
 }
 
-// Mint is [Issuer.Mint]. A credential without a user name or password, which
-// an answer of another kind may look like, is an error.
+// Mint calls [Issuer.Mint]. A credential without user name or password is an
+// error: an answer of another kind may decode to one.
 func (c *Client) Mint(ctx context.Context, r Request) (Credential, error) {
 	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
 	defer cancel()
@@ -82,14 +82,14 @@ func (c *Client) Mint(ctx context.Context, r Request) (Credential, error) {
 	return minted, c.wrapError(err)
 }
 
-// Revoke is [Issuer.Revoke].
+// Revoke calls [Issuer.Revoke].
 func (c *Client) Revoke(ctx context.Context, target Settings, id string) error {
 	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
 	defer cancel()
 	return c.wrapError(c.issuer.Revoke(ctx, target, id))
 }
 
-// RevokeNamed revokes all that has the name.
+// RevokeNamed revokes every credential with the name.
 func (c *Client) RevokeNamed(ctx context.Context, target Settings, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
 	defer cancel()
@@ -105,8 +105,8 @@ func (c *Client) RevokeNamed(ctx context.Context, target Settings, name string) 
 	return nil
 }
 
-// ErrRootNotRotatable is that of a type whose root credential the
-// engine cannot replace.
+// ErrRootNotRotatable is the error for a type whose root credential the engine
+// cannot replace.
 var ErrRootNotRotatable = errors.New("the engine cannot replace the root credential of this type of connection; write a new one to the connection")
 
 func (c *Client) rotator() (RootRotator, error) {
@@ -116,7 +116,7 @@ func (c *Client) rotator() (RootRotator, error) {
 	return nil, ErrRootNotRotatable
 }
 
-// PrepareRoot is that of [RootRotator], as are the following.
+// PrepareRoot calls [RootRotator.PrepareRoot].
 func (c *Client) PrepareRoot(ctx context.Context, name string) (Root, error) {
 	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
 	defer cancel()
@@ -128,7 +128,7 @@ func (c *Client) PrepareRoot(ctx context.Context, name string) (Root, error) {
 	return root, c.wrapError(err)
 }
 
-// ActivateRoot puts a prepared credential in force.
+// ActivateRoot calls [RootRotator.ActivateRoot].
 func (c *Client) ActivateRoot(ctx context.Context, root Root) error {
 	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
 	defer cancel()
@@ -139,7 +139,7 @@ func (c *Client) ActivateRoot(ctx context.Context, root Root) error {
 	return c.wrapError(r.ActivateRoot(ctx, root), c.conn.With(root).sentSecrets()...)
 }
 
-// DiscardRoot ends a prepared credential that is not wanted.
+// DiscardRoot calls [RootRotator.DiscardRoot].
 func (c *Client) DiscardRoot(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
 	defer cancel()
@@ -150,7 +150,7 @@ func (c *Client) DiscardRoot(ctx context.Context, name string) error {
 	return c.wrapError(r.DiscardRoot(ctx, name))
 }
 
-// RetireRoot ends the credential that the client was opened with.
+// RetireRoot calls [RootRotator.RetireRoot].
 func (c *Client) RetireRoot(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
 	defer cancel()
@@ -161,8 +161,8 @@ func (c *Client) RetireRoot(ctx context.Context) error {
 	return c.wrapError(r.RetireRoot(ctx))
 }
 
-// wrapError completes an error: with the registry that it is about, and with the
-// secrets that it must not repeat.
+// wrapError adds to an error which registry it is about, and which secrets it
+// must not repeat.
 func (c *Client) wrapError(err error, more ...dockerconfig.Secret) error {
 	if err == nil || errors.Is(err, ErrRootNotRotatable) {
 		return err

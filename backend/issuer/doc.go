@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: MPL-2.0
 
-// Package issuer is what all registries that mint credentials have in common.
-// A folder below it for each type holds what that registry is, and nothing
-// else: which fields it has, and which calls of its API mint, find, check and
-// revoke. It knows nothing of Vault's storage, roles or leases.
+// Package issuer holds what all registries that mint credentials have in
+// common. Each type has a folder below it, which says only which fields the type
+// has, and which API calls mint, find, check and revoke. This package knows
+// nothing of Vault's storage, roles or leases.
 //
-// A credential is minted under a name that is chosen before ([NewName]), so
-// that after a crash, or an answer that never came, it can be found by that
-// name and revoked. What a call that failed may have done all the same is what
-// [Definite] tells.
+// The name of a credential is chosen before it is minted ([NewName]). After a
+// crash or a lost answer, the credential can be found by that name and revoked.
+// [Definite] tells whether a failed call may have changed something.
 package issuer

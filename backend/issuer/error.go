@@ -16,30 +16,30 @@ import (
 )
 
 const (
-	// maxMessage is how many runes of what a registry said an error repeats.
+	// maxMessage caps the registry's own message in an error, in runes.
 	maxMessage = 300
 
-	// maxText is how many runes of all else there are.
+	// maxText caps the rest of an error, in runes.
 	maxText = 600
 )
 
-// Error is a call that the registry refused, or that failed.
+// Error is the error of a call that the registry refused, or that failed.
 type Error struct {
-	// Status is the HTTP status of the answer, 0 if there was none, or none
-	// that could be understood.
+	// Status is the HTTP status of the answer; 0 if there was no answer, or it
+	// could not be understood.
 	Status int
 
-	// RetryAfter is how long the registry asks to wait, 0 if it does not say.
+	// RetryAfter is how long the registry asks to wait; 0 if it does not say.
 	RetryAfter time.Duration
 
 	definite  bool
-	message   string // what happened, in our own words; the registry's are marked
-	untrusted string // what the registry said, as it said it
+	message   string // in our own words; text of the registry in it is marked
+	untrusted string // the registry's own message, as received
 	secrets   []dockerconfig.Secret
 }
 
-// Error implements error. It is one line and holds none of the secrets of the
-// connection, whatever the registry said.
+// Error implements error. The text is one line, and holds no secret of the
+// connection even if the registry repeats one.
 func (e *Error) Error() string {
 	secrets := reveal(e.secrets)
 	text := redact.Truncate(redact.Sanitize(e.message, secrets), maxText)
@@ -52,20 +52,20 @@ func (e *Error) Error() string {
 	return text
 }
 
-// Definite reports whether it is certain that the call that failed has changed
-// nothing at the registry, now and later.
+// Definite reports whether the failed call certainly changed nothing at the
+// registry, and will not change anything later.
 func Definite(err error) bool {
 	var e *Error
 	return errors.As(err, &e) && e.definite
 }
 
-// IsError reports whether an error is about a call to a registry.
+// IsError reports whether an error is the failure of a call to a registry.
 func IsError(err error) bool {
 	var e *Error
 	return errors.As(err, &e)
 }
 
-// StatusOf returns the HTTP status that an error is about, 0 if none.
+// StatusOf returns the HTTP status of an error, 0 if it has none.
 func StatusOf(err error) int {
 	var e *Error
 	if errors.As(err, &e) {
@@ -74,7 +74,7 @@ func StatusOf(err error) int {
 	return 0
 }
 
-// RetryAfter returns how long the registry asks to wait, 0 if it does not say.
+// RetryAfter returns how long the registry asks to wait; 0 if it does not say.
 func RetryAfter(err error) time.Duration {
 	var e *Error
 	if errors.As(err, &e) {
@@ -83,13 +83,13 @@ func RetryAfter(err error) time.Duration {
 	return 0
 }
 
-// Answered is the error of an answer with a status that is not of success.
-// said is the registry's own message, of which nothing else is repeated than
-// what is fit to be shown; empty if there is none.
+// Answered is the error of an answer whose status is not success. said is the
+// registry's own message, "" if there is none; it is redacted and shortened
+// before it is shown.
 func Answered(status int, header http.Header, said string) error {
 	e := &Error{
 		Status: status,
-		// What a server of the 5xx kind has done before it failed is its secret.
+		// A server may have acted before it answered 5xx.
 		definite:  status >= 400 && status < 500 && status != http.StatusRequestTimeout,
 		message:   fmt.Sprintf("answered %d %s", status, http.StatusText(status)),
 		untrusted: said,
@@ -105,21 +105,22 @@ func Answered(status int, header http.Header, said string) error {
 	return e
 }
 
-// Refusedf is the error of a registry that could be understood and that does
-// not do what was asked, without a status that says so. What the registry said
-// is given marked, with [redact.Untrusted].
+// Refusedf is the error of a registry that clearly does not do what was asked,
+// although no status says so. Text from the registry must be marked with
+// [redact.Untrusted].
 func Refusedf(format string, args ...any) error {
 	return &Error{definite: true, message: fmt.Sprintf(format, args...)}
 }
 
-// Malformedf is the error of an answer of success that lacks what it must have.
-// What the registry said is given as to [Refusedf].
+// Malformedf is the error of a success whose body lacks a required part. Text
+// from the registry must be marked as for [Refusedf].
 func Malformedf(format string, args ...any) error {
 	return &Error{message: fmt.Sprintf(format, args...)}
 }
 
-// Failed is the error of a call without an answer that could be understood.
-// Nothing of err is repeated that may hold what was sent.
+// Failed is the error of a call without an answer, or whose answer could not be
+// decoded. An err that is an [Error] already, or nil, is returned as it is. The
+// text of any other err is not repeated where it may hold what was sent.
 func Failed(err error) error {
 	var e *Error
 	if err == nil || errors.As(err, &e) {
@@ -128,7 +129,7 @@ func Failed(err error) error {
 	return &Error{message: describeFailure(err), definite: notSent(err)}
 }
 
-// notSent reports whether the failure came before a connection was made.
+// notSent reports whether the call failed before a connection existed.
 func notSent(err error) bool {
 	var op *net.OpError
 	return errors.As(err, &op) && op.Op == "dial"

@@ -27,32 +27,31 @@ const (
 	fuzzedHost = "registry.example.com"
 	fuzzedName = "regcred-app-aaaaaaaaaaaaaaaaaaaaaaaaaa"
 
-	// secretHere is where the server of a fuzzer gives the root
-	// credential back, and sentHere where it does so as it was sent.
+	// secretHere marks where the server of a fuzzer returns the root credential,
+	// and sentHere where it returns it as it was sent.
 	secretHere = "{secret}"
 	sentHere   = "{sent}"
 
-	// maxCalls is how often a server of a fuzzer answers before it goes away.
+	// maxCalls is how often a server of a fuzzer answers before it closes.
 	maxCalls = 12
 )
 
-// theAnswer is what a server of a fuzzer says: a header has a line for each
-// field.
+// theAnswer is an answer of a fuzzer's server. header has one line for each field.
 type theAnswer struct {
 	status uint16
 	header string
 	body   string
 }
 
-// fuzzedServer is a transport that gives the answers one after the other, the
-// last one again and again, and at last none.
+// fuzzedServer is a transport that gives the answers in turn, repeats the last one,
+// and then fails.
 type fuzzedServer struct {
 	t       *testing.T
 	secret  string
 	sent    string // Authorization of the last request
 	answers []theAnswer
 	calls   int
-	taken   bool // it answered a call that may change something as if it had done so
+	taken   bool // it answered a call that may change something with success
 }
 
 // RoundTrip implements [http.RoundTripper].
@@ -81,7 +80,7 @@ func (s *fuzzedServer) RoundTrip(r *http.Request) (*http.Response, error) {
 		resp.Header.Add(name, strings.TrimSpace(s.spoken(value)))
 	}
 	refused := resp.StatusCode >= 400 && resp.StatusCode < 500 && resp.StatusCode != http.StatusRequestTimeout ||
-		resp.StatusCode == http.StatusTemporaryRedirect // nothing is done before it is sent again, elsewhere
+		resp.StatusCode == http.StatusTemporaryRedirect // the client must repeat the request elsewhere first
 	s.taken = s.taken || r.Method != http.MethodGet && !refused
 	return resp, nil
 }
@@ -90,8 +89,8 @@ func (s *fuzzedServer) spoken(text string) string {
 	return strings.NewReplacer(secretHere, s.secret, sentHere, s.sent).Replace(text)
 }
 
-// fuzzAnswers lets a server of a type answer as it likes: each fuzzed input is
-// one call of the issuer and up to three answers.
+// fuzzAnswers fuzzes the answers of a server of a type. Each input is one call of the
+// issuer and up to three answers.
 func fuzzAnswers(f *testing.F, t issuer.Type, connections []issuer.Connection, roles []issuer.Settings, conversations [][]theAnswer) {
 	anything := [][]theAnswer{
 		{{0, "", ""}},
@@ -149,7 +148,7 @@ func fuzzAnswers(f *testing.F, t issuer.Type, connections []issuer.Connection, r
 	})
 }
 
-// checkShowable expects a line for people that does not repeat the secret.
+// checkShowable fails the test if a text is not one line, or repeats the secret.
 func checkShowable(t *testing.T, text, secret string) {
 	t.Helper()
 	var marks leaktest.Marks
@@ -162,9 +161,10 @@ func checkShowable(t *testing.T, text, secret string) {
 	}
 }
 
-// fuzzedCall returns what people are shown of a success.
+// fuzzedCall is a call of the issuer; it returns the texts of a success that people
+// see.
 type fuzzedCall struct {
-	makes bool // something that must be found again where it may have been made
+	makes bool // whether the call creates something that must be found by its name
 	do    func(*testing.T, *issuer.Client, issuer.Target) (said []string, err error)
 }
 
@@ -208,7 +208,7 @@ var fuzzedCalls = []fuzzedCall{
 	}},
 }
 
-// secretly is a connection with one secret.
+// secretly returns a connection with one secret.
 func secretly(field, secret string, settings issuer.Settings) issuer.Connection {
 	return issuer.Connection{
 		Registries: []dockerconfig.Key{fuzzedHost},

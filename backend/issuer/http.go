@@ -17,22 +17,22 @@ import (
 )
 
 const (
-	// CallTimeout limits one call of an [Issuer], with its retries.
+	// CallTimeout limits one call of an [Issuer], retries included.
 	CallTimeout = 30 * time.Second
 
 	maxBody      = 4 << 20 // bytes of one answer
 	maxHeader    = 64 << 10
 	retryMax     = 3
 	retryMin     = 200 * time.Millisecond
-	maxRetryWait = 5 * time.Second // a registry that asks for more gets an error
+	maxRetryWait = 5 * time.Second // a longer Retry-After is returned as an error
 	userAgent    = "vault-plugin-secrets-regcred"
 )
 
-// NewHTTP returns a client for the API of a registry. It retries what is safe
-// to be repeated: any call that was not taken (no connection, 429), and reads
-// and deletions that failed otherwise. It follows no redirect, which would lead
-// the root credential elsewhere, and connects to no address that no
-// registry has. cas are trusted in place of the system's; nil are those.
+// NewHTTP returns a client for the API of a registry. It retries what is safe to
+// repeat: any call that the registry did not accept (no connection, 429), and
+// reads and deletions after other failures. It follows no redirect, because that
+// would send the root credential to another host, and refuses addresses that no
+// registry has. cas replaces the system's CAs; nil keeps them.
 func NewHTTP(cas *x509.CertPool) *http.Client {
 	inner := &http.Transport{
 		Proxy:                  http.ProxyFromEnvironment,
@@ -54,7 +54,7 @@ func NewHTTP(cas *x509.CertPool) *http.Client {
 	}
 }
 
-// transport chooses by the method what may be repeated.
+// transport chooses the retry policy by the method.
 type transport struct {
 	idempotent, nonIdempotent http.RoundTripper
 	inner                     *http.Transport
@@ -77,7 +77,7 @@ func (t *transport) RoundTrip(in *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// CloseIdleConnections is what [http.Client.CloseIdleConnections] calls.
+// CloseIdleConnections is called by [http.Client.CloseIdleConnections].
 func (t *transport) CloseIdleConnections() { t.inner.CloseIdleConnections() }
 
 func retrying(inner http.RoundTripper, policy retryablehttp.CheckRetry) http.RoundTripper {

@@ -14,40 +14,40 @@ import (
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
 )
 
-// Type is a kind of registry.
+// Type describes one type of registry.
 type Type struct {
-	Name string // as in the field type of a connection: lower case letters
+	Name string // value of the field "type" of a connection: lower case letters
 
-	// Description is one sentence on what it mints.
+	// Description says in one sentence what the type mints.
 	Description string
 
-	// ConnectionFields are the fields of a connection of this type beside url,
-	// registry and ca_pem, all of [framework.TypeString] or
-	// [framework.TypeCommaStringSlice]. Those whose DisplayAttrs say Sensitive
-	// are never read back.
+	// ConnectionFields are the connection's fields in addition to url, registry
+	// and ca_pem. Each is a [framework.TypeString] or
+	// [framework.TypeCommaStringSlice]. Fields with DisplayAttrs.Sensitive are
+	// secrets and never read back.
 	ConnectionFields map[string]*framework.FieldSchema
 
-	// RoleFields say what a role's credential may do, in the same way.
+	// RoleFields are the role's fields, which say what its credential may do.
 	RoleFields map[string]*framework.FieldSchema
 
-	// URLOptional says that a connection may leave out url.
+	// URLOptional allows a connection without url.
 	URLOptional bool
 
-	// NoRevocation says that the registry cannot end a credential before its
-	// time, so that there is nothing to find or revoke.
+	// NoRevocation says that the registry cannot end a credential early. Find and
+	// Revoke are then not called.
 	NoRevocation bool
 
-	// Target checks and normalises the fields of a role. Its errors are for
-	// who wrote them, and begin with the field's name and a colon.
+	// Target checks and normalises the fields of a role. Its errors are for the
+	// person who wrote them, and begin with the field's name and a colon.
 	Target func(c Connection, fields Settings) (Target, error)
 
-	// New opens a connection. It checks the fields and calls nothing; its
-	// errors are as those of Target.
+	// New opens a connection. It checks the fields and makes no call. Its errors
+	// have the form of Target's.
 	New func(c Connection) (Issuer, error)
 }
 
-// Settings are values by field name; the elements of a list are joined by
-// commas. A field that is not set is not in it.
+// Settings are values by field name. List elements are joined by commas. A field
+// that is not set is absent.
 type Settings map[string]string
 
 // Secrets are the values of the sensitive fields of a connection.
@@ -55,21 +55,21 @@ type Secrets map[string]dockerconfig.Secret
 
 // Connection is what an [Issuer] is opened with.
 type Connection struct {
-	// URL is that of the API: https, or http to this machine, without a
-	// trailing slash, user, query or fragment; empty only if URLOptional.
+	// URL is the API's: https, or http to loopback, without trailing slash, user,
+	// query or fragment. It is empty only with URLOptional.
 	URL string
 
-	// Registries are the keys that the credentials are for; at least one.
+	// Registries are the registry keys of the credentials; at least one.
 	Registries []dockerconfig.Key
 
 	Settings Settings
 	Secrets  Secrets
 
-	// HTTP is the client to use for every call. It retries what is safe to be
-	// repeated, limits time and size, and follows no redirect.
+	// HTTP is the client for every call. It retries what is safe to repeat,
+	// limits time and size, and follows no redirect.
 	HTTP *http.Client
 
-	// Now tells the time.
+	// Now returns the current time.
 	Now func() time.Time
 }
 
@@ -78,87 +78,86 @@ type Target struct {
 	// Settings are the role's fields, normalised; defaults are filled in.
 	Settings Settings
 
-	// Names are what a connection's allowed_targets must cover, each of them:
-	// projects, groups, users or repositories.
+	// Names are the projects, groups, users or repositories. The connection's
+	// allowed_targets must cover each of them.
 	Names []string
 
-	// MaxLifetime is how long the registry lets such a credential live; 0 where
-	// it sets no limit.
+	// MaxLifetime is the registry's limit for the life of such a credential; 0 if
+	// there is none.
 	MaxLifetime time.Duration
 
-	// Warnings are for who wrote the role.
+	// Warnings are for the person who wrote the role.
 	Warnings []string
 }
 
 // Request asks for a credential.
 type Request struct {
-	Name string // from NewName; what Find looks for
-	For  Settings
+	Name string   // from NewName; Find looks for it
+	For  Settings // of the target
 
-	// ExpiresAt is until when the credential must work at least. The registry
-	// is told this or, where it knows whole days only, the next day.
+	// ExpiresAt is the earliest time at which the credential may end. A registry
+	// that counts whole days gets a later one.
 	ExpiresAt time.Time
 }
 
-// Credential is what was minted.
+// Credential is a newly minted credential.
 type Credential struct {
 	ID       string // for Revoke; empty with NoRevocation
 	Username string
 	Password dockerconfig.Secret
 
-	// ExpiresAt is when the registry itself ends it; zero: never.
+	// ExpiresAt is when the registry itself ends the credential; zero: never.
 	ExpiresAt time.Time
 }
 
-// Status is what [Issuer.Check] found out. What the registry said is marked in
-// it, with [redact.Untrusted], until [Client.Check] has redacted it.
+// Status is the result of [Issuer.Check]. Text from the registry is marked with
+// [redact.Untrusted]; [Client.Check] redacts it.
 type Status struct {
-	Identity  string    // whose the root credential is, for a person
-	ExpiresAt time.Time // when it ends, zero where that is not known
-	Warnings  []string  // for example, that it may do more than is needed
+	Identity  string    // account of the root credential, for a person
+	ExpiresAt time.Time // of the root credential; zero if not known
+	Warnings  []string  // such as permissions that are not needed
 }
 
 // Issuer mints credentials at one registry. Its errors come from [Answered],
-// [Failed] or [Refusedf].
+// [Failed], [Refusedf] or [Malformedf].
 type Issuer interface {
-	// Check asks the registry whether the root credential works and
-	// may mint, as far as it can tell without minting.
+	// Check asks the registry whether the root credential works and, as far as
+	// can be known without minting, whether it may mint.
 	Check(ctx context.Context) (Status, error)
 
-	// Mint makes a credential. With one name it is called once more only after
-	// the registry has refused the root credential.
+	// Mint creates a credential. A second call with the same name follows only if
+	// the registry refused the root credential in the first.
 	Mint(ctx context.Context, r Request) (Credential, error)
 
 	// Find returns the IDs of the credentials with exactly this name.
 	Find(ctx context.Context, target Settings, name string) ([]string, error)
 
-	// Revoke ends a credential. What is gone already counts as revoked; a
-	// target that is gone has taken its credentials with it.
+	// Revoke ends a credential. A credential that no longer exists counts as
+	// revoked, and so does one whose target no longer exists.
 	Revoke(ctx context.Context, target Settings, id string) error
 }
 
-// RootRotator is an [Issuer] that can replace its root credential
-// such that at no time neither the old nor the new one is known. All methods
-// are called with the old one.
+// RootRotator is an [Issuer] that can replace its root credential in such steps
+// that a working credential is known at all times. All methods are called on the
+// issuer that was opened with the old one.
 type RootRotator interface {
-	// PrepareRoot returns the new one. If it is made at the registry, then
-	// under the name; the old one goes on working.
+	// PrepareRoot returns the new root credential. If that is created at the
+	// registry, it has the given name. The old one keeps working.
 	PrepareRoot(ctx context.Context, name string) (Root, error)
 
-	// ActivateRoot puts the new one in force where preparing has not: a
-	// password that replaces the old one. It may be called again.
+	// ActivateRoot makes the new root credential work if PrepareRoot did not, such
+	// as a password that replaces the old one. It may be called again.
 	ActivateRoot(ctx context.Context, root Root) error
 
-	// DiscardRoot ends what PrepareRoot made under the name, if anything.
+	// DiscardRoot ends what PrepareRoot created under the name, if anything.
 	DiscardRoot(ctx context.Context, name string) error
 
-	// RetireRoot ends the old one, after the new one was found to work. It may
-	// be called again, when the old one is refused already: that is success.
+	// RetireRoot ends the old root credential, after the new one was found to
+	// work. It may be called again: an old one that is refused is success.
 	RetireRoot(ctx context.Context) error
 }
 
-// Root is a root credential: the fields of the connection that it
-// replaces.
+// Root is a root credential: the connection's fields that it replaces.
 type Root struct {
 	Settings Settings
 	Secrets  Secrets
@@ -177,7 +176,7 @@ func merged[M ~map[K]V, K comparable, V any](base, more M) M {
 	return all
 }
 
-// Reveal returns the texts of all secrets, for what must not repeat them.
+// Reveal returns the texts of all secrets, for redaction.
 func (s Secrets) Reveal() []string {
 	var texts []string
 	for _, field := range slices.Sorted(maps.Keys(s)) {

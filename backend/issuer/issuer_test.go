@@ -23,7 +23,7 @@ import (
 const secret = "S3cr3t<&>Token"
 
 func TestNewName(t *testing.T) {
-	harbor := regexp.MustCompile(`^[a-z0-9]+(?:[._-][a-z0-9]+)*$`) // the strictest rule of the registries
+	harbor := regexp.MustCompile(`^[a-z0-9]+(?:[._-][a-z0-9]+)*$`) // Harbor's rule is the strictest
 	seen := map[string]bool{}
 	for purpose, want := range map[string]string{
 		"my_app":                            `^regcred-my-app-[a-z2-7]{26}$`,
@@ -78,7 +78,7 @@ func TestExpiryIsRoundedUp(t *testing.T) {
 	}
 }
 
-// pinger calls a server with one method, and maps what comes.
+// pinger is an issuer whose methods all send one request.
 type pinger struct {
 	conn   issuer.Connection
 	method string
@@ -133,8 +133,8 @@ func open(t *testing.T, url, method string) *issuer.Client {
 	return client
 }
 
-// TestCalls makes one call that meets faults: how often the server is called,
-// and what the error says.
+// TestCalls makes one call to a server with faults, and checks how often the server
+// is called and what the error says.
 func TestCalls(t *testing.T) {
 	ok := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
 	type outcome struct {
@@ -146,7 +146,7 @@ func TestCalls(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		method string
-		times  int // that the fault is met; -1 is always
+		times  int // how often the fault occurs; -1: always
 		fault  issuertest.Fault
 		want   outcome
 	}{
@@ -236,7 +236,7 @@ func TestWhatNobodyAnswers(t *testing.T) {
 	}
 }
 
-// The answer of something else may be a success without a credential.
+// Another server may answer with a success that has no credential.
 func TestMintWithoutCredentialIsAnError(t *testing.T) {
 	server := issuertest.NewServer(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	_, err := open(t, server.URL, http.MethodPost).Mint(t.Context(), issuer.Request{})

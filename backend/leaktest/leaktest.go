@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-// Package leaktest is for tests that plant secrets and look for them where they
-// must not be: whole or in pieces, and in whatever form a program may have
-// written them.
+// Package leaktest finds planted secrets in the output of tests: whole or in pieces,
+// and in any encoding that a program may have used.
 package leaktest
 
 import (
@@ -18,40 +17,40 @@ import (
 )
 
 const (
-	// fragment is how many bytes of a mark in a row give it away.
+	// fragment is how many consecutive bytes of a secret count as a leak.
 	fragment = 8
 
-	// maxUnescapes is how often a text is unescaped: JSON in JSON in a URL.
+	// maxUnescapes is how often a text is unescaped, such as JSON in JSON in a URL.
 	maxUnescapes = 3
 
-	// contextBytes is how many bytes are shown in front of a leak and behind it.
+	// contextBytes is how many bytes are shown before and after a leak.
 	contextBytes = 60
 )
 
-// Marks are secrets that were planted. The zero value is ready to use, also by
-// many goroutines at once.
+// Marks are planted secrets. The zero value is ready to use, and safe for concurrent
+// use.
 type Marks struct {
 	mu    sync.Mutex
-	exact index // of what has letters in either case, such as base64
-	fold  index // of all else, in lower case
+	exact index // forms whose case matters, such as base64
+	fold  index // all other forms, in lower case
 	short []form
 }
 
-// index finds forms by their first bytes, of which each has a piece at least.
+// index finds forms by their first bytes. Each form has at least fragment bytes.
 type index map[string][]form
 
-// form is a text that gives a secret away.
+// form is a text that reveals a secret.
 type form struct{ where, name, text string }
 
-// New returns a secret that is found again. where says where it is planted. It
-// is made of letters and digits, so that it can stand anywhere.
+// New returns a new secret to plant, of letters and digits only. where says where it
+// is planted.
 func (m *Marks) New(where string) string {
 	secret := "Mk" + rand.Text()
 	m.Add(where, secret)
 	return secret
 }
 
-// Add has a secret looked for that came from elsewhere.
+// Add adds a secret that New did not create.
 func (m *Marks) Add(where, secret string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -74,9 +73,8 @@ func (m *Marks) Add(where, secret string) {
 	}
 }
 
-// formsOf returns what gives a secret away: its pieces in each encoding that
-// cannot be undone in the text that is searched. A secret that is shorter than
-// a piece is one itself.
+// formsOf returns the texts that reveal a secret: its fragments in each encoding that
+// unescape cannot undo. A secret that is shorter than a fragment is one fragment.
 func formsOf(secret string) []form {
 	var forms []form
 	numbers := func(text string) string { return strings.Trim(fmt.Sprintf("%d", []byte(text)), "[]") }
@@ -91,8 +89,8 @@ func formsOf(secret string) []form {
 			form{name: "as bytes with commas", text: strings.ReplaceAll(numbers(part), " ", ",")},
 		)
 		for offset := range 3 {
-			// What stands in front of the piece and behind it changes the first
-			// and the last characters.
+			// The bytes before and after the fragment change its first and last
+			// characters, so these are left out.
 			encoded := base64.RawStdEncoding.EncodeToString([]byte(strings.Repeat("\x00", offset) + part))
 			inner := encoded[(offset*8+5)/6 : (offset+len(part))*8/6]
 			forms = append(forms, form{name: "in base64", text: inner}, form{name: "in base64 for URLs", text: strings.NewReplacer("+", "-", "/", "_").Replace(inner)})
@@ -101,8 +99,7 @@ func formsOf(secret string) []form {
 	return forms
 }
 
-// In returns what of the secrets is in a text, each with where it was planted:
-// nothing is what is wanted.
+// In returns the secrets found in a text, each with the place where it was planted.
 func (m *Marks) In(text string) []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -117,7 +114,7 @@ func (m *Marks) In(text string) []string {
 			near := strings.ToValidUTF8(text[max(0, at-contextBytes):min(len(text), at+len(f.text)+contextBytes)], "?")
 			found = append(found, fmt.Sprintf("%s, %s: …%s…", f.where, f.name, near))
 		}
-		// Of bytes, so that what stands at a place stays there.
+		// Byte by byte, so that offsets stay the same.
 		lower := lowered(text)
 		m.exact.in(text, tell)
 		m.fold.in(lower, tell)
@@ -149,7 +146,7 @@ func (x index) in(text string, tell func(form, int)) {
 	}
 }
 
-// lowered is the text with the letters of ASCII in lower case.
+// lowered returns the text with its ASCII letters in lower case.
 func lowered(text string) string {
 	b := []byte(text)
 	for i, c := range b {
@@ -160,10 +157,10 @@ func lowered(text string) string {
 	return string(b)
 }
 
-// escapes are those of URLs, JSON, Go and shells.
+// escapes matches the escapes of URLs, JSON, Go and shells.
 var escapes = regexp.MustCompile(`%[0-9A-Fa-f]{2}|\\u[0-9A-Fa-f]{4}|\\x[0-9A-Fa-f]{2}|\\[0-7]{3}|\\["'\\/]`)
 
-// unescape undoes one layer of all escapes that are known.
+// unescape undoes one layer of every known escape.
 func unescape(text string) string {
 	if !strings.ContainsAny(text, `%\&`) {
 		return text

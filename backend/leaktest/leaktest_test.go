@@ -114,7 +114,7 @@ func TestWhatIsNoSecretIsNotFound(t *testing.T) {
 			t.Errorf("found in %.50q: %q", text, found)
 		}
 	}
-	// These are not looked for: nothing here writes them.
+	// These are not found, because no tested program writes them.
 	var zipped bytes.Buffer
 	w := gzip.NewWriter(&zipped)
 	_, _ = w.Write([]byte(secret))
@@ -126,8 +126,8 @@ func TestWhatIsNoSecretIsNotFound(t *testing.T) {
 	}
 }
 
-// A leak is told with where the secret was planted and what stands around it,
-// once for each secret.
+// A leak is reported once for each secret, with the place where it was planted and the
+// text around it.
 func TestLeaksAreTold(t *testing.T) {
 	var marks leaktest.Marks
 	one, two := marks.New("password of roles/app"), marks.New("token of connections/app")

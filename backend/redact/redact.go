@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-// Package redact makes texts that came from elsewhere fit to be shown: one
-// line, short, and free of secrets in any form in which a server may have
-// given them back.
+// Package redact makes texts from servers fit to be shown: one line, short, and
+// without secrets in any encoding that a server may have returned.
 package redact
 
 import (
@@ -17,10 +16,10 @@ import (
 	"unicode"
 )
 
-// Redacted stands in place of a secret.
+// Redacted replaces a secret.
 const Redacted = "[redacted]"
 
-// Truncate cuts a text to a number of runes.
+// Truncate shortens a text to at most limit runes.
 func Truncate(text string, limit int) string {
 	runes := []rune(text)
 	if len(runes) > limit {
@@ -29,32 +28,32 @@ func Truncate(text string, limit int) string {
 	return text
 }
 
-// What others said stands between these in a text. No other text has them,
-// because they are control characters.
+// beginUntrusted and endUntrusted enclose untrusted text. They are control
+// characters, so no other text contains them.
 const beginUntrusted, endUntrusted = "\x02", "\x03"
 
-// Untrusted marks a text that came from a server, and may hold what it was sent.
+// Untrusted marks text from a server, which may contain what the server was sent.
 func Untrusted(text string) string {
 	return beginUntrusted + strings.NewReplacer(beginUntrusted, "", endUntrusted, "").Replace(text) + endUntrusted
 }
 
-// Sanitize cleans a text, and redacts in what [Untrusted] has marked. Only there
-// are the secrets searched for: in our own words, or in what the caller named,
-// a redaction would tell what the secret is.
+// Sanitize cleans a text, and redacts the secrets in the parts that [Untrusted] has
+// marked. It searches no other part: a redaction in our own words, or in a name that
+// the caller gave, would reveal the secret.
 func Sanitize(text string, secrets []string) string {
 	var shown strings.Builder
 	for text != "" {
 		ours, rest, _ := strings.Cut(text, beginUntrusted)
 		said, after, _ := strings.Cut(rest, endUntrusted)
-		// Cleaned first, because that makes a secret of one that has control
-		// characters strewn in.
+		// Clean comes first, because a secret with control characters in between
+		// becomes a plain secret by it.
 		shown.WriteString(ours + Redact(Clean(said), secrets))
 		text = after
 	}
 	return Clean(shown.String())
 }
 
-// Clean makes one line of a text and removes what a terminal could act upon.
+// Clean turns a text into one line without characters that control a terminal.
 func Clean(text string) string {
 	text = strings.Map(func(r rune) rune {
 		switch {
@@ -68,19 +67,19 @@ func Clean(text string) string {
 	return strings.Join(strings.Fields(text), " ")
 }
 
-// Redact replaces all forms of the secrets in a cleaned text.
+// Redact replaces every encoding of the secrets in a cleaned text.
 func Redact(text string, secrets []string) string {
 	var all []string
 	for _, secret := range secrets {
 		for _, form := range Forms(secret) {
 			form = Clean(form)
-			// Names of hosts and of ways to authenticate come in another case.
+			// Servers change the case of host names and authentication schemes.
 			all = append(all, form, strings.ToLower(form), strings.ToUpper(form))
 		}
 	}
 	slices.Sort(all)
 	all = slices.DeleteFunc(slices.Compact(all), func(s string) bool { return s == "" })
-	// The longest first, so that no rest of one is left behind.
+	// The longest comes first, so that no part of a longer one remains.
 	slices.SortStableFunc(all, func(a, b string) int { return len(b) - len(a) })
 	var pairs []string
 	for _, s := range all {
@@ -89,10 +88,11 @@ func Redact(text string, secrets []string) string {
 	return strings.NewReplacer(pairs...).Replace(text)
 }
 
-// hexEscapes are the parts of an escaped text whose case depends on who wrote it.
+// hexEscapes matches escapes that some programs write in upper case and others in
+// lower case.
 var hexEscapes = regexp.MustCompile(`%[0-9A-F]{2}|\\u[0-9a-f]{4}`)
 
-// Forms are the ways in which a text is commonly written.
+// Forms returns the common encodings of a text, including the text itself.
 func Forms(secret string) []string {
 	if secret == "" {
 		return nil

@@ -79,8 +79,8 @@ func TestPresentRedactsWhatOthersSaid(t *testing.T) {
 	}
 }
 
-// FuzzRedact looks for what is left of two secrets in a text that has both, in
-// all forms.
+// FuzzRedact looks for the rest of two secrets in a text that contains all encodings of
+// both.
 func FuzzRedact(f *testing.F) {
 	for _, secret := range []string{"hunter2", `p"4\ss:<&>$ ü/%+`, "a\nb", "👩‍👩‍👧", "\x00", "[red", "", "%41", "\\u0041"} {
 		f.Add("before ", secret, " after", "hunter2hunter3")
@@ -92,7 +92,7 @@ func FuzzRedact(f *testing.F) {
 		for _, form := range forms {
 			hidden, place := redact.Clean(form), redact.Redacted
 			if hidden == "" || strings.ContainsAny(hidden, "[]") || strings.Contains(place, hidden) {
-				continue // may be what stands in its place
+				continue // may be part of the replacement
 			}
 			if strings.Contains(got, hidden) {
 				t.Fatalf("%q of the secrets %q and %q is left in %q", hidden, one, two, got)

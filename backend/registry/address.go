@@ -9,8 +9,8 @@ import (
 	"syscall"
 )
 
-// metadataAddrs are cloud metadata services and the like that are not
-// link-local: they hand out credentials to whoever can reach them.
+// metadataAddrs are cloud metadata services that are not at a link-local address.
+// They give credentials to anyone who can reach them.
 var metadataAddrs = map[netip.Addr]bool{
 	netip.MustParseAddr("fd20:ce::254"):    true, // Google Cloud
 	netip.MustParseAddr("100.100.100.200"): true, // Alibaba Cloud
@@ -23,8 +23,8 @@ var (
 	thisNetwork = netip.MustParsePrefix("0.0.0.0/8")     // Linux takes 0.0.0.0 for loopback
 	awsServices = netip.MustParsePrefix("fd00:ec2::/32") // metadata, and credentials of pods
 
-	// embeddings are the prefixes of IPv6 addresses that lead to an IPv4
-	// address, and the byte at which that begins.
+	// embeddings are the prefixes of IPv6 addresses that contain an IPv4 address,
+	// and the byte at which it begins.
 	embeddings = []struct {
 		prefix netip.Prefix
 		start  int
@@ -37,7 +37,7 @@ var (
 	}
 )
 
-// forbidden reports whether no registry can have an address.
+// forbidden reports whether an address is one that no registry has.
 func forbidden(addr netip.Addr) bool {
 	addr = addr.WithZone("").Unmap()
 	switch {
@@ -56,9 +56,9 @@ func forbidden(addr netip.Addr) bool {
 	return false
 }
 
-// RefuseForbidden is the Control function of a [net.Dialer], which calls it
-// with each address that it is about to connect to, after names are resolved.
-// It refuses those that no registry has, such as cloud metadata services.
+// RefuseForbidden is a Control function for a [net.Dialer], which calls it with each
+// resolved address before it connects. It refuses addresses that no registry has,
+// such as cloud metadata services.
 func RefuseForbidden(_, address string, _ syscall.RawConn) error {
 	parsed, err := netip.ParseAddrPort(address)
 	if err != nil || forbidden(parsed.Addr()) {
@@ -67,10 +67,10 @@ func RefuseForbidden(_, address string, _ syscall.RawConn) error {
 	return nil
 }
 
-// checkLiteralAddress does the same for a host that stands in a URL, because behind
-// a proxy the dialer sees only the address of the proxy. Numbers that are not
-// an address in its usual form ("2852039166", "0xa9.0xfe.43518") are refused
-// outright: some resolvers make an address of them.
+// checkLiteralAddress does the same for an address in a URL, because with a proxy
+// the dialer sees only the proxy's address. It refuses numbers that are not an
+// address in the usual form ("2852039166", "0xa9.0xfe.43518"), because some
+// resolvers turn them into one.
 func checkLiteralAddress(u *url.URL) error {
 	host := u.Hostname()
 	addr, err := netip.ParseAddr(host)
@@ -83,7 +83,7 @@ func checkLiteralAddress(u *url.URL) error {
 	return failf(Unreachable, "%s is an address that no registry has; nothing was sent there", untrusted(u.Host))
 }
 
-// endsInNumber is the test by which browsers tell addresses from names.
+// endsInNumber is the rule by which browsers tell addresses from names.
 func endsInNumber(host string) bool {
 	host = strings.TrimSuffix(host, ".")
 	last := strings.ToLower(host[strings.LastIndexByte(host, '.')+1:])

@@ -10,7 +10,7 @@ import (
 
 func TestForbiddenAddresses(t *testing.T) {
 	for addr, want := range map[string]bool{
-		// Where registries are.
+		// Addresses of registries.
 		"127.0.0.1": false, "127.255.255.254": false, "::1": false,
 		"10.0.0.1": false, "172.16.0.1": false, "192.168.1.1": false, "100.64.0.1": false, "fd00::1": false,
 		"8.8.8.8": false, "2606:4700::1111": false, "192.0.0.191": false, "169.253.255.255": false, "169.255.0.0": false, "223.255.255.255": false,
@@ -45,7 +45,7 @@ func TestForbiddenHostsOfURLs(t *testing.T) {
 		"registry1": false, "registry.example.com.": false, "v1.0a": false, "0xregistry": false, "xn--rgistry-bya.example": false,
 
 		"169.254.169.254": true, "169.254.169.254:80": true, "[::ffff:169.254.169.254]": true, "[fe80::1%25eth0]:80": true,
-		// What resolvers other than Go's make an address of.
+		// Texts that resolvers other than Go's turn into an address.
 		"2852039166": true, "0xa9fea9fe": true, "0251.0376.0251.0376": true, "169.254.43518": true, "169.16689662": true, "0xa9.0xfe.0xa9.0xfe": true, "0XA9FEA9FE": true, "169.254.169.254.": true, "1": true, "": true,
 	} {
 		u, err := url.Parse("https://" + host + "/v2/")

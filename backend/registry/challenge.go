@@ -25,13 +25,14 @@ import (
 	"vault-plugin-secrets-regcred/backend/neterror"
 )
 
-// connect finds out how to reach the registry and returns its challenge.
+// connect finds out whether the registry uses https or plain http, and returns its
+// challenge.
 //
-// Plain http is for this machine only. Anywhere else whoever can cut a TLS
-// handshake off would be sent the credential. go-containerregistry's own way,
-// which takes private addresses for safe, is a race besides, in which plain
-// http wins over a TLS that takes more than 0.3 s, or whose certificate is
-// wrong: here it is tried only where TLS turned out not to be spoken.
+// Plain http is allowed at loopback only, and only if the server does not use TLS.
+// Elsewhere, anyone who can interrupt a TLS handshake would receive the credential.
+// go-containerregistry's own detection is not used: it also allows private
+// addresses, and there plain http wins if TLS takes more than 0.3 s or has a wrong
+// certificate.
 func (s *session) connect(ctx context.Context) (*transport.Challenge, error) {
 	var tlsSpoken atomic.Bool
 	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
@@ -59,7 +60,7 @@ func (s *session) connect(ctx context.Context) (*transport.Challenge, error) {
 	return challenge, nil
 }
 
-// IsThisMachine reports whether a host leads to no other machine.
+// IsThisMachine reports whether a host is localhost or a loopback address.
 func IsThisMachine(host string) bool {
 	if addr, err := netip.ParseAddr(host); err == nil {
 		return addr.Unmap().IsLoopback()
@@ -72,14 +73,14 @@ func (s *session) setScheme(scheme string, plain plainHTTP) {
 	s.guard.registry = originOf(s.url(""))
 }
 
-// url is that of an endpoint of the registry's API.
+// url returns the URL of an endpoint of the registry's API.
 func (s *session) url(endpoint string) *url.URL {
 	return &url.URL{Scheme: s.scheme, Host: s.registry.RegistryStr(), Path: "/v2/" + endpoint}
 }
 
-// speaksNoTLS reports whether an error shows that at an address there is
-// nothing, or something that does not speak TLS. A certificate that is not
-// trusted is TLS, and so is a handshake that hangs.
+// speaksNoTLS reports whether an error shows that nothing listens at an address, or
+// that the server there does not use TLS. A server with an untrusted certificate,
+// or with a handshake that hangs, does use TLS.
 func speaksNoTLS(err error) bool {
 	var record tls.RecordHeaderError
 	if errors.Is(err, http.ErrSchemeMismatch) || errors.As(err, &record) ||
@@ -91,8 +92,8 @@ func speaksNoTLS(err error) bool {
 	return errors.As(err, &op) && op.Op == "dial" && !errors.As(err, &refused)
 }
 
-// probe sends an unauthenticated request and returns the challenge in the
-// answer, which is empty if the registry asks for nothing.
+// probe sends an unauthenticated request and returns the challenge in the answer. The
+// challenge is empty if the registry requires no authentication.
 func (s *session) probe(ctx context.Context, method string, u *url.URL) (*transport.Challenge, error) {
 	s.guard.status = 0
 	challenge, err := transport.Ping(ctx, pingTarget, &pingTransport{guard: s.guard, method: method, url: u})
@@ -113,12 +114,11 @@ func (s *session) probe(ctx context.Context, method string, u *url.URL) (*transp
 
 func isAnonymous(challenge *transport.Challenge) bool { return challenge.Scheme == "" }
 
-// pingTarget is the registry that go-containerregistry is told to ping. The
-// name decides which schemes it would try, and what these are is decided by
-// [session.connect].
+// pingTarget is the registry that go-containerregistry is asked to ping.
+// [pingTransport] redirects the ping, so that [session.connect] chooses the scheme.
 var pingTarget, _ = name.NewRegistry("registry.invalid")
 
-// pingTransport sends to url what is sent to pingTarget.
+// pingTransport sends requests for pingTarget to url instead.
 type pingTransport struct {
 	guard  *guard
 	method string
@@ -136,15 +136,15 @@ func (p *pingTransport) RoundTrip(in *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Relative to the registry, not to pingTarget.
+	// Made absolute here, where it is relative to the registry, not to pingTarget.
 	if location, err := resp.Location(); err == nil {
 		resp.Header.Set("Location", location.String())
 	}
 	return resp, nil
 }
 
-// authenticate follows a challenge and returns a client whose requests to the
-// registry are authenticated. The scopes are for bearer tokens.
+// authenticate follows a challenge and returns a client that authenticates its
+// requests to the registry. scopes is used for bearer tokens only.
 func (s *session) authenticate(ctx context.Context, challenge *transport.Challenge, scopes ...string) (*http.Client, error) {
 	switch strings.ToLower(challenge.Scheme) {
 	case "":
@@ -159,8 +159,8 @@ func (s *session) authenticate(ctx context.Context, challenge *transport.Challen
 	return nil, failf(Unreachable, "the registry asks for authentication by %s; only basic and bearer are supported", untrusted(strconv.Quote(challenge.Scheme)))
 }
 
-// token exchanges the credential for a token at the token server that the
-// registry names.
+// token exchanges the credential for a token at the token server named in the
+// challenge.
 func (s *session) token(ctx context.Context, challenge *transport.Challenge, scopes []string) (string, error) {
 	realm, err := url.Parse(challenge.Parameters["realm"])
 	if err != nil || realm.Host == "" {
@@ -169,9 +169,9 @@ func (s *session) token(ctx context.Context, challenge *transport.Challenge, sco
 	if err := s.guard.check(http.MethodGet, realm); err != nil {
 		return "", err
 	}
-	// go-containerregistry refuses token servers at loopback and private
-	// addresses, other than at the registry's own. Those are allowed here, and
-	// which are not is the guard's to say.
+	// go-containerregistry refuses token servers at loopback and private addresses
+	// other than the registry's own. Passing the token server itself as the
+	// registry avoids that; the guard has already checked the address.
 	server, err := name.NewRegistry(realm.Host)
 	if err != nil {
 		return "", failf(Unreachable, "the registry does not name its token server by a URL")
@@ -190,9 +190,8 @@ func (s *session) token(ctx context.Context, challenge *transport.Challenge, sco
 }
 
 // bearerTransport adds a token to requests to the registry, and to no others.
-//
-// go-containerregistry's own would also ask for another token by itself where
-// this one is refused, with a realm at a private address not allowed.
+// go-containerregistry's own transport is not used: if the token is refused, it
+// requests another one, and does not allow a realm at a private address.
 type bearerTransport struct {
 	guard *guard
 	token dockerconfig.Secret

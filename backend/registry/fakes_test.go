@@ -34,8 +34,8 @@ const (
 
 var basicAuth = base64.StdEncoding.EncodeToString([]byte(username + ":" + password))
 
-// fake is a server that records what it was sent. Its names resolve to
-// loopback, and the certificate of those with TLS is good for *.example.com.
+// fake is a server that records its requests. Its names resolve to loopback, and its
+// certificate, if it uses TLS, is valid for *.example.com.
 type fake struct {
 	*httptest.Server
 	host string // host:port, as in image names
@@ -74,7 +74,7 @@ func newPlain(t *testing.T, name string, handler http.HandlerFunc) *fake {
 	return newFake(t, name, handler, (*httptest.Server).Start)
 }
 
-// log lists what the server was asked, without queries.
+// log returns the requests to the server, without queries.
 func (f *fake) log() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -85,7 +85,7 @@ func (f *fake) log() []string {
 	return lines
 }
 
-// credentials are the Authorization headers that the server was sent.
+// credentials returns the Authorization headers that the server received.
 func (f *fake) credentials() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -96,8 +96,8 @@ func (f *fake) credentials() []string {
 	return all
 }
 
-// wantNothingSecret fails the test if the server was sent a credential or
-// token in whatever form and place.
+// wantNothingSecret fails the test if the server received a credential or token, in
+// any encoding and any part of a request.
 func (f *fake) wantNothingSecret(t *testing.T) {
 	t.Helper()
 	f.mu.Lock()
@@ -119,17 +119,17 @@ func (f *fake) wantNothingSecret(t *testing.T) {
 	}
 }
 
-// options of a registry that answers as it should.
+// options of a registry without faults.
 type options struct {
-	realm     string            // of the token server; empty: basic authentication
+	realm     string            // of the token server; "": basic authentication
 	manifests map[string]bool   // paths that exist, such as team/app/manifests/latest
 	tags      map[string]string // JSON of tags/list by repository
-	scope     string            // in the challenge, if not empty
-	open      bool              // /v2/ asks for nothing
+	scope     string            // in the challenge, if not ""
+	open      bool              // /v2/ needs no authentication
 }
 
-// registryHandler answers as a registry does, with the errors of the OCI
-// distribution specification.
+// registryHandler answers like a registry, with the errors of the OCI distribution
+// specification.
 func registryHandler(o options) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		want := "Basic " + basicAuth
@@ -174,7 +174,7 @@ func writeError(w http.ResponseWriter, status int, code, message string) {
 	}})
 }
 
-// tokenHandler answers as a token server that knows the one user.
+// tokenHandler answers like a token server with one user.
 func tokenHandler(w http.ResponseWriter, r *http.Request) {
 	if r.Header.Get("Authorization") != "Basic "+basicAuth {
 		w.WriteHeader(http.StatusUnauthorized)
@@ -184,8 +184,8 @@ func tokenHandler(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintf(w, `{"token":%q}`, token)
 }
 
-// newVerifier returns a Verifier that trusts the fakes, and for which all
-// names resolve to loopback unless given otherwise.
+// newVerifier returns a Verifier that trusts the fakes. All names resolve to loopback,
+// except those given.
 func newVerifier(t *testing.T, names map[string]func() netip.Addr) *Verifier {
 	t.Helper()
 	server := httptest.NewTLSServer(nil)
@@ -198,8 +198,8 @@ func newVerifier(t *testing.T, names map[string]func() netip.Addr) *Verifier {
 	return v
 }
 
-// startDNS starts a DNS server on loopback. Names are asked for at each
-// question, so that answers can change.
+// startDNS starts a DNS server on loopback. It calls the name's function for each question,
+// so that answers can change.
 func startDNS(t *testing.T, names map[string]func() netip.Addr) *net.Resolver {
 	t.Helper()
 	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
@@ -247,7 +247,7 @@ func credentialFor(registry string) dockerconfig.Credential {
 	return dockerconfig.Credential{Registry: dockerconfig.Key(registry), Username: username, Password: dockerconfig.NewSecret(password)}
 }
 
-// verify runs Verify and checks what holds for every Result.
+// verify runs Verify, and checks the rules for every Result.
 func verify(t *testing.T, v *Verifier, registry, repository string) Result {
 	t.Helper()
 	start := time.Now()

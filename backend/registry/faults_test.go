@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// faulty is a registry that accepts the credential and then answers with what
-// a test says.
+// faulty is a registry that accepts the credential, and then answers with the handler
+// of a test.
 func faulty(answer func(w http.ResponseWriter, r *http.Request)) http.HandlerFunc {
 	return loginThen(answer)
 }
@@ -38,7 +38,7 @@ func TestFaults(t *testing.T) {
 			return
 		}
 		chunk := strings.Repeat(" ", 1<<16)
-		for range 1 << 8 { // 16 MiB are endless enough
+		for range 1 << 8 { // 16 MiB count as endless
 			if _, err := io.WriteString(w, chunk); err != nil {
 				return
 			}
@@ -111,7 +111,7 @@ func TestFaults(t *testing.T) {
 			v := newVerifier(t, nil)
 			v.timeout = 700 * time.Millisecond
 			if !strings.Contains(row.name, "hang") && !strings.Contains(row.name, "drip") {
-				v.timeout = time.Minute // so that a slow machine is no fault
+				v.timeout = time.Minute // so that a slow machine does not fail the test
 			}
 			result := verify(t, v, newTLS(t, "registry.example.com", row.handler).host, "team/app")
 			wantResult(t, result, row.verdict, false, row.parts...)
@@ -161,7 +161,7 @@ func TestFaultsOfTheTokenServer(t *testing.T) {
 	}
 }
 
-// listen starts a server that is not an HTTP server.
+// listen starts a TCP server that does not speak HTTP.
 func listen(t *testing.T, serve func(net.Conn)) (addr string) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -233,8 +233,8 @@ func TestCallerMayCancel(t *testing.T) {
 	wantResult(t, newVerifier(t, nil).Verify(ctx, credentialFor(f.host), ""), Unreachable, false, "cancelled")
 }
 
-// A Vault server verifies for years: what a registry leaves hanging must not
-// pile up.
+// Vault runs for years, so connections that a registry leaves open must not
+// accumulate.
 func TestNothingIsLeftBehind(t *testing.T) {
 	hang := newTLS(t, "registry.example.com", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	good := newTLS(t, "registry.example.com", registryHandler(content))
@@ -264,7 +264,7 @@ func TestDiallingEndsWithTheSession(t *testing.T) {
 		ended <- ctx.Err()
 		return nil, ctx.Err()
 	}}}}
-	// The context of a request that was given up is not cancelled for a dial.
+	// http.Transport does not cancel the dial of an abandoned request.
 	if _, err := c.dial(context.Background(), "tcp", "registry.example.com:443"); err == nil {
 		t.Error("dialled without a name server")
 	}

@@ -19,11 +19,11 @@ import (
 	"vault-plugin-secrets-regcred/backend/redact"
 )
 
-// fuzzedPassword is what is looked for in messages: longer than any text that
-// a fuzzer finds by itself.
+// fuzzedPassword must not appear in messages. It is longer than any text that a fuzzer
+// finds by itself.
 const fuzzedPassword = "Q7wKx2Zr9TbNm4Vc"
 
-// maxFuzzedCalls is how often a fuzzed registry answers before it goes away.
+// maxFuzzedCalls is how often a fuzzed registry answers before it closes.
 const maxFuzzedCalls = 24
 
 var (
@@ -37,8 +37,8 @@ type fuzzedAnswer struct {
 	body   string
 }
 
-// fuzzedRegistry gives the answers one after the other, the last one again and
-// again, and at last none. It sees what it is sent, and where.
+// fuzzedRegistry gives the answers in turn, repeats the last one, and then fails. It
+// checks each request and where it goes.
 type fuzzedRegistry struct {
 	t       *testing.T
 	host    string
@@ -92,9 +92,9 @@ func (f *fuzzedRegistry) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// FuzzVerify lets a registry, and the token server that it names, answer as
-// they like. Whatever they say, credentials go nowhere else, nothing but
-// reading is done, and the verdict has a message that can be shown.
+// FuzzVerify fuzzes the answers of a registry and of the token server that it names.
+// Whatever they answer, credentials go nowhere else, every request only reads, and
+// the verdict has a message fit to be shown.
 func FuzzVerify(f *testing.F) {
 	const (
 		basic  = "WWW-Authenticate: Basic realm=\"x\"\n"
@@ -163,7 +163,7 @@ func FuzzVerify(f *testing.F) {
 	})
 }
 
-// FuzzForbidden tries what stands in the place of a host.
+// FuzzForbidden fuzzes the host of a URL.
 func FuzzForbidden(f *testing.F) {
 	for _, seed := range []string{
 		"169.254.169.254", "[::ffff:169.254.169.254]", "[64:ff9b::a9fe:a9fe]", "2852039166", "0xa9.0xfe.43518", "0251.0376.0251.0376", "127.0.0.1", "[::1]", "[fe80::1%25eth0]",

@@ -21,31 +21,31 @@ const (
 	userAgent    = "vault-plugin-secrets-regcred"
 )
 
-// plainHTTP says where requests may go by plain http.
+// plainHTTP says which requests may use plain http.
 type plainHTTP int
 
 const (
 	never        plainHTTP = iota
-	registryOnly           // to the registry, to find out whether it is plain http
-	anywhere               // the registry is plain http, and so may be what it names
+	registryOnly           // to the registry, to find out whether it uses plain http
+	anywhere               // the registry uses plain http, so its token server may too
 )
 
-// guard is the [http.RoundTripper] below go-containerregistry's: whatever
-// that, a redirect or a challenge makes of a request passes here. It is for
-// one session, whose requests follow one another.
+// guard is the [http.RoundTripper] below go-containerregistry's, so that every
+// request passes it, including those caused by a redirect or a challenge. It serves
+// one session, whose requests do not overlap.
 type guard struct {
 	inner http.RoundTripper
 
 	plain    plainHTTP
 	registry origin
-	realm    origin // of the token server; zero until the registry has named one
+	realm    origin // of the token server; zero until the registry names one
 
 	redirects  int
-	answered   origin                // of the last answer, as are
-	status     int                   // this
-	header     http.Header           // and this
+	answered   origin                // of the last answer
+	status     int                   // of the last answer
+	header     http.Header           // of the last answer
 	retryAfter time.Duration         // 0 if the registry said nothing usable
-	sent       []dockerconfig.Secret // credentials and tokens that were let through
+	sent       []dockerconfig.Secret // credentials and tokens in the requests so far
 }
 
 // RoundTrip implements [http.RoundTripper].
@@ -54,7 +54,7 @@ func (g *guard) RoundTrip(in *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	out := in.Clone(in.Context())
-	out.Header.Del("Referer") // may hold the query of a signed URL
+	out.Header.Del("Referer") // may contain the query of a signed URL
 	out.Header.Set("User-Agent", userAgent)
 	if g.trusts(in.URL) {
 		if _, credential, sends := strings.Cut(out.Header.Get("Authorization"), " "); sends {
@@ -96,8 +96,8 @@ func (g *guard) check(method string, u *url.URL) error {
 	return checkLiteralAddress(u)
 }
 
-// checkAnswer looks at redirects before they are followed, because those who
-// follow them refuse some for reasons that they give only as text.
+// checkAnswer checks a redirect before it is followed. The clients above would refuse
+// some redirects too, but give the reason only as text.
 func (g *guard) checkAnswer(resp *http.Response) error {
 	switch resp.StatusCode {
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
@@ -119,7 +119,7 @@ func (g *guard) checkAnswer(resp *http.Response) error {
 	return nil
 }
 
-// origin is scheme, host and port: what a credential is bound to.
+// origin is what a credential is bound to.
 type origin struct{ scheme, host, port string }
 
 func originOf(u *url.URL) origin {
@@ -128,8 +128,8 @@ func originOf(u *url.URL) origin {
 	return origin{scheme, strings.ToLower(u.Hostname()), port}
 }
 
-// isWebPage reports whether the last answer was made for browsers, as those
-// of login portals and of proxies are.
+// isWebPage reports whether the last answer is a web page, such as that of a login
+// portal or a proxy.
 func (g *guard) isWebPage() bool {
 	mediaType, _, _ := strings.Cut(g.header.Get("Content-Type"), ";")
 	return slices.Contains([]string{"text/html", "application/xhtml+xml"}, strings.ToLower(strings.TrimSpace(mediaType)))

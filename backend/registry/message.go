@@ -17,10 +17,10 @@ import (
 
 const (
 	maxMessage     = 300 // runes
-	maxDiagnostics = 3   // errors that one answer may list
+	maxDiagnostics = 3   // errors of one answer that are shown
 )
 
-// failure is an error that has its verdict and message already.
+// failure is an error with a verdict and a message.
 type failure struct {
 	verdict Verdict
 	message string
@@ -32,9 +32,9 @@ func failf(verdict Verdict, format string, args ...any) error {
 	return &failure{verdict, fmt.Sprintf(format, args...)}
 }
 
-// toResult turns an error into a Result. Errors whose text is not known to be
-// harmless are not quoted: some of go-containerregistry's hold whole answers,
-// and some of net/http's hold URLs with tokens in them.
+// toResult turns an error into a Result. It does not quote errors of unknown text:
+// some of go-containerregistry's contain whole answers, and some of net/http's
+// contain URLs with tokens in them.
 func (s *session) toResult(err error) Result {
 	var known *failure
 	if errors.As(err, &known) {
@@ -54,7 +54,7 @@ func (s *session) toResult(err error) Result {
 	return Result{Verdict: verdict, Message: s.describe(err)}
 }
 
-// statusOf returns the HTTP status that an error is about, 0 if none.
+// statusOf returns the HTTP status of an error, 0 if it has none.
 func statusOf(err error) int {
 	var answer *transport.Error
 	if errors.As(err, &answer) {
@@ -63,9 +63,9 @@ func statusOf(err error) int {
 	return 0
 }
 
-// describe says what was answered: the status, and codes and messages of the
-// registry's own. Details and bodies of another form are left out, because
-// these may hold anything.
+// describe returns the status of an answer, and the codes and messages in it. It
+// leaves out details, and bodies of any other form, because they may contain
+// anything.
 func (s *session) describe(err error) string {
 	var answer *transport.Error
 	if !errors.As(err, &answer) {
@@ -76,8 +76,8 @@ func (s *session) describe(err error) string {
 	for _, d := range answer.Errors[:min(len(answer.Errors), maxDiagnostics)] {
 		message := d.Message
 		if s.repository.isMentionedIn(message) {
-			// What is redacted in it would tell whoever named the repository
-			// whether that is the password.
+			// A redaction in it would show the person who named the repository that
+			// its name is the password.
 			message = ""
 		}
 		own = append(own, strings.Trim(fmt.Sprintf("%s: %s", d.Code, message), ": "))
@@ -91,7 +91,7 @@ func (s *session) describe(err error) string {
 	return text
 }
 
-// serverName names the server that a request went to.
+// serverName returns the name of the server that a request went to.
 func (s *session) serverName(req *http.Request) string {
 	switch {
 	case req == nil || originOf(req.URL) == s.guard.registry:
@@ -102,11 +102,11 @@ func (s *session) serverName(req *http.Request) string {
 	return untrusted(req.URL.Host)
 }
 
-// untrusted marks a text that came from a server, and may hold what it was sent.
+// untrusted marks text from a server, which may contain what the server was sent.
 func untrusted(text string) string { return redact.Untrusted(text) }
 
-// sanitize makes a message fit to be shown: one line, short, and free of the
-// secrets in any form in which a server may have given them back.
+// sanitize makes a message fit to be shown: one line, short, and without the secrets
+// in any encoding that a server may have returned.
 func sanitize(message string, secrets []string) string {
 	return redact.Truncate(redact.Sanitize(message, secrets), maxMessage)
 }

@@ -40,8 +40,8 @@ func TestSanitize(t *testing.T) {
 	}
 }
 
-// A redaction in our own words, or in what the caller named, would tell what
-// the secret is.
+// A redaction in our own words, or in a name that the caller gave, would reveal the
+// secret.
 func TestSanitizeLeavesOurOwnWordsAlone(t *testing.T) {
 	message := "the registry hunter2 answered: " + untrusted("hunter2 \x02hunter2\x03") + " and hunter2 " + untrusted("no")
 	want := "the registry hunter2 answered: [redacted] [redacted] and hunter2 no"
@@ -84,7 +84,7 @@ func FuzzSanitizeHidesTheSecret(f *testing.F) {
 	f.Add("", "👩‍👩‍👧", "\x00")
 	f.Fuzz(func(t *testing.T, before, secret, after string) {
 		if len(secret) < 6 || !utf8.ValidString(secret) || strings.ContainsRune(secret, 0) || redact.Clean(secret) == "" || strings.Contains(redacted, redact.Clean(secret)) {
-			return // no password, or one that any message may hold
+			return // not a password, or a text that any message may contain
 		}
 		encoded, err := json.Marshal(secret)
 		if err != nil {

@@ -16,7 +16,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// latest is the tag that is tried first where none is given.
+// latest is the tag that is tried first if none is given.
 const latest = "latest"
 
 // acceptedManifests are the media types that container runtimes accept.
@@ -63,7 +63,7 @@ func (s *session) head(ctx context.Context, client *http.Client, reference strin
 	return nil
 }
 
-// isManifest tells a manifest from what portals answer to any request.
+// isManifest tells a manifest from the page that a portal sends for any request.
 func isManifest(header http.Header) bool {
 	mediaType, _, _ := strings.Cut(header.Get("Content-Type"), ";")
 	mediaType = strings.ToLower(strings.TrimSpace(mediaType))
@@ -71,9 +71,8 @@ func isManifest(header http.Header) bool {
 		reference.DigestRegexp.MatchString(header.Get("Docker-Content-Digest"))
 }
 
-// withMessage returns the answer to GET in place of the same answer to HEAD,
-// because only the body holds the registry's own message. It leaves alone a
-// registry that is asked too much already.
+// withMessage repeats a failed HEAD request as GET, because only a body contains the
+// registry's own message. It sends nothing more to a registry that answered 429.
 func (s *session) withMessage(ctx context.Context, client *http.Client, reference string, err error) error {
 	if status := statusOf(err); status == 0 || status == http.StatusTooManyRequests {
 		return err
@@ -126,7 +125,7 @@ func (s *session) anyTag(ctx context.Context, client *http.Client) (string, erro
 	return "", failf(Unreachable, "the registry's list of tags could not be understood")
 }
 
-// get sends a GET request for which only the status of the answer counts.
+// get sends a GET request and checks the status of the answer.
 func (s *session) get(ctx context.Context, client *http.Client, u *url.URL) error {
 	resp, err := s.send(ctx, client, http.MethodGet, u)
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// content is what the registries of these tests hold.
+// content is the content of the registries of these tests.
 var content = options{
 	manifests: map[string]bool{
 		"team/app/manifests/latest":  true,
@@ -111,7 +111,7 @@ func TestTokenServerMayNameTheTokenAccessToken(t *testing.T) {
 	wantResult(t, verify(t, newVerifier(t, nil), f.host, "team/app"), OK, true)
 }
 
-// Self-hosted GitLab at an address names one as well.
+// A self-hosted GitLab at an address also names a token server at one.
 func TestTokenServerMayBeAtALoopbackAddress(t *testing.T) {
 	auth := newTLS(t, "127.0.0.1", tokenHandler)
 	o := content
@@ -204,8 +204,8 @@ func TestDenied(t *testing.T) {
 	}
 }
 
-// loginThen accepts every credential, and hands all but /v2/ on: the registry
-// that lets one log in but not pull.
+// loginThen accepts every credential at /v2/, and passes all other requests on. It is a
+// registry that allows a login, and may refuse a pull.
 func loginThen(pull http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		switch {

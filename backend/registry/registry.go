@@ -16,7 +16,7 @@ import (
 // defaultTimeout is the time limit of one [Verifier.Verify].
 const defaultTimeout = 10 * time.Second
 
-// Verdict says what a registry made of a credential.
+// Verdict is the result of trying a credential at a registry.
 type Verdict string
 
 // The verdicts.
@@ -24,24 +24,24 @@ const (
 	OK          Verdict = "ok"          // the manifest can be pulled
 	Denied      Verdict = "denied"      // the registry or its token server answered 401 or 403
 	NotFound    Verdict = "not_found"   // the credential may pull, but there is no such manifest
-	Unreachable Verdict = "unreachable" // no answer, or none that settles it
-	Unverified  Verdict = "unverified"  // there was no single registry or no repository to try
+	Unreachable Verdict = "unreachable" // no answer, or one that proves nothing
+	Unverified  Verdict = "unverified"  // no single registry, or no repository, to try
 )
 
 // Result is the outcome of one [Verifier.Verify].
 type Result struct {
 	Verdict  Verdict
 	Message  string // one line for a person, at most 300 runes, possibly empty; never a secret
-	Accepted bool   // the registry accepted the credential: OK, or Unverified for want of a repository
+	Accepted bool   // the registry accepted the credential: OK, or Unverified without a repository
 }
 
 // Options of [New]. The zero value is valid.
 type Options struct {
-	// CAs are the root CAs to trust, nil for the system's. They replace the
-	// system's: to add to those, start from [x509.SystemCertPool].
+	// CAs replaces the system's root CAs; nil keeps them. To add to the system's
+	// CAs, start from [x509.SystemCertPool].
 	CAs *x509.CertPool
 
-	// Timeout limits one Verify in all that it does; 0 means 10 s.
+	// Timeout limits one Verify as a whole; 0 means 10 s.
 	Timeout time.Duration
 }
 
@@ -51,7 +51,7 @@ type Verifier struct {
 	cas      *x509.CertPool
 	timeout  time.Duration
 	proxy    func(*http.Request) (*url.URL, error)
-	resolver *net.Resolver // nil, but in tests
+	resolver *net.Resolver // nil, except in tests
 }
 
 // New returns a Verifier.
@@ -63,12 +63,12 @@ func New(options Options) *Verifier {
 	return v
 }
 
-// Verify tries to pull from a repository with a credential: "group/app",
-// "group/app:1.4" or "group/app@sha256:…". Without a tag it is the tag latest
-// or, where there is none, any other. With an empty repository only the
-// credential itself is tried, as "docker login" does.
+// Verify tries to pull from a repository with a credential. The repository has the
+// form "group/app", "group/app:1.4" or "group/app@sha256:…". Without a tag, Verify
+// tries the tag latest, and any other tag if there is no latest. With an empty
+// repository, it tries only the credential itself, as "docker login" does.
 //
-// It never returns an error: what goes wrong is a verdict.
+// Every failure is a verdict, not an error.
 func (v *Verifier) Verify(ctx context.Context, c dockerconfig.Credential, repository string) Result {
 	ctx, cancel := context.WithTimeout(ctx, v.timeout)
 	defer cancel()

@@ -14,14 +14,13 @@ import (
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
 )
 
-// maxReference is more bytes than any repository with tag and digest can have.
+// maxReference is longer than any repository with tag and digest, in bytes.
 const maxReference = 1000
 
 const exampleRepositories = "such as group/app, group/app:1.4 or group/app@sha256:…"
 
-// ParseRepository checks a repository as [Verifier.Verify] takes it and
-// returns it normalised: behind a tag and a digest only the digest remains,
-// because every tool ignores the tag then.
+// ParseRepository checks and normalises a repository for [Verifier.Verify]. Of a tag
+// and a digest, only the digest remains, because every tool ignores the tag then.
 func ParseRepository(input string) (string, error) {
 	r, err := parseRepository(input)
 	return r.String(), err
@@ -31,7 +30,7 @@ func ParseRepository(input string) (string, error) {
 type repository struct {
 	path   string
 	tag    string // empty: any
-	digest string // if not empty, tag is
+	digest string // if set, tag is empty
 }
 
 // String returns the form that parseRepository reads.
@@ -49,7 +48,7 @@ func parseRepository(input string) (repository, error) {
 	if err := checkRepositoryText(input); err != nil {
 		return repository{}, err
 	}
-	// Behind a registry of our own the first part cannot be taken for one.
+	// With a registry in front, the first part of the input is not taken for one.
 	parsed, err := reference.Parse("registry.invalid/" + input)
 	named, ok := parsed.(reference.Named)
 	switch {
@@ -71,8 +70,8 @@ func parseRepository(input string) (repository, error) {
 
 var errRepositoryTooLong = fmt.Errorf("must have at most %d bytes before tag and digest", reference.RepositoryNameTotalLengthMax)
 
-// checkRepositoryText refuses what people write in place of a repository. A
-// dot in the first part does not make it a registry: groups may be jane.doe.
+// checkRepositoryText refuses what people write in place of a repository. A first
+// part with a dot is accepted, because it may be a group such as jane.doe.
 func checkRepositoryText(input string) error {
 	first, _, more := strings.Cut(input, "/")
 	switch {
@@ -92,8 +91,8 @@ func checkRepositoryText(input string) error {
 	return nil
 }
 
-// Covers reports whether tools use the credential of a key for a repository as
-// [ParseRepository] returns it: whether it lies in the key's path, if that has one.
+// Covers reports whether tools use the credential of a key for a repository from
+// [ParseRepository]: the repository must be below the key's path, if it has one.
 func Covers(key dockerconfig.Key, parsed string) bool {
 	r, err := parseRepository(parsed)
 	return err == nil && r.isUnder(key.Path())
@@ -103,15 +102,16 @@ func (r repository) isUnder(path string) bool {
 	return path == "" || r.path == path || strings.HasPrefix(r.path, path+"/")
 }
 
-// isMentionedIn reports whether a text names the repository, its tag or its digest.
+// isMentionedIn reports whether a text contains the repository, its tag or its
+// digest.
 func (r repository) isMentionedIn(text string) bool {
 	return slices.ContainsFunc([]string{r.path, r.tag, r.digest}, func(part string) bool {
 		return part != "" && strings.Contains(text, part)
 	})
 }
 
-// newTarget finds the registry that a key stands for and the repository in it
-// that is to be tried. Its errors say why there is nothing to try.
+// newTarget returns the registry of a key and the repository to try in it. Its errors
+// say why there is nothing to try.
 func newTarget(key dockerconfig.Key, input string) (name.Registry, repository, error) {
 	if strings.Contains(string(key), "*") {
 		return name.Registry{}, repository{}, fmt.Errorf("%s names no single registry, so there is none to try", key)

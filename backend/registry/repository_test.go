@@ -80,7 +80,7 @@ func FuzzParseRepository(f *testing.F) {
 		if again, err := ParseRepository(got); err != nil || again != got {
 			t.Errorf("%q: %q is not normalised: %q, %v", input, got, again, err)
 		}
-		// What it accepts must mean the same in a URL.
+		// An accepted repository must mean the same in a URL.
 		registry, r, err := newTarget(dockerconfig.Key("registry.invalid"), got)
 		if err != nil {
 			t.Fatalf("%q: %v", got, err)

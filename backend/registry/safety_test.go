@@ -16,8 +16,8 @@ import (
 	"testing"
 )
 
-// wantOnlyTheCredential fails the test if the server was not sent the basic
-// credential, or anything else.
+// wantOnlyTheCredential fails the test unless the basic credential is the only
+// credential that the server received.
 func wantOnlyTheCredential(t *testing.T, f *fake) {
 	t.Helper()
 	got := f.credentials()
@@ -57,7 +57,7 @@ func TestManifestMayBeElsewhereButGetsNoCredential(t *testing.T) {
 				f := newTLS(t, "registry.example.com", nil)
 				f.Config.Handler = recording(f, redirecting(registryHandler(options{realm: realm}), "https://"+other.host+"/blob?X-Signature=1"))
 				v := newVerifier(t, nil)
-				verify(t, v, f.host, "team/app") // some of these names have no certificate
+				verify(t, v, f.host, "team/app") // the certificate does not cover all of these names
 				other.wantNothingSecret(t)
 				if len(f.credentials()) == 0 {
 					t.Error("the registry was sent no credential, so the test proves nothing")
@@ -70,7 +70,7 @@ func TestManifestMayBeElsewhereButGetsNoCredential(t *testing.T) {
 	}
 }
 
-// redirecting answers authenticated requests for manifests with a redirect.
+// redirecting redirects authenticated requests for manifests.
 func redirecting(next http.HandlerFunc, location string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if strings.Contains(r.URL.Path, "/manifests/") && r.Header.Get("Authorization") != "" {
@@ -81,7 +81,7 @@ func redirecting(next http.HandlerFunc, location string) http.HandlerFunc {
 	}
 }
 
-// recording replaces the handler of a fake that must know its own address.
+// recording sets the handler of a fake whose handler needs its address.
 func recording(f *fake, handler http.HandlerFunc) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		f.mu.Lock()
@@ -171,8 +171,8 @@ func TestChallengeOfAnotherHostIsNotFollowed(t *testing.T) {
 	}
 }
 
-// A token server that the registry named is no registry: what it asks for
-// when a manifest request is redirected there is not followed either.
+// A token server is not the registry. If a manifest request is redirected to it, its
+// challenge is not followed either.
 func TestChallengeOfTheTokenServerIsNotFollowed(t *testing.T) {
 	evil := newTLS(t, "evil.example.com", tokenHandler)
 	auth := newTLS(t, "auth.example.com", func(w http.ResponseWriter, r *http.Request) {
@@ -272,7 +272,7 @@ func TestPlainHTTPRegistryMayNotLeadElsewhereBeforeItsChallenge(t *testing.T) {
 	wantNotAsked(t, other)
 }
 
-// firstBytes is a server that keeps what each connection begins with.
+// firstBytes is a server that records the first bytes of each connection.
 type firstBytes struct {
 	mu  sync.Mutex
 	all []string
@@ -298,7 +298,7 @@ func (f *firstBytes) wantTLSOnly(t *testing.T) {
 	}
 }
 
-// seen passes a connection on with its first bytes noted.
+// seen passes a connection on and records its first bytes.
 type seen struct {
 	net.Conn
 	once  sync.Once
@@ -375,7 +375,7 @@ func TestAddressesAreCheckedWhenDialled(t *testing.T) {
 	})
 }
 
-// Behind a proxy the dialer sees only the proxy.
+// With a proxy, the dialer sees only the proxy.
 func TestProxyIsNotAskedForForbiddenAddresses(t *testing.T) {
 	proxy := newPlain(t, "127.0.0.1", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) })
 	v := newVerifier(t, nil)
@@ -405,8 +405,8 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// go-containerregistry has rules of its own for this; the guard must not need
-// them.
+// go-containerregistry has rules of its own for this, on which the guard must not
+// depend.
 func TestGuardKeepsCredentialsFromOthers(t *testing.T) {
 	for target, want := range map[string]bool{
 		"https://registry.example.com/v2/":          true,
@@ -445,7 +445,7 @@ func TestGuardKeepsCredentialsFromOthers(t *testing.T) {
 	}
 }
 
-// A registry that wants to see what it can get into a message.
+// A registry that returns the credential that it was sent, in several encodings.
 func TestMessagesHoldNoSecretThatWasSentBack(t *testing.T) {
 	echo := func(r *http.Request) string {
 		_, sent, _ := strings.Cut(r.Header.Get("Authorization"), " ")

@@ -21,7 +21,7 @@ type session struct {
 	credential dockerconfig.Credential
 	registry   name.Registry
 	repository repository // zero: none to try
-	scheme     string     // of the registry, as found out
+	scheme     string     // of the registry, set by connect
 
 	guard  *guard
 	opened *connections
@@ -32,7 +32,7 @@ func (v *Verifier) newSession(ctx context.Context, c dockerconfig.Credential) *s
 	return &session{credential: c, guard: &guard{inner: inner}, opened: opened}
 }
 
-// secrets are the texts that must not be in a message.
+// secrets returns the texts that must not appear in a message.
 func (s *session) secrets() []string {
 	password := s.credential.Password.Reveal()
 	pair := s.credential.Username + ":" + password
@@ -78,12 +78,12 @@ func (s *session) verifyCredential(ctx context.Context, challenge *transport.Cha
 	}
 }
 
-// verifyPull tries what a container runtime would.
+// verifyPull pulls as a container runtime would.
 func (s *session) verifyPull(ctx context.Context, challenge *transport.Challenge) Result {
 	err := s.pullAs(ctx, challenge)
 	if statusOf(err) == http.StatusUnauthorized {
-		// Some registries ask for nothing until a repository is named, or for
-		// a scope of their own for it. Runtimes follow that challenge too.
+		// Some registries require authentication only for a repository, or a scope
+		// of their own for it. Runtimes follow that challenge too.
 		if own, probeErr := s.probe(ctx, http.MethodHead, s.manifestURL(s.repository.reference())); probeErr == nil && s.differs(own, challenge) {
 			challenge = own
 			err = s.pullAs(ctx, challenge, own.Parameters["scope"])
@@ -111,8 +111,8 @@ func (s *session) pullScope() string {
 	return s.registry.Repo(s.repository.path).Scope(transport.PullScope)
 }
 
-// differs reports whether following the challenge for a manifest can give what
-// following the registry's own did not.
+// differs reports whether the challenge for a manifest differs from the registry's
+// own, so that following it may succeed.
 func (s *session) differs(manifest, registry *transport.Challenge) bool {
 	scope := manifest.Parameters["scope"]
 	return scope != "" && scope != s.pullScope() ||

@@ -10,9 +10,9 @@ import (
 	"sync"
 )
 
-// newTransport returns a transport for one session and the connections that
-// it opens. The system's defaults (HTTP/2, compression, kept connections) are
-// left out: a few small requests gain nothing by them.
+// newTransport returns a transport for one session, and the connections that it
+// opens. It has no HTTP/2, compression or connection reuse across sessions: a few
+// small requests do not profit from them.
 func (v *Verifier) newTransport(ctx context.Context) (*http.Transport, *connections) {
 	opened := &connections{
 		ctx:    ctx,
@@ -28,8 +28,8 @@ func (v *Verifier) newTransport(ctx context.Context) (*http.Transport, *connecti
 	}, opened
 }
 
-// connections closes what a session opened. [http.Transport] alone goes on
-// dialling, and keeps what it dialled, after a request was given up.
+// connections closes every connection that a session opened. [http.Transport] alone
+// continues to dial, and keeps the new connection, after a request was cancelled.
 type connections struct {
 	ctx    context.Context // of the session, which outlives the requests
 	dialer net.Dialer

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MPL-2.0
 
-// Package storagetest is for tests of upgrades: it reads the dumps below
-// tests/testdata/storage, which hold what earlier builds of the plugin wrote into
-// Vault's storage and how they answered from it, and has servers stand in for the
+// Package storagetest helps tests of upgrades. It reads the dumps below
+// tests/testdata/storage: what earlier builds of the plugin wrote into Vault's
+// storage, and how they answered from it. It starts servers in place of the
 // registries that those builds used.
 package storagetest
 
@@ -19,32 +19,32 @@ import (
 	"time"
 )
 
-// Dump is what one build wrote.
+// Dump is the storage and the answers of one build.
 type Dump struct {
 	Build string    `json:"build"` // the commit or tag
 	At    time.Time `json:"at"`    // when the answers were given
 
-	// Storage is that of the mount, by key.
+	// Storage holds the entries of the mount, by key.
 	Storage map[string]Value `json:"storage"`
 
-	// Leases are Vault's own entries for the leases of the mount, by lease ID.
+	// Leases holds Vault's own entries for the leases of the mount, by lease ID.
 	Leases map[string]Value `json:"leases,omitempty"`
 
-	// Answers are those of the build to reads, by path below the mount. The
-	// answer to a list has a path that ends in a slash.
+	// Answers holds the build's answers to reads, by path below the mount. The path
+	// of a list ends in a slash.
 	Answers map[string]Answer `json:"answers"`
 }
 
-// Answer is how a read was answered: with data and warnings, or with an error.
+// Answer is the answer to a read: data and warnings, or an error.
 type Answer struct {
 	Data     map[string]any `json:"data,omitempty"`
 	Warnings []string       `json:"warnings,omitempty"`
 	Error    string         `json:"error,omitempty"`
 }
 
-// Value is a stored value, byte for byte. A dump shows as JSON what is JSON as the
-// engine and Vault encode it, which is compact: as it is where it ends in a
-// newline, and in brackets where it does not. Any other it shows as a string.
+// Value is a stored value, byte for byte. A dump shows compact JSON, as the engine and
+// Vault encode it, as JSON: as it is if it ends in a newline, and in brackets if it
+// does not. It shows any other value as a string.
 type Value string
 
 // MarshalJSON implements [json.Marshaler].
@@ -78,8 +78,7 @@ func (v *Value) UnmarshalJSON(shown []byte) error {
 	return nil
 }
 
-// encode leaves characters as they are: what stands in a dump is what stands
-// in the storage.
+// encode escapes no HTML characters, so that a dump has the characters of the storage.
 func encode(value any) ([]byte, error) {
 	var text bytes.Buffer
 	encoder := json.NewEncoder(&text)
@@ -89,13 +88,13 @@ func encode(value any) ([]byte, error) {
 	return text.Bytes(), err
 }
 
-// Folder has the dumps.
+// Folder returns the folder of the dumps.
 func Folder() string {
 	_, file, _, _ := runtime.Caller(0)
 	return filepath.Join(filepath.Dir(filepath.Dir(filepath.Dir(file))), "tests", "testdata", "storage")
 }
 
-// Load reads all dumps, by name. Each is a new copy.
+// Load reads all dumps, by name. Each call returns new copies.
 func Load(t testing.TB) map[string]*Dump {
 	t.Helper()
 	folder := os.DirFS(Folder())
@@ -125,7 +124,7 @@ func decode(t testing.TB, content []byte) *Dump {
 	return d
 }
 
-// Save writes a dump, and fails the test unless it reads as what was written.
+// Save writes a dump, and fails the test unless it reads back as it was.
 func (d *Dump) Save(t testing.TB, file string) {
 	t.Helper()
 	content, err := encode(d)
@@ -140,8 +139,8 @@ func (d *Dump) Save(t testing.TB, file string) {
 	}
 }
 
-// Replace puts another text in the place of one everywhere, as that of a server
-// that is gone.
+// Replace replaces a text everywhere, such as the address of a server that no longer
+// exists.
 func (d *Dump) Replace(old, text string) {
 	old, text = inJSON(old), inJSON(text)
 	d.replaceStored(old, text)
@@ -160,8 +159,7 @@ func (d *Dump) Replace(old, text string) {
 	}
 }
 
-// replaceStored replaces JSON in what is stored, and in JSON that stands there in
-// strings.
+// replaceStored replaces JSON in the stored values, and in JSON inside their strings.
 func (d *Dump) replaceStored(old, text string) {
 	for _, values := range []map[string]Value{d.Storage, d.Leases} {
 		for key, value := range values {
@@ -174,7 +172,7 @@ func (d *Dump) replaceStored(old, text string) {
 	}
 }
 
-// connection is what the tests need of a stored connection.
+// connection is the part of a stored connection that tests need.
 type connection struct {
 	Type     string            `json:"type"`
 	URL      string            `json:"url"`
@@ -207,8 +205,8 @@ func (d *Dump) connections() map[string]connection {
 	return all
 }
 
-// Disguise replaces the root credentials by what is obviously made up
-// and begins with a text.
+// Disguise replaces the root credentials by obviously invented ones that begin with a
+// text.
 func (d *Dump) Disguise(text string) {
 	for name, c := range d.connections() {
 		for which, secrets := range map[string]map[string]string{"-current": c.Secrets, "-pending": c.Root.Pending.secrets(), "-retired": c.Root.Retired.secrets()} {
@@ -228,11 +226,11 @@ func (r *root) secrets() map[string]string {
 	return r.Secrets
 }
 
-// inJSON is a text as it stands in a JSON string.
+// inJSON returns a text as it is written in a JSON string.
 func inJSON(text string) string {
 	encoded, err := encode(text)
 	if err != nil {
-		panic(err) // no text fails
+		panic(err) // every text can be encoded
 	}
 	return strings.TrimSuffix(strings.TrimPrefix(strings.TrimSpace(string(encoded)), `"`), `"`)
 }

@@ -20,17 +20,16 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer/issuertest"
 )
 
-// Registries stand in for those that the connections of a dump name. They have
-// what the dump says was minted there, and accept its root credentials.
-// For that the dump is changed: it has their addresses, their root
-// credentials, and the IDs that they gave.
+// Registries replace the registries of a dump's connections. They hold the dump's
+// credentials, and accept its root credentials. [Dump.StandIns] changes the dump for
+// that: it gets their addresses, their root credentials, and the IDs that they gave.
 type Registries struct {
 	servers []*issuertest.Server
 	living  []func() []string
 	admins  map[string]func() []string
 }
 
-// Minted is a credential that a dump says there is.
+// Minted is a credential of a dump.
 type Minted struct {
 	Connection string            `json:"connection"`
 	Name       string            `json:"name"`
@@ -38,13 +37,13 @@ type Minted struct {
 	For        map[string]string `json:"for"`
 }
 
-// StandIns starts a registry for each connection that had one, with a clock.
+// StandIns starts a registry, with the given clock, for each connection that had one.
 func (d *Dump) StandIns(t testing.TB, now func() time.Time) *Registries {
 	t.Helper()
 	r := &Registries{admins: map[string]func() []string{}}
 	all := d.connections()
-	maps.DeleteFunc(all, func(_ string, c connection) bool { return !strings.HasPrefix(c.URL, "http://") }) // never asked
-	// In two steps, because a server may come to be where another one was.
+	maps.DeleteFunc(all, func(_ string, c connection) bool { return !strings.HasPrefix(c.URL, "http://") }) // never called
+	// In two steps, because a new server may get the address of an old one.
 	place := func(name string) string { return "http://" + name + ".invalid" }
 	for name, c := range all {
 		d.Replace(c.URL, place(name))
@@ -73,11 +72,11 @@ func (r *Registries) Living() []string {
 	return names
 }
 
-// Admins returns the names of the root credentials that work at the
-// GitLab of a connection, sorted.
+// Admins returns the names of the root credentials that work at the GitLab of a
+// connection, sorted.
 func (r *Registries) Admins(connection string) []string { return r.admins[connection]() }
 
-// Fail has all of them refuse to do anything, until Mend.
+// Fail makes all of them answer 503 to everything, until Mend.
 func (r *Registries) Fail() {
 	for _, s := range r.servers {
 		s.Plant(-1, nil, issuertest.Status(http.StatusServiceUnavailable, "", "Retry-After", "3600"))
@@ -91,7 +90,7 @@ func (r *Registries) Mend() {
 	}
 }
 
-// account is the service account of the root credentials.
+// account is the service account that owns the root credentials.
 const account = "vault"
 
 func (d *Dump) gitlab(t testing.TB, r *Registries, name string, c connection, now func() time.Time) *issuertest.Server {
@@ -141,8 +140,8 @@ func (d *Dump) ecr(t testing.TB, _ *Registries, _ string, c connection, now func
 	return aws.Server
 }
 
-// gitea is no Gitea, for which there is a real one: it knows tokens by their IDs,
-// and deletes them.
+// gitea starts a server that can only delete tokens by their ID. Other tests use a
+// real Gitea.
 func (d *Dump) gitea(t testing.TB, r *Registries, name string, _ connection, _ func() time.Time) *issuertest.Server {
 	var mu sync.Mutex
 	tokens := map[string]string{} // names by path
@@ -169,7 +168,7 @@ func (d *Dump) gitea(t testing.TB, r *Registries, name string, _ connection, _ f
 	}))
 }
 
-// Minted returns all credentials that the dump says there are, by name.
+// Minted returns all credentials of the dump, by name.
 func (d *Dump) Minted() map[string]Minted {
 	all := map[string]Minted{}
 	for key, value := range d.Storage {
@@ -207,7 +206,7 @@ func (d *Dump) mintedBy(connection string) []Minted {
 	return all
 }
 
-// walData returns what the write-ahead entries of a kind are about.
+// walData returns the data of the write-ahead entries of a kind.
 func (d *Dump) walData(kind string) []Minted {
 	var all []Minted
 	for key, value := range d.Storage {
@@ -224,7 +223,7 @@ func (d *Dump) walData(kind string) []Minted {
 	return all
 }
 
-// setID gives a credential another ID, where it stands with one.
+// setID changes the ID of a credential wherever it is stored.
 func (d *Dump) setID(m Minted, id string) {
 	text := func(id string) string { return fmt.Sprintf(`"name":%q,"id":%q`, m.Name, id) }
 	d.replaceStored(text(m.ID), text(id))

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MPL-2.0
 
-// Package ecr mints authorization tokens of Amazon's Elastic Container
-// Registry, private and public. Such a token is a password of the user AWS, is
-// good for 12 hours, and cannot be ended before.
+// Package ecr mints authorization tokens of Amazon's Elastic Container Registry,
+// private and public. Such a token is a password of the user name AWS. It is valid
+// for 12 hours and cannot be ended early.
 package ecr
 
 import (
@@ -23,7 +23,7 @@ import (
 )
 
 const (
-	// tokenLifetime is that of AuthorizationData in the ECR API reference.
+	// tokenLifetime is given by AuthorizationData in the ECR API reference.
 	tokenLifetime = 12 * time.Hour
 
 	fieldRegion       = "region"
@@ -38,7 +38,7 @@ const (
 	accessPush = "push"
 )
 
-// Type is the type ecr.
+// Type returns the type ecr.
 func Type() issuer.Type {
 	return issuer.Type{
 		Name:             "ecr",
@@ -126,7 +126,7 @@ var (
 	secretPattern     = regexp.MustCompile(`^[!-~]+$`)
 )
 
-// checkKeys allows both or none.
+// checkKeys requires both parts of an access key, or neither.
 func checkKeys(key, secret string) error {
 	switch {
 	case key == "" && secret == "":
@@ -157,7 +157,7 @@ func checkRole(arn, externalID string) error {
 	return nil
 }
 
-// partition returns that of an ARN of a role: aws, aws-cn, aws-us-gov.
+// partition returns the partition in the ARN of a role: aws, aws-cn, aws-us-gov.
 func partition(arn string) string {
 	if found := rolePattern.FindStringSubmatch(arn); found != nil {
 		return found[1]
@@ -165,7 +165,7 @@ func partition(arn string) string {
 	return "aws"
 }
 
-// target has a role's fields say no more than what a session policy enforces.
+// target refuses fields of a role that no session policy would enforce.
 func target(c issuer.Connection, fields issuer.Settings) (issuer.Target, error) {
 	scope, err := resolveScope(c)
 	if err != nil {
@@ -206,13 +206,13 @@ func target(c issuer.Connection, fields issuer.Settings) (issuer.Target, error) 
 	return t, nil
 }
 
-// ambientCredentials is the AWS identity of the machine or pod that Vault runs on. Where
-// it is to be found is looked up at the first use, because New calls nothing.
+// ambientCredentials is the AWS identity of the machine or pod that Vault runs
+// on. It is looked up at the first use, because New makes no call.
 type ambientCredentials struct{ region string }
 
-// Retrieve implements [aws.CredentialsProvider]. It does not go through the
-// connection's client, which refuses the link-local addresses where AWS answers
-// with the credentials of a machine.
+// Retrieve implements [aws.CredentialsProvider]. It does not use the connection's
+// client, because that refuses the link-local addresses at which AWS serves the
+// credentials of a machine.
 func (a ambientCredentials) Retrieve(ctx context.Context) (aws.Credentials, error) {
 	found, err := config.LoadDefaultConfig(ctx, config.WithRegion(a.region))
 	if err != nil {
@@ -221,9 +221,9 @@ func (a ambientCredentials) Retrieve(ctx context.Context) (aws.Credentials, erro
 	return found.Credentials.Retrieve(ctx)
 }
 
-// newRetryer repeats what was throttled, which AWS says with a status of 400
-// that the connection's client does not know. Nothing else, so that an access
-// key is never made twice.
+// newRetryer retries throttled calls only, so that an access key is never created
+// twice. AWS reports throttling with status 400, which the connection's client
+// does not retry.
 func newRetryer() aws.Retryer {
 	return retry.NewStandard(func(o *retry.StandardOptions) {
 		o.MaxAttempts, o.MaxBackoff = 3, 2*time.Second

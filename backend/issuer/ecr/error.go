@@ -15,28 +15,28 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer"
 )
 
-// convertError makes an error of this project of one of the SDK's; what is one
-// already, or nil, it returns as it is.
+// convertError converts an error of the SDK to one of package issuer. An error of
+// package issuer, or nil, is returned as it is.
 func convertError(err error) error {
 	var answer *smithyhttp.ResponseError
 	if !errors.As(err, &answer) || answer.Response == nil {
 		return issuer.Failed(err)
 	}
-	// The SDK makes an empty answer, of status 0, for a call without one.
+	// For a call without an answer, the SDK makes up an empty one with status 0.
 	switch status := answer.HTTPStatusCode(); {
 	case status >= http.StatusMultipleChoices:
 		return issuer.Answered(status, answer.Response.Header, awsMessage(err))
 	case status >= http.StatusOK && errors.Is(err, io.EOF):
-		// Of a text that was read to its end and lacks what was looked for: one
-		// that is cut off has another error.
+		// The body was read to its end and lacks the expected content. A body that
+		// was cut off has another error.
 		return issuer.Malformedf("the answer could not be understood")
 	}
 	return issuer.Failed(err)
 }
 
-// awsMessage returns the call that AWS refused, its error code and the first line of
-// its message: the lines below that of a wrong signature repeat the headers of
-// the request, of which one is a session token.
+// awsMessage returns the refused call, AWS's error code, and the first line of its
+// message. For a wrong signature, the further lines repeat the headers of the
+// request, and one header is a session token.
 func awsMessage(err error) string {
 	var (
 		parts []string
@@ -53,13 +53,13 @@ func awsMessage(err error) string {
 	return strings.Join(parts, ": ")
 }
 
-// hasCode reports whether AWS answered with an error code.
+// hasCode reports whether AWS answered with the given error code.
 func hasCode(err error, code string) bool {
 	var api smithy.APIError
 	return errors.As(err, &api) && api.ErrorCode() == code
 }
 
-// credentialsError is the error of having none to sign a request with.
+// credentialsError is the error if there are no AWS credentials to sign with.
 func credentialsError(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return issuer.Failed(ctx.Err())

@@ -23,8 +23,8 @@ const (
 	exampleRoleARN = "arn:aws:iam::123456789012:role/path/regcred-ecr"
 )
 
-// connection has the settings given as pairs; secret_access_key goes where it
-// belongs.
+// connection returns a connection with the settings, given as pairs.
+// secret_access_key becomes a secret.
 func connection(url string, registries []string, pairs ...string) issuer.Connection {
 	c := issuer.Connection{URL: url, Settings: issuer.Settings{}, Secrets: issuer.Secrets{}}
 	for _, registry := range registries {
@@ -46,7 +46,7 @@ func TestConnectionFields(t *testing.T) {
 	for _, test := range []struct {
 		name string
 		c    issuer.Connection
-		want string // the error; empty for none
+		want string // the error; "" for none
 	}{
 		{"a private registry", connection("", hosts(frankfurt)), ""},
 		{"with its region", connection("", hosts(frankfurt), "region", "eu-central-1"), ""},
@@ -92,7 +92,7 @@ func TestConnectionFields(t *testing.T) {
 	}
 }
 
-// wantMessage checks that an error begins as wanted, and repeats no secret.
+// wantMessage fails the test unless an error begins as wanted and repeats no secret.
 func wantMessage(t *testing.T, err error, want string) {
 	t.Helper()
 	switch {

@@ -14,21 +14,20 @@ import (
 )
 
 const (
-	// maxPolicy is the most characters of a session policy (AssumeRole in the
-	// STS API reference).
+	// maxPolicy caps a session policy, in characters (AssumeRole in the STS API
+	// reference).
 	maxPolicy = 2048
 
 	minRepository, maxRepository = 2, 256
 )
 
-// repositoryPattern is that of repositoryName in the ECR API reference.
+// repositoryPattern is the pattern of repositoryName in the ECR API reference.
 var (
 	repositoryPattern = regexp.MustCompile(`^(?:[a-z0-9]+(?:[._-][a-z0-9]+)*/)*[a-z0-9]+(?:[._-][a-z0-9]+)*$`)
 	starsPattern      = regexp.MustCompile(`\*+`)
 )
 
-// parseRepositories returns the names in the order in which they were written,
-// each once.
+// parseRepositories returns the names in the order given, without duplicates.
 func parseRepositories(list string) ([]string, error) {
 	var names []string
 	for name := range strings.SplitSeq(list, ",") {
@@ -45,8 +44,8 @@ func parseRepositories(list string) ([]string, error) {
 }
 
 func checkRepository(name string) error {
-	// A star may stand for any part of a name, so that one letter in its place
-	// shows whether the rest of it can be one.
+	// A star matches any part of a name. With a letter in its place, the pattern
+	// checks the rest.
 	literal := starsPattern.ReplaceAllString(name, "x")
 	switch {
 	case strings.Contains(name, "amazonaws.com") || strings.HasPrefix(name, publicHost):
@@ -59,7 +58,7 @@ func checkRepository(name string) error {
 	return nil
 }
 
-// policyDocument is a policy as IAM writes it.
+// policyDocument is a policy in IAM's JSON form.
 type policyDocument struct {
 	Version   string
 	Statement []policyStatement
@@ -71,21 +70,21 @@ type policyStatement struct {
 	Resource []string
 }
 
-// What docker pull and docker push need, by the ECR user guide (IAM permissions
-// for pushing an image; for a pull through a cache, which imports an image from
-// upstream when it is first asked for, BatchImportUpstreamImage).
+// pullActions and pushActions are what docker pull and docker push need, according
+// to the ECR user guide (IAM permissions for pushing an image). A pull through
+// cache needs BatchImportUpstreamImage for the first pull of an image.
 var (
 	pullActions = []string{"BatchCheckLayerAvailability", "BatchGetImage", "BatchImportUpstreamImage", "GetDownloadUrlForLayer"}
 	pushActions = []string{"CompleteLayerUpload", "InitiateLayerUpload", "PutImage", "UploadLayerPart"}
 )
 
-// sessionPolicy is what a session may do at most; what it may is that and what
-// the assumed role may.
+// sessionPolicy returns the limits of a session. The session may do only what both
+// this policy and the policies of the assumed role allow.
 func sessionPolicy(scope registryScope, partition string, role issuer.Settings) string {
 	service, region := "ecr", scope.region
 	login, actions := []string{"ecr:GetAuthorizationToken"}, slices.Clone(pullActions)
 	if scope.public {
-		// Whoever may do nothing at all may pull from the public registry.
+		// A pull from the public registry needs no permission.
 		service, region = "ecr-public", ""
 		login, actions = []string{"ecr-public:GetAuthorizationToken", "sts:GetServiceBearerToken"}, nil
 	}

@@ -13,13 +13,13 @@ import (
 
 const (
 	publicHost   = "public.ecr.aws"
-	publicRegion = "us-east-1" // the one that mints for public.ecr.aws
+	publicRegion = "us-east-1" // the region that mints for public.ecr.aws
 	anyAccount   = "*"
 )
 
 var (
-	// hostPattern is that of private registries: account and region in the
-	// names for IPv4 (of all partitions), or for both kinds of addresses.
+	// hostPattern matches the hosts of private registries and finds account and
+	// region: first the IPv4 names of all partitions, then the dual-stack names.
 	hostPattern = regexp.MustCompile(`^([0-9]{12})\.dkr(?:` +
 		`\.ecr(?:-fips)?\.([a-z0-9-]+)\.(?:amazonaws\.com|amazonaws\.com\.cn|amazonaws\.eu|c2s\.ic\.gov|sc2s\.sgov\.gov|cloud\.adc-e\.uk|csp\.hci\.ic\.gov)` +
 		`|-ecr(?:-fips)?\.([a-z0-9-]+)\.on\.aws)$`)
@@ -27,15 +27,16 @@ var (
 	regionPattern = regexp.MustCompile(`^[a-z]{2,}(?:-[a-z]+)+-[0-9]+$`)
 )
 
-// registryScope is what the registries of a connection have in common.
+// registryScope says what a token of the connection must be valid for.
 type registryScope struct {
 	region   string
 	public   bool
-	accounts []string // sorted; [anyAccount] where a host does not tell
+	accounts []string // sorted; [anyAccount] if a host does not name one
 }
 
-// resolveScope refuses registries that no single token is for: it is for all
-// registries of a region that its principal may use, of whatever account.
+// resolveScope returns the scope of a connection's registries. It refuses
+// registries that one token cannot cover: a token is valid for all registries of
+// one region that its principal may use, in any account.
 func resolveScope(c issuer.Connection) (registryScope, error) {
 	region := c.Settings[fieldRegion]
 	if region != "" && !regionPattern.MatchString(region) {
@@ -43,7 +44,7 @@ func resolveScope(c issuer.Connection) (registryScope, error) {
 	}
 	var (
 		scope   registryScope
-		from    string // the host that tells the region
+		from    string // the host that scope.region comes from
 		private bool
 	)
 	for _, key := range c.Registries {

@@ -17,17 +17,17 @@ import (
 )
 
 const (
-	// rotationTag is the tag of an IAM user that holds the name of the key that
-	// is being made for it: the key itself cannot have one. It is set only
-	// while the user has no other key than the connection's, so that any other
-	// found with it is the one made under that name.
+	// rotationTag is a tag of the IAM user that holds the name of the key being
+	// created, because a key has no name or tag of its own. It is set only while
+	// the connection's key is the user's only one. Any other key found with the
+	// tag is therefore the one created under that name.
 	rotationTag = "regcred-rotate-root"
 
-	refusedKey = "InvalidClientTokenId" // a key that AWS does not know, or no more
+	refusedKey = "InvalidClientTokenId" // for a key that does not exist, or no longer
 	noEntity   = "NoSuchEntity"
 )
 
-// PrepareRoot makes a second access key for the IAM user of the connection.
+// PrepareRoot creates a second access key for the IAM user of the connection.
 func (t *tokens) PrepareRoot(ctx context.Context, name string) (issuer.Root, error) {
 	user, err := t.user(ctx)
 	if err != nil {
@@ -60,7 +60,7 @@ func (t *tokens) PrepareRoot(ctx context.Context, name string) (issuer.Root, err
 // ActivateRoot does nothing: a new key is active from the start.
 func (t *tokens) ActivateRoot(context.Context, issuer.Root) error { return nil }
 
-// DiscardRoot deletes the key that PrepareRoot made under the name.
+// DiscardRoot deletes the key that PrepareRoot created under the name.
 func (t *tokens) DiscardRoot(ctx context.Context, name string) error {
 	user, err := t.user(ctx)
 	if err != nil {
@@ -82,8 +82,8 @@ func (t *tokens) DiscardRoot(ctx context.Context, name string) error {
 	return convertError(user.untag(ctx))
 }
 
-// RetireRoot deletes the key of the connection, with itself. The tag goes
-// first, so that no key that is made later can be taken for one to discard.
+// RetireRoot deletes the key of the connection, authenticated with that key. It
+// removes the tag first, so that DiscardRoot cannot delete a key created later.
 func (t *tokens) RetireRoot(ctx context.Context) error {
 	user, err := t.user(ctx)
 	if err == nil {
@@ -98,15 +98,15 @@ func (t *tokens) RetireRoot(ctx context.Context) error {
 	return convertError(err)
 }
 
-// iamUser is the IAM user whose key the connection has. The errors of its
-// methods are those of the SDK.
+// iamUser is the IAM user that the connection's key belongs to. Its methods return
+// errors of the SDK.
 type iamUser struct {
 	api  *iam.Client
 	name string
-	key  string // the ID of the connection's own
+	key  string // ID of the connection's key
 }
 
-// user asks AWS whose key the connection has.
+// user asks AWS which IAM user the connection's key belongs to.
 func (t *tokens) user(ctx context.Context) (*iamUser, error) {
 	key := t.conn.Settings[fieldAccessKey]
 	if key == "" {
@@ -123,7 +123,7 @@ func (t *tokens) user(ctx context.Context) (*iamUser, error) {
 	return &iamUser{api: iam.NewFromConfig(t.config(t.creds)), name: path[strings.LastIndexByte(path, '/')+1:], key: key}, nil
 }
 
-// otherKeys returns the IDs of the user's keys but the connection's own.
+// otherKeys returns the IDs of the user's keys, except the connection's own.
 func (u *iamUser) otherKeys(ctx context.Context) ([]string, error) {
 	var all []string
 	for pages := iam.NewListAccessKeysPaginator(u.api, &iam.ListAccessKeysInput{UserName: &u.name}); pages.HasMorePages(); {
@@ -135,7 +135,7 @@ func (u *iamUser) otherKeys(ctx context.Context) ([]string, error) {
 			all = append(all, aws.ToString(key.AccessKeyId))
 		}
 	}
-	// A list without the key that asked for it is not to be acted upon.
+	// A list without the connection's own key cannot be trusted.
 	own := slices.Index(all, u.key)
 	if own < 0 {
 		return nil, issuer.Malformedf("the answer to ListAccessKeys does not list the connection's own key")
@@ -164,7 +164,7 @@ func (u *iamUser) untag(ctx context.Context) error {
 	return err
 }
 
-// taggedName returns the name that the user is tagged with, empty if none.
+// taggedName returns the value of the user's rotation tag, "" if it has none.
 func (u *iamUser) taggedName(ctx context.Context) (string, error) {
 	for pages := iam.NewListUserTagsPaginator(u.api, &iam.ListUserTagsInput{UserName: &u.name}); pages.HasMorePages(); {
 		page, err := pages.NextPage(ctx)
@@ -180,8 +180,8 @@ func (u *iamUser) taggedName(ctx context.Context) (string, error) {
 	return "", nil
 }
 
-// untagAfterFailure takes the tag away where it is certain that there is no key to find
-// by it. Where it stays, DiscardRoot must come for it: that is not definite.
+// untagAfterFailure removes the tag if the failed call certainly created no key. If
+// the tag stays, the error is not definite, so that DiscardRoot is called later.
 func (u *iamUser) untagAfterFailure(ctx context.Context, err error) error {
 	if issuer.Definite(err) {
 		if untagged := u.untag(ctx); untagged != nil {

@@ -15,7 +15,7 @@ import (
 
 const rotationTag = "regcred-rotate-root"
 
-// keyOf returns the ID of the access key of a connection.
+// keyOf returns the access key ID of a connection.
 func keyOf(c issuer.Connection) string { return c.Settings["access_key_id"] }
 
 func TestRotationMintsWithTheNewKeyAndLeavesNothingBehind(t *testing.T) {
@@ -44,8 +44,8 @@ func TestRotationMintsWithTheNewKeyAndLeavesNothingBehind(t *testing.T) {
 	if !s.Pulls(before, "team/app") {
 		t.Error("want what the old key has minted to go on pulling")
 	}
-	// A key that is made by hand later is none to discard, whatever is left of
-	// the rotation.
+	// A key that a person created later is not discarded, whatever is left of the
+	// rotation.
 	s.AddKey(ecrtest.User)
 	client, _ := subject(s, renewed, s.Role()).Open(t)
 	if err := client.DiscardRoot(t.Context(), name); err != nil || len(s.Admins()) != 2 {
@@ -63,7 +63,7 @@ func TestRotationNeedsRoomForASecondKey(t *testing.T) {
 	if !issuer.Definite(err) {
 		t.Errorf("want a definite error, got %v", err)
 	}
-	// A crash before the refusal was noted has this follow.
+	// This call follows if the plugin crashes before it records the refusal.
 	if err := client.DiscardRoot(t.Context(), name); err != nil || len(s.Admins()) != 2 {
 		t.Errorf("DiscardRoot: want the key that others use to stay, got %v and %q", err, s.Admins())
 	}
@@ -113,8 +113,8 @@ func TestRefusedRotationLeavesNoTag(t *testing.T) {
 	if !issuer.Definite(err) || len(s.Tags(ecrtest.User)) != 0 {
 		t.Errorf("want a definite error and no tag, got %v and %q", err, s.Tags(ecrtest.User))
 	}
-	// With the tag, a key that is made by hand could be taken for one to
-	// discard: that is not definite.
+	// While the tag exists, a key that a person creates could be discarded. So the
+	// error is not definite.
 	s.Plant(-1, ecrtest.CallMatch("UntagUser"), forbidden)
 	_, err = client.PrepareRoot(t.Context(), issuer.NewName("root"))
 	wantParts(t, err, "CreateAccessKey: AccessDenied", "the tag regcred-rotate-root of the IAM user regcred could not be removed")
@@ -193,14 +193,14 @@ func TestRetirementTakesAKeyThatIsGoneAsDone(t *testing.T) {
 	if err := client.RetireRoot(t.Context()); err != nil || len(s.Admins()) != 0 {
 		t.Errorf("want success and no key, got %v and %q", err, s.Admins())
 	}
-	// IAM may list a key for some seconds after its end.
+	// IAM may list a deleted key for some seconds.
 	s = ecrtest.New(t)
 	client, _ = subject(s, s.Connection(), s.Role()).Open(t)
 	s.Plant(1, ecrtest.CallMatch("DeleteAccessKey"), issuertest.Status(404, `<ErrorResponse><Error><Code>NoSuchEntity</Code><Message>The Access Key cannot be found.</Message></Error></ErrorResponse>`))
 	if err := client.RetireRoot(t.Context()); err != nil {
 		t.Errorf("want success, got %v", err)
 	}
-	// What is refused for another reason is not done.
+	// A refusal for another reason is an error.
 	s = ecrtest.New(t)
 	client, _ = subject(s, s.Connection(), s.Role()).Open(t)
 	s.Plant(-1, func(r *http.Request) bool { return strings.HasPrefix(r.URL.Path, "/") }, issuertest.Status(403, `<ErrorResponse><Error><Code>SignatureDoesNotMatch</Code><Message>no</Message></Error></ErrorResponse>`))

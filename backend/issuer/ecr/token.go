@@ -20,15 +20,15 @@ import (
 )
 
 const (
-	// checkName is the name of the session of [tokens.Check].
+	// checkName is the session name of [tokens.Check].
 	checkName = "regcred-check"
 
 	maxSessionName = 64
-	uniqueSuffix   = 27 // '-' and what tells names apart, at the end of one
+	uniqueSuffix   = 27 // length of '-' and the random end of a name
 )
 
-// Check asks AWS who the principal is and has it mint a token, which is thrown
-// away: nothing else tells whether it may.
+// Check asks AWS for the principal, and mints a token that it throws away, because
+// no other call shows whether the principal may mint.
 func (t *tokens) Check(ctx context.Context) (issuer.Status, error) {
 	session, err := t.session(ctx, checkName, issuer.Settings{fieldAccess: accessPull})
 	if err != nil {
@@ -57,14 +57,14 @@ func (t *tokens) Mint(ctx context.Context, r issuer.Request) (issuer.Credential,
 	return t.token(ctx, session)
 }
 
-// Find finds nothing, because AWS keeps no list of tokens.
+// Find returns nothing, because AWS has no list of tokens.
 func (t *tokens) Find(context.Context, issuer.Settings, string) ([]string, error) { return nil, nil }
 
 // Revoke does nothing, because AWS has no call that ends a token.
 func (t *tokens) Revoke(context.Context, issuer.Settings, string) error { return nil }
 
-// config is for the client of one AWS service. It has nothing of the
-// environment, which could lead the credentials elsewhere.
+// config returns the settings for the client of one AWS service. It ignores the
+// environment, which could send the credentials to another host.
 func (t *tokens) config(creds aws.CredentialsProvider) aws.Config {
 	c := aws.Config{
 		Region:      t.scope.region,
@@ -78,8 +78,8 @@ func (t *tokens) config(creds aws.CredentialsProvider) aws.Config {
 	return c
 }
 
-// session returns the credentials that mint for a role: those of the assumed
-// role, limited to what the role's fields say, or the connection's own.
+// session returns the AWS credentials that mint for a role: those of role_arn,
+// limited by the role's fields, or the connection's own if it has no role_arn.
 func (t *tokens) session(ctx context.Context, name string, role issuer.Settings) (aws.CredentialsProvider, error) {
 	if _, err := t.creds.Retrieve(ctx); err != nil {
 		return nil, credentialsError(ctx, err)
@@ -107,8 +107,8 @@ func (t *tokens) session(ctx context.Context, name string, role issuer.Settings)
 	return credentials.NewStaticCredentialsProvider(*got.AccessKeyId, *got.SecretAccessKey, *got.SessionToken), nil
 }
 
-// sessionName shortens a name to what AWS takes, without the middle, so that
-// it still tells what it is for and stays the only one.
+// sessionName shortens a name to the length that AWS accepts. It cuts the middle,
+// so that the purpose stays readable and the name unique.
 func sessionName(name string) string {
 	if len(name) <= maxSessionName {
 		return name
@@ -116,7 +116,7 @@ func sessionName(name string) string {
 	return name[:maxSessionName-uniqueSuffix] + name[len(name)-uniqueSuffix:]
 }
 
-// identity returns the ARN of the principal. Its errors are those of the SDK.
+// identity returns the ARN of the principal. It returns errors of the SDK.
 func (t *tokens) identity(ctx context.Context, creds aws.CredentialsProvider) (string, error) {
 	out, err := sts.NewFromConfig(t.config(creds)).GetCallerIdentity(ctx, nil)
 	if err != nil {
@@ -149,7 +149,7 @@ func (t *tokens) token(ctx context.Context, creds aws.CredentialsProvider) (issu
 	return credential(out.AuthorizationData[0].AuthorizationToken, out.AuthorizationData[0].ExpiresAt)
 }
 
-// credential reads a token: base64 of user:password.
+// credential decodes a token: base64 of user:password.
 func credential(token *string, expiresAt *time.Time) (issuer.Credential, error) {
 	text, err := base64.StdEncoding.DecodeString(aws.ToString(token))
 	username, password, found := strings.Cut(string(text), ":")
@@ -157,7 +157,7 @@ func credential(token *string, expiresAt *time.Time) (issuer.Credential, error) 
 	case err != nil, !found, username == "", password == "":
 		return issuer.Credential{}, issuer.Malformedf("the answer to GetAuthorizationToken has a token that is not base64 of user:password")
 	case expiresAt == nil:
-		// Without it, a token would be taken for one that never ends.
+		// A zero time would mean a token that never ends.
 		return issuer.Credential{}, issuer.Malformedf("the answer to GetAuthorizationToken has no expiry time")
 	}
 	return issuer.Credential{Username: username, Password: dockerconfig.NewSecret(password), ExpiresAt: *expiresAt}, nil

@@ -19,7 +19,7 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer/issuertest"
 )
 
-// mint mints for a role, and fails the test if it cannot.
+// mint mints for a role, and fails the test on an error.
 func mint(t *testing.T, client *issuer.Client, target issuer.Target, name string) issuer.Credential {
 	t.Helper()
 	minted, err := client.Mint(t.Context(), issuer.Request{Name: name, For: target.Settings, ExpiresAt: time.Now().Add(time.Hour)})
@@ -102,7 +102,7 @@ func TestOneTokenServesTheRegistriesOfSeveralAccounts(t *testing.T) {
 	}
 }
 
-// scopes collects of each request the region and the service it is signed for.
+// scopes collects the region and the service that each request is signed for.
 func scopes(s *ecrtest.Server) func() []string {
 	var mu sync.Mutex
 	var all []string
@@ -162,7 +162,7 @@ func TestCredentialEndsWhenAWSSays(t *testing.T) {
 	if want := now.Add(12 * time.Hour); !minted.ExpiresAt.Equal(want) {
 		t.Errorf("want the end %s, got %s", want, minted.ExpiresAt)
 	}
-	// The session that minted it has ended by then.
+	// By then, the session that minted the token has ended.
 	now = now.Add(12*time.Hour - time.Second)
 	if !s.Pulls(minted, "team/app") || len(s.Living()) != 1 {
 		t.Error("want a credential that pulls up to its end")
@@ -340,7 +340,7 @@ func TestAnswersThatLackWhatTheyMustHave(t *testing.T) {
 	})
 }
 
-// useAmbientCredentials makes the environment the only place with AWS credentials.
+// useAmbientCredentials makes the environment the only source of AWS credentials.
 func useAmbientCredentials(t *testing.T, key ecrtest.Key) {
 	t.Helper()
 	none := filepath.Join(t.TempDir(), "none")

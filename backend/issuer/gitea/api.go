@@ -20,14 +20,14 @@ import (
 
 const (
 	pageSize     = 50 // Gitea's default limit for one page
-	maxListReads = 5  // of a list that changes meanwhile
+	maxListReads = 5  // caps the readings of a list that changes meanwhile
 )
 
-// transport signs each request in. The SDK itself can manage the tokens of no
-// other account than the one that it signs in as.
+// transport authenticates each request. The SDK's own authentication cannot manage
+// the tokens of another account.
 type transport struct {
 	next     http.RoundTripper
-	username string // empty to send the secret as a token
+	username string // "" sends the secret as a token
 	secret   dockerconfig.Secret
 }
 
@@ -42,18 +42,18 @@ func (t transport) RoundTrip(in *http.Request) (*http.Response, error) {
 	return t.next.RoundTrip(out)
 }
 
-// client returns a client for one call, because a client of the SDK has one
-// context. It manages the tokens of an account, signed in by a transport.
+// client returns a client that manages the tokens of an account. It is for one call,
+// because a client of the SDK holds one context.
 func (g *gitea) client(ctx context.Context, account string, signedIn transport) (*sdk.Client, error) {
 	httpClient := *g.conn.HTTP
 	signedIn.next = httpClient.Transport
 	httpClient.Transport = signedIn
-	// Without a version the SDK does not ask for it first.
+	// The empty version keeps the SDK from asking Gitea for its version first.
 	return sdk.NewClient(g.conn.URL, sdk.SetGiteaVersion(""), sdk.SetHTTPClient(&httpClient),
 		sdk.SetContext(ctx), sdk.SetBasicAuth(account, ""))
 }
 
-// call makes a call for an account with the root credential.
+// call makes a call about an account, authenticated with the root credential.
 func (g *gitea) call(ctx context.Context, account string, do func(*sdk.Client) (*sdk.Response, error)) (*sdk.Response, error) {
 	client, err := g.client(ctx, account, transport{username: g.username, secret: g.password})
 	if err != nil {
@@ -63,9 +63,9 @@ func (g *gitea) call(ctx context.Context, account string, do func(*sdk.Client) (
 	return resp, mapError(resp, err)
 }
 
-// callFollowingRename is call for an account that may have been renamed, and took its tokens
-// along. Gitea redirects from the old name to the new one. Of the redirect only
-// the name is used, never the address.
+// callFollowingRename is [gitea.call] for an account that may have been renamed. The
+// account keeps its tokens, and Gitea redirects from the old name to the new one.
+// Only the name in the redirect is used, never its address.
 func (g *gitea) callFollowingRename(ctx context.Context, account string, do func(*sdk.Client) (*sdk.Response, error)) error {
 	resp, err := g.call(ctx, account, do)
 	if name := renamedTo(resp); name != "" {
@@ -76,8 +76,8 @@ func (g *gitea) callFollowingRename(ctx context.Context, account string, do func
 
 var tokensOf = regexp.MustCompile(`/api/v1/users/([^/]+)/tokens`)
 
-// renamedTo returns what an account is called now, if the answer is a redirect
-// that tells it.
+// renamedTo returns the new name of an account if the answer is a redirect to it,
+// and "" otherwise.
 func renamedTo(resp *sdk.Response) string {
 	if resp == nil || resp.StatusCode != http.StatusTemporaryRedirect {
 		return ""
@@ -93,14 +93,14 @@ func renamedTo(resp *sdk.Response) string {
 	return match[1]
 }
 
-// mapError maps an error of the SDK.
+// mapError converts an error of the SDK to one of package issuer.
 func mapError(resp *sdk.Response, err error) error {
 	if err == nil || resp == nil || resp.StatusCode/100 == 2 {
 		return issuer.Failed(err)
 	}
 	said := err.Error()
 	if strings.HasPrefix(said, "unknown API error") {
-		said = "" // the SDK's own words on an answer that is not Gitea's
+		said = "" // the SDK's own text for an answer that is not Gitea's
 	}
 	return issuer.Answered(resp.StatusCode, resp.Header, said)
 }
@@ -109,7 +109,7 @@ func isNotFound(err error) bool { return issuer.StatusOf(err) == http.StatusNotF
 
 func isRefused(err error) bool { return issuer.StatusOf(err) == http.StatusUnauthorized }
 
-// currentUser returns the account that the root credential is of.
+// currentUser returns the account of the root credential.
 func (g *gitea) currentUser(ctx context.Context) (*sdk.User, error) {
 	var me *sdk.User
 	_, err := g.call(ctx, g.username, func(c *sdk.Client) (resp *sdk.Response, err error) {
@@ -122,13 +122,12 @@ func (g *gitea) currentUser(ctx context.Context) (*sdk.User, error) {
 	case me.UserName == "":
 		return nil, issuer.Malformedf("the answer does not name the account of the root credential")
 	case !strings.EqualFold(me.UserName, g.username):
-		// Gitea looks at no user name beside an access token.
+		// Gitea ignores the user name if the password is an access token.
 		return nil, issuer.Refusedf("the root credential is an access token of the account %s; write username=%s to the connection", redact.Untrusted(me.UserName), redact.Untrusted(me.UserName))
 	}
 	return me, nil
 }
 
-// createToken makes an access token.
 func (g *gitea) createToken(ctx context.Context, account, name string, scopes []sdk.AccessTokenScope) (*sdk.AccessToken, error) {
 	var token *sdk.AccessToken
 	resp, err := g.call(ctx, account, func(c *sdk.Client) (resp *sdk.Response, err error) {
@@ -136,7 +135,7 @@ func (g *gitea) createToken(ctx context.Context, account, name string, scopes []
 		return resp, err
 	})
 	if renamed := renamedTo(resp); renamed != "" {
-		// It is for allowed_targets to say whether the new name is covered.
+		// allowed_targets may not cover the new name, so the role must name it.
 		return nil, issuer.Refusedf("the account %s was renamed to %s; write user=%s to the role", account, redact.Untrusted(renamed), redact.Untrusted(renamed))
 	}
 	if err != nil {
@@ -148,7 +147,6 @@ func (g *gitea) createToken(ctx context.Context, account, name string, scopes []
 	return token, nil
 }
 
-// deleteToken deletes an access token.
 func (g *gitea) deleteToken(ctx context.Context, account string, id int64) error {
 	return g.callFollowingRename(ctx, account, func(c *sdk.Client) (*sdk.Response, error) {
 		resp, err := c.DeleteAccessToken(id)
@@ -174,9 +172,9 @@ func (g *gitea) listTokens(ctx context.Context, account string) ([]*sdk.AccessTo
 	return tokens, err
 }
 
-// readPages reads the pages of the list once. It is not complete if tokens came or
-// went meanwhile, because those behind them move to another page, and one of
-// them may have been missed.
+// readPages reads all pages of the list once. complete is false if tokens were added
+// or deleted meanwhile, because the following tokens then move to another page, and
+// one may have been missed.
 func readPages(c *sdk.Client) (tokens []*sdk.AccessToken, complete bool, resp *sdk.Response, err error) {
 	byID := map[int64]*sdk.AccessToken{}
 	first := ""

@@ -19,10 +19,10 @@ import (
 	"vault-plugin-secrets-regcred/backend/redact"
 )
 
-// scopeWriteUser is the one that a token needs to mint others.
+// scopeWriteUser is the scope that a token needs to mint others.
 const scopeWriteUser sdk.AccessTokenScope = "write:user"
 
-// Type is that of Gitea.
+// Type returns the type gitea.
 func Type() issuer.Type {
 	return issuer.Type{
 		Name:        "gitea",
@@ -49,7 +49,7 @@ func Type() issuer.Type {
 	}
 }
 
-// accountName is Gitea's rule for the names of accounts.
+// accountName and notAccountName are Gitea's rule for the names of accounts.
 var (
 	accountName    = regexp.MustCompile(`^[0-9A-Za-z][-.0-9A-Za-z_]*$`)
 	notAccountName = regexp.MustCompile(`[-._]{2}|[-._]$`)
@@ -109,7 +109,7 @@ func (g *gitea) Check(ctx context.Context) (issuer.Status, error) {
 		status.Warnings = append(status.Warnings, fmt.Sprintf(
 			"%s is a site administrator, so roles can mint for every account that allowed_targets does not rule out; roles for one account need only that account's own credential", me.UserName))
 	}
-	// This also shows that the API lets tokens be managed with the credential.
+	// This also proves that the credential may manage tokens.
 	own, err := g.candidateTokens(ctx)
 	if err != nil {
 		return issuer.Status{}, err
@@ -127,11 +127,11 @@ func (g *gitea) Check(ctx context.Context) (issuer.Status, error) {
 	return status, nil
 }
 
-// checkScopes checks the scopes of a token that stands in for the password.
+// checkScopes checks the scopes of a token that is used as the password.
 func checkScopes(scopes []sdk.AccessTokenScope) (warning string, err error) {
 	switch {
 	case len(scopes) == 0:
-		return "", nil // Gitea does not tell them before 1.22.3
+		return "", nil // Gitea before 1.22.3 does not list them
 	case !slices.Contains(scopes, scopeWriteUser) && !slices.Contains(scopes, sdk.AccessTokenScopeAll):
 		return "", issuer.Refusedf("the access token used as the password lacks the scope %s, without which it cannot mint", scopeWriteUser)
 	case len(scopes) > 1 || scopes[0] != scopeWriteUser:
@@ -188,9 +188,10 @@ func (g *gitea) Revoke(ctx context.Context, target issuer.Settings, id string) e
 	return g.ignoreIfGone(ctx, account, g.deleteToken(ctx, account, number))
 }
 
-// ignoreIfGone returns nil for an answer 404 if it tells that the token, or its
-// account, is gone. An account that may not be seen, or a proxy in front of a
-// Gitea that is down, is answered in the same way.
+// ignoreIfGone returns nil for a 404 that means that the token or its account does
+// not exist. A hidden account, and a proxy in front of a Gitea that is down, give
+// the same answer. So it counts only if Gitea then answers another call, and the
+// root credential may see the account.
 func (g *gitea) ignoreIfGone(ctx context.Context, account string, err error) error {
 	if !isNotFound(err) {
 		return err

@@ -20,8 +20,8 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer/issuertest"
 )
 
-// That the calls are right is tested on a real Gitea, in tests/. Here are the
-// fields, and answers that a real one does not give on demand.
+// Tests in tests/ make the calls on a real Gitea. Here are tests of the fields, and of
+// answers that a real one does not give on demand.
 
 const token = "0123456789abcdef0123456789abcdef01234567"
 
@@ -43,8 +43,8 @@ func connection(url, username, password string) issuer.Connection {
 	return c
 }
 
-// serve opens a connection to a server that answers each request, named by
-// method and path below /api/v1, with what stands for it.
+// serve opens a connection to a server with an answer for each request, by method and
+// path below /api/v1.
 func serve(t *testing.T, password string, answers map[string]http.HandlerFunc) *issuer.Client {
 	t.Helper()
 	server := issuertest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -178,7 +178,7 @@ func TestRevoke(t *testing.T) {
 		deletion http.HandlerFunc
 		me       http.HandlerFunc
 		status   int
-		want     string // empty for success
+		want     string // "" for success
 	}{
 		"done":                        {alice, says(204, ""), nil, 0, ""},
 		"gone":                        {alice, notFound, says(200, ordinary), 0, ""},
@@ -209,8 +209,8 @@ func TestRevoke(t *testing.T) {
 	}
 }
 
-// pages serves a list of tokens with the IDs 1 to last, two to a page.
-// total is what it says of their number before each page.
+// pages serves a list of tokens with the IDs 1 to last, two on a page. total returns
+// the total that it reports with each page.
 func pages(last int, total func(page int) string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		page, _ := strconv.Atoi(r.URL.Query().Get("page"))
@@ -225,8 +225,8 @@ func pages(last int, total func(page int) string) http.HandlerFunc {
 	}
 }
 
-// oneGoes serves five tokens, of which the first is deleted after the first page
-// was read, so that the third is never on the second.
+// oneGoes serves five tokens. The first is deleted after the first page was read, so
+// the third is never on the second page.
 func oneGoes() http.HandlerFunc {
 	all := []string{`{"id":1,"name":"name-1"}`, `{"id":2,"name":"name-2"}`, `{"id":3,"name":"name-3"}`, `{"id":4,"name":"name-4"}`, `{"id":5,"name":"name-5"}`}
 	gone := 0
@@ -296,7 +296,7 @@ func TestCheckOfOddAnswers(t *testing.T) {
 
 func TestCheckOfScopes(t *testing.T) {
 	for scopes, want := range map[string][]string{
-		`null`:           nil, // as older ones answer
+		`null`:           nil, // older versions answer so
 		`["write:user"]`: nil,
 		`["all"]`:        {"the access token used as the password has the scopes all; write:user is all that is needed"},
 		`["write:user","read:misc"]`: {
@@ -314,7 +314,7 @@ func TestCheckOfScopes(t *testing.T) {
 }
 
 func TestRootThatCannotBeReplaced(t *testing.T) {
-	// As a token it is refused, if a password stands there.
+	// A password is refused as a token.
 	me := func(asToken int, body string) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
 			if strings.HasPrefix(r.Header.Get("Authorization"), "token ") && asToken != http.StatusOK {
@@ -359,8 +359,8 @@ func TestRootThatCannotBeReplaced(t *testing.T) {
 	}
 }
 
-// A password of nobody is discarded or retired without a call, because there is
-// nothing at the registry, and the old one may be refused already.
+// A password is discarded or retired without a call: nothing exists at the registry,
+// and the old password may already be refused.
 func TestPasswordsNeedNoDiscarding(t *testing.T) {
 	client := serve(t, "secret-of-alice", nil)
 	if err := client.DiscardRoot(t.Context(), "regcred-root"); err != nil {

@@ -15,21 +15,21 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer"
 )
 
-// tokenShape is that of every access token. A password may have it as well, but
-// not one by [newPassword].
+// tokenShape matches every access token. Another password may match it too, but none
+// of [newPassword].
 var tokenShape = regexp.MustCompile(`^[0-9a-f]{40}$`)
 
 func hasTokenShape(s dockerconfig.Secret) bool { return tokenShape.MatchString(s.Reveal()) }
 
-// newPassword returns a password of 260 random bits, with what Gitea's
-// PASSWORD_COMPLEXITY can ask for. It is shorter than the 72 bytes of which
-// bcrypt takes account.
+// newPassword returns a password with 260 random bits that meets every setting of
+// Gitea's PASSWORD_COMPLEXITY. It is shorter than 72 bytes, because bcrypt ignores
+// the rest.
 func newPassword() dockerconfig.Secret {
 	return dockerconfig.NewSecret(rand.Text() + rand.Text() + "-a1")
 }
 
-// PrepareRoot implements [issuer.RootRotator]. A token gets a second one beside
-// it; a password is made up only.
+// PrepareRoot implements [issuer.RootRotator]. For a token, it creates a second one.
+// For a password, it only generates one, which [gitea.ActivateRoot] sets.
 func (g *gitea) PrepareRoot(ctx context.Context, name string) (issuer.Root, error) {
 	me, err := g.currentUser(ctx)
 	if err != nil {
@@ -83,7 +83,7 @@ func (g *gitea) ActivateRoot(ctx context.Context, root issuer.Root) error {
 		renewed := *g
 		renewed.password = password
 		if _, renewedErr := renewed.currentUser(ctx); renewedErr == nil {
-			return nil // it is in force already
+			return nil // the new password is set already
 		}
 	}
 	return err
@@ -96,8 +96,9 @@ func (g *gitea) setPassword(ctx context.Context, password dockerconfig.Secret) e
 	}
 	_, err = g.call(ctx, g.username, func(c *sdk.Client) (*sdk.Response, error) {
 		return c.AdminEditUser(g.username, sdk.EditUserOption{
-			// Both must be sent, and so as they are. The API does not take an empty
-			// login name, which accounts of Gitea's own have; it is not used with them.
+			// The API requires both, so they are sent unchanged. It refuses an empty
+			// login name. Accounts of Gitea's own have none, and Gitea ignores the
+			// one sent for them.
 			SourceID:  me.SourceID,
 			LoginName: cmp.Or(me.LoginName, me.UserName),
 			Password:  password.Reveal(),
@@ -147,9 +148,9 @@ func (g *gitea) RetireRoot(ctx context.Context) error {
 	return err
 }
 
-// candidateTokens returns the account's tokens that may be the one that stands in for
-// the password: those that end in the same way. All but one are so by a chance
-// of one in 2^32; there is none if it is a password.
+// candidateTokens returns the account's tokens that may be the one used as the
+// password, because they have the same last eight characters. There is none if the
+// password is not a token, and a second one with a probability of 1 in 2^32.
 func (g *gitea) candidateTokens(ctx context.Context) ([]*sdk.AccessToken, error) {
 	tokens, err := g.listTokens(ctx, g.username)
 	if err != nil || !hasTokenShape(g.password) {
@@ -161,8 +162,8 @@ func (g *gitea) candidateTokens(ctx context.Context) ([]*sdk.AccessToken, error)
 	}), nil
 }
 
-// isToken reports whether the password is a token: as one, Gitea accepts no
-// password.
+// isToken reports whether the password is a token: Gitea accepts no password in
+// place of a token.
 func (g *gitea) isToken(ctx context.Context) (bool, error) {
 	client, err := g.client(ctx, g.username, transport{secret: g.password})
 	if err != nil {

@@ -21,13 +21,13 @@ import (
 const (
 	perPage = 100 // GitLab's maximum
 
-	// maxReads is how often a list is read that changes meanwhile.
+	// maxReads caps the readings of a list that changes meanwhile.
 	maxReads = 3
 
-	maxRefusal = 64 << 10 // bytes of an answer that is not of success
+	maxRefusal = 64 << 10 // bytes of an error answer
 )
 
-// call sends a request to a path below /api/v4/ and decodes the answer to out,
+// call sends a request to a path below /api/v4/ and decodes the answer into out,
 // which may be nil.
 func (g *gitlab) call(ctx context.Context, method, path string, in, out any) (*api.Response, error) {
 	req, err := g.api.NewRequest(method, path, in, []api.RequestOptionFunc{api.WithContext(ctx)})
@@ -38,17 +38,17 @@ func (g *gitlab) call(ctx context.Context, method, path string, in, out any) (*a
 	return resp, issuer.Failed(err)
 }
 
-// refusal is an answer that is not of success.
+// refusal is an answer whose status is not success.
 type refusal struct {
 	error  // from issuer.Answered
 	status int
-	said   errorBody // zero if it was not GitLab that spoke, but a proxy
+	said   errorBody // zero if the body is not GitLab's, such as a proxy's
 }
 
 func (r *refusal) Unwrap() error { return r.error }
 
-// errorBody is the body of a refusal: either message, which can be a text or
-// texts by field, or error with error_description.
+// errorBody is the body of a refusal: message, which is a string or strings by
+// field, or error with error_description.
 type errorBody struct {
 	Message     any    `json:"message"`
 	Error       string `json:"error"`
@@ -82,9 +82,9 @@ func flatten(message any) string {
 	return strings.Join(parts, ", ")
 }
 
-// refusalTransport makes errors of all answers that are not of success. The client
-// library would not say what GitLab has said with a 404, would repeat whole web
-// pages of a proxy, and take 304 for success.
+// refusalTransport turns every answer that is not a success into an error. The
+// client library itself drops GitLab's message of a 404, repeats whole web pages
+// of a proxy, and takes 304 for success.
 type refusalTransport struct{ next http.RoundTripper }
 
 // RoundTrip implements [http.RoundTripper].
@@ -93,11 +93,11 @@ func (r refusalTransport) RoundTrip(in *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The client library panics at some that are malformed, and X-Next-Page
-	// says the same.
+	// The client library panics at some malformed Link headers. X-Next-Page has
+	// the same information.
 	resp.Header.Del("Link")
-	// A page that a proxy answers with status 200 does not prove that a token is
-	// gone.
+	// A proxy may answer 200 with a page of its own, which does not prove that the
+	// token was deleted.
 	done := resp.StatusCode >= 200 && resp.StatusCode < 300
 	if done && (in.Method != http.MethodDelete || resp.StatusCode == http.StatusNoContent) {
 		return resp, nil
@@ -120,31 +120,30 @@ func asRefusal(err error) (*refusal, bool) {
 	return r, ok
 }
 
-// isGone reports whether GitLab itself has answered that there is no such token,
-// project or group. A 404 of a proxy, or of a server that is no GitLab, says
-// nothing about tokens.
+// isGone reports whether GitLab itself answered that there is no such token, project
+// or group. A 404 of a proxy, or of a server that is not GitLab, proves nothing.
 func isGone(err error) bool {
 	r, ok := asRefusal(err)
 	return ok && r.status == http.StatusNotFound && strings.HasPrefix(flatten(r.said.Message), "404")
 }
 
-// isInvalidToken reports whether GitLab itself has answered that the token of the
-// connection is none, or none any more.
+// isInvalidToken reports whether GitLab itself answered that the connection's token
+// does not exist, or no longer works.
 func isInvalidToken(err error) bool {
 	r, ok := asRefusal(err)
 	return ok && r.status == http.StatusUnauthorized &&
 		(strings.HasPrefix(flatten(r.said.Message), "401") || r.said.Error == "invalid_token")
 }
 
-// tokenEntry is a token in a list, whatever its kind.
+// tokenEntry is a token of any kind in a list.
 type tokenEntry struct {
 	ID      int64  `json:"id"`
 	Name    string `json:"name"`
 	Revoked bool   `json:"revoked"`
-	Active  *bool  `json:"active"` // deploy tokens have it not
+	Active  *bool  `json:"active"` // absent for deploy tokens
 }
 
-// listOptions is what a list is asked for.
+// listOptions are the query parameters of a list.
 type listOptions struct {
 	UserID  int64  `url:"user_id,omitempty"`
 	Search  string `url:"search,omitempty"`
@@ -153,10 +152,9 @@ type listOptions struct {
 	PerPage int64  `url:"per_page"`
 }
 
-// find returns the IDs of the tokens in a list that have exactly a name and are
-// not ended. Where others are deleted while the pages are read, those behind
-// them move to a page that has been read already; so it reads again until the
-// list has not changed.
+// find returns the IDs of the live tokens in a list with exactly the given name. If
+// a token is deleted while pages are read, the following ones move to a page that
+// was already read. So find reads again until the list did not change.
 func (g *gitlab) find(ctx context.Context, path string, list listOptions, name string) ([]string, error) {
 	for range maxReads {
 		ids, changed, err := g.read(ctx, path, list, name)
@@ -181,7 +179,7 @@ func (g *gitlab) read(ctx context.Context, path string, list listOptions, name s
 				ids = append(ids, fmt.Sprint(token.ID))
 			}
 		}
-		// GitLab leaves the total out where it is over 10,000.
+		// GitLab omits the total if it is over 10,000.
 		changed = changed || total >= 0 && resp.TotalItems != total
 		total = resp.TotalItems
 		switch {

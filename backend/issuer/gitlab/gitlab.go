@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MPL-2.0
 
 // Package gitlab mints deploy tokens and access tokens of GitLab projects and
-// groups. What it relies on, and where GitLab documents it, is listed in
-// docs/connections/gitlab.md.
+// groups. docs/connections/gitlab.md lists the behaviour it depends on, and where
+// GitLab documents it.
 package gitlab
 
 import (
@@ -44,12 +44,11 @@ const (
 const (
 	day = 24 * time.Hour
 
-	// maxDays is how many days after today the date may be at which a token
-	// ends, if the administrators of GitLab have not changed it.
+	// maxDays is GitLab's default limit for the end of a token, in days from today.
 	maxDays = 365
 )
 
-// Type is that of GitLab.
+// Type returns the type gitlab.
 func Type() issuer.Type {
 	return issuer.Type{
 		Name:        "gitlab",
@@ -88,12 +87,11 @@ func Type() issuer.Type {
 	}
 }
 
-// fullPath is what GitLab accepts as the path of a project or group, levels
-// joined by slashes.
+// fullPath is GitLab's rule for the full path of a project or group.
 var fullPath = regexp.MustCompile(`^[A-Za-z0-9_.][A-Za-z0-9_.-]*(/[A-Za-z0-9_.][A-Za-z0-9_.-]*)*$`)
 
-// GitLab takes what is all digits for the number of a project or group, which
-// allowed_targets could not cover.
+// number matches what GitLab takes for the ID of a project or group. allowed_targets
+// could not cover an ID.
 var number = regexp.MustCompile(`^[0-9]+$`)
 
 func isPath(path string) bool {
@@ -124,7 +122,7 @@ func target(_ issuer.Connection, fields issuer.Settings) (issuer.Target, error) 
 		settings[fieldGroup], t.Names = group, []string{group}
 	}
 	if settings[fieldTokenType] == accessToken {
-		// The date that covers a time may be a day later than it.
+		// The end is rounded up by as much as a day.
 		t.MaxLifetime = (maxDays - 1) * day
 		t.Warnings = []string{"GitLab creates a bot user for each access token, and such a token can end only at the start of a day (UTC); neither applies to deploy_token, the default"}
 	}
@@ -138,13 +136,14 @@ type gitlab struct {
 	now                 func() time.Time
 }
 
-// noRateLimit is in place of the client library's limiter, which would hold calls
-// back for longer than they may take.
+// noRateLimit replaces the client library's limiter, which could delay a call beyond
+// its time limit.
 type noRateLimit struct{}
 
 func (noRateLimit) Wait(context.Context) error { return nil }
 
-// notInToken is what no header can carry, and no token of GitLab's has.
+// notInToken matches characters that a header cannot carry. GitLab's tokens have none
+// of them.
 var notInToken = regexp.MustCompile(`[^!-~]`)
 
 func open(c issuer.Connection) (issuer.Issuer, error) {
@@ -171,12 +170,12 @@ func open(c issuer.Connection) (issuer.Issuer, error) {
 	return &gitlab{api: client, serviceAccountGroup: group, now: c.Now}, nil
 }
 
-// botOfProjectOrGroup matches the names of the users that GitLab makes for
-// access tokens of projects and groups.
+// botOfProjectOrGroup matches the user names that GitLab creates for access tokens
+// of projects and groups.
 var botOfProjectOrGroup = regexp.MustCompile(`^(project|group)_[0-9]+_bot`)
 
-// Check implements [issuer.Issuer]. Whether the user may mint depends on the
-// project or group, and shows only there.
+// Check implements [issuer.Issuer]. Whether the user may mint depends on the project
+// or group, so only a mint shows it.
 func (g *gitlab) Check(ctx context.Context) (issuer.Status, error) {
 	token, err := g.self(ctx)
 	if err != nil {
@@ -205,7 +204,7 @@ func (g *gitlab) Check(ctx context.Context) (issuer.Status, error) {
 	return status, nil
 }
 
-// self returns the token that the connection has.
+// self returns the connection's token.
 func (g *gitlab) self(ctx context.Context) (api.PersonalAccessToken, error) {
 	var token api.PersonalAccessToken
 	_, err := g.call(ctx, http.MethodGet, "personal_access_tokens/self", nil, &token)
@@ -220,8 +219,8 @@ func (g *gitlab) self(ctx context.Context) (api.PersonalAccessToken, error) {
 	return token, nil
 }
 
-// expiryOf is when a token with a date of expiry ends: at the start of it. It
-// is zero for one without.
+// expiryOf returns when a token with an expiry date ends: at the start of that day.
+// It returns zero for a token without a date.
 func expiryOf(date *api.ISOTime) time.Time {
 	if date == nil {
 		return time.Time{}

@@ -19,7 +19,7 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer/issuertest"
 )
 
-// subject is a GitLab with fields of a role, and of a connection.
+// subject returns a GitLab with the fields of a role and of a connection.
 func subject(s *gitlabtest.Server, c issuer.Connection, role issuer.Settings) issuertest.Subject {
 	return issuertest.Subject{
 		Type:       gitlab.Type(),
@@ -58,7 +58,7 @@ func TestConformsWithAdministrator(t *testing.T) {
 	})
 }
 
-// opened is a client and a target at a GitLab.
+// opened is an open client and a target at a GitLab.
 type opened struct {
 	*issuer.Client
 	issuer.Target
@@ -79,7 +79,7 @@ func (o opened) mint(t *testing.T, name string, until time.Time) issuer.Credenti
 	return minted
 }
 
-// wantError checks that an error is about a status and says something.
+// wantError fails the test unless an error has the status and contains the text.
 func wantError(t *testing.T, err error, status int, definite bool, says ...string) {
 	t.Helper()
 	if err == nil {
@@ -106,7 +106,7 @@ const (
 func TestRoleFields(t *testing.T) {
 	for _, test := range []struct {
 		fields issuer.Settings
-		want   issuer.Settings // nil where it is refused
+		want   issuer.Settings // nil if refused
 		names  []string
 		err    string
 	}{
@@ -188,7 +188,7 @@ func errorText(err error) string {
 	return err.Error()
 }
 
-// A GitLab may live below a path.
+// A GitLab may be below a path.
 func TestRelativeURL(t *testing.T) {
 	s := gitlabtest.New(t)
 	front := issuertest.NewServer(t, http.StripPrefix("/gitlab", s))
@@ -288,7 +288,7 @@ func pathIs(path string) func(*http.Request) bool {
 	return func(r *http.Request) bool { return r.URL.Path == path }
 }
 
-// What a proxy says is not repeated, nor a secret that GitLab repeats.
+// Neither the page of a proxy nor a secret in GitLab's answer is repeated.
 func TestErrorsOfOtherForms(t *testing.T) {
 	s := gitlabtest.New(t)
 	token := s.Connection().Secrets.Reveal()[0]
@@ -308,14 +308,14 @@ func TestErrorsOfOtherForms(t *testing.T) {
 			t.Errorf("%s: want an error that ends in %q, got %v", body, want, err)
 		}
 	}
-	// 304 is no success, and asking again is what GitLab's own header allows.
+	// 304 is not a success, and GitLab's own header allows a retry.
 	s.Mend()
 	s.Plant(-1, nil, issuertest.Status(http.StatusNotModified, ""))
 	_, err := open(t, s, s.Connection(), s.Role()).Check(t.Context())
 	wantError(t, err, http.StatusNotModified, false)
 }
 
-// The client library would hold back what it thinks too much for GitLab.
+// The client library's own limiter would delay calls.
 func TestNoLimiterOfItsOwn(t *testing.T) {
 	s := gitlabtest.New(t)
 	s.Plant(-1, nil, func(w http.ResponseWriter, r *http.Request, act http.Handler) {
@@ -330,7 +330,7 @@ func TestNoLimiterOfItsOwn(t *testing.T) {
 	}
 }
 
-// unreachable counts calls, and fails them as if nobody listened.
+// unreachable counts calls, and fails them as if nothing listened.
 type unreachable struct{ calls int }
 
 func (u *unreachable) RoundTrip(*http.Request) (*http.Response, error) {
@@ -338,7 +338,7 @@ func (u *unreachable) RoundTrip(*http.Request) (*http.Response, error) {
 	return nil, &net.OpError{Op: "dial", Err: errors.New("connection refused")}
 }
 
-// What to repeat is for the client of the connection to say.
+// Only the connection's client retries.
 func TestNoRetriesOfItsOwn(t *testing.T) {
 	s := gitlabtest.New(t)
 	c, transport := s.Connection(), &unreachable{}

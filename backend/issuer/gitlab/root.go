@@ -14,10 +14,9 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer"
 )
 
-// PrepareRoot implements [issuer.RootRotator]: it makes a second token of the
-// same user. GitLab's own rotation is of no use here, because it revokes the
-// old token with the very call whose answer holds the new one: were the answer
-// lost, both would be.
+// PrepareRoot implements [issuer.RootRotator]: it creates a second token of the same
+// user. It does not use GitLab's own rotation, because that call revokes the old
+// token and returns the new one: if the answer is lost, both are lost.
 func (g *gitlab) PrepareRoot(ctx context.Context, name string) (issuer.Root, error) {
 	old, err := g.self(ctx)
 	if err != nil {
@@ -44,9 +43,8 @@ func (g *gitlab) PrepareRoot(ctx context.Context, name string) (issuer.Root, err
 	return issuer.Root{Secrets: issuer.Secrets{fieldToken: dockerconfig.NewSecret(token.Token)}}, nil
 }
 
-// nextExpiry returns the date at which the next token ends, as many days from
-// today as the old one had from the day that it was made; nil if that has no
-// end.
+// nextExpiry returns the end of the next token: as many days from today as the old
+// token had from its creation. It returns nil if the old token has no end.
 func nextExpiry(old api.PersonalAccessToken, now time.Time) *api.ISOTime {
 	if old.ExpiresAt == nil {
 		return nil
@@ -71,7 +69,7 @@ func (g *gitlab) notRotatable(status int) error {
 		status, replaceManually)
 }
 
-// ActivateRoot implements [issuer.RootRotator]: a token is in force once made.
+// ActivateRoot implements [issuer.RootRotator]. A token works from its creation on.
 func (*gitlab) ActivateRoot(context.Context, issuer.Root) error { return nil }
 
 // DiscardRoot implements [issuer.RootRotator].

@@ -19,8 +19,7 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer/issuertest"
 )
 
-// capture returns a function that returns the last body sent with a request
-// that matches.
+// capture returns a function that returns the body of the last matching request.
 func capture(s *gitlabtest.Server, match func(*http.Request) bool) func() map[string]any {
 	var mu sync.Mutex
 	var sent map[string]any
@@ -85,7 +84,7 @@ func TestNextTokenIsLikeTheOldOne(t *testing.T) {
 	}
 }
 
-// At each moment between the calls of a rotation a token works that is known.
+// Between any two calls of a rotation, a known token works.
 func TestRootRotation(t *testing.T) {
 	s := gitlabtest.New(t)
 	old := open(t, s, s.Connection(), s.Role())
@@ -122,7 +121,7 @@ func TestRootRotation(t *testing.T) {
 	}
 }
 
-// An answer that is lost leaves what DiscardRoot finds, among other tokens.
+// After a lost answer, DiscardRoot finds the new token among others.
 func TestDiscardRootAfterLostAnswer(t *testing.T) {
 	s := gitlabtest.New(t)
 	admin := s.AddUser("root", true)
@@ -213,7 +212,7 @@ func TestPrepareRootFaults(t *testing.T) {
 	}
 }
 
-// Only GitLab's own word that the old token is none any more is believed.
+// Only GitLab's own answer that the old token has ended counts.
 func TestRetireRoot(t *testing.T) {
 	for body, gone := range map[string]bool{
 		`{"message":"401 Unauthorized"}`: true,
@@ -233,7 +232,7 @@ func TestRetireRoot(t *testing.T) {
 			wantError(t, err, http.StatusUnauthorized, true)
 		}
 	}
-	// An answer that is lost: the call is repeated, and refused.
+	// The answer was lost: the call is repeated, and refused.
 	s := gitlabtest.New(t)
 	client := open(t, s, s.Connection(), s.Role())
 	s.Plant(1, issuertest.Method(http.MethodDelete), issuertest.CutAfterActing)

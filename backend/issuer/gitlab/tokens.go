@@ -15,7 +15,7 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer"
 )
 
-// tokensOf is the path of the tokens of a project or group.
+// tokensOf returns the API path of a target's tokens.
 func tokensOf(target issuer.Settings) string {
 	owner := "projects/" + api.PathEscape(target[fieldProject])
 	if group := target[fieldGroup]; group != "" {
@@ -27,9 +27,9 @@ func tokensOf(target issuer.Settings) string {
 	return owner + "/deploy_tokens"
 }
 
-// scopesFor returns the scopes of a token, and the least role that may use them
-// in a private project. Pushing needs both scopes, because clients look first
-// at what is there.
+// scopesFor returns the scopes of a token, and the lowest role that may use them in a
+// private project. A push needs both scopes, because clients first check which
+// layers exist.
 func scopesFor(target issuer.Settings) ([]string, api.AccessLevelValue) {
 	if target[fieldAccess] == push {
 		return []string{"read_registry", "write_registry"}, api.DeveloperPermissions
@@ -49,7 +49,7 @@ func (g *gitlab) mintDeployToken(ctx context.Context, r issuer.Request) (issuer.
 	scopes, _ := scopesFor(r.For)
 	until := ceilToSecond(r.ExpiresAt)
 	var token api.DeployToken
-	// The options are the same for groups.
+	// Groups take the same options as projects.
 	if _, err := g.call(ctx, http.MethodPost, tokensOf(r.For), api.CreateProjectDeployTokenOptions{
 		Name:      &r.Name,
 		Scopes:    &scopes,
@@ -82,13 +82,13 @@ func (g *gitlab) mintAccessToken(ctx context.Context, r issuer.Request) (issuer.
 	}
 	return validate(issuer.Credential{
 		ID:        fmt.Sprint(token.ID),
-		Username:  r.Name, // GitLab takes any
+		Username:  r.Name, // GitLab accepts any
 		Password:  dockerconfig.NewSecret(token.Token),
 		ExpiresAt: expiryOf(token.ExpiresAt),
 	}, token.ID)
 }
 
-// validate refuses what could not be used, or not be revoked.
+// validate refuses a token that could not be used, or not be revoked.
 func validate(minted issuer.Credential, id int64) (issuer.Credential, error) {
 	if id <= 0 || minted.Username == "" || minted.Password.Reveal() == "" {
 		return issuer.Credential{}, issuer.Malformedf("the answer has no token")
@@ -96,7 +96,7 @@ func validate(minted issuer.Credential, id int64) (issuer.Credential, error) {
 	return minted, nil
 }
 
-// ceilToSecond returns the first whole second that is not before a time.
+// ceilToSecond rounds a time up to a whole second.
 func ceilToSecond(t time.Time) time.Time {
 	second := t.UTC().Truncate(time.Second)
 	if second.Before(t) {

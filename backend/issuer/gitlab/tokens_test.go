@@ -17,7 +17,7 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer/issuertest"
 )
 
-// Everything that is minted, by what it is for.
+// Each kind of token that is minted, by its target.
 var kinds = []issuer.Settings{
 	{"project": gitlabtest.Project},
 	{"group": gitlabtest.Group},
@@ -66,7 +66,7 @@ func TestExpiry(t *testing.T) {
 	}
 }
 
-// What a role may ask for is what GitLab gives, at any time of the day.
+// GitLab accepts the longest life that a role may have, at any time of the day.
 func TestMaxLifetime(t *testing.T) {
 	s := gitlabtest.New(t)
 	now := time.Date(2026, 11, 24, 23, 59, 59, 0, time.UTC)
@@ -133,7 +133,7 @@ func TestCredentialsReachOnlyTheirTarget(t *testing.T) {
 	}
 }
 
-// What the user of the connection may not do.
+// Mints that the user of the connection is not allowed.
 func TestPermissions(t *testing.T) {
 	deployProject, deployGroup, accessProject, accessGroup := kinds[0], kinds[1], kinds[2], kinds[3]
 	for _, test := range []struct {
@@ -175,7 +175,7 @@ func TestPermissions(t *testing.T) {
 	}
 }
 
-// An access token of a project mints deploy tokens, and no access tokens.
+// An access token of a project can mint deploy tokens, but no access tokens.
 func TestAccessTokenAsRootCredential(t *testing.T) {
 	s := gitlabtest.New(t)
 	c := s.ConnectionWith(s.AddResourceToken(gitlabtest.Project, "admin", []string{"api"}, gitlabtest.Maintainer))
@@ -207,8 +207,8 @@ func TestFindReadsAllPages(t *testing.T) {
 	}
 }
 
-// Where another client deletes a token of a page that was read, the first of the
-// next page moves there.
+// If another client deletes a token of a page that was read, the first token of the
+// next page moves to it.
 func TestFindReadsAgainWhatChanged(t *testing.T) {
 	others := []string{"other-0", "other-1", "other-2"}[:gitlabtest.MaxPerPage]
 	firstPage := func(r *http.Request) bool {
@@ -227,7 +227,7 @@ func TestFindReadsAgainWhatChanged(t *testing.T) {
 		t.Errorf("want it found though it had moved, got %v, %v", s.Living(), err)
 	}
 
-	// One that is not there may have been overlooked where the list never rests.
+	// If the list never stops changing, a token that is not found may exist.
 	for changes, found := range map[int]bool{1: true, 100: false} {
 		left := changes
 		s.Watch(nil, func(r *http.Request) {
@@ -247,7 +247,7 @@ func TestFindReadsAgainWhatChanged(t *testing.T) {
 	}
 }
 
-// Access tokens are searched for by their name, in one page.
+// Access tokens are searched by name, which gives one page.
 func TestFindSearchesAccessTokens(t *testing.T) {
 	for _, role := range kinds[2:] {
 		s := gitlabtest.New(t)
@@ -266,7 +266,7 @@ func TestFindSearchesAccessTokens(t *testing.T) {
 	}
 }
 
-// Older versions list what is ended too, and a header may be malformed.
+// Older versions also list tokens that have ended, and a header may be malformed.
 func TestFindLeavesOutWhatIsEnded(t *testing.T) {
 	const list = `[{"id":90,"name":"regcred-x","revoked":true},{"id":91,"name":"regcred-x","revoked":false,"active":false}]`
 	s := gitlabtest.New(t)
@@ -301,7 +301,7 @@ func TestFindOfOddLists(t *testing.T) {
 	}
 }
 
-// Only GitLab's own word that something is gone is believed.
+// Only GitLab's own answer that something does not exist counts.
 func TestGone(t *testing.T) {
 	for _, role := range kinds {
 		s := gitlabtest.New(t)
@@ -323,7 +323,7 @@ func TestGone(t *testing.T) {
 	}
 }
 
-// Behind its old path the tokens of a project live on.
+// The tokens of a moved project live on below its new path.
 func TestMovedProject(t *testing.T) {
 	s := gitlabtest.New(t)
 	o := open(t, s, s.Connection(), s.Role())
@@ -351,7 +351,7 @@ func TestRevokeOfForeignID(t *testing.T) {
 	}
 }
 
-// A proxy answers in GitLab's place, and nothing is revoked.
+// A proxy answers in place of GitLab, and nothing is revoked.
 func TestRevokeOfOddAnswers(t *testing.T) {
 	for _, role := range kinds {
 		s := gitlabtest.New(t)
@@ -365,7 +365,7 @@ func TestRevokeOfOddAnswers(t *testing.T) {
 	}
 }
 
-// A deletion whose answer is lost is repeated, and finds nothing any more.
+// After a lost answer, the deletion is repeated and finds nothing.
 func TestRevokeAgainAfterLostAnswer(t *testing.T) {
 	for _, role := range kinds {
 		s := gitlabtest.New(t)
@@ -394,7 +394,7 @@ func TestMintOfOddAnswers(t *testing.T) {
 				t.Errorf("%v, %s: want an error that is not definite, got %v", role, name, err)
 			}
 		}
-		// GitLab may be set up to give tokens without an end.
+		// A setting of GitLab allows tokens without an end.
 		s := gitlabtest.New(t)
 		s.Plant(-1, s.MintMatch, issuertest.Status(http.StatusCreated, `{"id":7,"username":"u","token":"t","expires_at":null}`))
 		minted := open(t, s, s.Connection(), role).mint(t, "regcred-x", time.Now().Add(time.Hour))

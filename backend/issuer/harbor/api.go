@@ -17,11 +17,11 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer"
 )
 
-// pageSize is the largest that Harbor takes.
+// pageSize is the largest page size that Harbor accepts.
 const pageSize = 100
 
-// api is Harbor's API. Its calls need no CSRF token, because they carry no
-// session: they authenticate with a user name and password each time.
+// api is Harbor's API. Calls need no CSRF token, because each one authenticates
+// with user name and password instead of a session.
 type api struct {
 	url  string
 	http *http.Client
@@ -39,8 +39,7 @@ type call struct {
 	query        url.Values
 	in, out      any
 
-	// forbidden says what a 403 is about, because Harbor says no more than
-	// "forbidden".
+	// forbidden explains a 403, because Harbor answers only "forbidden".
 	forbidden string
 }
 
@@ -63,7 +62,7 @@ func (a api) do(ctx context.Context, as basicAuth, c call) (http.Header, error) 
 		return nil, issuer.Answered(answer.StatusCode, answer.Header, said)
 	}
 	if c.out == nil {
-		// A page that a proxy answers with status 200 does not prove that it was done.
+		// A proxy may answer 200 with a page of its own, which proves nothing.
 		if said, _ := io.CopyN(io.Discard, answer.Body, 1); said > 0 {
 			return nil, issuer.Malformedf("answered %d with a body, where Harbor sends none", answer.StatusCode)
 		}
@@ -97,13 +96,13 @@ func (a api) request(ctx context.Context, as basicAuth, c call) (*http.Request, 
 	if body != nil {
 		request.Header.Set("Content-Type", "application/json")
 	}
-	// Without it, a project with a name of digits is taken for the one with
-	// that number.
+	// Without this header, Harbor takes a project name of digits for a project ID.
 	request.Header.Set("X-Is-Resource-Name", "true")
 	return request, nil
 }
 
-// errorMessage returns what Harbor says in the body of an error.
+// errorMessage returns the messages in the body of an error, "" if it is not
+// Harbor's.
 func errorMessage(body io.Reader) string {
 	var said struct {
 		Errors []struct {
@@ -124,24 +123,25 @@ func errorMessage(body io.Reader) string {
 	return strings.Join(messages, "; ")
 }
 
-// account is who a login is.
+// account is the user or robot account of a credential.
 type account struct {
 	ID         int64  `json:"user_id"`
 	Username   string `json:"username"`
 	Admin      bool   `json:"sysadmin_flag"`
 	AdminByIDP bool   `json:"admin_role_in_auth"`
 
-	robot bool // then nothing else is known
+	robot bool // if true, the other fields are empty
 }
 
-// whoami asks who a login is; the error has the status 401 where it is
-// refused.
+// whoami returns the account of a credential. The error has status 401 if Harbor
+// refuses the credential.
 func (a api) whoami(ctx context.Context, as basicAuth) (account, error) {
 	var who account
 	_, err := a.do(ctx, as, call{method: http.MethodGet, path: "/users/current", out: &who})
 	switch {
 	case issuer.StatusOf(err) == http.StatusPreconditionFailed:
-		// Harbor authenticates first, and answers so to all but users.
+		// Harbor authenticates first, then answers 412 to every account that is not a
+		// user.
 		return account{robot: true}, nil
 	case err != nil:
 		return account{}, err
@@ -151,8 +151,7 @@ func (a api) whoami(ctx context.Context, as basicAuth) (account, error) {
 	return who, nil
 }
 
-// projectID returns the number of a project, by which robot accounts are
-// listed.
+// projectID returns the ID of a project. Robot accounts are listed by it.
 func (a api) projectID(ctx context.Context, as basicAuth, name string) (int64, error) {
 	var project struct {
 		ID int64 `json:"project_id"`
@@ -167,12 +166,12 @@ func (a api) projectID(ctx context.Context, as basicAuth, name string) (int64, e
 	return project.ID, err
 }
 
-// list returns the robot accounts of a place whose names match: "" is all,
-// "~" and a text are those with the text in them, else it is the name without
-// Harbor's prefix.
+// list returns the robot accounts in a scope whose names match: all for "", those
+// that contain text for "~text", and otherwise the one whose name, without Harbor's
+// prefix, is equal.
 func (a api) list(ctx context.Context, as basicAuth, scope registryScope, name string) ([]robot, error) {
-	// Without a level, Harbor lists the system-level ones; with that level it
-	// did, before 2.13, list those of all projects too.
+	// Without a level, Harbor lists the system-level robot accounts. With
+	// Level=system, Harbor before 2.13 also listed those of all projects.
 	var conditions []string
 	if scope.project != "" {
 		conditions = append(conditions, "Level=project", "ProjectID="+strconv.FormatInt(scope.id, 10))

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MPL-2.0
 
-// Package harbor mints robot accounts of Harbor: for one project a robot
-// account of that project, which its project administrator may make, and for
-// several a system-level one. The API is that of Harbor's api/v2.0/swagger.yaml,
-// as of Harbor 2.2 (2.12.1 where the administrator is itself a robot account).
+// Package harbor mints robot accounts of Harbor. A role of one project gets a
+// project-level robot account, which a project administrator may create. A role of
+// several projects gets a system-level one. The API is Harbor's
+// api/v2.0/swagger.yaml, as of Harbor 2.2, or 2.12.1 if the root credential is a
+// robot account itself.
 package harbor
 
 import (
@@ -31,8 +32,8 @@ const (
 	maxProjectName = 255 // bytes
 )
 
-// projectName is Harbor's rule for names of projects. It does not match "*",
-// which Harbor takes for all projects.
+// projectName is Harbor's rule for names of projects. It does not match "*", which
+// means all projects to Harbor.
 var projectName = regexp.MustCompile(`^[a-z0-9]+(?:[._-][a-z0-9]+)*$`)
 
 // Type returns the type harbor.
@@ -85,7 +86,7 @@ func target(_ issuer.Connection, fields issuer.Settings) (issuer.Target, error) 
 	}, nil
 }
 
-// parseProjects returns the names in order.
+// parseProjects returns the names, sorted.
 func parseProjects(list string) ([]string, error) {
 	if list == "" {
 		return nil, errors.New("must name at least one project")
@@ -105,7 +106,7 @@ func parseProjects(list string) ([]string, error) {
 	return projects, nil
 }
 
-// robots is the [issuer.Issuer], named after what it mints.
+// robots is the [issuer.Issuer] of robot accounts.
 type robots struct {
 	api
 	admin basicAuth

@@ -21,7 +21,7 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer/issuertest"
 )
 
-// subject is a server with an administrator of one kind, and a role.
+// subject returns a server with one kind of root credential, and a role.
 func subject(s *harbortest.Server, c issuer.Connection, projects ...string) issuertest.Subject {
 	return issuertest.Subject{
 		Type:       harbor.Type(),
@@ -36,7 +36,7 @@ func subject(s *harbortest.Server, c issuer.Connection, projects ...string) issu
 	}
 }
 
-// pulls asks the registry.
+// pulls asks the registry whether a credential can pull.
 func pulls(s *harbortest.Server, minted issuer.Credential, repository string) bool {
 	request, err := http.NewRequest(http.MethodHead, s.URL+"/v2/"+repository+"/manifests/latest", nil)
 	if err != nil {
@@ -139,7 +139,7 @@ func TestNewRefusesIncompleteLogins(t *testing.T) {
 	}
 }
 
-// request asks for a credential of a role that lasts for an hour.
+// request asks for a credential that works for an hour.
 func request(target issuer.Target, name string) issuer.Request {
 	return issuer.Request{Name: name, For: target.Settings, ExpiresAt: time.Now().Add(time.Hour)}
 }
@@ -209,8 +209,8 @@ func TestMintLastsForWholeDays(t *testing.T) {
 	}
 }
 
-// A robot account made by Harbor's pages has permissions without an effect,
-// one made by Terraform has the effect allow. Harbor tells them apart.
+// A robot account from Harbor's web pages has permissions without an effect, one from
+// Terraform has the effect allow. Harbor tells them apart.
 func TestMintWithRobotAccountWhoseEffectsAreNamed(t *testing.T) {
 	s := harbortest.New(t)
 	permissions := harbortest.Manages(harbortest.Project)
@@ -275,7 +275,7 @@ func TestMintRefusesANameThatIsTaken(t *testing.T) {
 	}
 }
 
-// answer makes calls that match be answered with success and a body.
+// answer answers matching calls with success and a body.
 func answer(s *harbortest.Server, match func(*http.Request) bool, status int, body string) {
 	s.Plant(-1, match, func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
 		w.WriteHeader(status)
@@ -334,8 +334,7 @@ func TestErrorsShowWhatHarborSays(t *testing.T) {
 	}
 }
 
-// Whether found or not is counted over several pages, of names that contain
-// the one that is looked for.
+// Find reads several pages of names that contain the requested one.
 func TestFindGoesThroughAllPages(t *testing.T) {
 	for name, c := range map[string]struct {
 		as       func(*harbortest.Server) issuer.Connection
@@ -368,8 +367,8 @@ func TestFindGoesThroughAllPages(t *testing.T) {
 	}
 }
 
-// A Harbor that overlooks the filter costs pages, not the robot accounts of
-// others.
+// If Harbor ignores the filter, Find reads more pages, and still returns no other
+// robot account.
 func TestFindDoesNotTrustTheFilter(t *testing.T) {
 	for _, projects := range [][]string{{harbortest.Project}, {harbortest.Project, harbortest.OtherProject}} {
 		s := harbortest.New(t)
@@ -468,7 +467,7 @@ func TestWhatWasMintedForAProjectThatIsGone(t *testing.T) {
 			if err := client.Revoke(t.Context(), target.Settings, minted.ID); err != nil {
 				t.Errorf("Revoke: want no error, got %v", err)
 			}
-			// Only to a system administrator does Harbor say that it is gone.
+			// Harbor tells only a system administrator that the project is gone.
 			err = client.RevokeNamed(t.Context(), target.Settings, "ci")
 			if gone := name == "system administrator"; gone != (err == nil) {
 				t.Errorf("RevokeNamed: want no error only if Harbor says that the project is gone, got %v", err)
@@ -612,7 +611,7 @@ func TestCheckRefuses(t *testing.T) {
 	}
 }
 
-// A prefix that could be a part of a project's name leaves two projects to try.
+// If the prefix could be part of the project's name, two projects are tried.
 func TestCheckFindsRobotAccountBehindAnyPrefix(t *testing.T) {
 	s := harbortest.New(t)
 	s.SetPrefix("my-robot-")
@@ -645,7 +644,7 @@ func TestCheckGivesUpWhileHarborIsDown(t *testing.T) {
 	}
 }
 
-// A proxy answers in Harbor's place, and nothing is revoked.
+// A proxy answers in place of Harbor, and nothing is revoked.
 func TestRevokeDoesNotBelieveAPage(t *testing.T) {
 	s := harbortest.New(t)
 	client, target := subject(s, asProjectRobot(s), harbortest.Project).Open(t)

@@ -23,15 +23,15 @@ const (
 	description = "Created by Vault (vault-plugin-secrets-regcred), which deletes it when it is no longer used."
 )
 
-// robot is a robot account, as it is made and as it is listed. A listed name
-// has Harbor's prefix, robot$ unless configured otherwise, and in a project
-// also the project's name and a plus sign.
+// robot is a robot account in a creation or in a list. In a list, its name begins
+// with Harbor's prefix (robot$ by default), followed in a project by the project's
+// name and a plus sign.
 type robot struct {
 	ID          int64        `json:"id,omitempty"`
 	Name        string       `json:"name"`
 	Description string       `json:"description,omitempty"`
 	Level       string       `json:"level"`
-	Duration    int64        `json:"duration"` // days since it was made, -1 for ever
+	Duration    int64        `json:"duration"` // days from creation, -1: no end
 	ExpiresAt   int64        `json:"expires_at,omitempty"`
 	Permissions []permission `json:"permissions"`
 }
@@ -48,7 +48,7 @@ type access struct {
 	Effect   string `json:"effect,omitempty"`
 }
 
-// createdRobot is the answer to making one. Its secret is never shown again.
+// createdRobot is the answer to a creation. Harbor never shows its secret again.
 type createdRobot struct {
 	ID        int64          `json:"id"`
 	Name      string         `json:"name"`
@@ -56,7 +56,7 @@ type createdRobot struct {
 	ExpiresAt int64          `json:"expires_at"`
 }
 
-// receivedSecret is a secret in an answer.
+// receivedSecret is a secret that JSON of an answer can fill.
 type receivedSecret struct{ dockerconfig.Secret }
 
 // UnmarshalText implements [encoding.TextUnmarshaler].
@@ -65,8 +65,8 @@ func (r *receivedSecret) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// registryScope is where robot accounts are: in a project, or in the system, which
-// has neither name nor number.
+// registryScope is where robot accounts live: in a project, or, if it is zero, at
+// system level.
 type registryScope struct {
 	project string
 	id      int64
@@ -87,8 +87,8 @@ func (r *robots) Mint(ctx context.Context, asked issuer.Request) (issuer.Credent
 	}
 	got, err := r.create(ctx, wanted)
 	if exceedsOwnPermissions(err) {
-		// To Harbor, a permission that allows is not the same as one that does
-		// not say so, and a robot account gives away only what it has itself.
+		// A robot account can grant only permissions that it has itself, and Harbor
+		// compares them with their effect: "allow" differs from none.
 		wanted.Permissions = permissionsFor(projects, asked.For[fieldAccess], "allow")
 		got, err = r.create(ctx, wanted)
 	}
@@ -103,8 +103,8 @@ func (r *robots) Mint(ctx context.Context, asked issuer.Request) (issuer.Credent
 	}, nil
 }
 
-// permissionsFor are those to pull from, or also push to, projects. Push is
-// given with pull, which it does not imply at the level of the system.
+// permissionsFor returns the permissions to pull from projects, or to pull and push.
+// Push includes pull explicitly, because it does not imply pull at system level.
 func permissionsFor(projects []string, may, effect string) []permission {
 	allowed := []access{{Resource: "repository", Action: "pull", Effect: effect}}
 	if may == accessPush {
@@ -117,12 +117,12 @@ func permissionsFor(projects []string, may, effect string) []permission {
 	return permissions
 }
 
-// exceedsOwnPermissions reports whether a robot account was to give more than it has.
+// exceedsOwnPermissions reports whether Harbor refused permissions that the creating
+// robot account does not have itself.
 func exceedsOwnPermissions(err error) bool {
 	return issuer.StatusOf(err) == http.StatusForbidden && strings.Contains(err.Error(), "permission scope")
 }
 
-// create makes a robot account. The error is definite where none was made.
 func (r *robots) create(ctx context.Context, wanted robot) (createdRobot, error) {
 	forbidden := "only a project administrator, or a robot account that has robot: create and every permission it grants in that project, can create robot accounts of one project"
 	if wanted.Level == levelSystem {
@@ -141,7 +141,7 @@ func (r *robots) create(ctx context.Context, wanted robot) (createdRobot, error)
 	return got, nil
 }
 
-// expiryTime is Harbor's time at which a robot account ends; -1 is never.
+// expiryTime converts Harbor's time at which a robot account ends; -1 is never.
 func expiryTime(seconds int64) time.Time {
 	if seconds < 0 {
 		return time.Time{}
@@ -155,7 +155,7 @@ func (r *robots) Find(ctx context.Context, target issuer.Settings, name string) 
 	if projects := strings.Split(target[fieldProjects], ","); len(projects) == 1 {
 		id, err := r.projectID(ctx, r.admin, projects[0])
 		if issuer.StatusOf(err) == http.StatusNotFound {
-			return nil, nil // the project has taken its robot accounts with it
+			return nil, nil // deleting the project deleted its robot accounts
 		}
 		if err != nil {
 			return nil, err
@@ -167,11 +167,11 @@ func (r *robots) Find(ctx context.Context, target issuer.Settings, name string) 
 
 // find returns the IDs of the robot accounts with a name.
 func (r *robots) find(ctx context.Context, scope registryScope, name string) ([]string, error) {
-	// Harbor's prefix is not known here. In the system, Harbor is asked for
-	// exactly the name, which it keeps without the prefix. In a project it keeps
-	// project+name, and cannot be asked for that, because some versions take the
-	// plus sign for a blank; there the name is all that follows that sign, which
-	// Harbor allows in no name.
+	// Harbor's prefix is not known here. At system level, Harbor stores the name
+	// without the prefix, so an exact filter works. In a project, it stores
+	// project+name. Some versions read the plus sign in a filter as a space, so
+	// the filter looks for a part, and the name is compared with what follows the
+	// plus sign, which Harbor allows in no name.
 	filter, matches := name, func(full string) bool { return strings.HasSuffix(full, name) }
 	if scope.project != "" {
 		filter, matches = "~"+name, func(full string) bool { _, short, _ := cutLast(full, "+"); return short == name }
@@ -189,8 +189,8 @@ func (r *robots) find(ctx context.Context, scope registryScope, name string) ([]
 	return ids, nil
 }
 
-// Revoke implements [issuer.Issuer]. Deleting a project deletes its robot
-// accounts, so that there, too, Harbor answers 404.
+// Revoke implements [issuer.Issuer]. Harbor also answers 404 after the project was
+// deleted, because that deletes its robot accounts.
 func (r *robots) Revoke(ctx context.Context, _ issuer.Settings, id string) error {
 	_, err := r.do(ctx, r.admin, call{
 		method: http.MethodDelete, path: "/robots/" + url.PathEscape(id),
@@ -202,8 +202,8 @@ func (r *robots) Revoke(ctx context.Context, _ issuer.Settings, id string) error
 	return err
 }
 
-// Check implements [issuer.Issuer]. What a user may do depends on the project,
-// so that only its minting tells; a robot account is asked for its permissions.
+// Check implements [issuer.Issuer]. It checks the permissions of a robot account.
+// Those of a user depend on the project, so only a mint shows them.
 func (r *robots) Check(ctx context.Context) (issuer.Status, error) {
 	who, err := r.whoami(ctx, r.admin)
 	switch {

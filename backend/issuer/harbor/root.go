@@ -14,17 +14,16 @@ import (
 	"vault-plugin-secrets-regcred/backend/redact"
 )
 
-// localAuth is the mode in which Harbor keeps the users' passwords itself. In
-// any other it lets no user change one, except the first, admin.
+// localAuth is the authentication mode in which Harbor keeps passwords itself. In
+// any other mode, only the first user, admin, can change a password.
 const (
 	localAuth = "db_auth"
 	adminID   = 1
 )
 
-// PrepareRoot implements [issuer.RootRotator]. For a user it thinks of a
-// password, of which Harbor learns with [robots.ActivateRoot]. For a robot
-// account, which may not change its own secret, it makes a second one with the
-// same permissions.
+// PrepareRoot implements [issuer.RootRotator]. For a user, it generates a password,
+// which [robots.ActivateRoot] sets. A robot account may not change its own secret,
+// so for one it creates a second robot account with the same permissions.
 func (r *robots) PrepareRoot(ctx context.Context, name string) (issuer.Root, error) {
 	who, err := r.whoami(ctx, r.admin)
 	if err != nil {
@@ -56,7 +55,7 @@ func (r *robots) PrepareRoot(ctx context.Context, name string) (issuer.Root, err
 	}, nil
 }
 
-// hasPassword refuses users whose password Harbor does not keep.
+// hasPassword returns an error if Harbor does not keep the user's password.
 func (r *robots) hasPassword(ctx context.Context, who account) error {
 	var info struct {
 		Mode string `json:"auth_mode"`
@@ -70,15 +69,15 @@ func (r *robots) hasPassword(ctx context.Context, who account) error {
 	return nil
 }
 
-// newPassword returns 55 characters with more than 256 random bits. Harbor
-// wants 8 to 128, with a letter of each case and a digit: the last three see
-// to what chance alone does not promise.
+// newPassword returns 55 characters with more than 256 random bits. Harbor requires
+// 8 to 128 characters with a letter of each case and a digit, which the fixed last
+// three characters guarantee.
 func newPassword() dockerconfig.Secret {
 	return dockerconfig.NewSecret(rand.Text() + strings.ToLower(rand.Text()) + "aA1")
 }
 
-// ActivateRoot implements [issuer.RootRotator]: it changes the password of a
-// user. A robot account works since it was made.
+// ActivateRoot implements [issuer.RootRotator]: it changes a user's password. A
+// robot account works from its creation on.
 func (r *robots) ActivateRoot(ctx context.Context, root issuer.Root) error {
 	if root.Settings[fieldUsername] != "" {
 		return nil
@@ -88,12 +87,13 @@ func (r *robots) ActivateRoot(ctx context.Context, root issuer.Root) error {
 	if issuer.StatusOf(err) != http.StatusUnauthorized {
 		return err
 	}
-	// The old one is refused: perhaps because an earlier call has changed it.
-	// The old one is tried first, because Harbor locks a user for a moment
-	// after a wrong one.
+	// The old password is refused, perhaps because an earlier call has changed it.
+	// It is tried before the new one, because Harbor locks a user for a moment
+	// after a wrong password.
 	_, err = r.whoami(ctx, basicAuth{username: r.admin.username, password: password})
 	if issuer.StatusOf(err) == http.StatusUnauthorized {
-		// Not definite: a lock looks the same, and then either may be in force.
+		// Not definite: a locked user gets the same answer, and then either password
+		// may be the valid one.
 		return issuer.Malformedf("answered 401 Unauthorized to the old and the new password of %s: the password was changed elsewhere, or Harbor has locked the user for a moment after wrong passwords", r.admin.username)
 	}
 	return err
@@ -111,8 +111,8 @@ func (r *robots) changePassword(ctx context.Context, password dockerconfig.Secre
 	return err
 }
 
-// DiscardRoot implements [issuer.RootRotator]. Of a user's next password
-// Harbor knows nothing.
+// DiscardRoot implements [issuer.RootRotator]. It does nothing for a user, because
+// Harbor does not know the prepared password.
 func (r *robots) DiscardRoot(ctx context.Context, name string) error {
 	who, err := r.whoami(ctx, r.admin)
 	if err != nil || !who.robot {
@@ -134,12 +134,12 @@ func (r *robots) DiscardRoot(ctx context.Context, name string) error {
 	return nil
 }
 
-// RetireRoot implements [issuer.RootRotator]. A user's old password ended with
-// [robots.ActivateRoot]; a robot account deletes itself.
+// RetireRoot implements [issuer.RootRotator]. [robots.ActivateRoot] has ended a
+// user's old password; a robot account deletes itself.
 func (r *robots) RetireRoot(ctx context.Context) error {
 	err := r.retire(ctx)
 	if issuer.StatusOf(err) == http.StatusUnauthorized {
-		return nil // it has ended
+		return nil // the old one has ended
 	}
 	return err
 }
@@ -156,7 +156,7 @@ func (r *robots) retire(ctx context.Context) error {
 	return r.Revoke(ctx, nil, strconv.FormatInt(self.ID, 10))
 }
 
-// self returns the robot account that the administrator is, and where it is.
+// self returns the robot account of the root credential, and its scope.
 func (r *robots) self(ctx context.Context) (robot, registryScope, error) {
 	prefixed, short, inProject := cutLast(r.admin.username, "+")
 	if !inProject {
@@ -164,7 +164,7 @@ func (r *robots) self(ctx context.Context) (robot, registryScope, error) {
 		return self, registryScope{}, err
 	}
 	// Harbor's prefix is not known, and may look like a part of the project's
-	// name: robot-team+x is of the project robot-team or, more likely, team.
+	// name: robot-team+x belongs to the project robot-team or, more likely, team.
 	var first error
 	for _, project := range projectsIn(prefixed) {
 		self, scope, err := r.selfInProject(ctx, project, short)
@@ -208,8 +208,8 @@ func (r *robots) notListed() error {
 	return issuer.Refusedf("the robot account %s is not in the list of robot accounts that it may read, so it can be neither checked nor replaced", r.admin.username)
 }
 
-// projectsIn returns the names of projects in which a text may end, the
-// shortest prefix before it first.
+// projectsIn returns every project name that the text may end in, those after the
+// shortest prefix first.
 func projectsIn(text string) []string {
 	var names []string
 	for i := range text {

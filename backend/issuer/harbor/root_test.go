@@ -15,7 +15,7 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer/issuertest"
 )
 
-// works reports whether an administrator is let in.
+// works reports whether Harbor accepts a root credential.
 func works(t *testing.T, s *harbortest.Server, c issuer.Connection) bool {
 	t.Helper()
 	client, _ := subject(s, c, harbortest.Project).Open(t)
@@ -50,7 +50,7 @@ func TestPreparingAPasswordTellsHarborNothing(t *testing.T) {
 	}
 }
 
-// The answer to the change was lost; it is made again.
+// The answer to the change was lost, so the change is repeated.
 func TestActivateAgainAfterThePasswordHasChanged(t *testing.T) {
 	s := harbortest.New(t)
 	client, _ := subject(s, s.Connection(), harbortest.Project).Open(t)
@@ -73,7 +73,7 @@ func TestActivateAgainAfterThePasswordHasChanged(t *testing.T) {
 	}
 }
 
-// Either password may be in force, while Harbor locks the user.
+// While Harbor locks the user, either password may be the valid one.
 func TestActivateIsNotDefiniteWhereBothPasswordsAreRefused(t *testing.T) {
 	s := harbortest.New(t)
 	client, _ := subject(s, s.Connection(), harbortest.Project).Open(t)
@@ -147,7 +147,7 @@ func TestRobotAccountIsReplacedByItsLike(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := harbortest.New(t)
 			s.RefuseAcrossLevels()
-			c.permissions[0].Access[0].Effect = "allow" // as Harbor answers it is given back
+			c.permissions[0].Access[0].Effect = "allow" // the copy keeps Harbor's effect
 			old := s.ConnectionAs(s.AddRobot(c.in, "root-1", c.days, c.permissions...))
 			client, _ := subject(s, old, harbortest.Project).Open(t)
 			before, err := client.Check(t.Context())
@@ -201,7 +201,7 @@ func TestDiscardEndsOnlyWhatWasPrepared(t *testing.T) {
 	}
 }
 
-// The answer to its deletion was lost: the repetition is refused.
+// The answer to the deletion was lost, and the repetition is refused.
 func TestRetireWhereTheAnswerIsLost(t *testing.T) {
 	s := harbortest.New(t)
 	client, _ := subject(s, asProjectRobot(s), harbortest.Project).Open(t)

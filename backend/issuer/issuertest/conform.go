@@ -16,24 +16,23 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer"
 )
 
-// Subject is a type of issuer with a server to try it on.
+// Subject is a type of issuer, and a server to test it with.
 type Subject struct {
 	Type       issuer.Type
-	Connection issuer.Connection // HTTP and Now may be left out
+	Connection issuer.Connection // HTTP and Now have defaults
 	Role       issuer.Settings   // the fields of a role, as written
 
-	// Server is where faults are planted; nil where the server is a real one,
-	// and faults are left out.
+	// Server is the server to plant faults in. It is nil for a real registry,
+	// where faults are not tested.
 	Server *Server
 
-	// Pulls reports whether the registry lets a credential pull what Role is
-	// for.
+	// Pulls reports whether a credential can pull what Role is for.
 	Pulls func(issuer.Credential) bool
 
 	// Mints matches the request that mints.
 	Mints func(*http.Request) bool
 
-	// BadSecrets are secrets of the connection that the server refuses.
+	// BadSecrets replace the connection's secrets, and the server refuses them.
 	BadSecrets issuer.Secrets
 }
 
@@ -59,8 +58,8 @@ func (s Subject) Open(t testing.TB) (*issuer.Client, issuer.Target) {
 	return client, target
 }
 
-// Conform tests what every issuer must do. fresh returns a subject with a
-// server of its own.
+// Conform tests what every issuer must do. fresh returns a subject with a server of
+// its own.
 func Conform(t *testing.T, fresh func(t *testing.T) Subject) {
 	t.Run("mints, finds and revokes", func(t *testing.T) { mintsFindsAndRevokes(t, fresh(t)) })
 	t.Run("target is stable", func(t *testing.T) { targetIsStable(t, fresh(t)) })
@@ -76,7 +75,7 @@ func Conform(t *testing.T, fresh func(t *testing.T) Subject) {
 	})
 }
 
-// mint mints what works for a day, and fails the test if it cannot.
+// mint mints a credential for six hours, and fails the test if it cannot.
 func mint(t *testing.T, client *issuer.Client, target issuer.Target, name string) issuer.Credential {
 	t.Helper()
 	until := time.Now().Add(6 * time.Hour)
@@ -130,7 +129,7 @@ func mintsFindsAndRevokes(t *testing.T, s Subject) {
 	}
 }
 
-// What a role's fields were normalised to is stored and checked again.
+// The normalised fields of a role are stored, and checked again at each mint.
 func targetIsStable(t *testing.T, s Subject) {
 	_, target := s.Open(t)
 	c := s.Connection
@@ -163,7 +162,7 @@ func badCredential(t *testing.T, s Subject) {
 	holdsNone(t, err, s)
 }
 
-// holdsNone checks that an error repeats no secret.
+// holdsNone fails the test if an error repeats a secret.
 func holdsNone(t *testing.T, err error, s Subject, more ...string) {
 	t.Helper()
 	if err == nil {
@@ -232,7 +231,7 @@ func rotatesRoot(t *testing.T, s Subject) {
 	}
 }
 
-// faults are those of the call that mints.
+// faults are the faults of the call that mints.
 var faults = []struct {
 	name string
 	try  func(*testing.T, Subject)
@@ -266,8 +265,9 @@ var faults = []struct {
 	}},
 }
 
-// mintFault returns a test of a fault of the call that mints: whether the error
-// is definite, and whether there is something to be found by name afterwards.
+// mintFault returns a test of a fault of the call that mints. definite says whether
+// the error must be definite, and acted whether a credential must be found by its
+// name afterwards.
 func mintFault(fault Fault, definite, acted bool) func(*testing.T, Subject) {
 	return func(t *testing.T, s Subject) {
 		client, target := s.Open(t)

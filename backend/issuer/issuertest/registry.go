@@ -10,9 +10,8 @@ import (
 	"strings"
 )
 
-// Registry is the part of a registry that answers pulls, below /v2/: every
-// repository has one image, which may be pulled by whoever is accepted, with
-// basic authentication.
+// Registry answers pulls below /v2/, with basic authentication. Every repository has
+// one image, which every accepted user may pull.
 func Registry(accepts func(username, password, repository string) bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		repository, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/v2/"), "/manifests/")

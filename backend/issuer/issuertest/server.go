@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MPL-2.0
 
-// Package issuertest is for tests of issuers: a server on loopback in which
-// faults can be planted, a registry that accepts what it is told, and what
-// every type of issuer must do ([Conform]).
+// Package issuertest helps to test issuers. It has a server on loopback that can be
+// made to fail, a registry with a function that decides whom it accepts, and the
+// tests that every type of issuer must pass ([Conform]).
 package issuertest
 
 import (
@@ -18,7 +18,7 @@ import (
 	"testing"
 )
 
-// Fault is what a server does in place of answering as it should.
+// Fault answers a request in place of the right handler, act.
 type Fault func(w http.ResponseWriter, r *http.Request, act http.Handler)
 
 // Server is a server on a loopback address.
@@ -41,7 +41,7 @@ type planted struct {
 	fault Fault
 }
 
-// NewServer starts a server that answers with a handler, until the test ends.
+// NewServer starts a server with a handler. It stops when the test ends.
 func NewServer(t testing.TB, act http.Handler) *Server {
 	t.Helper()
 	s := &Server{act: act, done: make(chan struct{})}
@@ -57,8 +57,8 @@ func NewServer(t testing.TB, act http.Handler) *Server {
 // Host returns host:port.
 func (s *Server) Host() string { return strings.TrimPrefix(s.URL, "http://") }
 
-// Plant makes the next requests that match meet a fault, the given number of
-// times; -1 is for ever. A nil match is any request.
+// Plant makes the next matching requests fail, the given number of times; -1 means
+// always. A nil match matches every request.
 func (s *Server) Plant(times int, match func(*http.Request) bool, fault Fault) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -68,22 +68,22 @@ func (s *Server) Plant(times int, match func(*http.Request) bool, fault Fault) {
 	s.faults = append(s.faults, &planted{match, times, fault})
 }
 
-// Mend takes all faults away.
+// Mend removes all faults.
 func (s *Server) Mend() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.faults = nil
 }
 
-// Watch has functions called with each request, before the server acts and
-// after it has acted but not answered. Either may be nil.
+// Watch sets functions to call for each request: before the server acts, and after it
+// acted but before it answers. Either may be nil.
 func (s *Server) Watch(before, after func(*http.Request)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.before, s.after = before, after
 }
 
-// Calls returns method and path of all requests so far.
+// Calls returns the method and path of each request so far.
 func (s *Server) Calls() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -126,7 +126,7 @@ func contextUntil(ctx context.Context, done <-chan struct{}) context.Context {
 	return ctx
 }
 
-// fault returns what to do with a request, nil for what is right.
+// fault returns the fault for a request, nil if there is none.
 func (s *Server) fault(r *http.Request) Fault {
 	for _, p := range s.faults {
 		if p.times != 0 && p.match(r) {
@@ -145,14 +145,14 @@ func copyAnswer(w http.ResponseWriter, recorded *httptest.ResponseRecorder) {
 	_, _ = io.Copy(w, bytes.NewReader(recorded.Body.Bytes()))
 }
 
-// Status answers with a status and body, and does nothing.
+// Status answers with a status and body, without acting.
 func Status(code int, body string, header ...string) Fault {
 	return func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
 		answer(w, code, body, header)
 	}
 }
 
-// StatusAfterActing does what was asked and answers with a status all the same.
+// StatusAfterActing acts, and answers with a status and body all the same.
 func StatusAfterActing(code int, body string) Fault {
 	return func(w http.ResponseWriter, r *http.Request, act http.Handler) {
 		act.ServeHTTP(httptest.NewRecorder(), r)
@@ -174,10 +174,10 @@ func TooManyRequests(seconds int) Fault {
 	return Status(http.StatusTooManyRequests, `{"message":"429 Too Many Requests"}`, "Retry-After", strconv.Itoa(seconds))
 }
 
-// Cut closes the connection, and does nothing.
+// Cut closes the connection without acting.
 func Cut(w http.ResponseWriter, _ *http.Request, _ http.Handler) { cut(w) }
 
-// CutAfterActing does what was asked and closes the connection.
+// CutAfterActing acts, and closes the connection.
 func CutAfterActing(w http.ResponseWriter, r *http.Request, act http.Handler) {
 	act.ServeHTTP(httptest.NewRecorder(), r)
 	cut(w)
@@ -194,21 +194,21 @@ func cut(w http.ResponseWriter) {
 	_ = conn.Close()
 }
 
-// Hang answers nothing until the client gives up or the test ends.
+// Hang does not answer until the client gives up or the test ends.
 func Hang(_ http.ResponseWriter, r *http.Request, _ http.Handler) { <-r.Context().Done() }
 
-// HangAfterActing does what was asked first.
+// HangAfterActing acts, and then hangs.
 func HangAfterActing(_ http.ResponseWriter, r *http.Request, act http.Handler) {
 	act.ServeHTTP(httptest.NewRecorder(), r)
 	<-r.Context().Done()
 }
 
-// Garbage answers with success and what nobody can understand.
+// Garbage answers with success and a body that cannot be decoded, without acting.
 func Garbage(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
 	answer(w, http.StatusOK, `<html>{"token":["`, nil)
 }
 
-// GarbageAfterActing does what was asked first.
+// GarbageAfterActing acts, and answers with success and an empty object.
 func GarbageAfterActing(w http.ResponseWriter, r *http.Request, act http.Handler) {
 	act.ServeHTTP(httptest.NewRecorder(), r)
 	answer(w, http.StatusCreated, `{}`, nil)

@@ -33,7 +33,7 @@ func (s *Server) serveJSON(w http.ResponseWriter, r *http.Request, target string
 	if wrong != nil {
 		status := wrong.status
 		if wrong == invalidToken {
-			status = http.StatusBadRequest // as ECR says it
+			status = http.StatusBadRequest // ECR's status for it
 		}
 		w.WriteHeader(status)
 		answer = map[string]string{"__type": wrong.json, "message": wrong.message + wrong.messageHeader}
@@ -73,7 +73,7 @@ func (s *Server) publicToken(r *http.Request) (any, *fault) {
 	return map[string]any{"authorizationData": s.mint(who, true)}, nil
 }
 
-// mint makes a token. The time of its end is in seconds and milliseconds.
+// mint mints a token. Its expiry is in seconds, with milliseconds after the point.
 func (s *Server) mint(who principal, public bool) authorizationData {
 	t := &token{principal: who, public: public, expires: s.now().Add(tokenLifetime)}
 	password := rand.Text() + rand.Text()

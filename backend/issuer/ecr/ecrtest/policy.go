@@ -9,11 +9,11 @@ import (
 	"strings"
 )
 
-// Statement allows actions on resources; both may have '*' and '?'.
+// Statement allows actions on resources. Both may contain '*' and '?'.
 type Statement struct{ Actions, Resources []string }
 
-// may reports whether a principal's policies, and its session policy where it
-// has one, allow something.
+// may reports whether a principal's policies allow an action, and its session policy
+// if it has one.
 func (p principal) may(action, resource string) bool {
 	return allowed(p.allow(), action, resource) && (!p.bound || allowed(p.limit, action, resource))
 }
@@ -30,7 +30,7 @@ func matches(pattern, text string) bool {
 	return regexp.MustCompile(`^` + quoted + `$`).MatchString(text)
 }
 
-// list is a string or several, as IAM takes them.
+// list is one string or several in JSON, as IAM accepts them.
 type list []string
 
 func (l *list) UnmarshalJSON(text []byte) error {
@@ -42,7 +42,7 @@ func (l *list) UnmarshalJSON(text []byte) error {
 	return json.Unmarshal(text, (*[]string)(l))
 }
 
-// parsePolicy reads a session policy, or says what is wrong with it.
+// parsePolicy reads a session policy. wrong says what is wrong with it.
 func parsePolicy(text string) (statements []Statement, wrong string) {
 	var policy struct {
 		Version   string

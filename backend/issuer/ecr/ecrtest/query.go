@@ -106,8 +106,8 @@ func (s *Server) assumeRole(who principal, form url.Values) ([]element, *fault) 
 		return nil, &fault{status: 403, query: "AccessDenied", message: fmt.Sprintf("User: %s is not authorized to perform: sts:AssumeRole on resource: %s", who.arn, arn)}
 	}
 	key := s.newKey("ASIA")
-	made := &session{secret: key.Secret, token: rand.Text() + rand.Text() + "==", expires: s.now().Add(sessionLifetime)}
-	made.principal = principal{
+	created := &session{secret: key.Secret, token: rand.Text() + rand.Text() + "==", expires: s.now().Add(sessionLifetime)}
+	created.principal = principal{
 		arn:   fmt.Sprintf("arn:aws:sts::%s:assumed-role/%s/%s", Account, roleARN.FindStringSubmatch(arn)[1], name),
 		name:  name,
 		allow: func() []Statement { return assumed.allow },
@@ -117,17 +117,17 @@ func (s *Server) assumeRole(who principal, form url.Values) ([]element, *fault) 
 		if wrong != "" {
 			return nil, &fault{status: 400, query: "MalformedPolicyDocument", message: wrong}
 		}
-		made.limit, made.bound = limit, true
+		created.limit, created.bound = limit, true
 	}
-	s.sessions[key.ID] = made
+	s.sessions[key.ID] = created
 	return []element{
-		tag("AssumedRoleUser", text("Arn", made.arn), text("AssumedRoleId", "AROAEXAMPLE:"+name)),
-		tag("Credentials", text("AccessKeyId", key.ID), text("SecretAccessKey", key.Secret), text("SessionToken", made.token),
-			text("Expiration", made.expires.UTC().Format(time.RFC3339))),
+		tag("AssumedRoleUser", text("Arn", created.arn), text("AssumedRoleId", "AROAEXAMPLE:"+name)),
+		tag("Credentials", text("AccessKeyId", key.ID), text("SecretAccessKey", key.Secret), text("SessionToken", created.token),
+			text("Expiration", created.expires.UTC().Format(time.RFC3339))),
 	}, nil
 }
 
-// mayOnUser says what is wrong with a call of IAM for a user.
+// mayOnUser returns the error for a call of IAM about a user, nil if it is allowed.
 func (s *Server) mayOnUser(who principal, action, name string) *fault {
 	arn := s.userPrincipal(name).arn
 	if !who.may(action, arn) {
@@ -176,8 +176,8 @@ func (s *Server) listUserTags(_ principal, form url.Values) ([]element, *fault) 
 	return page("Tags", all, form), nil
 }
 
-// page returns one part of a list. AWS may return fewer than were asked for,
-// and here it returns one.
+// page returns one element of a list. AWS may return fewer elements than requested,
+// and this server always returns one.
 func page(name string, all []element, form url.Values) []element {
 	at, err := strconv.Atoi(form.Get("Marker"))
 	if err != nil || at > len(all) {

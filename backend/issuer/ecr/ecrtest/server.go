@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: MPL-2.0
 
-// Package ecrtest is an in-memory AWS with what the issuer of the type ecr
-// uses: GetAuthorizationToken of ECR (API version 2015-09-21) and ECR Public
-// (2020-10-30), AssumeRole and GetCallerIdentity of STS (2011-06-15), access
-// keys and tags of users of IAM (2010-05-08), and a registry. It follows the
-// API references as they stood in November 2026: the JSON 1.1 and the query
-// protocol, signatures of version 4, policies of users and roles, session
-// policies, the limits of each, and the errors.
+// Package ecrtest is an in-memory AWS with the parts that the issuer ecr uses:
+// GetAuthorizationToken of ECR (API version 2015-09-21) and ECR Public (2020-10-30),
+// AssumeRole and GetCallerIdentity of STS (2011-06-15), access keys and tags of IAM
+// users (2010-05-08), and a registry. It follows the API references of November
+// 2026: the JSON 1.1 and the query protocol, signatures of version 4, policies of
+// users and roles, session policies, limits and errors.
 //
-// What those do not say, it takes from what users report: a token goes on
-// working when the access key that it was minted with is deleted
+// One behaviour is not in the references and comes from reports of users: a token
+// keeps working after the access key that minted it was deleted
 // (github.com/aws/aws-cli/issues/3500).
 package ecrtest
 
@@ -29,20 +28,20 @@ import (
 )
 
 const (
-	// Account is the AWS account of all users, roles and, unless their host
-	// says otherwise, repositories.
+	// Account is the AWS account of all users and roles, and of all repositories
+	// whose host names no other account.
 	Account = "111122223333"
 
-	// Region is that of the private registries.
+	// Region is the region of the private registries.
 	Region = "eu-central-1"
 
 	// User is the name of the IAM user of [Server.Connection].
 	User = "regcred"
 
-	// RoleName is that of the role which the user assumes.
+	// RoleName is the name of the role that the user assumes.
 	RoleName = "regcred-ecr"
 
-	// ExternalID is what the role asks for.
+	// ExternalID is the external ID that the role requires.
 	ExternalID = "vault-regcred"
 
 	tokenLifetime   = 12 * time.Hour
@@ -64,8 +63,8 @@ type Server struct {
 	sessions map[string]*session // by access key ID
 	tokens   map[string]*token   // by password
 	shared   map[string]bool     // accounts whose repositories Account may pull
-	key      Key                 // of User, as it was first
-	made     int                 // numbers keys and tokens
+	key      Key                 // first key of User
+	keyCount int
 }
 
 type user struct {
@@ -80,14 +79,14 @@ type role struct {
 	allow      []Statement
 }
 
-// principal is who signed a request.
+// principal is the signer of a request.
 type principal struct {
 	arn   string
 	name  string // of the user or of the session
-	user  string // empty for a session
+	user  string // "" for a session
 	allow func() []Statement
 	limit []Statement // the session policy
-	bound bool        // there is one
+	bound bool        // whether there is a session policy
 }
 
 type session struct {
@@ -102,8 +101,8 @@ type token struct {
 	expires time.Time
 }
 
-// New starts an AWS with one user and one role, with the permissions that the
-// documentation of the type asks for.
+// New starts an AWS with one user and one role. They have the permissions that the
+// documentation of the type requires.
 func New(t testing.TB) *Server {
 	t.Helper()
 	s := &Server{
@@ -127,7 +126,7 @@ func New(t testing.TB) *Server {
 	return s
 }
 
-// Reading is what a role needs for pulls of any repository.
+// Reading returns the permissions to pull from every repository.
 func Reading() []Statement {
 	return []Statement{
 		{Actions: []string{"ecr:GetAuthorizationToken"}, Resources: []string{"*"}},
@@ -135,12 +134,12 @@ func Reading() []Statement {
 	}
 }
 
-// Everything is the permission to do anything.
+// Everything returns the permission to do anything.
 func Everything() Statement {
 	return Statement{Actions: []string{"*"}, Resources: []string{"*"}}
 }
 
-// AddUser makes an IAM user with a key, or replaces one.
+// AddUser adds or replaces an IAM user with one key.
 func (s *Server) AddUser(name string, allow ...Statement) Key {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -149,7 +148,7 @@ func (s *Server) AddUser(name string, allow ...Statement) Key {
 	return key
 }
 
-// AddKey makes another key for a user, as an administrator would.
+// AddKey adds another key to a user, as an administrator would.
 func (s *Server) AddKey(name string) Key {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -158,8 +157,8 @@ func (s *Server) AddKey(name string) Key {
 	return key
 }
 
-// AddRole makes a role that the named users may assume, and returns its ARN.
-// An empty external ID is none.
+// AddRole adds a role that the named users may assume, and returns its ARN. With an
+// empty external ID, it requires none.
 func (s *Server) AddRole(name string, trusts []string, externalID string, allow ...Statement) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -167,14 +166,14 @@ func (s *Server) AddRole(name string, trusts []string, externalID string, allow 
 	return "arn:aws:iam::" + Account + ":role/" + name
 }
 
-// Share has the repositories of another account allow pulls to [Account].
+// Share lets [Account] pull from the repositories of another account.
 func (s *Server) Share(account string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.shared[account] = true
 }
 
-// SetNow sets the clock by which sessions and tokens end.
+// SetNow sets the clock for the end of sessions and tokens.
 func (s *Server) SetNow(now func() time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -192,14 +191,14 @@ func (s *Server) Tags(name string) map[string]string {
 	return tags
 }
 
-// Connection is one that assumes the role for each credential.
+// Connection returns a connection that assumes the role for each credential.
 func (s *Server) Connection() issuer.Connection {
 	c := s.WithKey(s.key)
 	c.Settings["role_arn"], c.Settings["external_id"] = "arn:aws:iam::"+Account+":role/"+RoleName, ExternalID
 	return c
 }
 
-// WithKey is a connection with a user's key and without a role.
+// WithKey returns a connection with a user's key and without a role.
 func (s *Server) WithKey(key Key) issuer.Connection {
 	return issuer.Connection{
 		URL:        s.URL,
@@ -209,14 +208,14 @@ func (s *Server) WithKey(key Key) issuer.Connection {
 	}
 }
 
-// Role is that of a credential that pulls team/app.
+// Role returns the fields of a role that pulls team/app.
 func (*Server) Role() issuer.Settings {
 	return issuer.Settings{"repositories": "team/app", "access": "pull"}
 }
 
-// Living returns the names of the tokens that work, sorted: of the session or
-// user that each was minted by. Those of a check are among them, because AWS
-// cannot end any.
+// Living returns the names of the tokens that work, sorted. The name is that of the
+// session or user that minted the token. Tokens of a check are included, because AWS
+// cannot end them.
 func (s *Server) Living() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -249,7 +248,7 @@ func MintMatch(r *http.Request) bool {
 	return strings.HasSuffix(r.Header.Get("X-Amz-Target"), ".GetAuthorizationToken")
 }
 
-// MintMatch is the function of that name.
+// MintMatch calls the function [MintMatch].
 func (*Server) MintMatch(r *http.Request) bool { return MintMatch(r) }
 
 // CallMatch matches the calls of an action of IAM or STS.
@@ -264,8 +263,8 @@ func (s *Server) Pulls(c issuer.Credential, repository string) bool {
 	return s.Allows(c, "ecr:BatchGetImage", Account, repository)
 }
 
-// Allows reports whether a credential may do something with a repository: for
-// an action of ecr-public with one of the public registry.
+// Allows reports whether a credential may do an action on a repository. An action of
+// ecr-public is about a repository of the public registry.
 func (s *Server) Allows(c issuer.Credential, action, account, repository string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -311,7 +310,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// encode is the form of a token in an answer.
+// encode returns the form of a token in an answer.
 func encode(password string) string {
 	return base64.StdEncoding.EncodeToString([]byte("AWS:" + password))
 }

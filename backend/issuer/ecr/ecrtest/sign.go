@@ -18,12 +18,12 @@ import (
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 )
 
-// fault is an error of AWS. Its code differs with the protocol.
+// fault is an error of AWS. Its code depends on the protocol.
 type fault struct {
 	status        int
 	query, json   string // the codes
 	message       string
-	messageHeader string // more lines, as of a wrong signature
+	messageHeader string // further lines, for a wrong signature
 }
 
 var (
@@ -39,15 +39,15 @@ func denied(who principal, action, resource string) *fault {
 	}
 }
 
-// newKey makes a key whose ID begins as that of its kind: AKIA or ASIA.
+// newKey creates a key whose ID begins with the kind: AKIA or ASIA.
 func (s *Server) newKey(kind string) Key {
-	s.made++
-	return Key{ID: fmt.Sprintf("%s%016d", kind, s.made), Secret: rand.Text() + "/" + rand.Text()}
+	s.keyCount++
+	return Key{ID: fmt.Sprintf("%s%016d", kind, s.keyCount), Secret: rand.Text() + "/" + rand.Text()}
 }
 
 var authorization = regexp.MustCompile(`^AWS4-HMAC-SHA256 Credential=(\w+)/(\d{8})/([a-z0-9-]+)/([a-z-]+)/aws4_request, SignedHeaders=([a-z0-9;-]+), Signature=([0-9a-f]{64})$`)
 
-// authenticate returns who signed a request for one of the services.
+// authenticate returns the signer of a request to one of the services.
 func (s *Server) authenticate(r *http.Request, service string) (principal, *fault) {
 	found := authorization.FindStringSubmatch(r.Header.Get("Authorization"))
 	at, err := time.Parse("20060102T150405Z", r.Header.Get("X-Amz-Date"))
@@ -72,7 +72,7 @@ func (s *Server) authenticate(r *http.Request, service string) (principal, *faul
 	return who, nil
 }
 
-// owner finds whose access key an ID is of, and the key itself.
+// owner returns the owner of an access key ID, and the key.
 func (s *Server) owner(id, sessionToken string) (principal, aws.Credentials, *fault) {
 	if found := s.sessions[id]; found != nil && found.token == sessionToken {
 		if !found.expires.After(s.now()) {
@@ -98,7 +98,7 @@ func (s *Server) userPrincipal(name string) principal {
 	return principal{arn: arn, name: name, user: name, allow: func() []Statement { return s.users[name].allow }}
 }
 
-// signature signs what the caller says it has signed, and returns the result.
+// signature computes the signature over the parts that the caller says it signed.
 func signature(r *http.Request, key aws.Credentials, scope []string, at time.Time) string {
 	body := peek(r)
 	location := *r.URL
@@ -121,7 +121,7 @@ func signature(r *http.Request, key aws.Credentials, scope []string, at time.Tim
 	return signed
 }
 
-// peek returns the body of a request, which can be read again.
+// peek returns the body of a request, and leaves it to be read again.
 func peek(r *http.Request) string {
 	body, err := io.ReadAll(r.Body)
 	r.Body = io.NopCloser(bytes.NewReader(body))

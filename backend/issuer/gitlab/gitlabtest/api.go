@@ -13,7 +13,7 @@ import (
 	"strings"
 )
 
-// refusal is an answer that is not of success.
+// refusal is an answer whose status is not success.
 type refusal struct {
 	status int
 	body   map[string]any
@@ -25,7 +25,7 @@ func refuse(status int, format string, args ...any) *refusal {
 
 func (r *refusal) Error() string { return fmt.Sprint(r.status, r.body) }
 
-// invalid is how the parameters of a request are refused.
+// invalid returns the refusal of a request's parameters.
 func invalid(format string, args ...any) *refusal {
 	return &refusal{http.StatusBadRequest, map[string]any{"error": fmt.Sprintf(format, args...)}}
 }
@@ -37,7 +37,7 @@ var (
 	errNoRoute      = &refusal{http.StatusNotFound, map[string]any{"error": "404 Not Found"}}
 )
 
-// request is one that has been authenticated.
+// request is an authenticated request.
 type request struct {
 	*http.Request
 	header http.Header // of the answer
@@ -58,7 +58,7 @@ func (r *request) is(method string, parts ...string) bool {
 	return true
 }
 
-// id returns a part of the path, 0 if it is no number.
+// id returns a part of the path as a number, 0 if it is none.
 func (r *request) id(part int) int64 {
 	id, _ := strconv.ParseInt(r.path[part], 10, 64)
 	return id
@@ -83,7 +83,7 @@ func (s *Server) serveAPI(w http.ResponseWriter, in *http.Request) {
 	}
 }
 
-// authenticate reads a request and finds its token.
+// authenticate parses a request and finds its token.
 func (s *Server) authenticate(w http.ResponseWriter, in *http.Request) (*request, error) {
 	r := &request{Request: in, header: w.Header(), params: map[string]any{}}
 	for part := range strings.SplitSeq(strings.TrimPrefix(in.URL.EscapedPath(), "/api/v4/"), "/") {
@@ -125,8 +125,8 @@ func invalidToken(description string) *refusal {
 	return &refusal{http.StatusUnauthorized, map[string]any{"error": "invalid_token", "error_description": description}}
 }
 
-// checkScope refuses a token without a scope that the endpoint needs. Every
-// token may see and revoke itself.
+// checkScope refuses a token that lacks the scope for the endpoint. Every token may
+// read and revoke itself.
 func (r *request) checkScope() error {
 	scopes := []string{"api"}
 	switch {
@@ -172,8 +172,8 @@ func (s *Server) route(r *request) (int, any, error) {
 	return 0, nil, errNoRoute
 }
 
-// space finds the project or group of a request. Who is no member is told that
-// there is none.
+// space returns the project or group of a request. For a user who is not a member, it
+// does not exist.
 func (s *Server) space(r *request) (*space, error) {
 	project, kind := r.path[0] == "projects", "Group"
 	if project {
@@ -206,8 +206,7 @@ func (s *Server) getUser(r *request) (int, any, error) {
 	return http.StatusOK, user, nil
 }
 
-// paginate returns the page of a list that was asked for, and says in the
-// headers which it is.
+// paginate returns the requested page of a list, and sets the pagination headers.
 func paginate[T any](r *request, all []T) []T {
 	number := func(name string, otherwise int) int {
 		if n, err := strconv.Atoi(fmt.Sprint(r.params[name])); err == nil && n > 0 {

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MPL-2.0
 
-// Package gitlabtest is a GitLab in memory, for tests: the part of its REST API
-// (v4) that has to do with tokens, and a container registry that accepts them.
+// Package gitlabtest is a GitLab in memory, for tests: the part of its REST API (v4)
+// about tokens, and a container registry that accepts them.
 //
 // It follows the API reference of GitLab 18 and 19 (docs.gitlab.com/api: deploy
-// tokens, project, group and personal access tokens, user tokens, service
-// accounts, pagination) and, where that is silent on the text of a refusal, on
-// permissions or on the moment of expiry, GitLab's own source of these versions.
-// All projects and groups are private. Pages are small ([MaxPerPage]).
+// tokens, project, group and personal access tokens, user tokens, service accounts,
+// pagination). For texts of refusals, permissions and the moment of expiry, on which
+// the reference is silent, it follows GitLab's source of these versions. All projects
+// and groups are private. Pages are small ([MaxPerPage]).
 package gitlabtest
 
 import (
@@ -36,10 +36,10 @@ const (
 	Owner      = 50
 )
 
-// MaxPerPage is how many elements a page has at most. GitLab's is 100.
+// MaxPerPage caps the elements of a page. GitLab's limit is 100.
 const MaxPerPage = 3
 
-// What every server has from the start.
+// Contents of a new [Server].
 const (
 	Group   = "group"
 	Project = "group/my_app"
@@ -71,7 +71,7 @@ type user struct {
 	bot      bool   // of an access token of a project or group
 }
 
-// personalToken is also what an access token of a project or group is.
+// personalToken is a personal access token, or an access token of a project or group.
 type personalToken struct {
 	id          int64
 	name        string
@@ -79,7 +79,7 @@ type personalToken struct {
 	user        *user
 	scopes      []string
 	created     time.Time
-	expires     string // date; empty is never
+	expires     string // date; "": never
 	revoked     bool
 	owner       *space // of an access token of a project or group
 	accessLevel int
@@ -91,7 +91,7 @@ type deployToken struct {
 	secret  string
 	owner   *space
 	scopes  []string
-	expires time.Time // zero is never
+	expires time.Time // zero: never
 }
 
 func (t *deployToken) username() string { return fmt.Sprintf("gitlab+deploy-token-%d", t.id) }
@@ -113,13 +113,13 @@ func (s *space) kind() string {
 	return "group"
 }
 
-// covers reports whether a path is that of the space, or below it.
+// covers reports whether a path is the space's own, or below it.
 func (s *space) covers(path string) bool {
 	return strings.HasPrefix(strings.ToLower(path)+"/", strings.ToLower(s.path)+"/")
 }
 
-// New starts a GitLab with [Group], [Project] in it, and [Account], whose token
-// is that of [Server.Connection].
+// New starts a GitLab with [Group], [Project] in it, and [Account], whose token is the
+// root credential of [Server.Connection].
 func New(t testing.TB) *Server {
 	t.Helper()
 	s := &Server{
@@ -141,15 +141,16 @@ func New(t testing.TB) *Server {
 	return s
 }
 
-// Connection is a valid one: [Account] is Owner of [Group], so that its token
-// can be replaced.
+// Connection returns a valid connection. [Account] is Owner of [Group], so that its
+// token can be replaced.
 func (s *Server) Connection() issuer.Connection {
 	c := s.ConnectionWith(s.secret)
 	c.Settings = issuer.Settings{"service_account_group": Group}
 	return c
 }
 
-// ConnectionWith is one with another token, and no group of service accounts.
+// ConnectionWith returns a connection with another token and without
+// service_account_group.
 func (s *Server) ConnectionWith(token string) issuer.Connection {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -161,7 +162,7 @@ func (s *Server) ConnectionWith(token string) issuer.Connection {
 	}
 }
 
-// Role has the fields of a valid role.
+// Role returns the fields of a valid role.
 func (s *Server) Role() issuer.Settings { return issuer.Settings{"project": Project} }
 
 // SetNow sets the clock.
@@ -182,10 +183,10 @@ func (s *Server) addSpace(path string, project bool) {
 	s.spaces[strings.ToLower(path)] = &space{id: s.nextID(), path: path, project: project, members: map[*user]int{}}
 }
 
-// AddGroup adds a group; its path is below that of its parent.
+// AddGroup adds a group. Its path is below its parent's.
 func (s *Server) AddGroup(path string) { s.addSpace(path, false) }
 
-// AddProject adds a project; its path is below that of its group.
+// AddProject adds a project. Its path is below its group's.
 func (s *Server) AddProject(path string) { s.addSpace(path, true) }
 
 // Remove deletes a project or group and its tokens.
@@ -198,7 +199,7 @@ func (s *Server) Remove(path string) {
 	maps.DeleteFunc(s.tokens, func(_ int64, t *personalToken) bool { return t.owner == gone })
 }
 
-// Move gives a project another path. The old one leads to it.
+// Move gives a project another path. The old path redirects to it.
 func (s *Server) Move(from, to string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -233,15 +234,15 @@ func (s *Server) Block(id int64) {
 	s.users[id].blocked = true
 }
 
-// SetMember gives a user a role in a project or group; 0 takes it away.
+// SetMember gives a user a role in a project or group; 0 removes it.
 func (s *Server) SetMember(path string, id int64, level int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.spaces[strings.ToLower(path)].members[s.users[id]] = level
 }
 
-// AddToken adds a personal access token that ends in a number of days, 0 is
-// never, and returns it.
+// AddToken adds a personal access token that ends in a number of days (0: never), and
+// returns it.
 func (s *Server) AddToken(id int64, name string, scopes []string, days int) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -285,8 +286,8 @@ func (s *Server) AddDeployTokens(path string, names ...string) {
 	}
 }
 
-// AddMinted adds a token of a project or group as a mint of its type makes one, a
-// deploy_token or an access_token, and returns its ID.
+// AddMinted adds a deploy_token or an access_token of a project or group as a mint
+// does, and returns its ID.
 func (s *Server) AddMinted(path, tokenType, name string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -303,7 +304,7 @@ func (s *Server) addDeployToken(owner *space, name string, scopes []string, expi
 	return t
 }
 
-// DeleteDeployToken deletes those of a name, as another client would.
+// DeleteDeployToken deletes the deploy tokens with a name, as another client would.
 func (s *Server) DeleteDeployToken(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -344,8 +345,7 @@ func (s *Server) Admins() []string {
 	return names
 }
 
-// Expires returns when the token of a name ends, as GitLab shows it; empty is
-// never.
+// Expires returns when the token with a name ends, in GitLab's format; "" means never.
 func (s *Server) Expires(name string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -395,8 +395,8 @@ func (s *Server) deployActive(t *deployToken) bool {
 	return t.expires.IsZero() || !t.expires.Before(s.now())
 }
 
-// level returns the role of a user, the highest of those in the project or
-// group and in the groups above it.
+// level returns the role of a user: the highest in the project or group and in the
+// groups above it.
 func (s *Server) level(u *user, at *space) int {
 	if u.admin {
 		return Owner
@@ -410,8 +410,8 @@ func (s *Server) level(u *user, at *space) int {
 	return highest
 }
 
-// projectOf returns the project of a repository: images have its path, or one
-// below it.
+// projectOf returns the project of a repository, whose path is the project's or below
+// it.
 func (s *Server) projectOf(repository string) *space {
 	var found *space
 	for _, sp := range s.spaces {
@@ -422,8 +422,8 @@ func (s *Server) projectOf(repository string) *space {
 	return found
 }
 
-// accepts is the registry's side: whether a login may pull from a repository,
-// or, if that is empty, log in at all.
+// accepts reports whether a credential may pull from a repository, or log in if the
+// repository is "".
 func (s *Server) accepts(username, password, repository string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -34,14 +34,13 @@ func (r *request) scopes() []string {
 	return scopes
 }
 
-// text returns a parameter that is a text.
+// text returns a string parameter.
 func (r *request) text(name string) string {
 	text, _ := r.params[name].(string)
 	return text
 }
 
-// named checks the parameters that every new token has; known are the scopes
-// that there are.
+// named checks the parameters that every new token has. known are the valid scopes.
 func (r *request) named(known []string) error {
 	var missing []string
 	for _, name := range []string{"name", "scopes"} {
@@ -60,8 +59,8 @@ func (r *request) named(known []string) error {
 	return nil
 }
 
-// date checks the parameter expires_at of an access token. Without it the
-// longest time is given.
+// date checks the parameter expires_at of an access token. Without it, the token gets
+// the longest life.
 func (s *Server) date(r *request) (string, string, error) {
 	today := s.now().UTC()
 	latest := today.AddDate(0, 0, maxDays).Format(time.DateOnly)
@@ -78,7 +77,8 @@ func (s *Server) date(r *request) (string, string, error) {
 	return "", "Expires at must be before " + latest, nil
 }
 
-// sorted returns the values of a map by ID for which a function is true.
+// sorted returns the values of a map for which keep is true, in the order of their
+// IDs.
 func sorted[T any](all map[int64]T, keep func(T) bool) []T {
 	var kept []T
 	for _, id := range slices.Sorted(maps.Keys(all)) {
@@ -207,8 +207,7 @@ func (s *Server) createResourceToken(r *request, owner *space, may bool) (int, a
 	return http.StatusCreated, s.entity(t, true), nil
 }
 
-// listTokens answers with the tokens for which a function is true, filtered as
-// the request says.
+// listTokens answers with the tokens for which keep is true, filtered by the request.
 func (s *Server) listTokens(r *request, keep func(*personalToken) bool) (int, any, error) {
 	all := sorted(s.tokens, func(t *personalToken) bool {
 		state := r.text("state")

@@ -14,7 +14,7 @@ import (
 
 const base = "/api/v2.0"
 
-// failure is an answer that is not of success.
+// failure is an answer whose status is not success.
 type failure struct {
 	status  int
 	code    string
@@ -34,8 +34,7 @@ func notFound(format string, args ...any) *failure {
 	return &failure{http.StatusNotFound, "NOT_FOUND", fmt.Sprintf(format, args...)}
 }
 
-// operation answers with a status and a body, or a failure. It is called with
-// the lock held.
+// operation returns a status and a body, or a failure. The caller holds the lock.
 type operation func(w http.ResponseWriter, r *http.Request, who principal) (int, any, *failure)
 
 func (s *Server) handler() http.Handler {
@@ -153,8 +152,8 @@ func (s *Server) projectByID(id int64) *project {
 	return nil
 }
 
-// mayInProject is nil, or what Harbor answers to who may not. Only a system
-// administrator is told that there is no such project.
+// mayInProject returns Harbor's refusal of an action in a project, nil if it is
+// allowed. Only a system administrator learns that a project does not exist.
 func (s *Server) mayInProject(who principal, in *project, name, resource, action string) *failure {
 	switch {
 	case who.nobody():
@@ -167,7 +166,7 @@ func (s *Server) mayInProject(who principal, in *project, name, resource, action
 	return nil
 }
 
-// mayInSystem is as mayInProject.
+// mayInSystem is mayInProject for the system level.
 func (s *Server) mayInSystem(who principal, action string) *failure {
 	switch {
 	case who.nobody():

@@ -13,8 +13,8 @@ const (
 	levelSystem  = "system"
 )
 
-// assignable are the permissions that Harbor gives to robot accounts, as far as
-// they matter here. There is no robot: update.
+// assignable are permissions that robot accounts can have in Harbor: only those that
+// matter here. There is no robot: update.
 var assignable = map[string]map[string][]string{
 	levelProject: {
 		"project":    {"read", "update", "delete"},
@@ -30,7 +30,7 @@ var assignable = map[string]map[string][]string{
 	},
 }
 
-// principal is who a request is from; nobody if it has neither.
+// principal is the sender of a request; nobody if both are nil.
 type principal struct {
 	user  *user
 	robot *robot
@@ -46,7 +46,7 @@ func (s *Server) authenticate(r *http.Request) principal {
 	return principal{robot: s.robotOf(name, password)}
 }
 
-// robotOf returns the working robot account of a login, nil if there is none.
+// robotOf returns the working robot account of a credential, nil if there is none.
 func (s *Server) robotOf(username, secret string) *robot {
 	name, ok := strings.CutPrefix(username, s.prefix)
 	for _, r := range s.robots {
@@ -67,8 +67,8 @@ func (r *robot) manages() bool {
 	})
 }
 
-// may reports whether somebody may do something in a project, or with nil in
-// the system.
+// may reports whether a principal may do an action in a project, or at system level
+// if it is nil.
 func (s *Server) may(p principal, in *project, resource, action string) bool {
 	switch {
 	case p.robot != nil:
@@ -92,8 +92,8 @@ func (s *Server) robotMay(r *robot, in *project, resource, action string) bool {
 	})
 }
 
-// within reports whether permissions are a part of others, compared as Harbor
-// does: an effect that is not named is not "allow".
+// within reports whether some is a subset of all. As in Harbor, no effect differs from
+// the effect "allow".
 func within(some, all []Permission) bool {
 	for _, p := range some {
 		i := slices.IndexFunc(all, func(q Permission) bool { return q.Kind == p.Kind && q.Namespace == p.Namespace })

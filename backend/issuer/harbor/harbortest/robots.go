@@ -85,8 +85,8 @@ func (b robotBody) validate() *failure {
 	return nil
 }
 
-// scope checks that a robot account gives away only what it has, and that all
-// projects are there and the name is not yet.
+// scope checks that a robot account grants only what it has, that all projects exist,
+// and that the name is new.
 func (s *Server) scope(who principal, in *project, b robotBody) *failure {
 	if who.robot != nil {
 		if s.strict && who.robot.project != in {
@@ -147,7 +147,7 @@ func (s *Server) listRobots(w http.ResponseWriter, r *http.Request, who principa
 	if failed != nil {
 		return 0, nil, failed
 	}
-	in, failed := s.place(who, wanted)
+	in, failed := s.listScope(who, wanted)
 	if failed != nil {
 		return 0, nil, failed
 	}
@@ -177,9 +177,9 @@ func (s *Server) listing(r *robot) map[string]any {
 	}
 }
 
-// place says which robot accounts are asked for: those of a project, or with
-// nil of the system.
-func (s *Server) place(who principal, wanted query) (*project, *failure) {
+// listScope returns the project whose robot accounts are requested, nil for the system
+// level.
+func (s *Server) listScope(who principal, wanted query) (*project, *failure) {
 	switch level, given := wanted["level"]; {
 	case !given || level == levelSystem:
 		return nil, s.mayInSystem(who, "list")
@@ -212,11 +212,10 @@ func pageOf(values url.Values) (page, size int, failed *failure) {
 	return page, size, nil
 }
 
-// query are the conditions of q, by key in lower case and without underscores.
+// query holds the conditions of q by key, in lower case and without underscores.
 type query map[string]string
 
-// parseQ reads k=v,k=~v, after undoing an escaping for the second time, as
-// Harbor does.
+// parseQ reads k=v,k=~v. Like Harbor, it unescapes q a second time.
 func parseQ(q string) (query, *failure) {
 	wanted := query{}
 	if q == "" {
@@ -235,7 +234,7 @@ func parseQ(q string) (query, *failure) {
 	return wanted, nil
 }
 
-// name reports whether a name, without the prefix, is one that is asked for.
+// name reports whether a name, without the prefix, matches the query.
 func (q query) name(name string) bool {
 	value, given := q["name"]
 	part, fuzzy := strings.CutPrefix(value, "~")

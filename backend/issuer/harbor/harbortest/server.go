@@ -1,18 +1,21 @@
 // SPDX-License-Identifier: MPL-2.0
 
-// Package harbortest is a Harbor in memory: users, projects, robot accounts of
-// both levels, and a registry that accepts the robot accounts.
+// Package harbortest is a Harbor in memory: users, projects, robot accounts of both
+// levels, and a registry that accepts the robot accounts.
 //
-// It follows api/v2.0/swagger.yaml and the handlers of Harbor 2.14 (robot.go,
-// user.go and project.go in src/server/v2.0/handler, src/controller/robot,
-// src/common/rbac/const.go): status codes, field names, error bodies, the order
-// in which a request is validated, authenticated and authorised, the q filters,
-// pages of at most 100, the prefix of names, days counted from the making, and
-// that a robot account gives away only what it has. Where versions differ, see
-// [Server.RefuseAcrossLevels].
+// It follows api/v2.0/swagger.yaml and the handlers of Harbor 2.14 (robot.go, user.go
+// and project.go in src/server/v2.0/handler, src/controller/robot,
+// src/common/rbac/const.go):
+//   - status codes, field names and error bodies,
+//   - the order of validation, authentication and authorisation,
+//   - the q filters, and pages of at most 100,
+//   - the prefix of names, and days counted from creation,
+//   - that a robot account can grant only the permissions that it has.
 //
-// It leaves out: the second and a half for which Harbor locks a user after a
-// wrong password, and the token service in front of the registry.
+// [Server.RefuseAcrossLevels] switches to the behaviour of other versions.
+//
+// It leaves out the 1.5 seconds for which Harbor locks a user after a wrong password,
+// and the token service of the registry.
 package harbortest
 
 import (
@@ -30,10 +33,10 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer/issuertest"
 )
 
-// What a new [Server] has.
+// Contents of a new [Server].
 const (
 	Project      = "apps"        // with Admin for its project administrator
-	OtherProject = "tools"       // which Admin may not even read
+	OtherProject = "tools"       // Admin may not even read it
 	Admin        = "vault"       // a user
 	Password     = "Vault-Pass1" // of Admin
 )
@@ -69,7 +72,7 @@ type project struct {
 type robot struct {
 	id          int64
 	project     *project // nil for those of the system
-	name        string   // as Harbor keeps it: without the prefix, with the project
+	name        string   // as Harbor stores it: without prefix, with project
 	short       string
 	description string
 	secret      string
@@ -78,8 +81,8 @@ type robot struct {
 	permissions []Permission
 }
 
-// Permission is what a robot account may do: on the system (kind system,
-// namespace /), or in a project (kind project, and its name, or * for all).
+// Permission is what a robot account may do: at system level (kind system, namespace
+// /), or in a project (kind project; namespace is its name, or * for all).
 type Permission struct {
 	Kind      string   `json:"kind"`
 	Namespace string   `json:"namespace"`
@@ -93,7 +96,7 @@ type Access struct {
 	Effect   string `json:"effect,omitempty"`
 }
 
-// New starts a Harbor, until the test ends.
+// New starts a Harbor. It stops when the test ends.
 func New(t testing.TB) *Server {
 	t.Helper()
 	s := &Server{
@@ -119,29 +122,29 @@ func (s *Server) SetNow(now func() time.Time) {
 	s.now = now
 }
 
-// SetPrefix sets that of the names of robot accounts, at first robot$.
+// SetPrefix sets the prefix of robot accounts' names. The default is robot$.
 func (s *Server) SetPrefix(prefix string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.prefix = prefix
 }
 
-// SetAuthMode sets where users come from, at first db_auth.
+// SetAuthMode sets where users come from. The default is db_auth.
 func (s *Server) SetAuthMode(mode string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.authMode = mode
 }
 
-// RefuseAcrossLevels makes the server one of 2.12.1 to 2.14.0, which let no
-// robot account of the system make one of a project.
+// RefuseAcrossLevels makes the server behave like 2.12.1 to 2.14.0, where no
+// system-level robot account can create a project-level one.
 func (s *Server) RefuseAcrossLevels() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.strict = true
 }
 
-// AddProject adds a project and returns its number.
+// AddProject adds a project and returns its ID.
 func (s *Server) AddProject(name string, admins ...string) int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -150,8 +153,8 @@ func (s *Server) AddProject(name string, admins ...string) int64 {
 	return id
 }
 
-// DeleteProject deletes a project with its robot accounts, and takes it out of
-// the permissions of all others.
+// DeleteProject deletes a project and its robot accounts, and removes it from the
+// permissions of all other robot accounts.
 func (s *Server) DeleteProject(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -165,7 +168,7 @@ func (s *Server) DeleteProject(name string) {
 	}
 }
 
-// AddUser adds a user, or changes the password of the one with that name.
+// AddUser adds a user, or changes the password of an existing one.
 func (s *Server) AddUser(name, password string, sysadmin bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -180,8 +183,8 @@ func (s *Server) AddUser(name, password string, sysadmin bool) {
 	s.users[name] = &user{id: id, name: name, password: password, sysadmin: sysadmin}
 }
 
-// AddRobot adds a robot account to a project, or with "" to the system, and
-// returns its full name and its secret.
+// AddRobot adds a robot account to a project, or at system level for "", and returns
+// its full name and its secret.
 func (s *Server) AddRobot(inProject, short string, days int64, permissions ...Permission) (name, secret string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -189,8 +192,7 @@ func (s *Server) AddRobot(inProject, short string, days int64, permissions ...Pe
 	return s.prefix + r.name, r.secret
 }
 
-// AddMinted adds a robot account to a project as a mint makes one, and returns its
-// ID.
+// AddMinted adds a robot account to a project as a mint does, and returns its ID.
 func (s *Server) AddMinted(inProject, name string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -213,8 +215,8 @@ func (s *Server) addRobot(in *project, short string, days int64, permissions []P
 	return r
 }
 
-// Manages is what a robot account needs, to be the administrator for projects;
-// where it is one of the system, [ManagesSystem] beside it.
+// Manages returns the permissions that a robot account needs to be the root
+// credential for projects. A system-level one needs [ManagesSystem] too.
 func Manages(projects ...string) []Permission {
 	var permissions []Permission
 	for _, name := range projects {
@@ -230,8 +232,8 @@ func Manages(projects ...string) []Permission {
 	return permissions
 }
 
-// ManagesSystem is what a robot account needs, to be the administrator for
-// roles of several projects, beside [Manages].
+// ManagesSystem returns the permission that a robot account needs, in addition to
+// [Manages], to be the root credential for roles of several projects.
 func ManagesSystem() Permission {
 	return Permission{Kind: levelSystem, Namespace: "/", Access: []Access{
 		{Resource: "robot", Action: "create"},
@@ -240,10 +242,10 @@ func ManagesSystem() Permission {
 	}}
 }
 
-// Connection is one whose administrator is Admin.
+// Connection returns a connection with the root credential of Admin.
 func (s *Server) Connection() issuer.Connection { return s.ConnectionAs(Admin, Password) }
 
-// ConnectionAs is one with another administrator.
+// ConnectionAs returns a connection with another root credential.
 func (s *Server) ConnectionAs(username, password string) issuer.Connection {
 	return issuer.Connection{
 		URL:        s.URL,
@@ -253,16 +255,16 @@ func (s *Server) ConnectionAs(username, password string) issuer.Connection {
 	}
 }
 
-// Role is one of Project.
+// Role returns the fields of a role of Project.
 func (*Server) Role() issuer.Settings { return issuer.Settings{"projects": Project} }
 
-// MintMatch matches requests that make robot accounts.
+// MintMatch matches requests that create robot accounts.
 func (*Server) MintMatch(r *http.Request) bool {
 	return r.Method == http.MethodPost && r.URL.Path == base+"/robots"
 }
 
-// Living returns the names under which those robot accounts were asked for
-// that work now, without those that may manage others.
+// Living returns the requested names of the robot accounts that work now, without
+// those that may manage others, sorted.
 func (s *Server) Living() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -276,8 +278,8 @@ func (s *Server) Living() []string {
 	return names
 }
 
-// Admins returns the names of all users, and of the robot accounts that work
-// now and may manage others.
+// Admins returns the names of all users, and of the robot accounts that work now and
+// may manage others, sorted.
 func (s *Server) Admins() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -294,7 +296,7 @@ func (s *Server) Admins() []string {
 	return names
 }
 
-// Permissions returns those of the robot account with a full name.
+// Permissions returns the permissions of the robot account with a full name.
 func (s *Server) Permissions(fullName string) []Permission {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -306,8 +308,8 @@ func (s *Server) Permissions(fullName string) []Permission {
 	return nil
 }
 
-// Accepts reports whether the registry lets a robot account do what it asks,
-// pull or push, in a repository.
+// Accepts reports whether the registry lets a robot account pull from or push to a
+// repository.
 func (s *Server) Accepts(username, password, repository, action string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

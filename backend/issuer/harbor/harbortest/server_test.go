@@ -14,8 +14,8 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer/harbor/harbortest"
 )
 
-// ask makes a call as a user and returns the status, and the code and message
-// of the first error.
+// ask makes a call as a user, and returns the status and the code and message of the
+// first error.
 func ask(t *testing.T, s *harbortest.Server, user, method, path, body string) (int, string) {
 	t.Helper()
 	request, err := http.NewRequest(method, s.URL+"/api/v2.0"+path, strings.NewReader(body))
@@ -99,7 +99,7 @@ func TestAnswersAsHarborDoes(t *testing.T) {
 		{root, "PUT", "/users/77/password", `{"new_password":"Vault-Pass2"}`, 404, "NOT_FOUND user 77 not found"},
 		{"", "PUT", "/users/4/password", `{"new_password":"Vault-Pass2"}`, 401, "UNAUTHORIZED unauthorized"},
 	} {
-		s := harbortest.New(t) // its project apps is number 2, tools 3, the user vault 4
+		s := harbortest.New(t) // IDs: the project apps 2, tools 3, the user vault 4
 		s.AddUser("root", "Root-Pass1", true)
 		s.AddRobot("apps", "taken", -1)
 		status, said := ask(t, s, c.user, c.method, c.path, c.body)

@@ -153,7 +153,7 @@ func parseURL(text string) (string, error) {
 		return "", errors.New("must be a URL, such as https://gitlab.example.com")
 	case u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.ForceQuery:
 		return "", errors.New("must have neither a user, a query nor a fragment")
-	case u.Scheme == "http" && !registry.IsThisMachine(u.Hostname()):
+	case u.Scheme == "http" && !registry.IsLoopback(u.Hostname()):
 		return "", errors.New("must begin with https://: plain http would send the administrative credential in the clear, and is accepted to this machine only")
 	case u.Scheme != "https" && u.Scheme != "http":
 		return "", errors.New("must begin with https://")

@@ -141,8 +141,8 @@ func (r *mintingRegistry) mend() {
 }
 
 var (
-	errRefused   = issuer.Answered(http.StatusForbidden, nil, "no: "+adminPassword)
-	errAmbiguous = issuer.Answered(http.StatusInternalServerError, nil, "boom "+adminPassword)
+	errRefused   = issuer.StatusError(http.StatusForbidden, nil, "no: "+adminPassword)
+	errAmbiguous = issuer.StatusError(http.StatusInternalServerError, nil, "boom "+adminPassword)
 	errDown      = issuer.Failed(errors.New("down"))
 )
 
@@ -225,7 +225,7 @@ func (i testIssuer) call(name string, act func() error) error {
 	if i.registry.admins[i.password] {
 		err = act()
 	} else {
-		err = issuer.Answered(http.StatusUnauthorized, nil, "unknown password "+i.password)
+		err = issuer.StatusError(http.StatusUnauthorized, nil, "unknown password "+i.password)
 	}
 	i.registry.mu.Unlock()
 	if after != nil && err == nil {

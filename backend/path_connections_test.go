@@ -207,7 +207,7 @@ func TestConnectionIsStoredOnlyIfItsRegistryAcceptsIt(t *testing.T) {
 		"answered 403 Forbidden: no: ":                      errRefused,
 		"answered 500 Internal Server Error: boom ":         errAmbiguous,
 		"the answer could not be understood":                errDown,
-		"answered 429 Too Many Requests; it can be asked a": issuer.Answered(http.StatusTooManyRequests, http.Header{"Retry-After": {"60"}}, ""),
+		"answered 429 Too Many Requests; it can be asked a": issuer.StatusError(http.StatusTooManyRequests, http.Header{"Retry-After": {"60"}}, ""),
 	} {
 		e := newConnectedEngine(t)
 		e.minting.fail("check", err)

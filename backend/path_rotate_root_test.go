@@ -115,7 +115,7 @@ func TestRotateRootOfAFailingRegistry(t *testing.T) {
 }
 
 // errCheck is what a registry says to a credential that it does not know.
-var errCheck = issuer.Answered(http.StatusUnauthorized, nil, "who are you?")
+var errCheck = issuer.StatusError(http.StatusUnauthorized, nil, "who are you?")
 
 func TestNewAdministrativeCredentialThatDoesNotWork(t *testing.T) {
 	for name, c := range map[string]struct {

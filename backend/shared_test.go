@@ -273,7 +273,7 @@ func TestRotationIsRetriedWithBackOff(t *testing.T) {
 func TestRegistryThatAsksToWaitIsLeftAlone(t *testing.T) {
 	for asks, want := range map[string]time.Duration{"1": firstRetry, "60": time.Minute, "2147483647": longestWait} {
 		e := newSharingEngine(t)
-		e.minting.fail("mint", issuer.Answered(http.StatusTooManyRequests, http.Header{"Retry-After": {asks}}, ""))
+		e.minting.fail("mint", issuer.StatusError(http.StatusTooManyRequests, http.Header{"Retry-After": {asks}}, ""))
 		e.failed(logical.ReadOperation, "creds/app", nil, http.StatusBadGateway, "answered 429 Too Many Requests")
 		e.minting.mend()
 		e.clock.advance(want - time.Second)
@@ -281,7 +281,7 @@ func TestRegistryThatAsksToWaitIsLeftAlone(t *testing.T) {
 		e.clock.advance(time.Second)
 		old := e.read("creds/app")["password"]
 
-		e.minting.fail("mint", issuer.Answered(http.StatusTooManyRequests, http.Header{"Retry-After": {asks}}, ""))
+		e.minting.fail("mint", issuer.StatusError(http.StatusTooManyRequests, http.Header{"Retry-After": {asks}}, ""))
 		e.clock.advance(24 * time.Hour)
 		e.readInBackground()
 		e.minting.mend()

@@ -104,7 +104,7 @@ func storeDynamicForms(t *testing.T, e *engine) {
 	e.write("roles/leased", fields{"connection": "app", "mode": "leased", "project": "group/app", "ttl": "15m", "max_ttl": "2h"})
 	e.read("creds/leased")
 	e.write("roles/failing", fields{"connection": "app", "project": "group/app"})
-	e.minting.fail("mint", issuer.Answered(http.StatusTooManyRequests, http.Header{"Retry-After": {"60"}}, ""))
+	e.minting.fail("mint", issuer.StatusError(http.StatusTooManyRequests, http.Header{"Retry-After": {"60"}}, ""))
 	e.failed(logical.ReadOperation, "creds/failing", nil, http.StatusBadGateway)
 	e.minting.mend()
 }

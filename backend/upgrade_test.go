@@ -34,7 +34,7 @@ func eachDump(t *testing.T, test func(*testing.T, *upgraded)) {
 			e.setMount(24*time.Hour, 24*365*40*time.Hour)
 			e.newHTTP = issuer.NewHTTP
 			e.clock.at = dump.At
-			u := &upgraded{engine: e, dump: dump, registries: dump.StandIns(t, e.now)}
+			u := &upgraded{engine: e, dump: dump, registries: dump.StartRegistries(t, e.now)}
 			for key, value := range dump.Storage {
 				e.store(key, string(value))
 			}
@@ -210,7 +210,7 @@ func (u *upgraded) rollBack(t *testing.T) {
 			t.Errorf("connection root-%s: want one administrative credential, got %q", name, admins[1:])
 		}
 	}
-	for name := range u.dump.Minted() {
+	for name := range u.dump.Credentials() {
 		gone := strings.HasPrefix(name, "regcred-gitlab-deleted-") || strings.HasPrefix(name, "regcred-gitlab-unanswered-")
 		if gone == slices.Contains(u.registries.Living(), name) && !strings.HasPrefix(name, "regcred-ecr-") {
 			t.Errorf("after the rollback: %s is alive: %t", name, gone)

@@ -171,10 +171,10 @@ func (w *faultWorld) try(t *testing.T, f mintFault) {
 	if f.fault == nil {
 		up = w.down(t)
 	} else {
-		w.Plant(-1, w.mints, f.fault)
+		w.InjectFault(-1, w.mints, f.fault)
 	}
 	w.whileFailing(t, f, before)
-	w.Mend()
+	w.ClearFaults()
 	up()
 	if !w.pulls(t, before) {
 		t.Error("want the current credential to pull after the fault")
@@ -338,11 +338,11 @@ func TestShortFaultsAreRetried(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
 			w := newFaultWorld(t, v, kind, start(t))
-			w.Plant(2, w.mints, issuertest.TooManyRequests(0))
+			w.InjectFault(2, w.mints, issuertest.TooManyRequests(0))
 			if !w.pulls(t, w.creds(t, "leased")) || w.asked.Load() != 3 {
 				t.Errorf("429 twice: want a credential that pulls after three requests, got %d", w.asked.Load())
 			}
-			w.Plant(2, issuertest.Method(http.MethodDelete), issuertest.Status(http.StatusBadGateway, ""))
+			w.InjectFault(2, issuertest.Method(http.MethodDelete), issuertest.Status(http.StatusBadGateway, ""))
 			if err := v.Client.Sys().RevokeWithOptions(revokeNow(kind + "/creds/leased/" + w.leases(t)[0])); err != nil {
 				t.Errorf("502 twice for a deletion: want the lease revoked, got %v", err)
 			}
@@ -365,7 +365,7 @@ func TestFaultsOfRevoking(t *testing.T) {
 			write(t, v.Client, w.mount+"/roles/current", fields{"grace_period": 0})
 			before := w.creds(t, "current")
 			leased := w.creds(t, "leased")
-			w.Plant(-1, issuertest.Method(http.MethodDelete), issuertest.Status(http.StatusForbidden, `{"message":"no"}`))
+			w.InjectFault(-1, issuertest.Method(http.MethodDelete), issuertest.Status(http.StatusForbidden, `{"message":"no"}`))
 
 			lease := kind + "/creds/leased/" + w.leases(t)[0]
 			if err := v.Client.Sys().RevokeWithOptions(revokeNow(lease)); err == nil || !strings.Contains(err.Error(), "answered 403") {
@@ -391,7 +391,7 @@ func TestFaultsOfRevoking(t *testing.T) {
 				t.Errorf("want the connection kept, got %s", got)
 			}
 
-			w.Mend()
+			w.ClearFaults()
 			if err := v.Client.Sys().RevokeWithOptions(revokeNow(lease)); err != nil {
 				t.Errorf("revoking the lease once more: %v", err)
 			}

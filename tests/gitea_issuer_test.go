@@ -437,7 +437,7 @@ func giteaUnansweredActivation(t *testing.T, g *servers.Gitea) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	proxy.Plant(1, issuertest.Method(http.MethodPatch), issuertest.CutAfterActing)
+	proxy.InjectFault(1, issuertest.Method(http.MethodPatch), issuertest.CutAfterActing)
 	if err := client.ActivateRoot(t.Context(), root); err == nil || issuer.Definite(err) {
 		t.Fatalf("want an error that is not definite, got %v", err)
 	}
@@ -461,7 +461,7 @@ func giteaUnansweredRetirement(t *testing.T, g *servers.Gitea) {
 	}
 	// What cuts the connection is met by each retry, all but the first of which
 	// are refused, because the token is gone.
-	proxy.Plant(1, issuertest.Method(http.MethodDelete), issuertest.CutAfterActing)
+	proxy.InjectFault(1, issuertest.Method(http.MethodDelete), issuertest.CutAfterActing)
 	for range 2 {
 		if err := client.RetireRoot(t.Context()); err != nil {
 			t.Errorf("RetireRoot: %v", err)

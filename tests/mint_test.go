@@ -58,7 +58,7 @@ func TestExpiredWhileSealedIsOneMint(t *testing.T) {
 	v, lab := servers.StartRaftVault(t), gitlabtest.New(t)
 	connect(t, v.Client, "regcred/connections/gitlab", "gitlab", lab.Connection(), fields{"allowed_roles": "my_app"})
 	write(t, v.Client, "regcred/roles/my_app", dynamic("gitlab", lab.Role(), nil))
-	lab.Plant(1, lab.MintMatch, untilSoon(4*time.Second))
+	lab.InjectFault(1, lab.MintMatch, untilSoon(4*time.Second))
 	old := credentialOf(read(t, v.Client, "regcred/creds/my_app"))
 	if err := v.Client.Sys().Seal(); err != nil {
 		t.Fatal(err)

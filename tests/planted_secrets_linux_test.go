@@ -22,7 +22,7 @@ func (p *planting) dieWhileMinting(s *gitlabtest.Server) {
 	for _, signal := range []syscall.Signal{syscall.SIGKILL, syscall.SIGQUIT} {
 		pid := p.PluginPID(p.t)
 		minting := make(chan struct{}, 1)
-		s.Plant(1, s.MintMatch, func(w http.ResponseWriter, r *http.Request, act http.Handler) {
+		s.InjectFault(1, s.MintMatch, func(w http.ResponseWriter, r *http.Request, act http.Handler) {
 			minting <- struct{}{}
 			issuertest.HangAfterActing(w, r, act)
 		})
@@ -41,7 +41,7 @@ func (p *planting) dieWhileMinting(s *gitlabtest.Server) {
 		}
 		<-done
 		p.WaitUntilServed(p.t)
-		s.Mend()
+		s.ClearFaults()
 	}
 	eventually(p.t, heldFor, func() error {
 		if !strings.Contains(p.Log(), "goroutine ") || !strings.Contains(p.Log(), "mintFor") {

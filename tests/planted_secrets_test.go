@@ -476,7 +476,7 @@ func (p *planting) plantInFaults(kind, path string, s echoServer) {
 	for _, status := range []int{200, 201, 204, 307, 400, 401, 403, 404, 412, 429, 500} {
 		// One that was replaced cannot be known for a secret.
 		p.send(http.MethodPost, path, with(s.fields, fields{"verify_connection": false}))
-		s.Plant(-1, nil, echo(status, known))
+		s.InjectFault(-1, nil, echo(status, known))
 		for _, asked := range []struct {
 			method, path string
 			body         any
@@ -497,7 +497,7 @@ func (p *planting) plantInFaults(kind, path string, s echoServer) {
 		if status == 403 { // Vault logs why it cannot revoke
 			p.send(http.MethodPut, "sys/leases/revoke-prefix/regcred/creds/"+kind+"-leased", nil)
 		}
-		s.Mend()
+		s.ClearFaults()
 	}
 	p.send(http.MethodPost, path+"/rotate-root", nil) // one that works, and whose secrets nobody sees
 	p.send(http.MethodGet, path, nil)

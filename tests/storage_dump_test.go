@@ -81,7 +81,7 @@ func TestDumpStorage(t *testing.T) {
 	})
 	dump.Leases = d.values("sys/expire/id/")
 	maps.DeleteFunc(dump.Leases, func(id string, _ storagetest.Value) bool { return !strings.HasPrefix(id, servers.Mount+"/") })
-	dump.Disguise(dumpSecret)
+	dump.ReplaceSecrets(dumpSecret)
 	dump.Replace(d.v.Token, dumpSecret+"-token")
 	dump.Save(t, *dumpFile)
 }
@@ -156,14 +156,14 @@ func (d *dumper) dynamic() {
 
 	d.root("root-rotated", nil)
 	d.root("root-prepared", func(lab *gitlabtest.Server) {
-		lab.Plant(-1, issuertest.Method(http.MethodPost), issuertest.CutAfterActing)
+		lab.InjectFault(-1, issuertest.Method(http.MethodPost), issuertest.CutAfterActing)
 	})
 	d.root("root-pending", func(lab *gitlabtest.Server) {
 		old := lab.Connection().Secrets["token"].Reveal()
-		lab.Plant(-1, func(r *http.Request) bool { return r.Header.Get("Private-Token") != old }, issuertest.Status(http.StatusServiceUnavailable, ""))
+		lab.InjectFault(-1, func(r *http.Request) bool { return r.Header.Get("Private-Token") != old }, issuertest.Status(http.StatusServiceUnavailable, ""))
 	})
 	d.root("root-retired", func(lab *gitlabtest.Server) {
-		lab.Plant(-1, issuertest.Method(http.MethodDelete), issuertest.Status(http.StatusServiceUnavailable, ""))
+		lab.InjectFault(-1, issuertest.Method(http.MethodDelete), issuertest.Status(http.StatusServiceUnavailable, ""))
 	})
 
 	harbor := harbortest.New(d)
@@ -246,7 +246,7 @@ func (d *dumper) interrupted(lab *gitlabtest.Server) {
 	d.write("roles/gitlab-deleted", role(years))
 	d.read("creds/gitlab-deleted")
 
-	lab.Plant(-1, issuertest.Method(http.MethodDelete), issuertest.Status(http.StatusServiceUnavailable, "", "Retry-After", "3600"))
+	lab.InjectFault(-1, issuertest.Method(http.MethodDelete), issuertest.Status(http.StatusServiceUnavailable, "", "Retry-After", "3600"))
 	d.write("rotate/gitlab-not-revoked", nil)
 	d.read("creds/gitlab-not-revoked") // which has what is due done
 	eventually(d, time.Minute, func() error {
@@ -263,12 +263,12 @@ func (d *dumper) interrupted(lab *gitlabtest.Server) {
 
 	d.write("roles/gitlab-refused", role(years))
 	d.write("roles/gitlab-unanswered", role(years))
-	lab.Mend()
-	lab.Plant(1, lab.MintMatch, issuertest.TooManyRequests(60))
+	lab.ClearFaults()
+	lab.InjectFault(1, lab.MintMatch, issuertest.TooManyRequests(60))
 	d.readFails("creds/gitlab-refused")
-	lab.Plant(1, lab.MintMatch, issuertest.CutAfterActing)
+	lab.InjectFault(1, lab.MintMatch, issuertest.CutAfterActing)
 	d.readFails("creds/gitlab-unanswered")
-	lab.Plant(-1, issuertest.Method(http.MethodDelete), issuertest.Status(http.StatusServiceUnavailable, "", "Retry-After", "3600"))
+	lab.InjectFault(-1, issuertest.Method(http.MethodDelete), issuertest.Status(http.StatusServiceUnavailable, "", "Retry-After", "3600"))
 }
 
 // readMints are roles whose credential is minted by a read.
@@ -279,7 +279,7 @@ var mintedSecret = regexp.MustCompile(`"(token|secret|sha1|authorizationToken)":
 // disguise has a registry answer a mint with a credential that is obviously made
 // up. It would not pull: a dump needs no more of it than its form.
 func disguise(s *issuertest.Server, mints func(*http.Request) bool) {
-	s.Plant(-1, mints, func(w http.ResponseWriter, r *http.Request, act http.Handler) {
+	s.InjectFault(-1, mints, func(w http.ResponseWriter, r *http.Request, act http.Handler) {
 		recorded := httptest.NewRecorder()
 		act.ServeHTTP(recorded, r)
 		maps.Copy(w.Header(), recorded.Header())

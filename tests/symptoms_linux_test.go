@@ -290,34 +290,34 @@ var symptomScenes = map[string]func(*scenery){
 	},
 	"a registry that hangs": func(s *scenery) {
 		s.dynamic("roles/app", nil)
-		s.Plant(-1, s.MintMatch, issuertest.Hang)
+		s.InjectFault(-1, s.MintMatch, issuertest.Hang)
 		s.readFails("creds/app")
 	},
 	"a registry that redirects": func(s *scenery) {
-		s.Plant(-1, nil, issuertest.Status(http.StatusFound, "", "Location", "https://gitlab.example.com/"))
+		s.InjectFault(-1, nil, issuertest.Status(http.StatusFound, "", "Location", "https://gitlab.example.com/"))
 		s.readFails("connections/gitlab/check")
 	},
 	"a registry that asks to wait": func(s *scenery) {
 		s.dynamic("roles/app", nil)
-		s.Plant(-1, s.MintMatch, issuertest.TooManyRequests(600))
+		s.InjectFault(-1, s.MintMatch, issuertest.TooManyRequests(600))
 		s.readFails("creds/app")
 	},
 	"a new credential that cannot pull": func(s *scenery) {
 		s.dynamic("roles/app", fields{"verify_repository": gitlabtest.Project})
-		s.Plant(-1, s.MintMatch, wrongSecret)
+		s.InjectFault(-1, s.MintMatch, wrongSecret)
 		s.readFails("creds/app")
 	},
 	"a rotation that fails": func(s *scenery) {
 		s.dynamic("roles/app", fields{"rotation_period": "5s", "grace_period": "4m"})
 		s.read("creds/app")
-		s.Plant(-1, s.MintMatch, issuertest.Status(http.StatusForbidden, `{"message":"403 Forbidden"}`))
+		s.InjectFault(-1, s.MintMatch, issuertest.Status(http.StatusForbidden, `{"message":"403 Forbidden"}`))
 		s.warns("creds/app")
 		s.shows("last_error: " + s.read("roles/app")["last_error"].(string))
 	},
 	"a revocation that fails": func(s *scenery) {
 		s.dynamic("roles/app", fields{"grace_period": "1s"})
 		s.read("creds/app")
-		s.Plant(-1, issuertest.Method(http.MethodDelete), issuertest.Status(http.StatusForbidden, `{"message":"403 Forbidden"}`))
+		s.InjectFault(-1, issuertest.Method(http.MethodDelete), issuertest.Status(http.StatusForbidden, `{"message":"403 Forbidden"}`))
 		s.write("rotate/app", nil)
 		eventually(s.t, time.Minute, func() error {
 			s.read("creds/app")
@@ -367,16 +367,16 @@ var symptomScenes = map[string]func(*scenery){
 		s.writeFails("connections/gitlab/rotate-root", nil)
 	},
 	"a new token that cannot be tried": func(s *scenery) {
-		s.Plant(-1, s.newTokenMatch, issuertest.Status(http.StatusInternalServerError, "boom"))
+		s.InjectFault(-1, s.newTokenMatch, issuertest.Status(http.StatusInternalServerError, "boom"))
 		s.writeFails("connections/gitlab/rotate-root", nil)
 		s.shows("pending_root: " + s.read("connections/gitlab")["pending_root"].(string))
 	},
 	"a new token that is refused": func(s *scenery) {
-		s.Plant(-1, s.newTokenMatch, issuertest.Status(http.StatusForbidden, `{"message":"403 Forbidden"}`))
+		s.InjectFault(-1, s.newTokenMatch, issuertest.Status(http.StatusForbidden, `{"message":"403 Forbidden"}`))
 		s.writeFails("connections/gitlab/rotate-root", nil)
 	},
 	"an old token that cannot be ended": func(s *scenery) {
-		s.Plant(-1, issuertest.Method(http.MethodDelete), issuertest.Status(http.StatusInternalServerError, "boom"))
+		s.InjectFault(-1, issuertest.Method(http.MethodDelete), issuertest.Status(http.StatusInternalServerError, "boom"))
 		s.writeFails("connections/gitlab/rotate-root", nil)
 		s.shows("pending_root: " + s.read("connections/gitlab")["pending_root"].(string))
 	},

@@ -26,7 +26,7 @@ func TestDumpsOnARealVault(t *testing.T) {
 			t.Parallel()
 			r := restore(t, dump)
 			r.serves(t)
-			r.registries.Mend()
+			r.registries.Recover()
 			r.goesOn(t)
 			r.endsLeases(t)
 			r.endsWhatWasHalfDone(t)
@@ -47,7 +47,7 @@ type restored struct {
 func restore(t *testing.T, dump *storagetest.Dump) *restored {
 	t.Helper()
 	v := servers.StartRaftVaultWith(t, servers.RaftOptions{Settings: []string{servers.RawStorage}})
-	r := &restored{Vault: v, dump: dump, registries: dump.StandIns(t, time.Now), mount: v.RawMount(t, servers.Mount)}
+	r := &restored{Vault: v, dump: dump, registries: dump.StartRegistries(t, time.Now), mount: v.RawMount(t, servers.Mount)}
 	r.registries.Fail()
 	for key, value := range dump.Storage {
 		v.RawWrite(t, r.mount+key, string(value))

@@ -83,10 +83,10 @@ func RetryAfter(err error) time.Duration {
 	return 0
 }
 
-// Answered is the error of an answer whose status is not success. said is the
+// StatusError is the error of an answer whose status is not success. said is the
 // registry's own message, "" if there is none; it is redacted and shortened
 // before it is shown.
-func Answered(status int, header http.Header, said string) error {
+func StatusError(status int, header http.Header, said string) error {
 	e := &Error{
 		Status: status,
 		// A server may have acted before it answered 5xx.

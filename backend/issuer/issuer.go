@@ -118,7 +118,7 @@ type Status struct {
 	Warnings  []string  // such as permissions that are not needed
 }
 
-// Issuer mints credentials at one registry. Its errors come from [Answered],
+// Issuer mints credentials at one registry. Its errors come from [StatusError],
 // [Failed], [Refusedf] or [Malformedf].
 type Issuer interface {
 	// Check asks the registry whether the root credential works and, as far as

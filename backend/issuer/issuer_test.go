@@ -100,7 +100,7 @@ func (p pinger) call(ctx context.Context) error {
 		return issuer.Failed(err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		return issuer.Answered(resp.StatusCode, resp.Header, string(body))
+		return issuer.StatusError(resp.StatusCode, resp.Header, string(body))
 	}
 	return nil
 }
@@ -176,7 +176,7 @@ func TestCalls(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server := issuertest.NewServer(t, ok)
-			server.Plant(c.times, nil, c.fault)
+			server.InjectFault(c.times, nil, c.fault)
 			_, err := open(t, server.URL, c.method).Check(t.Context())
 			got := outcome{len(server.Calls()), issuer.Definite(err), issuer.StatusOf(err), issuer.RetryAfter(err), c.want.Message}
 			if diff := cmp.Diff(c.want, got); diff != "" {
@@ -211,7 +211,7 @@ func TestWhatNobodyAnswers(t *testing.T) {
 	server.Close()
 	tls := issuertest.NewServer(t, http.NotFoundHandler())
 	hanging := issuertest.NewServer(t, http.NotFoundHandler())
-	hanging.Plant(-1, nil, issuertest.Hang)
+	hanging.InjectFault(-1, nil, issuertest.Hang)
 	for name, c := range map[string]struct {
 		url      string
 		definite bool
@@ -251,7 +251,7 @@ func TestRevokeNamedRevokesAllThatIsFound(t *testing.T) {
 	if err := client.RevokeNamed(t.Context(), nil, "a"); err != nil || len(server.Calls()) != 3 {
 		t.Errorf("want one call that finds and two that revoke, got %d and %v", len(server.Calls()), err)
 	}
-	server.Plant(1, nil, issuertest.Status(500, ""))
+	server.InjectFault(1, nil, issuertest.Status(500, ""))
 	if err := client.RevokeNamed(t.Context(), nil, "a"); issuer.StatusOf(err) != 500 {
 		t.Errorf("want the error of finding, got %v", err)
 	}

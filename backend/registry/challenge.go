@@ -44,7 +44,7 @@ func (s *session) connect(ctx context.Context) (*transport.Challenge, error) {
 	})
 	s.setScheme("https", never)
 	challenge, err := s.probe(traced, http.MethodGet, s.url(""))
-	if IsThisMachine(s.url("").Hostname()) && !tlsSpoken.Load() && speaksNoTLS(err) {
+	if IsLoopback(s.url("").Hostname()) && !tlsSpoken.Load() && speaksNoTLS(err) {
 		s.setScheme("http", registryOnly)
 		challenge, err = s.probe(ctx, http.MethodGet, s.url(""))
 	}
@@ -60,8 +60,8 @@ func (s *session) connect(ctx context.Context) (*transport.Challenge, error) {
 	return challenge, nil
 }
 
-// IsThisMachine reports whether a host is localhost or a loopback address.
-func IsThisMachine(host string) bool {
+// IsLoopback reports whether a host is localhost or a loopback address.
+func IsLoopback(host string) bool {
 	if addr, err := netip.ParseAddr(host); err == nil {
 		return addr.Unmap().IsLoopback()
 	}

@@ -50,7 +50,7 @@ type fuzzedRegistry struct {
 
 // RoundTrip implements [http.RoundTripper].
 func (f *fuzzedRegistry) RoundTrip(r *http.Request) (*http.Response, error) {
-	plain := IsThisMachine(r.URL.Hostname()) || strings.HasPrefix(f.host, "localhost")
+	plain := IsLoopback(r.URL.Hostname()) || strings.HasPrefix(f.host, "localhost")
 	if r.URL.Scheme != "https" && (r.URL.Scheme != "http" || !plain) || r.Method != http.MethodGet && r.Method != http.MethodHead {
 		f.t.Errorf("a request that must not be made: %s %s", r.Method, r.URL)
 	}

@@ -71,7 +71,7 @@ func TestPlainHTTPIsForThisMachineOnly(t *testing.T) {
 		"10.0.0.1": false, "192.168.1.1": false, "172.16.0.1": false, "fd00::1": false, "registry.local": false,
 		"localhost.example.com": false, "127.0.0.1.example.com": false, "registry.example.com": false, "": false,
 	} {
-		if got := IsThisMachine(host); got != want {
+		if got := IsLoopback(host); got != want {
 			t.Errorf("%q: got %v", host, got)
 		}
 	}

@@ -205,9 +205,9 @@ func (d *Dump) connections() map[string]connection {
 	return all
 }
 
-// Disguise replaces the root credentials by obviously invented ones that begin with a
+// ReplaceSecrets replaces the root credentials by obviously invented ones that begin with a
 // text.
-func (d *Dump) Disguise(text string) {
+func (d *Dump) ReplaceSecrets(text string) {
 	for name, c := range d.connections() {
 		for which, secrets := range map[string]map[string]string{"-current": c.Secrets, "-pending": c.Root.Pending.secrets(), "-retired": c.Root.Retired.secrets()} {
 			for _, secret := range secrets {

@@ -21,7 +21,7 @@ import (
 )
 
 // Registries replace the registries of a dump's connections. They hold the dump's
-// credentials, and accept its root credentials. [Dump.StandIns] changes the dump for
+// credentials, and accept its root credentials. [Dump.StartRegistries] changes the dump for
 // that: it gets their addresses, their root credentials, and the IDs that they gave.
 type Registries struct {
 	servers []*issuertest.Server
@@ -29,16 +29,16 @@ type Registries struct {
 	admins  map[string]func() []string
 }
 
-// Minted is a credential of a dump.
-type Minted struct {
+// CredentialRef is a credential of a dump.
+type CredentialRef struct {
 	Connection string            `json:"connection"`
 	Name       string            `json:"name"`
 	ID         string            `json:"id"`
 	For        map[string]string `json:"for"`
 }
 
-// StandIns starts a registry, with the given clock, for each connection that had one.
-func (d *Dump) StandIns(t testing.TB, now func() time.Time) *Registries {
+// StartRegistries starts a registry, with the given clock, for each connection that had one.
+func (d *Dump) StartRegistries(t testing.TB, now func() time.Time) *Registries {
 	t.Helper()
 	r := &Registries{admins: map[string]func() []string{}}
 	all := d.connections()
@@ -76,17 +76,17 @@ func (r *Registries) Living() []string {
 // connection, sorted.
 func (r *Registries) Admins(connection string) []string { return r.admins[connection]() }
 
-// Fail makes all of them answer 503 to everything, until Mend.
+// Fail makes all of them answer 503 to everything, until Recover.
 func (r *Registries) Fail() {
 	for _, s := range r.servers {
-		s.Plant(-1, nil, issuertest.Status(http.StatusServiceUnavailable, "", "Retry-After", "3600"))
+		s.InjectFault(-1, nil, issuertest.Status(http.StatusServiceUnavailable, "", "Retry-After", "3600"))
 	}
 }
 
-// Mend ends Fail.
-func (r *Registries) Mend() {
+// Recover ends Fail.
+func (r *Registries) Recover() {
 	for _, s := range r.servers {
-		s.Mend()
+		s.ClearFaults()
 	}
 }
 
@@ -112,7 +112,7 @@ func (d *Dump) gitlab(t testing.TB, r *Registries, name string, c connection, no
 			add(root.Name)
 		}
 	}
-	for _, m := range d.mintedBy(name) {
+	for _, m := range d.credentialsOf(name) {
 		d.setID(m, lab.AddMinted(cmp.Or(m.For["project"], m.For["group"]), m.For["token_type"], m.Name))
 	}
 	r.living = append(r.living, lab.Living)
@@ -124,7 +124,7 @@ func (d *Dump) harbor(t testing.TB, r *Registries, name string, c connection, no
 	harbor := harbortest.New(t)
 	harbor.SetNow(now)
 	d.Replace(c.Secrets["password"], harbortest.Password)
-	for _, m := range d.mintedBy(name) {
+	for _, m := range d.credentialsOf(name) {
 		d.setID(m, harbor.AddMinted(m.For["projects"], m.Name))
 	}
 	r.living = append(r.living, harbor.Living)
@@ -145,7 +145,7 @@ func (d *Dump) ecr(t testing.TB, _ *Registries, _ string, c connection, now func
 func (d *Dump) gitea(t testing.TB, r *Registries, name string, _ connection, _ func() time.Time) *issuertest.Server {
 	var mu sync.Mutex
 	tokens := map[string]string{} // names by path
-	for _, m := range d.mintedBy(name) {
+	for _, m := range d.credentialsOf(name) {
 		tokens[fmt.Sprintf("/api/v1/users/%s/tokens/%s", m.For["user"], m.ID)] = m.Name
 	}
 	r.living = append(r.living, func() (names []string) {
@@ -168,17 +168,17 @@ func (d *Dump) gitea(t testing.TB, r *Registries, name string, _ connection, _ f
 	}))
 }
 
-// Minted returns all credentials of the dump, by name.
-func (d *Dump) Minted() map[string]Minted {
-	all := map[string]Minted{}
+// Credentials returns all credentials of the dump, by name.
+func (d *Dump) Credentials() map[string]CredentialRef {
+	all := map[string]CredentialRef{}
 	for key, value := range d.Storage {
 		var shared struct {
 			Current struct {
-				Minted Minted `json:"minted"`
+				Minted CredentialRef `json:"minted"`
 			} `json:"current"`
-			Retired []Minted `json:"retired"`
+			Retired []CredentialRef `json:"retired"`
 		}
-		var leased Minted
+		var leased CredentialRef
 		switch {
 		case strings.HasPrefix(key, "shared/"):
 			mustDecode(value, &shared)
@@ -196,9 +196,9 @@ func (d *Dump) Minted() map[string]Minted {
 	return all
 }
 
-func (d *Dump) mintedBy(connection string) []Minted {
-	var all []Minted
-	for _, m := range d.Minted() {
+func (d *Dump) credentialsOf(connection string) []CredentialRef {
+	var all []CredentialRef
+	for _, m := range d.Credentials() {
 		if m.Connection == connection {
 			all = append(all, m)
 		}
@@ -207,13 +207,13 @@ func (d *Dump) mintedBy(connection string) []Minted {
 }
 
 // walData returns the data of the write-ahead entries of a kind.
-func (d *Dump) walData(kind string) []Minted {
-	var all []Minted
+func (d *Dump) walData(kind string) []CredentialRef {
+	var all []CredentialRef
 	for key, value := range d.Storage {
 		if strings.HasPrefix(key, "wal/") {
 			var entry struct {
-				Kind string `json:"type"`
-				Data Minted `json:"data"`
+				Kind string        `json:"type"`
+				Data CredentialRef `json:"data"`
 			}
 			if mustDecode(value, &entry); entry.Kind == kind {
 				all = append(all, entry.Data)
@@ -224,7 +224,7 @@ func (d *Dump) walData(kind string) []Minted {
 }
 
 // setID changes the ID of a credential wherever it is stored.
-func (d *Dump) setID(m Minted, id string) {
+func (d *Dump) setID(m CredentialRef, id string) {
 	text := func(id string) string { return fmt.Sprintf(`"name":%q,"id":%q`, m.Name, id) }
 	d.replaceStored(text(m.ID), text(id))
 }

@@ -60,7 +60,7 @@ type hold struct {
 func newRecordedLab(t *testing.T) *recordedLab {
 	t.Helper()
 	lab := &recordedLab{Server: gitlabtest.New(t)}
-	lab.Plant(-1, func(r *http.Request) bool { return lab.MintMatch(r) || revokes(r) }, lab.record)
+	lab.InjectFault(-1, func(r *http.Request) bool { return lab.MintMatch(r) || revokes(r) }, lab.record)
 	return lab
 }
 

@@ -158,7 +158,7 @@ func (f *faults) explain(a answer) (name string) {
 
 // mended takes all faults away, and has those end that are under way.
 func (f *faults) mended() {
-	f.server.Mend()
+	f.server.ClearFaults()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	close(f.mend)
@@ -193,7 +193,7 @@ func (w *worker) happen() {
 	if kind.hangs() {
 		times = 1 // each keeps a request for half a minute
 	}
-	w.faults.server.Plant(times, func(r *http.Request) bool {
+	w.faults.server.InjectFault(times, func(r *http.Request) bool {
 		return strings.HasPrefix(r.URL.Path, "/api/") && (method == "" || r.Method == method)
 	}, func(rw http.ResponseWriter, r *http.Request, act http.Handler) {
 		end, mended := w.faults.begin(kind.name)
@@ -204,7 +204,7 @@ func (w *worker) happen() {
 		}
 	})
 	time.Sleep(lasts)
-	w.faults.server.Mend()
+	w.faults.server.ClearFaults()
 }
 
 // until returns a request whose context also ends when a channel is closed.

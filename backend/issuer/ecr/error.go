@@ -25,7 +25,7 @@ func convertError(err error) error {
 	// For a call without an answer, the SDK makes up an empty one with status 0.
 	switch status := answer.HTTPStatusCode(); {
 	case status >= http.StatusMultipleChoices:
-		return issuer.Answered(status, answer.Response.Header, awsMessage(err))
+		return issuer.StatusError(status, answer.Response.Header, awsMessage(err))
 	case status >= http.StatusOK && errors.Is(err, io.EOF):
 		// The body was read to its end and lacks the expected content. A body that
 		// was cut off has another error.

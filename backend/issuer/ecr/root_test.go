@@ -80,7 +80,7 @@ func TestDiscardFindsAKeyWhoseAnswerNeverCame(t *testing.T) {
 				created++
 			}
 		}, nil)
-		s.Plant(-1, ecrtest.CallMatch("CreateAccessKey"), fault)
+		s.InjectFault(-1, ecrtest.CallMatch("CreateAccessKey"), fault)
 		name := issuer.NewName("root")
 		_, err := client.PrepareRoot(t.Context(), name)
 		if err == nil || issuer.Definite(err) {
@@ -107,7 +107,7 @@ func TestRefusedRotationLeavesNoTag(t *testing.T) {
 	s := ecrtest.New(t)
 	client, _ := subject(s, s.Connection(), s.Role()).Open(t)
 	forbidden := issuertest.Status(403, `<ErrorResponse><Error><Type>Sender</Type><Code>AccessDenied</Code><Message>User: x is not authorized to perform: iam:CreateAccessKey</Message></Error></ErrorResponse>`)
-	s.Plant(-1, ecrtest.CallMatch("CreateAccessKey"), forbidden)
+	s.InjectFault(-1, ecrtest.CallMatch("CreateAccessKey"), forbidden)
 	_, err := client.PrepareRoot(t.Context(), issuer.NewName("root"))
 	wantParts(t, err, "answered 403 Forbidden: CreateAccessKey: AccessDenied: User: x is not authorized to perform: iam:CreateAccessKey")
 	if !issuer.Definite(err) || len(s.Tags(ecrtest.User)) != 0 {
@@ -115,7 +115,7 @@ func TestRefusedRotationLeavesNoTag(t *testing.T) {
 	}
 	// While the tag exists, a key that a person creates could be discarded. So the
 	// error is not definite.
-	s.Plant(-1, ecrtest.CallMatch("UntagUser"), forbidden)
+	s.InjectFault(-1, ecrtest.CallMatch("UntagUser"), forbidden)
 	_, err = client.PrepareRoot(t.Context(), issuer.NewName("root"))
 	wantParts(t, err, "CreateAccessKey: AccessDenied", "the tag regcred-rotate-root of the IAM user regcred could not be removed")
 	if issuer.Definite(err) {
@@ -168,15 +168,15 @@ func TestOddListsOfKeysAreNotActedUpon(t *testing.T) {
 	if _, err := client.PrepareRoot(t.Context(), name); err != nil {
 		t.Fatal(err)
 	}
-	s.Plant(-1, ecrtest.CallMatch("ListAccessKeys"), issuertest.Status(200, `<ListAccessKeysResponse><ListAccessKeysResult><AccessKeyMetadata><member><AccessKeyId>AKIA0000000000000000</AccessKeyId></member></AccessKeyMetadata></ListAccessKeysResult></ListAccessKeysResponse>`))
+	s.InjectFault(-1, ecrtest.CallMatch("ListAccessKeys"), issuertest.Status(200, `<ListAccessKeysResponse><ListAccessKeysResult><AccessKeyMetadata><member><AccessKeyId>AKIA0000000000000000</AccessKeyId></member></AccessKeyMetadata></ListAccessKeysResult></ListAccessKeysResponse>`))
 	wantParts(t, client.DiscardRoot(t.Context(), name), "ListAccessKeys does not list the connection's own key")
 	_, err := client.PrepareRoot(t.Context(), name)
 	wantParts(t, err, "ListAccessKeys does not list the connection's own key")
 	if len(s.Admins()) != 2 {
 		t.Errorf("want nothing deleted, got %q", s.Admins())
 	}
-	s.Mend()
-	s.Plant(-1, ecrtest.CallMatch("DeleteAccessKey"), issuertest.Status(503, "boom"))
+	s.ClearFaults()
+	s.InjectFault(-1, ecrtest.CallMatch("DeleteAccessKey"), issuertest.Status(503, "boom"))
 	wantParts(t, client.DiscardRoot(t.Context(), name), "answered 503")
 	if s.Tags(ecrtest.User)[rotationTag] != name {
 		t.Error("want the tag to stay while the key does")
@@ -186,7 +186,7 @@ func TestOddListsOfKeysAreNotActedUpon(t *testing.T) {
 func TestRetirementTakesAKeyThatIsGoneAsDone(t *testing.T) {
 	s := ecrtest.New(t)
 	client, _ := subject(s, s.Connection(), s.Role()).Open(t)
-	s.Plant(1, ecrtest.CallMatch("DeleteAccessKey"), issuertest.CutAfterActing)
+	s.InjectFault(1, ecrtest.CallMatch("DeleteAccessKey"), issuertest.CutAfterActing)
 	if err := client.RetireRoot(t.Context()); err == nil || issuer.Definite(err) {
 		t.Errorf("want an error that is not definite, got %v", err)
 	}
@@ -196,14 +196,14 @@ func TestRetirementTakesAKeyThatIsGoneAsDone(t *testing.T) {
 	// IAM may list a deleted key for some seconds.
 	s = ecrtest.New(t)
 	client, _ = subject(s, s.Connection(), s.Role()).Open(t)
-	s.Plant(1, ecrtest.CallMatch("DeleteAccessKey"), issuertest.Status(404, `<ErrorResponse><Error><Code>NoSuchEntity</Code><Message>The Access Key cannot be found.</Message></Error></ErrorResponse>`))
+	s.InjectFault(1, ecrtest.CallMatch("DeleteAccessKey"), issuertest.Status(404, `<ErrorResponse><Error><Code>NoSuchEntity</Code><Message>The Access Key cannot be found.</Message></Error></ErrorResponse>`))
 	if err := client.RetireRoot(t.Context()); err != nil {
 		t.Errorf("want success, got %v", err)
 	}
 	// A refusal for another reason is an error.
 	s = ecrtest.New(t)
 	client, _ = subject(s, s.Connection(), s.Role()).Open(t)
-	s.Plant(-1, func(r *http.Request) bool { return strings.HasPrefix(r.URL.Path, "/") }, issuertest.Status(403, `<ErrorResponse><Error><Code>SignatureDoesNotMatch</Code><Message>no</Message></Error></ErrorResponse>`))
+	s.InjectFault(-1, func(r *http.Request) bool { return strings.HasPrefix(r.URL.Path, "/") }, issuertest.Status(403, `<ErrorResponse><Error><Code>SignatureDoesNotMatch</Code><Message>no</Message></Error></ErrorResponse>`))
 	if err := client.RetireRoot(t.Context()); err == nil {
 		t.Error("want an error")
 	}

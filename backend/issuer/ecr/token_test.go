@@ -279,13 +279,13 @@ func TestSessionTokenIsNotRepeated(t *testing.T) {
 
 func TestThrottledCallsAreRepeated(t *testing.T) {
 	s := ecrtest.New(t)
-	s.Plant(1, s.MintMatch, issuertest.Status(400, `{"__type":"ThrottlingException","message":"Rate exceeded"}`))
-	s.Plant(1, ecrtest.CallMatch("AssumeRole"), issuertest.Status(400, `<ErrorResponse><Error><Type>Sender</Type><Code>Throttling</Code><Message>Rate exceeded</Message></Error></ErrorResponse>`))
+	s.InjectFault(1, s.MintMatch, issuertest.Status(400, `{"__type":"ThrottlingException","message":"Rate exceeded"}`))
+	s.InjectFault(1, ecrtest.CallMatch("AssumeRole"), issuertest.Status(400, `<ErrorResponse><Error><Type>Sender</Type><Code>Throttling</Code><Message>Rate exceeded</Message></Error></ErrorResponse>`))
 	client, target := subject(s, s.Connection(), s.Role()).Open(t)
 	if minted := mint(t, client, target, issuer.NewName("x")); !s.Pulls(minted, "team/app") {
 		t.Error("want a credential that pulls")
 	}
-	s.Plant(-1, s.MintMatch, issuertest.Status(400, `{"__type":"ThrottlingException","message":"Rate exceeded"}`))
+	s.InjectFault(-1, s.MintMatch, issuertest.Status(400, `{"__type":"ThrottlingException","message":"Rate exceeded"}`))
 	err := tryMint(t, client, target)
 	wantParts(t, err, "answered 400 Bad Request: GetAuthorizationToken: ThrottlingException: Rate exceeded")
 	if !issuer.Definite(err) {
@@ -314,7 +314,7 @@ func TestAnswersThatLackWhatTheyMustHave(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s := ecrtest.New(t)
-			s.Plant(-1, test.match, issuertest.Status(200, test.body))
+			s.InjectFault(-1, test.match, issuertest.Status(200, test.body))
 			client, target := subject(s, s.Connection(), s.Role()).Open(t)
 			err := tryMint(t, client, target)
 			wantParts(t, err, test.want)
@@ -325,7 +325,7 @@ func TestAnswersThatLackWhatTheyMustHave(t *testing.T) {
 	}
 	t.Run("no public token", func(t *testing.T) {
 		s := ecrtest.New(t)
-		s.Plant(-1, s.MintMatch, issuertest.Status(200, `{}`))
+		s.InjectFault(-1, s.MintMatch, issuertest.Status(200, `{}`))
 		c := s.WithKey(s.AddUser("x", ecrtest.Everything()))
 		c.Registries, c.Settings["region"] = []dockerconfig.Key{"public.ecr.aws"}, "us-east-1"
 		client, target := subject(s, c, nil).Open(t)
@@ -333,7 +333,7 @@ func TestAnswersThatLackWhatTheyMustHave(t *testing.T) {
 	})
 	t.Run("no identity", func(t *testing.T) {
 		s := ecrtest.New(t)
-		s.Plant(-1, ecrtest.CallMatch("GetCallerIdentity"), issuertest.Status(200, `<GetCallerIdentityResponse><GetCallerIdentityResult></GetCallerIdentityResult></GetCallerIdentityResponse>`))
+		s.InjectFault(-1, ecrtest.CallMatch("GetCallerIdentity"), issuertest.Status(200, `<GetCallerIdentityResponse><GetCallerIdentityResult></GetCallerIdentityResult></GetCallerIdentityResponse>`))
 		client, _ := subject(s, s.Connection(), s.Role()).Open(t)
 		_, err := client.Check(t.Context())
 		wantParts(t, err, "GetCallerIdentity has no ARN")

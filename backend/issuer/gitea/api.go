@@ -102,7 +102,7 @@ func mapError(resp *sdk.Response, err error) error {
 	if strings.HasPrefix(said, "unknown API error") {
 		said = "" // the SDK's own text for an answer that is not Gitea's
 	}
-	return issuer.Answered(resp.StatusCode, resp.Header, said)
+	return issuer.StatusError(resp.StatusCode, resp.Header, said)
 }
 
 func isNotFound(err error) bool { return issuer.StatusOf(err) == http.StatusNotFound }

@@ -40,7 +40,7 @@ func (g *gitlab) call(ctx context.Context, method, path string, in, out any) (*a
 
 // refusal is an answer whose status is not success.
 type refusal struct {
-	error  // from issuer.Answered
+	error  // from issuer.StatusError
 	status int
 	said   errorBody // zero if the body is not GitLab's, such as a proxy's
 }
@@ -110,7 +110,7 @@ func (r refusalTransport) RoundTrip(in *http.Request) (*http.Response, error) {
 	if body, err := io.ReadAll(io.LimitReader(resp.Body, maxRefusal)); err != nil || json.Unmarshal(body, &e.said) != nil {
 		e.said = errorBody{}
 	}
-	e.error = issuer.Answered(resp.StatusCode, resp.Header, e.said.String())
+	e.error = issuer.StatusError(resp.StatusCode, resp.Header, e.said.String())
 	return nil, e
 }
 

@@ -276,8 +276,8 @@ func TestCheckOfOddAnswers(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := gitlabtest.New(t)
-			s.Plant(-1, pathIs("/api/v4/personal_access_tokens/self"), issuertest.Status(http.StatusOK, test.self))
-			s.Plant(-1, pathIs("/api/v4/user"), issuertest.Status(http.StatusOK, test.user))
+			s.InjectFault(-1, pathIs("/api/v4/personal_access_tokens/self"), issuertest.Status(http.StatusOK, test.self))
+			s.InjectFault(-1, pathIs("/api/v4/user"), issuertest.Status(http.StatusOK, test.user))
 			_, err := open(t, s, s.Connection(), s.Role()).Check(t.Context())
 			wantError(t, err, 0, test.definite, test.says)
 		})
@@ -300,8 +300,8 @@ func TestErrorsOfOtherForms(t *testing.T) {
 		`{"message":7}`: "answered 403 Forbidden",
 		``:              "answered 403 Forbidden",
 	} {
-		s.Mend()
-		s.Plant(-1, nil, issuertest.Status(http.StatusForbidden, body, "Link", "<x>; broken"))
+		s.ClearFaults()
+		s.InjectFault(-1, nil, issuertest.Status(http.StatusForbidden, body, "Link", "<x>; broken"))
 		_, err := open(t, s, s.Connection(), s.Role()).Check(t.Context())
 		wantError(t, err, http.StatusForbidden, true)
 		if !strings.HasSuffix(err.Error(), want) || strings.Contains(err.Error(), token) {
@@ -309,8 +309,8 @@ func TestErrorsOfOtherForms(t *testing.T) {
 		}
 	}
 	// 304 is not a success, and GitLab's own header allows a retry.
-	s.Mend()
-	s.Plant(-1, nil, issuertest.Status(http.StatusNotModified, ""))
+	s.ClearFaults()
+	s.InjectFault(-1, nil, issuertest.Status(http.StatusNotModified, ""))
 	_, err := open(t, s, s.Connection(), s.Role()).Check(t.Context())
 	wantError(t, err, http.StatusNotModified, false)
 }
@@ -318,7 +318,7 @@ func TestErrorsOfOtherForms(t *testing.T) {
 // The client library's own limiter would delay calls.
 func TestNoLimiterOfItsOwn(t *testing.T) {
 	s := gitlabtest.New(t)
-	s.Plant(-1, nil, func(w http.ResponseWriter, r *http.Request, act http.Handler) {
+	s.InjectFault(-1, nil, func(w http.ResponseWriter, r *http.Request, act http.Handler) {
 		w.Header().Set("RateLimit-Limit", "1")
 		act.ServeHTTP(w, r)
 	})

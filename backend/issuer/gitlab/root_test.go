@@ -133,7 +133,7 @@ func TestDiscardRootAfterLostAnswer(t *testing.T) {
 	}
 	before := s.Admins()
 	client := open(t, s, c, s.Role())
-	s.Plant(1, makesPersonalToken, issuertest.CutAfterActing)
+	s.InjectFault(1, makesPersonalToken, issuertest.CutAfterActing)
 	_, err := client.PrepareRoot(t.Context(), "regcred-root-x")
 	wantError(t, err, 0, false)
 	if got := len(s.Admins()); got != len(before)+1 {
@@ -198,7 +198,7 @@ func TestPrepareRootFaults(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := gitlabtest.New(t)
-			s.Plant(-1, makesPersonalToken, test.fault)
+			s.InjectFault(-1, makesPersonalToken, test.fault)
 			client := open(t, s, s.Connection(), s.Role())
 			_, err := client.PrepareRoot(t.Context(), "regcred-root-x")
 			wantError(t, err, test.status, test.definite, test.says)
@@ -223,7 +223,7 @@ func TestRetireRoot(t *testing.T) {
 	} {
 		s := gitlabtest.New(t)
 		client := open(t, s, s.Connection(), s.Role())
-		s.Plant(-1, nil, issuertest.Status(http.StatusUnauthorized, body))
+		s.InjectFault(-1, nil, issuertest.Status(http.StatusUnauthorized, body))
 		err := client.RetireRoot(t.Context())
 		if gone && err != nil {
 			t.Errorf("%s: want no error, got %v", body, err)
@@ -235,7 +235,7 @@ func TestRetireRoot(t *testing.T) {
 	// The answer was lost: the call is repeated, and refused.
 	s := gitlabtest.New(t)
 	client := open(t, s, s.Connection(), s.Role())
-	s.Plant(1, issuertest.Method(http.MethodDelete), issuertest.CutAfterActing)
+	s.InjectFault(1, issuertest.Method(http.MethodDelete), issuertest.CutAfterActing)
 	if err := client.RetireRoot(t.Context()); err != nil || len(s.Admins()) != 0 {
 		t.Errorf("want the old one revoked, got %v, %v", s.Admins(), err)
 	}

@@ -270,7 +270,7 @@ func TestFindSearchesAccessTokens(t *testing.T) {
 func TestFindLeavesOutWhatIsEnded(t *testing.T) {
 	const list = `[{"id":90,"name":"regcred-x","revoked":true},{"id":91,"name":"regcred-x","revoked":false,"active":false}]`
 	s := gitlabtest.New(t)
-	s.Plant(-1, issuertest.Method(http.MethodGet), issuertest.Status(http.StatusOK, list, "Link", "<x>; next"))
+	s.InjectFault(-1, issuertest.Method(http.MethodGet), issuertest.Status(http.StatusOK, list, "Link", "<x>; next"))
 	o := open(t, s, s.Connection(), s.Role())
 	before := len(s.Calls())
 	if err := o.RevokeNamed(t.Context(), o.Settings, "regcred-x"); err != nil {
@@ -293,7 +293,7 @@ func TestFindOfOddLists(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := gitlabtest.New(t)
-			s.Plant(-1, nil, issuertest.Status(http.StatusOK, test.body, test.header...))
+			s.InjectFault(-1, nil, issuertest.Status(http.StatusOK, test.body, test.header...))
 			o := open(t, s, s.Connection(), s.Role())
 			err := o.RevokeNamed(t.Context(), o.Settings, "regcred-x")
 			wantError(t, err, 0, false, test.says)
@@ -308,10 +308,10 @@ func TestGone(t *testing.T) {
 		o := open(t, s, s.Connection(), role)
 		minted := o.mint(t, "regcred-x", time.Now().Add(time.Hour))
 		for _, body := range []string{`<html>404 Not Found</html>`, `{"error":"404 Not Found"}`, `{"message":"no such page"}`, `{"message":"404 Not Found","error":{}}`, ``} {
-			s.Plant(-1, nil, issuertest.Status(http.StatusNotFound, body))
+			s.InjectFault(-1, nil, issuertest.Status(http.StatusNotFound, body))
 			wantError(t, o.Revoke(t.Context(), o.Settings, minted.ID), http.StatusNotFound, true)
 			wantError(t, o.RevokeNamed(t.Context(), o.Settings, "regcred-x"), http.StatusNotFound, true)
-			s.Mend()
+			s.ClearFaults()
 		}
 		s.Remove(role["project"] + role["group"])
 		if err := o.Revoke(t.Context(), o.Settings, minted.ID); err != nil {
@@ -357,7 +357,7 @@ func TestRevokeOfOddAnswers(t *testing.T) {
 		s := gitlabtest.New(t)
 		o := open(t, s, s.Connection(), role)
 		minted := o.mint(t, "regcred-x", time.Now().Add(time.Hour))
-		s.Plant(1, issuertest.Method(http.MethodDelete), issuertest.Garbage)
+		s.InjectFault(1, issuertest.Method(http.MethodDelete), issuertest.Garbage)
 		wantError(t, o.Revoke(t.Context(), o.Settings, minted.ID), 0, false, "answered 200 to a deletion, where 204 is expected")
 		if len(s.Living()) != 1 {
 			t.Errorf("%v: want it alive, got %v", role, s.Living())
@@ -371,7 +371,7 @@ func TestRevokeAgainAfterLostAnswer(t *testing.T) {
 		s := gitlabtest.New(t)
 		o := open(t, s, s.Connection(), role)
 		minted := o.mint(t, "regcred-x", time.Now().Add(time.Hour))
-		s.Plant(1, issuertest.Method(http.MethodDelete), issuertest.CutAfterActing)
+		s.InjectFault(1, issuertest.Method(http.MethodDelete), issuertest.CutAfterActing)
 		if err := o.Revoke(t.Context(), o.Settings, minted.ID); err != nil || len(s.Living()) != 0 {
 			t.Errorf("%v: want it revoked, got %v, %v", role, s.Living(), err)
 		}
@@ -387,7 +387,7 @@ func TestMintOfOddAnswers(t *testing.T) {
 			"another form": `[]`,
 		} {
 			s := gitlabtest.New(t)
-			s.Plant(-1, s.MintMatch, issuertest.Status(http.StatusCreated, body))
+			s.InjectFault(-1, s.MintMatch, issuertest.Status(http.StatusCreated, body))
 			o := open(t, s, s.Connection(), role)
 			_, err := o.Mint(t.Context(), issuer.Request{Name: "regcred-x", For: o.Settings, ExpiresAt: time.Now().Add(time.Hour)})
 			if err == nil || issuer.Definite(err) {
@@ -396,7 +396,7 @@ func TestMintOfOddAnswers(t *testing.T) {
 		}
 		// A setting of GitLab allows tokens without an end.
 		s := gitlabtest.New(t)
-		s.Plant(-1, s.MintMatch, issuertest.Status(http.StatusCreated, `{"id":7,"username":"u","token":"t","expires_at":null}`))
+		s.InjectFault(-1, s.MintMatch, issuertest.Status(http.StatusCreated, `{"id":7,"username":"u","token":"t","expires_at":null}`))
 		minted := open(t, s, s.Connection(), role).mint(t, "regcred-x", time.Now().Add(time.Hour))
 		if !minted.ExpiresAt.IsZero() || minted.ID != "7" {
 			t.Errorf("%v: want credential 7 without an end, got %+v", role, minted)

@@ -59,7 +59,7 @@ func (a api) do(ctx context.Context, as basicAuth, c call) (http.Header, error) 
 		if answer.StatusCode == http.StatusForbidden && c.forbidden != "" {
 			said += " (" + c.forbidden + ")"
 		}
-		return nil, issuer.Answered(answer.StatusCode, answer.Header, said)
+		return nil, issuer.StatusError(answer.StatusCode, answer.Header, said)
 	}
 	if c.out == nil {
 		// A proxy may answer 200 with a page of its own, which proves nothing.

@@ -277,7 +277,7 @@ func TestMintRefusesANameThatIsTaken(t *testing.T) {
 
 // answer answers matching calls with success and a body.
 func answer(s *harbortest.Server, match func(*http.Request) bool, status int, body string) {
-	s.Plant(-1, match, func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
+	s.InjectFault(-1, match, func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
 		w.WriteHeader(status)
 		_, _ = io.WriteString(w, body)
 	})
@@ -325,7 +325,7 @@ func TestErrorsShowWhatHarborSays(t *testing.T) {
 		`{"errors":[{"message":"not ` + "Vault-Pass1" + `"}]}`: "answered 400 Bad Request: not [redacted]",
 	} {
 		s := harbortest.New(t)
-		s.Plant(-1, nil, issuertest.Status(http.StatusBadRequest, body))
+		s.InjectFault(-1, nil, issuertest.Status(http.StatusBadRequest, body))
 		client, _ := subject(s, s.Connection(), harbortest.Project).Open(t)
 		_, err := client.Check(t.Context())
 		if err == nil || !strings.HasSuffix(err.Error(), ": "+want) {
@@ -379,7 +379,7 @@ func TestFindDoesNotTrustTheFilter(t *testing.T) {
 		if _, err := client.Mint(t.Context(), request(target, "ci")); err != nil {
 			t.Fatal(err)
 		}
-		s.Plant(-1, path("/robots"), func(w http.ResponseWriter, r *http.Request, act http.Handler) {
+		s.InjectFault(-1, path("/robots"), func(w http.ResponseWriter, r *http.Request, act http.Handler) {
 			query := r.URL.Query()
 			query.Set("q", strings.ReplaceAll(query.Get("q"), "Name=", "Overlooked="))
 			r.URL.RawQuery = query.Encode()
@@ -400,7 +400,7 @@ func TestFindTakesAListingWithoutTotal(t *testing.T) {
 		s.AddRobot(harbortest.Project, fmt.Sprintf("a%d-ci", i), -1)
 	}
 	s.AddRobot(harbortest.Project, "ci", -1)
-	s.Plant(-1, path("/robots"), func(w http.ResponseWriter, r *http.Request, act http.Handler) {
+	s.InjectFault(-1, path("/robots"), func(w http.ResponseWriter, r *http.Request, act http.Handler) {
 		act.ServeHTTP(withoutTotal{w}, r)
 	})
 	client, target := subject(s, s.Connection(), harbortest.Project).Open(t)
@@ -636,7 +636,7 @@ func TestCheckFindsSystemLevelRobotOnALaterPage(t *testing.T) {
 func TestCheckGivesUpWhileHarborIsDown(t *testing.T) {
 	s := harbortest.New(t)
 	client, _ := subject(s, asProjectRobot(s), harbortest.Project).Open(t)
-	s.Plant(-1, path("/projects/apps"), issuertest.Hang)
+	s.InjectFault(-1, path("/projects/apps"), issuertest.Hang)
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	if _, err := client.Check(ctx); err == nil || issuer.Definite(err) {
@@ -652,7 +652,7 @@ func TestRevokeDoesNotBelieveAPage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Plant(1, issuertest.Method(http.MethodDelete), issuertest.Garbage)
+	s.InjectFault(1, issuertest.Method(http.MethodDelete), issuertest.Garbage)
 	if err := client.Revoke(t.Context(), target.Settings, minted.ID); err == nil || !strings.Contains(err.Error(), "with a body, where Harbor sends none") {
 		t.Errorf("want an error about the answer, got %v", err)
 	}

@@ -58,7 +58,7 @@ func TestActivateAgainAfterThePasswordHasChanged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Plant(1, issuertest.Method(http.MethodPut), issuertest.CutAfterActing)
+	s.InjectFault(1, issuertest.Method(http.MethodPut), issuertest.CutAfterActing)
 	if err := client.ActivateRoot(t.Context(), root); err == nil || issuer.Definite(err) {
 		t.Errorf("want an error that is not definite, got %v", err)
 	}
@@ -81,7 +81,7 @@ func TestActivateIsNotDefiniteWhereBothPasswordsAreRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Plant(2, nil, issuertest.Status(http.StatusUnauthorized, `{"errors":[{"code":"UNAUTHORIZED","message":"unauthorized"}]}`))
+	s.InjectFault(2, nil, issuertest.Status(http.StatusUnauthorized, `{"errors":[{"code":"UNAUTHORIZED","message":"unauthorized"}]}`))
 	err = client.ActivateRoot(t.Context(), root)
 	if err == nil || issuer.Definite(err) || !strings.Contains(err.Error(), "the old and the new password of vault") {
 		t.Errorf("want an error that is not definite, got %v", err)
@@ -182,7 +182,7 @@ func TestDiscardEndsOnlyWhatWasPrepared(t *testing.T) {
 			s := harbortest.New(t)
 			client, _ := subject(s, as(s), harbortest.Project).Open(t)
 			before := s.Admins()
-			s.Plant(1, s.MintMatch, issuertest.CutAfterActing)
+			s.InjectFault(1, s.MintMatch, issuertest.CutAfterActing)
 			if _, err := client.PrepareRoot(t.Context(), "root"); err == nil || issuer.Definite(err) {
 				t.Fatalf("want an error that is not definite, got %v", err)
 			}
@@ -205,7 +205,7 @@ func TestDiscardEndsOnlyWhatWasPrepared(t *testing.T) {
 func TestRetireWhereTheAnswerIsLost(t *testing.T) {
 	s := harbortest.New(t)
 	client, _ := subject(s, asProjectRobot(s), harbortest.Project).Open(t)
-	s.Plant(1, issuertest.Method(http.MethodDelete), issuertest.CutAfterActing)
+	s.InjectFault(1, issuertest.Method(http.MethodDelete), issuertest.CutAfterActing)
 	if err := client.RetireRoot(t.Context()); err != nil {
 		t.Errorf("RetireRoot: %v", err)
 	}
@@ -217,7 +217,7 @@ func TestRetireWhereTheAnswerIsLost(t *testing.T) {
 func TestRetireFailsWhereTheRobotAccountStays(t *testing.T) {
 	s := harbortest.New(t)
 	client, _ := subject(s, asProjectRobot(s), harbortest.Project).Open(t)
-	s.Plant(-1, issuertest.Method(http.MethodDelete), issuertest.Status(http.StatusForbidden, "{}"))
+	s.InjectFault(-1, issuertest.Method(http.MethodDelete), issuertest.Status(http.StatusForbidden, "{}"))
 	if err := client.RetireRoot(t.Context()); issuer.StatusOf(err) != http.StatusForbidden {
 		t.Errorf("want 403, got %v", err)
 	}

@@ -248,7 +248,7 @@ var faults = []struct {
 	{"garbage after acting", mintFault(GarbageAfterActing, false, true)},
 	{"redirect", mintFault(Status(http.StatusTemporaryRedirect, "", "Location", "http://127.0.0.1:1/"), false, false)},
 	{"too many requests, shortly", func(t *testing.T, s Subject) {
-		s.Server.Plant(2, s.Mints, TooManyRequests(0))
+		s.Server.InjectFault(2, s.Mints, TooManyRequests(0))
 		client, target := s.Open(t)
 		if c := mint(t, client, target, issuer.NewName("x")); !s.Pulls(c) {
 			t.Error("want a credential that pulls")
@@ -272,7 +272,7 @@ func mintFault(fault Fault, definite, acted bool) func(*testing.T, Subject) {
 	return func(t *testing.T, s Subject) {
 		client, target := s.Open(t)
 		name := issuer.NewName("x")
-		s.Server.Plant(-1, s.Mints, fault)
+		s.Server.InjectFault(-1, s.Mints, fault)
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 		defer cancel()
 		_, err := client.Mint(ctx, issuer.Request{Name: name, For: target.Settings, ExpiresAt: time.Now().Add(time.Hour)})
@@ -285,7 +285,7 @@ func mintFault(fault Fault, definite, acted bool) func(*testing.T, Subject) {
 			t.Errorf("want a definite error, got %v", err)
 		}
 		holdsNone(t, err, s)
-		s.Server.Mend()
+		s.Server.ClearFaults()
 		if s.Type.NoRevocation {
 			return
 		}

@@ -28,14 +28,14 @@ type Server struct {
 	act http.Handler
 
 	mu     sync.Mutex
-	faults []*planted
+	faults []*injectedFault
 	before func(*http.Request)
 	after  func(*http.Request)
 	calls  []string
 	done   chan struct{}
 }
 
-type planted struct {
+type injectedFault struct {
 	match func(*http.Request) bool
 	times int
 	fault Fault
@@ -57,19 +57,19 @@ func NewServer(t testing.TB, act http.Handler) *Server {
 // Host returns host:port.
 func (s *Server) Host() string { return strings.TrimPrefix(s.URL, "http://") }
 
-// Plant makes the next matching requests fail, the given number of times; -1 means
+// InjectFault makes the next matching requests fail, the given number of times; -1 means
 // always. A nil match matches every request.
-func (s *Server) Plant(times int, match func(*http.Request) bool, fault Fault) {
+func (s *Server) InjectFault(times int, match func(*http.Request) bool, fault Fault) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if match == nil {
 		match = func(*http.Request) bool { return true }
 	}
-	s.faults = append(s.faults, &planted{match, times, fault})
+	s.faults = append(s.faults, &injectedFault{match, times, fault})
 }
 
-// Mend removes all faults.
-func (s *Server) Mend() {
+// ClearFaults removes all faults.
+func (s *Server) ClearFaults() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.faults = nil

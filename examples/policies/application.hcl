@@ -1,4 +1,4 @@
-# One application reads its pull secret, in one form.
+# One application: reads its pull secret, in one form.
 
 path "regcred/creds/team-a-web/kubernetes" {
   capabilities = ["read"]

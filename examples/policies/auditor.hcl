@@ -1,4 +1,4 @@
-# Sees what there is and how it fares, for an audit and for monitoring. Reads no pull
+# Audit and monitoring: reads roles, connections, settings and metrics. Reads no pull
 # secret, and changes nothing.
 
 path "regcred/config" {
@@ -16,7 +16,7 @@ path "regcred/expiring" {
 path "regcred/connections" {
   capabilities = ["list"]
 }
-# This has connections/<name>/check asked as well.
+# This includes connections/<name>/check, which asks the registry.
 path "regcred/connections/*" {
   capabilities = ["read"]
 }

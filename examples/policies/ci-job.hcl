@@ -1,5 +1,5 @@
-# Pulls and pushes in a job. A lease goes with the job's token; these two are for jobs
-# that outlast a ttl, or end theirs early.
+# A job that pulls and pushes. A lease ends with the job's token. The two sys/leases paths
+# are for jobs that run longer than a ttl, or end their lease early.
 
 path "regcred/creds/team-a-ci/docker" {
   capabilities = ["read"]

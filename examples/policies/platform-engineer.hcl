@@ -1,5 +1,5 @@
-# Runs the mount: registers, enables, upgrades and backs up. Reads no pull secret,
-# and writes neither roles nor connections.
+# Runs the mount: registers, enables, upgrades and backs up. Reads no pull secret, and
+# writes neither roles nor connections.
 
 path "sys/plugins/catalog" {
   capabilities = ["read"]
@@ -13,14 +13,14 @@ path "sys/plugins/reload/+/vault-plugin-secrets-regcred" {
 path "sys/mounts" {
   capabilities = ["read"]
 }
-# Without "delete": to disable the mount ends all that it holds.
+# No "delete": disabling the mount deletes everything in it.
 path "sys/mounts/regcred" {
   capabilities = ["create", "read", "update"]
 }
 path "sys/mounts/regcred/tune" {
   capabilities = ["read", "update"]
 }
-# To save a snapshot is to read, to restore one is to write.
+# Reading saves a snapshot. Restoring one is a write, which this policy does not allow.
 path "sys/storage/raft/snapshot" {
   capabilities = ["read"]
 }

@@ -1,6 +1,5 @@
-# Owns the connections, which can mint for everyone that they reach. Sees how the
-# roles fare, can have them try again and can end leases; reads no pull secret, and
-# writes no role.
+# Owns the connections, which can mint for everything that they reach. Reads the state of
+# roles, can rotate them and can end leases. Reads no pull secret, and writes no role.
 
 path "regcred/connections" {
   capabilities = ["list"]

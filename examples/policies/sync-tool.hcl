@@ -1,5 +1,5 @@
-# Copies pull secrets of all roles into Kubernetes Secrets. "+" stands for one name,
-# whole; for the roles of one team name each, or give its tool another mount.
+# Copies pull secrets of all roles into Kubernetes Secrets. "+" stands for one whole name.
+# For the roles of one team, name each role, or give its tool another mount.
 
 path "regcred/creds/+/kubernetes" {
   capabilities = ["read"]

@@ -1,5 +1,5 @@
-# Owns the roles whose names begin with team-a-, which a connection has in
-# allowed_roles if they are to mint. Need not read what they hold.
+# Owns the roles whose names begin with team-a-. A connection that mints for them has
+# team-a-* in allowed_roles. Reads no pull secret.
 
 path "regcred/roles/team-a-*" {
   capabilities = ["create", "read", "update", "patch", "delete"]

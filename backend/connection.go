@@ -16,7 +16,7 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer"
 )
 
-// connection is a registry whose API mints credentials, and the administrative
+// connection is a registry whose API mints credentials, and the root
 // credential for it.
 type connection struct {
 	Name string
@@ -179,7 +179,7 @@ func (b *backend) toOpen(c *connection) (issuer.Connection, error) {
 	}, nil
 }
 
-// open opens a connection with the administrative credential that it holds, or
+// open opens a connection with the root credential that it holds, or
 // with another.
 func (b *backend) open(c *connection, root issuer.Root) (*issuer.Client, error) {
 	toOpen, err := b.toOpen(c)
@@ -241,7 +241,7 @@ func (c *connection) registryText() string {
 // listed returns an empty list in place of none: it means something.
 func listed(list []string) []string { return append([]string{}, list...) }
 
-// rootRotation is how far the replacing of an administrative credential is.
+// rootRotation is how far the replacing of a root credential is.
 type rootRotation struct {
 	RotatedAt time.Time
 	Name      string // of the credential in use, if the engine made it
@@ -249,7 +249,7 @@ type rootRotation struct {
 	Retired   *issuer.Root
 }
 
-// pendingRoot is an administrative credential that is not yet the connection's.
+// pendingRoot is a root credential that is not yet the connection's.
 type pendingRoot struct {
 	Name string // under which it can be found at the registry
 	issuer.Root
@@ -310,9 +310,9 @@ func (r rootRotation) readBack() map[string]any {
 	}
 	switch {
 	case r.Pending != nil:
-		data["pending_root"] = "a new administrative credential was prepared and is not in use yet"
+		data["pending_root"] = "a new root credential was prepared and is not in use yet"
 	case r.Retired != nil:
-		data["pending_root"] = "the former administrative credential is not yet ended at the registry"
+		data["pending_root"] = "the former root credential is not revoked at the registry yet"
 	}
 	return data
 }

@@ -154,7 +154,7 @@ func parseURL(text string) (string, error) {
 	case u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.ForceQuery:
 		return "", errors.New("must have neither a user, a query nor a fragment")
 	case u.Scheme == "http" && !registry.IsLoopback(u.Hostname()):
-		return "", errors.New("must begin with https://: plain http would send the administrative credential in the clear, and is accepted to this machine only")
+		return "", errors.New("must begin with https://: plain http would send the root credential in the clear, and is accepted to this machine only")
 	case u.Scheme != "https" && u.Scheme != "http":
 		return "", errors.New("must begin with https://")
 	}
@@ -244,11 +244,11 @@ func commonConnectionFields() map[string]*framework.FieldSchema {
 		},
 		"allowed_targets": {
 			Type:        framework.TypeCommaStringSlice,
-			Description: "What these roles may mint for: projects, groups, users or repositories; '*' stands for any characters. Empty: anything that the administrative credential can reach.",
+			Description: "What these roles may mint for: projects, groups, users or repositories; '*' stands for any characters. Empty: anything that the root credential can reach.",
 		},
 		"verify_connection": {
 			Type: framework.TypeBool, Default: true,
-			Description: "Store the connection only if the registry accepts the administrative credential.",
+			Description: "Store the connection only if the registry accepts the root credential.",
 		},
 	}
 }
@@ -272,7 +272,7 @@ func connectionReadBackFields() map[string]*framework.FieldSchema {
 	}
 	maps.Copy(fields, map[string]*framework.FieldSchema{
 		"updated_at":         {Type: framework.TypeString, Required: true, Description: "When the connection was last written, RFC 3339."},
-		"last_root_rotation": {Type: framework.TypeString, Description: "When rotate-root last replaced the administrative credential, RFC 3339."},
+		"last_root_rotation": {Type: framework.TypeString, Description: "When rotate-root last replaced the root credential, RFC 3339."},
 		"pending_root":       {Type: framework.TypeString, Description: "What remains to be done of a rotate-root that was interrupted."},
 	})
 	return fields

@@ -18,7 +18,7 @@ type connectionUse struct {
 	minted  int // credentials that are leased
 	waiting int // credentials to be found and revoked
 
-	unfinished bool // a rotate-root has an administrative credential left to end
+	unfinished bool // a rotate-root has a root credential left to end
 }
 
 // String is empty where there is nothing.
@@ -39,7 +39,7 @@ func (u connectionUse) String() string {
 		parts = append(parts, fmt.Sprintf("%d credentials that wait to be revoked", u.waiting))
 	}
 	if u.unfinished {
-		parts = append(parts, "an administrative credential that a rotate-root has left to be ended")
+		parts = append(parts, "a root credential that a rotate-root has left to be ended")
 	}
 	return strings.Join(parts, ", ")
 }

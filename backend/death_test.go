@@ -138,7 +138,7 @@ var steps = map[string]func(e *engine, storage logical.Storage) error{
 // TestDeathAtEveryStepOrphansNothing ends the process before and after every
 // write to storage and every call to the registry. After a restart and one
 // rollback the registry holds exactly what is served or leased, and one
-// administrative credential; a second try of what was cut short succeeds.
+// root credential; a second try of what was cut short succeeds.
 func TestDeathAtEveryStepOrphansNothing(t *testing.T) {
 	for name, act := range steps {
 		t.Run(name, func(t *testing.T) {
@@ -212,10 +212,10 @@ func checkNothingIsOrphaned(t *testing.T, e *engine, when string, again func(*en
 	slices.Sort(want)
 	checkSame(t, when+": living credentials", want, e.minting.names())
 	if admins := e.minting.adminPasswords(); len(admins) != 1 {
-		t.Errorf("%s: want one administrative credential, got %d", when, len(admins))
+		t.Errorf("%s: want one root credential, got %d", when, len(admins))
 	}
 	if err := onPath(logical.ReadOperation, "connections/app/check")(e, e.storage); err != nil {
-		t.Errorf("%s: want the administrative credential in use to work, got %v", when, err)
+		t.Errorf("%s: want the root credential in use to work, got %v", when, err)
 	}
 	if err := again(e, e.storage); err != nil {
 		t.Errorf("%s: again: %v", when, err)

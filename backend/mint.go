@@ -213,7 +213,7 @@ func (b *backend) withClient(ctx context.Context, storage logical.Storage, m cre
 	return b.ask(ctx, storage, c, do)
 }
 
-// ask does something with a connection, and once more if its administrative
+// ask does something with a connection, and once more if its root
 // credential is refused because it was replaced meanwhile.
 func (b *backend) ask(ctx context.Context, storage logical.Storage, c *connection, do func(*issuer.Client) error) error {
 	err := b.askOnce(c, do)

@@ -154,7 +154,7 @@ type testIssuer struct {
 
 func init() { issuerTypes = append(issuerTypes, testType(), briefType()) }
 
-// briefType is one of a registry that revokes nothing and whose administrative
+// briefType is one of a registry that revokes nothing and whose root
 // credential cannot be replaced.
 func briefType() issuer.Type {
 	t := testType()
@@ -273,7 +273,7 @@ func (i testIssuer) Revoke(_ context.Context, _ issuer.Settings, id string) erro
 	})
 }
 
-// The administrative credential is a password that is made under a name: the
+// The root credential is a password that is made under a name: the
 // name is in it.
 func (i testIssuer) PrepareRoot(_ context.Context, name string) (root issuer.Root, err error) {
 	err = i.call("prepare", func() error {

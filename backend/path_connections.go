@@ -63,7 +63,7 @@ func (b *backend) pathConnections() []*framework.Path {
 					Responses: writeResponses("There is no such connection any more."),
 				}),
 			},
-			HelpSynopsis:    "A registry whose API mints credentials, and the administrative credential for it.",
+			HelpSynopsis:    "A registry whose API mints credentials, and the root credential for it.",
 			HelpDescription: strings.TrimSpace(connectionHelp),
 		},
 		{
@@ -73,14 +73,14 @@ func (b *backend) pathConnections() []*framework.Path {
 			Operations: map[logical.Operation]framework.OperationHandler{
 				logical.ReadOperation: &framework.PathOperation{
 					Callback: b.checkConnection,
-					Summary:  "Ask the registry whether the administrative credential works.",
-					Responses: okResponse("The administrative credential works.", map[string]*framework.FieldSchema{
-						"identity":   {Type: framework.TypeString, Required: true, Description: "Whose the administrative credential is."},
+					Summary:  "Ask the registry whether the root credential works.",
+					Responses: okResponse("The root credential works.", map[string]*framework.FieldSchema{
+						"identity":   {Type: framework.TypeString, Required: true, Description: "Whose the root credential is."},
 						"expires_at": {Type: framework.TypeString, Description: "When it ends, RFC 3339, where known."},
 					}),
 				},
 			},
-			HelpSynopsis:    "Asks the registry whether the administrative credential works.",
+			HelpSynopsis:    "Asks the registry whether the root credential works.",
 			HelpDescription: "Nothing is changed by it. An answer is a credential that works; what does not work is an error with what the registry said.",
 		},
 	}
@@ -125,7 +125,7 @@ func (b *backend) checkConnection(ctx context.Context, req *logical.Request, dat
 	return withWarnings(resp, b.statusWarnings(status, settings)), nil
 }
 
-// check asks the registry about the administrative credential.
+// check asks the registry about the root credential.
 func (b *backend) check(ctx context.Context, c *connection) (issuer.Status, error) {
 	client, err := b.open(c, issuer.Root{})
 	if err != nil {
@@ -139,13 +139,13 @@ func (b *backend) check(ctx context.Context, c *connection) (issuer.Status, erro
 func (b *backend) statusWarnings(status issuer.Status, settings config) []string {
 	warnings := slices.Clone(status.Warnings)
 	if left := status.ExpiresAt.Sub(b.now()); !status.ExpiresAt.IsZero() && left <= settings.ExpiryWarning.Duration {
-		warnings = append(warnings, fmt.Sprintf("the administrative credential expires at %s; rotate-root, or a write with a new one, replaces it", formatTime(status.ExpiresAt)))
+		warnings = append(warnings, fmt.Sprintf("the root credential expires at %s; rotate-root, or a write with a new one, replaces it", formatTime(status.ExpiresAt)))
 	}
 	return warnings
 }
 
 // writeConnection creates, updates and patches. The registry is asked about
-// the administrative credential with the connection locked, so that what is
+// the root credential with the connection locked, so that what is
 // stored is what was tried.
 func (b *backend) writeConnection(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	name, err := connectionName(data)
@@ -184,7 +184,7 @@ func (b *backend) writeConnection(ctx context.Context, req *logical.Request, dat
 }
 
 // checkBeforeWrite refuses a connection that cannot be opened, or whose
-// registry refuses the administrative credential.
+// registry refuses the root credential.
 func (b *backend) checkBeforeWrite(ctx context.Context, storage logical.Storage, c *connection, ask bool) (warnings []string, err error) {
 	settings, err := b.config(ctx, storage)
 	if err != nil {
@@ -203,7 +203,7 @@ func (b *backend) checkBeforeWrite(ctx context.Context, storage logical.Storage,
 	}
 	status, err := client.Check(ctx)
 	if err != nil {
-		return nil, refusef("verify_connection: nothing is stored, because the registry does not accept the administrative credential, or could not be asked: %w; verify_connection=false stores it all the same", err)
+		return nil, refusef("verify_connection: nothing is stored, because the registry does not accept the root credential, or could not be asked: %w; verify_connection=false stores it all the same", err)
 	}
 	return b.statusWarnings(status, settings), nil
 }
@@ -244,7 +244,7 @@ func (b *backend) deleteConnection(ctx context.Context, req *logical.Request, da
 }
 
 var connectionHelp = `
-A connection is a registry whose API mints credentials, and the administrative
+A connection is a registry whose API mints credentials, and the root
 credential that it takes. Roles use it by its name: allowed_roles says which,
 and allowed_targets what they may mint for. Both are checked when a role is
 written and at each mint.
@@ -257,9 +257,9 @@ The types:
 
 ` + describedTypes() + `
 A write to an existing connection keeps the fields that it does not name, and
-tries the administrative credential unless verify_connection=false. Another
-host for url or registry takes the administrative credential in the same write.
+tries the root credential unless verify_connection=false. Another
+host for url or registry takes the root credential in the same write.
 
-Reading a connection never returns the administrative credential. rotate-root
+Reading a connection never returns the root credential. rotate-root
 replaces it. A connection that is in use cannot be deleted.
 `

@@ -94,7 +94,7 @@ func TestConnectionRefuses(t *testing.T) {
 		"unknown type":            {fields{"type": "quay"}, []string{"type: must be one of " + strings.Join(issuerTypeNames(), ", ")}},
 		"no type":                 {fields{"type": nil}, []string{"type: must be one of"}},
 		"field of another type":   {fields{"token": marker}, []string{"token: a connection of type test has no such field; its own are: password, username"}},
-		"plain http":              {fields{"url": "http://git.example.com"}, []string{"url: must begin with https://: plain http would send the administrative credential in the clear"}},
+		"plain http":              {fields{"url": "http://git.example.com"}, []string{"url: must begin with https://: plain http would send the root credential in the clear"}},
 		"other scheme":            {fields{"url": "ftp://git.example.com"}, []string{"url: must begin with https://"}},
 		"no scheme":               {fields{"url": "git.example.com"}, []string{"url: must be a URL, such as https://gitlab.example.com"}},
 		"no host":                 {fields{"url": "https://:443"}, []string{"url: must be a URL"}},
@@ -171,7 +171,7 @@ func TestURLMayBeLeftOutWhereTheTypeSaysSo(t *testing.T) {
 
 // Who may write a connection and not read it must not have its credential sent
 // to a host of theirs.
-func TestAdministrativeCredentialGoesToNoOtherHost(t *testing.T) {
+func TestRootCredentialGoesToNoOtherHost(t *testing.T) {
 	const elsewhere = "https://elsewhere.example.com"
 	e := newConnectedEngine(t)
 	e.minting.alsoAt(t, elsewhere)
@@ -213,7 +213,7 @@ func TestConnectionIsStoredOnlyIfItsRegistryAcceptsIt(t *testing.T) {
 		e.minting.fail("check", err)
 		for path, data := range map[string]fields{"connections/app": {"username": "other"}, "connections/new": e.connectionSample()} {
 			e.refused(logical.UpdateOperation, path, data,
-				"verify_connection: nothing is stored, because the registry does not accept the administrative credential, or could not be asked: the registry's API at "+e.minting.url,
+				"verify_connection: nothing is stored, because the registry does not accept the root credential, or could not be asked: the registry's API at "+e.minting.url,
 				want, "verify_connection=false stores it all the same")
 			e.write(path, with(data, fields{"verify_connection": false}))
 		}
@@ -221,7 +221,7 @@ func TestConnectionIsStoredOnlyIfItsRegistryAcceptsIt(t *testing.T) {
 	}
 }
 
-func TestWrongAdministrativeCredentialIsRefused(t *testing.T) {
+func TestWrongRootCredentialIsRefused(t *testing.T) {
 	e := newEngine(t)
 	e.refused(logical.UpdateOperation, "connections/app", with(e.connectionSample(), fields{"password": marker + "-wrong"}), "answered 401 Unauthorized: unknown password")
 	e.refused(logical.UpdateOperation, "connections/app", without(e.connectionSample(), "password"), "answered 401 Unauthorized")
@@ -238,7 +238,7 @@ func TestConnectionWriteWarns(t *testing.T) {
 		"registry normalised": {issuer.Status{}, fields{"registry": "Registry.Example.com"}, []string{`registry: stored as "registry.example.com"`}},
 		"trailing newline":    {issuer.Status{}, fields{"password": adminPassword + "\n"}, []string{"password: its trailing newline was removed"}},
 		"said by its type":    {issuer.Status{Warnings: []string{"may do more than is needed"}}, nil, []string{"may do more than is needed"}},
-		"expires soon":        {issuer.Status{ExpiresAt: noon.Add(defaultExpiryWarning)}, nil, []string{"the administrative credential expires at 2026-03-15T12:00:00Z; rotate-root, or a write with a new one, replaces it"}},
+		"expires soon":        {issuer.Status{ExpiresAt: noon.Add(defaultExpiryWarning)}, nil, []string{"the root credential expires at 2026-03-15T12:00:00Z; rotate-root, or a write with a new one, replaces it"}},
 		"expires later":       {issuer.Status{ExpiresAt: noon.Add(defaultExpiryWarning + 1)}, nil, nil},
 		"not tried":           {issuer.Status{Warnings: []string{"never seen"}}, fields{"verify_connection": false}, nil},
 	} {
@@ -254,13 +254,13 @@ func TestConnectionWriteWarns(t *testing.T) {
 	checkWarnings(t, warningsOf(e.write("connections/app", fields{"username": "other"})))
 }
 
-func TestCheckSaysWhoseTheAdministrativeCredentialIs(t *testing.T) {
+func TestCheckSaysWhoseTheRootCredentialIs(t *testing.T) {
 	e := newConnectedEngine(t)
 	checkSame(t, "answer", fields{"identity": "the administrator"}, e.read("connections/app/check"))
 
 	e.minting.status = issuer.Status{Identity: "bot 7", ExpiresAt: noon.Add(time.Hour), Warnings: []string{"may do more than is needed"}}
 	checkSame(t, "answer", fields{"identity": "bot 7", "expires_at": "2026-03-01T13:00:00Z"}, e.read("connections/app/check"))
-	checkWarnings(t, e.readWarnings("connections/app/check"), "may do more than is needed", "the administrative credential expires at 2026-03-01T13:00:00Z")
+	checkWarnings(t, e.readWarnings("connections/app/check"), "may do more than is needed", "the root credential expires at 2026-03-01T13:00:00Z")
 	e.write("config", fields{"expiry_warning": "59m"})
 	checkWarnings(t, e.readWarnings("connections/app/check"), "may do more than is needed")
 

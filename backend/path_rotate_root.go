@@ -18,11 +18,11 @@ func (b *backend) pathRotateRoot() []*framework.Path {
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.UpdateOperation: forwarded(framework.PathOperation{
 				Callback:  b.rotateRoot,
-				Summary:   "Replace the administrative credential of a connection.",
-				Responses: writeResponses("The new administrative credential is in use."),
+				Summary:   "Replace the root credential of a connection.",
+				Responses: writeResponses("The new root credential is in use."),
 			}),
 		},
-		HelpSynopsis:    "Replaces the administrative credential of a connection.",
+		HelpSynopsis:    "Replaces the root credential of a connection.",
 		HelpDescription: strings.TrimSpace(rotateRootHelp),
 	}}
 }
@@ -58,7 +58,7 @@ func (b *backend) rotateRoot(ctx context.Context, req *logical.Request, data *fr
 }
 
 const rotateRootHelp = `
-The new administrative credential is made, stored, put in force and tried
+The new root credential is made, stored, put in force and tried
 before the former one is forgotten and ended, so that a crash at any point
 leaves one that works: what remains is done before the connection is next used,
 and every minute.

@@ -35,18 +35,18 @@ func (e *engine) checkRoot(replaced bool, pending any, admins int) {
 	}
 	checkSame(e.t, "pending_root", pending, got)
 	all := e.minting.adminPasswords()
-	checkSame(e.t, "working administrative credentials", admins, len(all))
+	checkSame(e.t, "working root credentials", admins, len(all))
 	if !slices.Contains(all, password) {
 		e.t.Error("want the one in use to work")
 	}
 }
 
 const (
-	prepared = "a new administrative credential was prepared and is not in use yet"
-	notEnded = "the former administrative credential is not yet ended at the registry"
+	prepared = "a new root credential was prepared and is not in use yet"
+	notEnded = "the former root credential is not revoked at the registry yet"
 )
 
-func TestRotateRootReplacesTheAdministrativeCredential(t *testing.T) {
+func TestRotateRootReplacesTheRootCredential(t *testing.T) {
 	e := newConnectedEngine(t)
 	e.clock.advance(time.Hour)
 	if resp := e.write("connections/app/rotate-root", nil); resp != nil {
@@ -84,10 +84,10 @@ func TestRotateRootOfAFailingRegistry(t *testing.T) {
 		"prepare refused":              {"prepare", errRefused, false, []string{refused}, false, nil, 1, false},
 		"prepare fails before it acts": {"prepare", errAmbiguous, false, []string{boom}, false, nil, 1, false},
 		"prepare fails after it acted": {"prepare", errAmbiguous, true, []string{boom}, false, nil, 2, false},
-		"activate refused":             {"activate", errRefused, false, []string{"the administrative credential stays as it was", refused}, false, nil, 1, false},
+		"activate refused":             {"activate", errRefused, false, []string{"the root credential stays as it was", refused}, false, nil, 1, false},
 		"activate fails":               {"activate", errAmbiguous, true, []string{"could not be put in use, which is tried again every minute", boom}, false, prepared, 2, true},
-		"retire refused":               {"retire", errRefused, false, []string{"the new administrative credential is in use, and the former one could not be ended yet, which is tried again every minute", refused}, true, notEnded, 2, true},
-		"retire fails after it acted":  {"retire", errAmbiguous, true, []string{"the new administrative credential is in use", boom}, true, notEnded, 1, true},
+		"retire refused":               {"retire", errRefused, false, []string{"the new root credential is in use, and the former one could not be ended yet, which is tried again every minute", refused}, true, notEnded, 2, true},
+		"retire fails after it acted":  {"retire", errAmbiguous, true, []string{"the new root credential is in use", boom}, true, notEnded, 1, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := newConnectedEngine(t)
@@ -117,16 +117,16 @@ func TestRotateRootOfAFailingRegistry(t *testing.T) {
 // errCheck is what a registry says to a credential that it does not know.
 var errCheck = issuer.StatusError(http.StatusUnauthorized, nil, "who are you?")
 
-func TestNewAdministrativeCredentialThatDoesNotWork(t *testing.T) {
+func TestNewRootCredentialThatDoesNotWork(t *testing.T) {
 	for name, c := range map[string]struct {
 		discard error
 		want    string
 		pending any
 		admins  int
 	}{
-		"is ended":           {nil, "the administrative credential stays as it was", nil, 1},
-		"could not be ended": {errDown, "the new administrative credential is refused, and could not be ended yet, which is tried again every minute", prepared, 2},
-		"may not be ended":   {errRefused, "the new administrative credential is refused, and could not be ended yet", prepared, 2},
+		"is ended":           {nil, "the root credential stays as it was", nil, 1},
+		"could not be ended": {errDown, "the new root credential is refused, and could not be ended yet, which is tried again every minute", prepared, 2},
+		"may not be ended":   {errRefused, "the new root credential is refused, and could not be ended yet", prepared, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := newConnectedEngine(t)
@@ -153,7 +153,7 @@ func TestNewAdministrativeCredentialThatDoesNotWork(t *testing.T) {
 }
 
 // Some registries refuse a new credential for some seconds.
-func TestNewAdministrativeCredentialIsTriedMoreThanOnce(t *testing.T) {
+func TestNewRootCredentialIsTriedMoreThanOnce(t *testing.T) {
 	e := newConnectedEngine(t)
 	tries := 0
 	e.minting.before = func(call string) error {
@@ -174,7 +174,7 @@ func TestRegistryThatIsDownForTheTrialKeepsBoth(t *testing.T) {
 	for name, err := range map[string]error{"down": errDown, "refusing all": errCheck} {
 		e := newConnectedEngine(t)
 		e.minting.fail("check", err)
-		e.failed(logical.UpdateOperation, "connections/app/rotate-root", nil, http.StatusBadGateway, "the new administrative credential could not be put in use, which is tried again every minute")
+		e.failed(logical.UpdateOperation, "connections/app/rotate-root", nil, http.StatusBadGateway, "the new root credential could not be put in use, which is tried again every minute")
 		t.Log(name)
 		e.checkRoot(false, prepared, 2)
 		e.failed(logical.UpdateOperation, "connections/app/rotate-root", nil, http.StatusBadGateway, "tried again every minute") // makes no third
@@ -187,7 +187,7 @@ func TestRegistryThatIsDownForTheTrialKeepsBoth(t *testing.T) {
 }
 
 // A mint does not fail for what remains of a rotate-root.
-func TestMintWithAPendingAdministrativeCredential(t *testing.T) {
+func TestMintWithAPendingRootCredential(t *testing.T) {
 	e := newConnectedEngine(t)
 	e.write("roles/leased", leasedRole)
 	e.minting.fail("activate", errDown)
@@ -201,9 +201,9 @@ func TestMintWithAPendingAdministrativeCredential(t *testing.T) {
 	e.checkRoot(true, nil, 1)
 }
 
-// Who writes another administrative credential by hand is not done with what
+// Who writes another root credential by hand is not done with what
 // rotate-root had made.
-func TestAdministrativeCredentialWrittenDuringARotateRoot(t *testing.T) {
+func TestRootCredentialWrittenDuringARotateRoot(t *testing.T) {
 	for name, c := range map[string]struct{ call, pending string }{"prepared": {"activate", prepared}, "not ended": {"retire", notEnded}} {
 		t.Run(name, func(t *testing.T) {
 			e := newConnectedEngine(t)
@@ -241,12 +241,12 @@ func TestConnectionWithAnUnfinishedRotateRootIsNotDeleted(t *testing.T) {
 		e.minting.fail(call, errDown)
 		e.failed(logical.UpdateOperation, "connections/app/rotate-root", nil, http.StatusBadGateway)
 		e.events.Events = nil
-		e.refused(logical.DeleteOperation, "connections/app", nil, "an administrative credential that a rotate-root has left to be ended")
+		e.refused(logical.DeleteOperation, "connections/app", nil, "a root credential that a rotate-root has left to be ended")
 		e.minting.mend()
 		e.mustRollBack()
 		e.must(logical.DeleteOperation, "connections/app", nil)
 		if left := e.minting.adminPasswords(); len(left) != 1 {
-			t.Errorf("want one administrative credential, got %d", len(left))
+			t.Errorf("want one root credential, got %d", len(left))
 		}
 	}
 }
@@ -306,7 +306,7 @@ func onPathOf(op logical.Operation, path string) func(*engine) error {
 	return func(e *engine) error { return onPath(op, path)(e, e.storage) }
 }
 
-func TestAdministrativeCredentialThatCannotBeReplaced(t *testing.T) {
+func TestRootCredentialThatCannotBeReplaced(t *testing.T) {
 	e := newConnectedEngine(t)
 	e.write("connections/app2", with(e.connectionSample(), fields{"type": "brief"}))
 	before := e.snapshot()
@@ -314,7 +314,7 @@ func TestAdministrativeCredentialThatCannotBeReplaced(t *testing.T) {
 	checkSame(t, "storage", before, e.snapshot())
 }
 
-// An administrative credential that was prepared, and that nobody knows of
+// A root credential that was prepared, and that nobody knows of
 // after a crash, is ended by its name, unless it has come to be in use.
 func TestWhatARotateRootHasLeftIsEnded(t *testing.T) {
 	prepare := func(t *testing.T) (*engine, walRootEntry) {
@@ -354,7 +354,7 @@ func TestWhatARotateRootHasLeftIsEnded(t *testing.T) {
 				change(t, e, *root)
 			}
 			checkSame(t, "error", fmt.Sprint(c.want), fmt.Sprint(rollBack(t, e, entry)))
-			checkSame(t, "working administrative credentials", c.admins, len(e.minting.adminPasswords()))
+			checkSame(t, "working root credentials", c.admins, len(e.minting.adminPasswords()))
 		})
 	}
 	e, entry := prepare(t)

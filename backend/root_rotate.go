@@ -15,7 +15,7 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer"
 )
 
-// An administrative credential is replaced in steps, and at each one storage
+// A root credential is replaced in steps, and at each one storage
 // holds what works. First the new one is stored beside the old (Pending), made
 // at the registry under a name that a write-ahead entry holds, or chosen by the
 // engine. Then it is put in force and tried. Then it takes the place of the old
@@ -29,7 +29,7 @@ const (
 	rootPause = 2 * time.Second
 )
 
-// prepareRoot makes a new administrative credential and stores it beside the
+// prepareRoot makes a new root credential and stores it beside the
 // one in use. The connection is locked.
 func (b *backend) prepareRoot(ctx context.Context, storage logical.Storage, c *connection) error {
 	client, err := b.open(c, issuer.Root{})
@@ -78,7 +78,7 @@ func (b *backend) finishRootRotation(ctx context.Context, storage logical.Storag
 	}
 	defer old.Close()
 	if err := old.RetireRoot(ctx); err != nil {
-		return fmt.Errorf("the new administrative credential is in use, and the former one could not be ended yet, which is tried again every minute: %w", err)
+		return fmt.Errorf("the new root credential is in use, and the former one could not be ended yet, which is tried again every minute: %w", err)
 	}
 	c.Root.Retired = nil
 	return b.putConnection(ctx, storage, c)
@@ -106,7 +106,7 @@ func (b *backend) promoteRoot(ctx context.Context, storage logical.Storage, c *c
 	return b.putConnection(ctx, storage, c)
 }
 
-// tryRoot asks the registry about a new administrative credential, more than
+// tryRoot asks the registry about a new root credential, more than
 // once if it refuses it at first.
 func (b *backend) tryRoot(ctx context.Context, c *connection, root issuer.Root) error {
 	client, err := b.open(c, root)
@@ -133,16 +133,16 @@ func refusesCredential(err error) bool {
 func (b *backend) giveUpRoot(ctx context.Context, storage logical.Storage, c *connection, old *issuer.Client, cause error) error {
 	_, err := old.Check(ctx)
 	if err != nil || !issuer.Definite(cause) {
-		return fmt.Errorf("the new administrative credential could not be put in use, which is tried again every minute: %w", cause)
+		return fmt.Errorf("the new root credential could not be put in use, which is tried again every minute: %w", cause)
 	}
 	if err := old.DiscardRoot(ctx, c.Root.Pending.Name); err != nil {
-		return fmt.Errorf("the new administrative credential is refused, and could not be ended yet, which is tried again every minute: %w", err)
+		return fmt.Errorf("the new root credential is refused, and could not be ended yet, which is tried again every minute: %w", err)
 	}
 	c.Root.Pending = nil
 	if err := b.putConnection(ctx, storage, c); err != nil {
 		return err
 	}
-	return fmt.Errorf("the administrative credential stays as it was: %w", cause)
+	return fmt.Errorf("the root credential stays as it was: %w", cause)
 }
 
 // settledConnection is [backend.connection] with nothing pending, so that it is
@@ -158,7 +158,7 @@ func (b *backend) usableConnection(ctx context.Context, storage logical.Storage,
 		return c, err
 	}
 	if err := b.finishRootRotation(ctx, storage, c); err != nil {
-		b.Logger().Warn("the administrative credential could not be settled", "connection", name, "error", err)
+		b.Logger().Warn("the root credential could not be settled", "connection", name, "error", err)
 	}
 	return c, nil
 }
@@ -171,7 +171,7 @@ func (b *backend) finishRootRotations(ctx context.Context, storage logical.Stora
 	}
 	for _, name := range names {
 		if err := b.finishRootRotationOf(ctx, storage, name); err != nil {
-			b.Logger().Warn("the administrative credential could not be settled", "connection", name, "error", err)
+			b.Logger().Warn("the root credential could not be settled", "connection", name, "error", err)
 		}
 	}
 	return nil
@@ -189,7 +189,7 @@ func (b *backend) finishRootRotationOf(ctx context.Context, storage logical.Stor
 	return b.finishRootRotation(ctx, storage, c)
 }
 
-// replaceRoot notes that the administrative credential was replaced by hand.
+// replaceRoot notes that the root credential was replaced by hand.
 // What rotate-root had prepared is not wanted any more, and a write-ahead entry
 // has it ended; the one that it replaced is still to be ended, unless it was
 // written again.

@@ -207,7 +207,7 @@ func (u *upgraded) rollBack(t *testing.T) {
 	}
 	for _, name := range u.names("connections/root-") {
 		if admins := u.registries.Admins("root-" + name); len(admins) > 2 { // one of the server, and that of the connection
-			t.Errorf("connection root-%s: want one administrative credential, got %q", name, admins[1:])
+			t.Errorf("connection root-%s: want one root credential, got %q", name, admins[1:])
 		}
 	}
 	for name := range u.dump.Credentials() {

@@ -31,7 +31,7 @@ const (
 	unreachableFor = 50 * time.Second
 )
 
-// walRootEntry is about an administrative credential that is being made.
+// walRootEntry is about a root credential that is being made.
 type walRootEntry struct {
 	SchemaVersion int `json:"schema_version"`
 

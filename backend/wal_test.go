@@ -91,7 +91,7 @@ func TestNothingIsMintedThatIsNotWrittenAhead(t *testing.T) {
 			t.Errorf("%s: want the storage's error, got %v", path, err)
 		}
 		checkSame(t, "mints", 0, e.minting.mints())
-		checkSame(t, "working administrative credentials", 1, len(e.minting.adminPasswords()))
+		checkSame(t, "working root credentials", 1, len(e.minting.adminPasswords()))
 	}
 }
 

@@ -40,7 +40,7 @@ import (
 //
 // What mints is there for the pages that name it: https://gitlab.example.com with
 // the registry registry.example.com, https://harbor.example.com and type=ecr are
-// servers in memory, https://gitea.example.com is a real one. Their administrative
+// servers in memory, https://gitea.example.com is a real one. Their root
 // credentials are in the files admin and next, secret.txt, secret, and token; what
 // there is at each, [standIns] says.
 //

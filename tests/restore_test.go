@@ -203,7 +203,7 @@ func orphansAfterRotating(t *testing.T, v *servers.Vault, living func() []string
 	return slices.DeleteFunc(living(), func(name string) bool { return !slices.Contains(before, name) })
 }
 
-// TestRestoringFromBeforeRotateRoot loses the administrative credential that only
+// TestRestoringFromBeforeRotateRoot loses the root credential that only
 // Vault knew.
 func TestRestoringFromBeforeRotateRoot(t *testing.T) {
 	t.Parallel()

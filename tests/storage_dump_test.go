@@ -296,7 +296,7 @@ func disguise(s *issuertest.Server, mints func(*http.Request) bool) {
 	})
 }
 
-// root writes a connection and has its administrative credential replaced,
+// root writes a connection and has its root credential replaced,
 // unless a fault keeps that from its end.
 func (d *dumper) root(name string, fault func(*gitlabtest.Server)) {
 	d.Helper()

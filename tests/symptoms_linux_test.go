@@ -260,7 +260,7 @@ var symptomScenes = map[string]func(*scenery){
 		s.write("connections/gitlab", fields{"allowed_targets": "other/*"})
 		s.writeFails("roles/app", dynamic("gitlab", s.Role(), nil))
 	},
-	"an administrative credential that is refused": func(s *scenery) {
+	"a root credential that is refused": func(s *scenery) {
 		s.writeFails("connections/gitlab", fields{"token": "glpat-wrong"})
 		s.write("connections/gitlab", fields{"token": "glpat-wrong", "verify_connection": false})
 		s.readFails("connections/gitlab/check")
@@ -268,7 +268,7 @@ var symptomScenes = map[string]func(*scenery){
 		s.readFails("creds/app") // and right after:
 		s.readFails("creds/app")
 	},
-	"an administrative credential that ends soon": func(s *scenery) {
+	"a root credential that ends soon": func(s *scenery) {
 		s.write("config", fields{"expiry_warning": "2400h"})
 		s.warns("connections/gitlab/check")
 	},

@@ -33,7 +33,7 @@ var terraformArguments = map[string][]string{
 
 // TestTerraformInstalls does what the provider does with the resources that
 // install the engine and set it up: creates them in order, reads them for the
-// next plan, writes them again with and without the administrative credential,
+// next plan, writes them again with and without the root credential,
 // and deletes them in reverse. It has a token
 // with the example's policies and no other. "make e2e-terraform" does it with
 // OpenTofu, and an old provider.

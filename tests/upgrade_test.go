@@ -191,7 +191,7 @@ func (r *restored) endsWhatWasHalfDone(t *testing.T) {
 		}
 		read(t, r.Client, "regcred/"+path+"/check")
 		if admins := r.registries.Admins("root-" + name); len(admins) != 2 { // one of the server, and that of the connection
-			t.Errorf("%s: want one administrative credential, got %q", path, admins)
+			t.Errorf("%s: want one root credential, got %q", path, admins)
 		}
 	}
 }

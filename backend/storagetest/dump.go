@@ -94,7 +94,8 @@ func Folder() string {
 	return filepath.Join(filepath.Dir(filepath.Dir(filepath.Dir(file))), "tests", "testdata", "storage")
 }
 
-// Load reads all dumps, by name. Each call returns new copies.
+// Load reads all dumps, by name, with the answers in today's words. Each call
+// returns new copies.
 func Load(t testing.TB) map[string]*Dump {
 	t.Helper()
 	folder := os.DirFS(Folder())
@@ -108,7 +109,9 @@ func Load(t testing.TB) map[string]*Dump {
 		if err != nil {
 			t.Fatal(err)
 		}
-		dumps[strings.TrimSuffix(file, ".json")] = decode(t, content)
+		dump := decode(t, content)
+		dump.reword()
+		dumps[strings.TrimSuffix(file, ".json")] = dump
 	}
 	return dumps
 }

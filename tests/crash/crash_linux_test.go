@@ -18,7 +18,7 @@ import (
 const minKills = 200
 
 // TestKills kills the plugin (kill -9) at every step of minting, rotating,
-// revoking and replacing the administrative credential: before and after each
+// revoking and replacing the root credential: before and after each
 // write to storage, before each call of the registry's API, and after the
 // registry has done what a call asks for but has not answered. Each time, once
 // rollback has run, all of this must hold:
@@ -28,7 +28,7 @@ const minKills = 200
 //   - Every read serves a credential that pulls; after every other kill also
 //     before rollback has run.
 //   - Every leased credential pulls until it is revoked, and never after.
-//   - There are as many administrative credentials as at the start, and those
+//   - There are as many root credentials as at the start, and those
 //     of all connections work.
 //
 // One window is known: Vault learns of a lease by the answer, so a kill between

@@ -240,7 +240,7 @@ func (h *harness) check() {
 		}
 	}
 	if admins := h.registry.admins(); len(admins) != h.admins {
-		h.Fatalf("%s: want %d administrative credentials, got %q", h.doing, h.admins, admins)
+		h.Fatalf("%s: want %d root credentials, got %q", h.doing, h.admins, admins)
 	}
 }
 

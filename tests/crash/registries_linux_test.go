@@ -32,7 +32,7 @@ type registry struct {
 	role        issuer.Settings
 
 	living func() []string // names of credentials; nil where none can be ended
-	admins func() []string // what the administrative credentials are called
+	admins func() []string // what the root credentials are called
 }
 
 // minting is the connection that the roles have.

@@ -440,7 +440,7 @@ func (w *world) settle() {
 		return nil
 	})
 	if admins := w.gitlab.Admins(); len(admins) != 2 {
-		w.Errorf("want one administrative credential of each connection, got %q", admins)
+		w.Errorf("want one root credential of each connection, got %q", admins)
 	}
 	for _, path := range []string{"connections/gitlab", "connections/spare", "config"} {
 		if a := w.remove("delete of what remains", path); a.outcome != acknowledged {

@@ -71,7 +71,7 @@ func (in input) applyConnectionType(c, old *connection) error {
 			return refusef("type: must be one of %s", strings.Join(issuerTypeNames(), ", "))
 		}
 		if old != nil && t.Name != old.Type.Name {
-			return refusef("type: is %s and cannot be changed; write a connection of another name", old.Type.Name)
+			return refusef("type: is %s and cannot be changed; use another connection name", old.Type.Name)
 		}
 		c.Type = t
 	}
@@ -107,15 +107,15 @@ func (in input) applyAddress(c, old *connection) (warnings []string, err error) 
 	}
 	for field := range c.Secrets {
 		if !in.has(field) {
-			return nil, refusef("%s: is on another host than before; write %s with it, because a stored credential is only ever used for the hosts that it was given for", moved, field)
+			return nil, refusef("%s: names a new host; write %s in the same request, because a stored credential is only used for the hosts it was written for", moved, field)
 		}
 	}
 	if !c.Root.isFinished() {
 		c.Root = rootRotation{RotatedAt: c.Root.RotatedAt}
-		warnings = append(warnings, moved+": a rotate-root was not finished; end what it has made or replaced at the former host yourself")
+		warnings = append(warnings, moved+": abandoned an unfinished rotate-root; revoke the credentials that it created or replaced at the old host yourself")
 	}
 	if moved == "url" {
-		warnings = append(warnings, "url: what was minted at the former one will be looked for, and revoked, at the new one")
+		warnings = append(warnings, "url: credentials that were minted at the old URL will be looked for and revoked at the new one")
 	}
 	return warnings, nil
 }
@@ -152,9 +152,9 @@ func parseURL(text string) (string, error) {
 	case err != nil || u.Hostname() == "" || strings.Contains(u.Host, "%"): // no zones, which are of one machine
 		return "", errors.New("must be a URL, such as https://gitlab.example.com")
 	case u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.ForceQuery:
-		return "", errors.New("must have neither a user, a query nor a fragment")
+		return "", errors.New("must not have a user, a query or a fragment")
 	case u.Scheme == "http" && !registry.IsLoopback(u.Hostname()):
-		return "", errors.New("must begin with https://: plain http would send the root credential in the clear, and is accepted to this machine only")
+		return "", errors.New("must begin with https://; plain http would send the root credential unencrypted, and is accepted only for this machine")
 	case u.Scheme != "https" && u.Scheme != "http":
 		return "", errors.New("must begin with https://")
 	}
@@ -212,7 +212,7 @@ func parseTargetPatterns(patterns []string) ([]string, error) {
 	}
 	for i, pattern := range patterns {
 		if pattern == "" || strings.ContainsAny(pattern, " \t\r\n") {
-			return nil, refusef("allowed_targets: entry %d must be a project, group, user or repository, in which '*' stands for any characters, such as group/*", i+1)
+			return nil, refusef("allowed_targets: entry %d must be a project, group, user or repository, or a pattern such as group/* in which '*' matches any characters", i+1)
 		}
 	}
 	return patterns, nil

@@ -36,10 +36,10 @@ func (u connectionUse) String() string {
 		parts = append(parts, fmt.Sprintf("%d leased credentials", u.minted))
 	}
 	if u.waiting > 0 {
-		parts = append(parts, fmt.Sprintf("%d credentials that wait to be revoked", u.waiting))
+		parts = append(parts, fmt.Sprintf("%d credentials waiting to be revoked", u.waiting))
 	}
 	if u.unfinished {
-		parts = append(parts, "a root credential that a rotate-root has left to be ended")
+		parts = append(parts, "a root credential that an unfinished rotate-root still has to revoke")
 	}
 	return strings.Join(parts, ", ")
 }

@@ -88,7 +88,7 @@ func (b *backend) applyDynamic(ctx context.Context, storage logical.Storage, in 
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := in.refuseOtherTypes("role", c.Type, roleFieldsOf); err != nil {
+	if err := in.refuseOtherTypes("role on a connection", c.Type, roleFieldsOf); err != nil {
 		return nil, nil, err
 	}
 	settings := d.For
@@ -120,7 +120,7 @@ func (in input) applyMode(d, old *dynamicRole) error {
 			return refusef("mode: must be %s (one credential, rotated by the engine) or %s (one credential per read)", modeShared, modeLeased)
 		}
 		if old != nil && old.Mode != mode {
-			return refusef("mode: is %s and cannot be changed; delete the role first, or write a role of another name", old.Mode)
+			return refusef("mode: is %s and cannot be changed; delete the role first, or use another role name", old.Mode)
 		}
 		d.Mode = mode
 	}
@@ -129,7 +129,7 @@ func (in input) applyMode(d, old *dynamicRole) error {
 		others, meant = []string{"rotation_period", "grace_period"}, "ttl and max_ttl"
 	}
 	if i := slices.IndexFunc(others, func(field string) bool { return in.has(field) }); i >= 0 {
-		return refusef("%s: a role of mode %s has %s instead", others[i], d.Mode, meant)
+		return refusef("%s: a role with mode=%s uses %s instead", others[i], d.Mode, meant)
 	}
 	return nil
 }
@@ -159,7 +159,7 @@ func (b *backend) applyTTLs(in input, d *dynamicRole, target issuer.Target) (war
 func (b *backend) maxTTL(target issuer.Target) (maxTTL time.Duration, capped string) {
 	maxTTL, capped = b.System().MaxLeaseTTL(), "the mount's maximum"
 	if target.MaxLifetime > 0 && target.MaxLifetime < maxTTL {
-		maxTTL, capped = target.MaxLifetime, "how long the registry lets such a credential live"
+		maxTTL, capped = target.MaxLifetime, "the longest lifetime that the registry allows"
 	}
 	return maxTTL, capped
 }
@@ -190,11 +190,11 @@ func (in input) applyPeriods(d, old *dynamicRole, target issuer.Target) (warning
 	case d.RotationPeriod.Duration < minRotationPeriod:
 		return nil, refusef("rotation_period: must be at least %s", minRotationPeriod)
 	case d.GracePeriod.Duration/maxOverlap > d.RotationPeriod.Duration: // the product may be too large
-		return nil, refusef("grace_period: must be at most %d times rotation_period, or too many credentials would be alive at once", maxOverlap)
+		return nil, refusef("grace_period: must be at most %d times rotation_period, or too many credentials would be valid at the same time", maxOverlap)
 	case longest > 0 && d.RotationPeriod.Duration+d.GracePeriod.Duration > longest:
-		return nil, refusef("rotation_period: with grace_period must be at most %s together, because the registry lets such a credential live no longer", longest)
+		return nil, refusef("rotation_period: rotation_period and grace_period together must be at most %s, the longest lifetime that the registry allows", longest)
 	case d.GracePeriod.Duration < shortGrace && in.has("grace_period"):
-		warnings = append(warnings, fmt.Sprintf("grace_period: %s is short; what was read before a rotation stops working so long after it, and many tools read again after minutes only", d.GracePeriod.Duration))
+		warnings = append(warnings, fmt.Sprintf("grace_period: %s is short; a credential that was read before a rotation stops working this long after it, and many tools read again only after some minutes", d.GracePeriod.Duration))
 	}
 	return warnings, nil
 }

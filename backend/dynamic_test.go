@@ -100,18 +100,18 @@ func TestDynamicRoleRefuses(t *testing.T) {
 	}{
 		"no connection":             {sharedRole, fields{"connection": nil}, []string{"connection: must be the name of the connection that mints the role's credential"}},
 		"unknown mode":              {sharedRole, fields{"mode": "both"}, []string{"mode: must be shared (one credential, rotated by the engine) or leased (one credential per read)"}},
-		"ttl of shared":             {sharedRole, fields{"ttl": 1}, []string{"ttl: a role of mode shared has rotation_period and grace_period instead"}},
-		"max_ttl of shared":         {sharedRole, fields{"max_ttl": nil}, []string{"max_ttl: a role of mode shared has"}},
-		"period of leased":          {leasedRole, fields{"rotation_period": 60}, []string{"rotation_period: a role of mode leased has ttl and max_ttl instead"}},
-		"grace of leased":           {leasedRole, fields{"grace_period": 60}, []string{"grace_period: a role of mode leased has"}},
+		"ttl of shared":             {sharedRole, fields{"ttl": 1}, []string{"ttl: a role with mode=shared uses rotation_period and grace_period instead"}},
+		"max_ttl of shared":         {sharedRole, fields{"max_ttl": nil}, []string{"max_ttl: a role with mode=shared uses"}},
+		"period of leased":          {leasedRole, fields{"rotation_period": 60}, []string{"rotation_period: a role with mode=leased uses ttl and max_ttl instead"}},
+		"grace of leased":           {leasedRole, fields{"grace_period": 60}, []string{"grace_period: a role with mode=leased uses"}},
 		"ttl above max_ttl":         {leasedRole, fields{"ttl": "2h", "max_ttl": "1h"}, []string{"ttl: must be at most max_ttl, which is 1h0m0s"}},
 		"short period":              {sharedRole, fields{"rotation_period": "4s"}, []string{"rotation_period: must be at least 5s"}},
 		"no period":                 {sharedRole, fields{"rotation_period": 0}, []string{"rotation_period: must be at least 5s"}},
 		"long grace":                {sharedRole, fields{"rotation_period": "1m", "grace_period": "51m"}, []string{"grace_period: must be at most 50 times rotation_period"}},
-		"negative":                  {sharedRole, fields{"rotation_period": "-1h"}, []string{"rotation_period: must be a duration that is not negative"}},
+		"negative":                  {sharedRole, fields{"rotation_period": "-1h"}, []string{"rotation_period: must be a duration of 0 or more"}},
 		"what its type refuses":     {sharedRole, fields{"project": ""}, []string{"project: must be set"}},
-		"field of another type":     {sharedRole, fields{"repositories": "a"}, []string{"repositories: a role of type test has no such field; its own are: project, projects"}},
-		"password":                  {sharedRole, fields{"password": password}, []string{"password: a role with a connection has its credential from there"}},
+		"field of another type":     {sharedRole, fields{"repositories": "a"}, []string{"repositories: a role on a connection of type test does not have this field; its fields are: project, projects"}},
+		"password":                  {sharedRole, fields{"password": password}, []string{"password: a role with a connection gets its credential from it"}},
 		"expiry":                    {sharedRole, fields{"expires_at": "2027-01-31T00:00:00Z"}, []string{"expires_at: a role with a connection"}},
 		"bundles of leased":         {leasedRole, fields{"allowed_bundles": "all"}, []string{"allowed_bundles: a bundle cannot join a leased role", "use mode=shared"}},
 		"other repository":          {sharedRole, fields{"verify_repository": "A B"}, []string{"verify_repository: "}},
@@ -138,14 +138,14 @@ func TestTypeAndModeOfARoleAreFixed(t *testing.T) {
 		role string
 		data fields
 	}{
-		"mode: is shared and cannot be changed; delete the role first":               {"shared", fields{"mode": "leased"}},
-		"mode: is leased and cannot be changed":                                      {"leased", fields{"mode": nil}},
-		"members: this role holds credentials of its own; delete it first":           {"shared", fields{"members": "static"}},
-		"registry: a role with a connection has its credential from there":           {"shared", fields{"registry": "a.example.com"}},
-		"connection: this role is static; delete it first":                           {"static", fields{"connection": "app"}},
-		"mode: this role is static":                                                  {"static", fields{"mode": "shared"}},
-		"connection: a bundle has members and nothing of its own":                    {"bundle", fields{"connection": "app"}},
-		"password: a role with a connection has its credential from there; leave it": {"new", with(sharedRole, fields{"password": password})},
+		"mode: is shared and cannot be changed; delete the role first":                         {"shared", fields{"mode": "leased"}},
+		"mode: is leased and cannot be changed":                                                {"leased", fields{"mode": nil}},
+		"members: this role holds credentials of its own; delete it first":                     {"shared", fields{"members": "static"}},
+		"registry: a role with a connection gets its credential from it":                       {"shared", fields{"registry": "a.example.com"}},
+		"connection: this role is static; delete it first":                                     {"static", fields{"connection": "app"}},
+		"mode: this role is static":                                                            {"static", fields{"mode": "shared"}},
+		"connection: a bundle has no fields besides members":                                   {"bundle", fields{"connection": "app"}},
+		"password: a role with a connection gets its credential from it; leave this field out": {"new", with(sharedRole, fields{"password": password})},
 	} {
 		e.refused(logical.UpdateOperation, "roles/"+c.role, c.data, want)
 	}
@@ -191,8 +191,8 @@ func TestPeriodsFitWhatTheRegistryAllows(t *testing.T) {
 	e.minting.longest = 12 * time.Hour
 	e.write("roles/app", sharedRole)
 	checkSame(t, "defaults", with(sharedReadBack, fields{"rotation_period": int64(6 * 3600)}), e.read("roles/app"))
-	e.refused(logical.UpdateOperation, "roles/app", fields{"rotation_period": "11h1s"}, "rotation_period: with grace_period must be at most 12h0m0s together, because the registry lets such a credential live no longer")
-	e.refused(logical.UpdateOperation, "roles/app", fields{"grace_period": "6h1s"}, "rotation_period: with grace_period must be at most 12h0m0s together")
+	e.refused(logical.UpdateOperation, "roles/app", fields{"rotation_period": "11h1s"}, "rotation_period: rotation_period and grace_period together must be at most 12h0m0s, the longest lifetime that the registry allows")
+	e.refused(logical.UpdateOperation, "roles/app", fields{"grace_period": "6h1s"}, "rotation_period: rotation_period and grace_period together must be at most 12h0m0s")
 	e.write("roles/app", fields{"rotation_period": "11h"})
 	checkSame(t, "expires_at of what is minted", any(formatTime(noon.Add(12*time.Hour))), e.read("creds/app")["expires_at"])
 
@@ -217,14 +217,14 @@ func TestDynamicRoleWriteWarns(t *testing.T) {
 		want    []string
 	}{
 		{0, sharedRole, nil},
-		{0, with(sharedRole, fields{"grace_period": "4m59s"}), []string{"grace_period: 4m59s is short; what was read before a rotation stops working so long after it"}},
+		{0, with(sharedRole, fields{"grace_period": "4m59s"}), []string{"grace_period: 4m59s is short; a credential that was read before a rotation stops working this long after it"}},
 		{0, with(sharedRole, fields{"grace_period": "5m"}), nil},
 		{0, leasedRole, nil},
 		{0, with(leasedRole, fields{"ttl": "24h", "max_ttl": "24h"}), nil}, // what the mount allows
 		{0, with(leasedRole, fields{"ttl": "25h", "max_ttl": "26h"}), []string{
 			"max_ttl: leases last at most 24h0m0s, which is the mount's maximum", "ttl: leases last at most 24h0m0s, which is the mount's maximum",
 		}},
-		{12 * time.Hour, with(leasedRole, fields{"max_ttl": "13h"}), []string{"max_ttl: leases last at most 12h0m0s, which is how long the registry lets such a credential live"}},
+		{12 * time.Hour, with(leasedRole, fields{"max_ttl": "13h"}), []string{"max_ttl: leases last at most 12h0m0s, which is the longest lifetime that the registry allows"}},
 	} {
 		e.setMount(time.Hour, 24*time.Hour)
 		e.minting.longest = c.longest
@@ -248,7 +248,7 @@ func TestVerifyRepositoryFitsTheConnection(t *testing.T) {
 	e.write("roles/app", fields{"connection": "other", "project": "a"})
 	checkSame(t, "registries", any([]string{"other.example.com/team", "second.example.com"}), e.read("roles/app")["registries"])
 	for _, bad := range []string{"group/app", "registry.example.com/group/app", "other.example.com/app"} {
-		e.refused(logical.UpdateOperation, "roles/app", fields{"verify_repository": bad}, "verify_repository: must have one of the role's registries in front")
+		e.refused(logical.UpdateOperation, "roles/app", fields{"verify_repository": bad}, "verify_repository: must begin with one of the role's registries")
 	}
 	e.write("roles/app", fields{"verify_repository": "other.example.com/team/app"})
 

@@ -52,7 +52,7 @@ var validName = regexp.MustCompile(`^\w([\w.-]*\w)?$`)
 // checkName refuses names that Vault's storage or its policies cannot hold.
 func checkName(name string) error {
 	if len(name) > maxNameLength || !validName.MatchString(name) || strings.Contains(name, "..") {
-		return fmt.Errorf("a name has at most %d letters, digits and '_', with single '.' or any '-' inside, such as my_app", maxNameLength)
+		return fmt.Errorf("must be at most %d letters, digits and '_', with '-' or single '.' inside, such as my_app", maxNameLength)
 	}
 	return nil
 }
@@ -110,7 +110,7 @@ func checkFields(schema map[string]*framework.FieldSchema, req *logical.Request)
 		return fmt.Errorf("unknown field %s; the fields are: %s", strings.Join(unknown, ", "), strings.Join(writable(schema), ", "))
 	}
 	if size > maxBodySize {
-		return fmt.Errorf("the fields have %d bytes together; at most %d are accepted", size, maxBodySize)
+		return fmt.Errorf("the fields have %d bytes in total; at most %d are accepted", size, maxBodySize)
 	}
 	return nil
 }
@@ -128,7 +128,7 @@ func checkType(name string, fieldType framework.FieldType, value any) error {
 		case float64, json.Number:
 			return fmt.Errorf("%s: must be a string; put the number in quotes, or its digits may change on the way from Vault to the plugin", name)
 		default:
-			return fmt.Errorf("%s: must be a string, not a JSON object, list, true or false", name)
+			return fmt.Errorf("%s: must be a string, not an object, a list or a boolean", name)
 		}
 	case framework.TypeCommaStringSlice:
 		if !isTextOrList(value) {
@@ -136,7 +136,7 @@ func checkType(name string, fieldType framework.FieldType, value any) error {
 		}
 	case framework.TypeDurationSecond:
 		if !converts(fieldType, value) || value == "" {
-			return fmt.Errorf("%s: must be a duration that is not negative: a number of seconds, or a text such as 336h", name)
+			return fmt.Errorf("%s: must be a duration of 0 or more: a number of seconds, or text such as 336h", name)
 		}
 	case framework.TypeBool:
 		if !converts(fieldType, value) {
@@ -254,7 +254,7 @@ func parseCAs(text string) (*x509.CertPool, error) {
 	for rest := []byte(text); len(bytes.TrimSpace(rest)) > 0; {
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil || block.Type != "CERTIFICATE" {
-			return nil, refusef("ca_pem: must hold certificates in PEM form and nothing else, each beginning with -----BEGIN CERTIFICATE-----")
+			return nil, refusef("ca_pem: must hold only PEM certificates, each beginning with -----BEGIN CERTIFICATE-----")
 		}
 		certificate, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
@@ -290,7 +290,7 @@ func parseRolePatterns(patterns []string) ([]string, error) {
 	}
 	for i, pattern := range patterns {
 		if checkName(strings.ReplaceAll(pattern, "*", "x")) != nil {
-			return nil, fmt.Errorf("entry %d must be the name of a role, in which '*' stands for any characters, such as team-*", i+1)
+			return nil, fmt.Errorf("entry %d must be a role name, or a pattern such as team-* in which '*' matches any characters", i+1)
 		}
 	}
 	return patterns, nil

@@ -16,9 +16,9 @@ import (
 // arrive as float64 in one of its own process.
 func TestFieldTypesAreChecked(t *testing.T) {
 	const number = "f: must be a string; put the number in quotes"
-	const text = "f: must be a string, not a JSON object, list, true or false"
+	const text = "f: must be a string, not an object, a list or a boolean"
 	const list = "f: must be a list of strings, or one string with commas"
-	const duration = "f: must be a duration that is not negative"
+	const duration = "f: must be a duration of 0 or more"
 	for _, c := range []struct {
 		fieldType framework.FieldType
 		value     any

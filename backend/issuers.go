@@ -126,7 +126,7 @@ func (in input) refuseOtherTypes(what string, t issuer.Type, fieldsOf func(issue
 	fields := fieldsOf(t)
 	for _, name := range slices.Sorted(maps.Keys(fieldsOfTypes(fieldsOf))) {
 		if fields[name] == nil && in.has(name) {
-			return refusef("%s: a %s of type %s has no such field; its own are: %s", name, what, t.Name, strings.Join(slices.Sorted(maps.Keys(fields)), ", "))
+			return refusef("%s: a %s of type %s does not have this field; its fields are: %s", name, what, t.Name, strings.Join(slices.Sorted(maps.Keys(fields)), ", "))
 		}
 	}
 	return nil

@@ -92,7 +92,7 @@ func TestLeaseIsCapped(t *testing.T) {
 		"the mount's":             {nil, 0, 0, lease{time.Hour, 24 * time.Hour, true}, nil},
 		"the role's":              {fields{"ttl": "15m", "max_ttl": "2h"}, 0, 0, lease{15 * time.Minute, 2 * time.Hour, true}, nil},
 		"the mount caps":          {fields{"ttl": "30h", "max_ttl": "48h"}, 0, 0, lease{24 * time.Hour, 24 * time.Hour, false}, []string{"ttl: the lease lasts 24h0m0s instead of 30h0m0s, which is the mount's maximum"}},
-		"the registry caps":       {fields{"ttl": "13h"}, 12 * time.Hour, 0, lease{12 * time.Hour, 12 * time.Hour, false}, []string{"ttl: the lease lasts 12h0m0s instead of 13h0m0s, which is how long the registry lets such a credential live"}},
+		"the registry caps":       {fields{"ttl": "13h"}, 12 * time.Hour, 0, lease{12 * time.Hour, 12 * time.Hour, false}, []string{"ttl: the lease lasts 12h0m0s instead of 13h0m0s, which is the longest lifetime that the registry allows"}},
 		"max_ttl caps":            {fields{"max_ttl": "30m"}, 0, 0, lease{30 * time.Minute, 30 * time.Minute, false}, nil},
 		"the registry gives less": {fields{"ttl": "15m"}, 0, 20 * time.Minute, lease{15 * time.Minute, 20 * time.Minute, true}, nil},
 		"and less than ttl":       {fields{"ttl": "15m"}, 0, 10 * time.Minute, lease{10 * time.Minute, 10 * time.Minute, false}, nil},

@@ -139,7 +139,7 @@ func (b *backend) check(ctx context.Context, c *connection) (issuer.Status, erro
 func (b *backend) statusWarnings(status issuer.Status, settings config) []string {
 	warnings := slices.Clone(status.Warnings)
 	if left := status.ExpiresAt.Sub(b.now()); !status.ExpiresAt.IsZero() && left <= settings.ExpiryWarning.Duration {
-		warnings = append(warnings, fmt.Sprintf("the root credential expires at %s; rotate-root, or a write with a new one, replaces it", formatTime(status.ExpiresAt)))
+		warnings = append(warnings, fmt.Sprintf("the root credential expires at %s; replace it with rotate-root, or write a new one", formatTime(status.ExpiresAt)))
 	}
 	return warnings
 }
@@ -203,7 +203,7 @@ func (b *backend) checkBeforeWrite(ctx context.Context, storage logical.Storage,
 	}
 	status, err := client.Check(ctx)
 	if err != nil {
-		return nil, refusef("verify_connection: nothing is stored, because the registry does not accept the root credential, or could not be asked: %w; verify_connection=false stores it all the same", err)
+		return nil, refusef("verify_connection: nothing is stored, because the check of the root credential failed: %w; verify_connection=false stores the connection without this check", err)
 	}
 	return b.statusWarnings(status, settings), nil
 }
@@ -229,9 +229,9 @@ func (b *backend) deleteConnection(ctx context.Context, req *logical.Request, da
 	var warnings []string
 	if use.String() != "" {
 		if len(use.roles) > 0 || !data.Get("force").(bool) {
-			return answer(refusef("connection %q is in use: %s; delete the roles and revoke the leases first, or give up what cannot be revoked any more with force=true", name, use))
+			return answer(refusef("connection %q is in use: %s; delete the roles and revoke the leases first; force=true abandons credentials that can no longer be revoked", name, use))
 		}
-		warnings = append(warnings, fmt.Sprintf("given up, and left at the registry: %s", use))
+		warnings = append(warnings, fmt.Sprintf("abandoned at the registry: %s", use))
 		if err := b.forgetLeases(ctx, req.Storage, name); err != nil {
 			return nil, err
 		}

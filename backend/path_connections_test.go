@@ -93,23 +93,23 @@ func TestConnectionRefuses(t *testing.T) {
 	}{
 		"unknown type":            {fields{"type": "quay"}, []string{"type: must be one of " + strings.Join(issuerTypeNames(), ", ")}},
 		"no type":                 {fields{"type": nil}, []string{"type: must be one of"}},
-		"field of another type":   {fields{"token": marker}, []string{"token: a connection of type test has no such field; its own are: password, username"}},
-		"plain http":              {fields{"url": "http://git.example.com"}, []string{"url: must begin with https://: plain http would send the root credential in the clear"}},
+		"field of another type":   {fields{"token": marker}, []string{"token: a connection of type test does not have this field; its fields are: password, username"}},
+		"plain http":              {fields{"url": "http://git.example.com"}, []string{"url: must begin with https://; plain http would send the root credential unencrypted"}},
 		"other scheme":            {fields{"url": "ftp://git.example.com"}, []string{"url: must begin with https://"}},
 		"no scheme":               {fields{"url": "git.example.com"}, []string{"url: must be a URL, such as https://gitlab.example.com"}},
 		"no host":                 {fields{"url": "https://:443"}, []string{"url: must be a URL"}},
 		"no URL":                  {fields{"url": "https://a b"}, []string{"url: must be a URL"}},
 		"empty URL":               {fields{"url": ""}, []string{"url: must be the URL of the API, such as https://test.example.com"}},
-		"user in the URL":         {fields{"url": "https://me:" + marker + "@git.example.com"}, []string{"url: must have neither a user, a query nor a fragment"}},
-		"query in the URL":        {fields{"url": "https://git.example.com?token=" + marker}, []string{"url: must have neither"}},
-		"empty query in the URL":  {fields{"url": "https://git.example.com?"}, []string{"url: must have neither"}},
-		"fragment in the URL":     {fields{"url": "https://git.example.com#" + marker}, []string{"url: must have neither"}},
+		"user in the URL":         {fields{"url": "https://me:" + marker + "@git.example.com"}, []string{"url: must not have a user, a query or a fragment"}},
+		"query in the URL":        {fields{"url": "https://git.example.com?token=" + marker}, []string{"url: must not have a user"}},
+		"empty query in the URL":  {fields{"url": "https://git.example.com?"}, []string{"url: must not have a user"}},
+		"fragment in the URL":     {fields{"url": "https://git.example.com#" + marker}, []string{"url: must not have a user"}},
 		"no registry":             {fields{"registry": ""}, []string{"registry: must be the registry that the credentials are for"}},
 		"bad registry":            {fields{"registry": "a b"}, []string{"registry: must not contain white space"}},
 		"registries with a glob":  {fields{"registry": "*.example.com"}, []string{"registry: must name one registry, not a pattern"}},
 		"registry twice":          {fields{"registry": "Ghcr.io,https://ghcr.io/"}, []string{`registry: names "ghcr.io" twice`}},
-		"CA that is none":         {fields{"ca_pem": marker}, []string{"ca_pem: must hold certificates"}},
-		"role that can not be":    {fields{"allowed_roles": "a,b c"}, []string{"allowed_roles: entry 2 must be the name of a role"}},
+		"CA that is none":         {fields{"ca_pem": marker}, []string{"ca_pem: must hold only PEM certificates"}},
+		"role that can not be":    {fields{"allowed_roles": "a,b c"}, []string{"allowed_roles: entry 2 must be a role name"}},
 		"too many roles":          {fields{"allowed_roles": slices.Repeat([]any{"a"}, 1001)}, []string{"allowed_roles: must have at most 1000 names, not 1001"}},
 		"target with white space": {fields{"allowed_targets": []any{"a", "b c"}}, []string{"allowed_targets: entry 2 must be a project, group, user or repository"}},
 		"empty target":            {fields{"allowed_targets": []any{""}}, []string{"allowed_targets: entry 1 must be"}},
@@ -133,7 +133,7 @@ func TestConnectionRefuses(t *testing.T) {
 func TestTypeOfAConnectionIsFixed(t *testing.T) {
 	e := newConnectedEngine(t)
 	e.refused(logical.UpdateOperation, "connections/app", with(e.connectionSample(), fields{"type": "brief"}),
-		"type: is test and cannot be changed; write a connection of another name")
+		"type: is test and cannot be changed; use another connection name")
 	e.write("connections/brief", with(e.connectionSample(), fields{"type": "brief"}))
 	checkSame(t, "type", any("brief"), e.read("connections/brief")["type"])
 }
@@ -177,10 +177,10 @@ func TestRootCredentialGoesToNoOtherHost(t *testing.T) {
 	e.minting.alsoAt(t, elsewhere)
 	e.minting.alsoAt(t, e.minting.url+":8443")
 	for want, data := range map[string]fields{
-		"url: is on another host than before; write password with it":      {"url": elsewhere},
-		"url: is on another host":                                          {"url": e.minting.url + ":8443"},
-		"registry: is on another host than before; write password with it": {"registry": "registry.example.com,evil.example.com"},
-		"registry: is on another host":                                     {"registry": "registry.example.com:5000"},
+		"url: names a new host; write password in the same request": {"url": elsewhere},
+		"url: names a new host": {"url": e.minting.url + ":8443"},
+		"registry: names a new host; write password in the same request": {"registry": "registry.example.com,evil.example.com"},
+		"registry: names a new host":                                     {"registry": "registry.example.com:5000"},
 	} {
 		for _, more := range []fields{{}, {"verify_connection": false}, {"username": "other"}} {
 			e.refused(logical.UpdateOperation, "connections/app", with(data, more), want)
@@ -189,7 +189,7 @@ func TestRootCredentialGoesToNoOtherHost(t *testing.T) {
 	}
 	e.write("connections/app", fields{"registry": "registry.example.com/team"})
 	checkWarnings(t, warningsOf(e.write("connections/app", fields{"url": elsewhere, "registry": "other.example.com", "password": adminPassword})),
-		"url: what was minted at the former one will be looked for, and revoked, at the new one")
+		"url: credentials that were minted at the old URL will be looked for and revoked at the new one")
 	checkSame(t, "connection", with(e.connectionReadBack(), fields{"url": elsewhere, "registry": "other.example.com"}), e.read("connections/app"))
 }
 
@@ -213,8 +213,8 @@ func TestConnectionIsStoredOnlyIfItsRegistryAcceptsIt(t *testing.T) {
 		e.minting.fail("check", err)
 		for path, data := range map[string]fields{"connections/app": {"username": "other"}, "connections/new": e.connectionSample()} {
 			e.refused(logical.UpdateOperation, path, data,
-				"verify_connection: nothing is stored, because the registry does not accept the root credential, or could not be asked: the registry's API at "+e.minting.url,
-				want, "verify_connection=false stores it all the same")
+				"verify_connection: nothing is stored, because the check of the root credential failed: the registry's API at "+e.minting.url,
+				want, "verify_connection=false stores the connection without this check")
 			e.write(path, with(data, fields{"verify_connection": false}))
 		}
 		checkSame(t, "username", any("other"), e.read("connections/app")["username"])
@@ -238,7 +238,7 @@ func TestConnectionWriteWarns(t *testing.T) {
 		"registry normalised": {issuer.Status{}, fields{"registry": "Registry.Example.com"}, []string{`registry: stored as "registry.example.com"`}},
 		"trailing newline":    {issuer.Status{}, fields{"password": adminPassword + "\n"}, []string{"password: its trailing newline was removed"}},
 		"said by its type":    {issuer.Status{Warnings: []string{"may do more than is needed"}}, nil, []string{"may do more than is needed"}},
-		"expires soon":        {issuer.Status{ExpiresAt: noon.Add(defaultExpiryWarning)}, nil, []string{"the root credential expires at 2026-03-15T12:00:00Z; rotate-root, or a write with a new one, replaces it"}},
+		"expires soon":        {issuer.Status{ExpiresAt: noon.Add(defaultExpiryWarning)}, nil, []string{"the root credential expires at 2026-03-15T12:00:00Z; replace it with rotate-root, or write a new one"}},
 		"expires later":       {issuer.Status{ExpiresAt: noon.Add(defaultExpiryWarning + 1)}, nil, nil},
 		"not tried":           {issuer.Status{Warnings: []string{"never seen"}}, fields{"verify_connection": false}, nil},
 	} {
@@ -276,8 +276,8 @@ func TestConnectionThatCannotBeOpenedIsAnError(t *testing.T) {
 	e.store("connections/app", strings.Replace(stored, `"username":"admin"`, `"x":"y"`, 1))
 	e.refused(logical.ReadOperation, "connections/app/check", nil, "username: must be set")
 	e.store("connections/app", strings.Replace(stored, `"registries"`, `"ca_pem":"no certificate","registries"`, 1))
-	e.refused(logical.ReadOperation, "connections/app/check", nil, "ca_pem: must hold certificates")
-	e.refused(logical.UpdateOperation, "roles/app", fields{"connection": "app", "project": "a"}, "ca_pem: must hold certificates")
+	e.refused(logical.ReadOperation, "connections/app/check", nil, "ca_pem: must hold only PEM certificates")
+	e.refused(logical.UpdateOperation, "roles/app", fields{"connection": "app", "project": "a"}, "ca_pem: must hold only PEM certificates")
 }
 
 func TestConnectionsItCannotUnderstandAreErrors(t *testing.T) {
@@ -339,10 +339,10 @@ func TestBadConnectionNamesAreRefused(t *testing.T) {
 	e := newEngine(t)
 	for _, name := range []string{"..", "a b", "-a", "ä"} {
 		for _, op := range []logical.Operation{logical.ReadOperation, logical.UpdateOperation, logical.PatchOperation, logical.DeleteOperation} {
-			e.refused(op, "connections/"+name, nil, "connection: a name has at most 200 letters, digits and '_'")
+			e.refused(op, "connections/"+name, nil, "connection: must be at most 200 letters, digits and '_'")
 		}
-		e.refused(logical.ReadOperation, "connections/"+name+"/check", nil, "connection: a name")
-		e.refused(logical.UpdateOperation, "connections/"+name+"/rotate-root", nil, "connection: a name")
+		e.refused(logical.ReadOperation, "connections/"+name+"/check", nil, "connection: must be at most 200 letters")
+		e.refused(logical.UpdateOperation, "connections/"+name+"/rotate-root", nil, "connection: must be at most 200 letters")
 	}
 }
 
@@ -369,14 +369,14 @@ func TestConnectionInUseCannotBeDeleted(t *testing.T) {
 	e.failed(logical.ReadOperation, "creds/leased", nil, http.StatusBadGateway)
 	for _, data := range []fields{nil, {"force": true}} {
 		e.refused(logical.DeleteOperation, "connections/app", data,
-			`connection "app" is in use: roles leased, r0, r1, r2, r3 and 3 more, 1 leased credentials, 1 credentials that wait to be revoked; delete the roles`, "with force=true")
+			`connection "app" is in use: roles leased, r0, r1, r2, r3 and 3 more, 1 leased credentials, 1 credentials waiting to be revoked; delete the roles`, "force=true abandons credentials")
 	}
 	for _, name := range e.must(logical.ListOperation, "roles/", nil).Data["keys"].([]string) {
 		e.must(logical.DeleteOperation, "roles/"+name, nil)
 	}
-	e.refused(logical.DeleteOperation, "connections/app", nil, "is in use: 1 leased credentials, 1 credentials that wait")
+	e.refused(logical.DeleteOperation, "connections/app", nil, "is in use: 1 leased credentials, 1 credentials waiting")
 	checkWarnings(t, warningsOf(e.must(logical.DeleteOperation, "connections/app", fields{"force": true})),
-		"given up, and left at the registry: 1 leased credentials, 1 credentials that wait to be revoked")
+		"abandoned at the registry: 1 leased credentials, 1 credentials waiting to be revoked")
 	checkSame(t, "living credentials", 2, len(e.minting.names()))
 	if err := e.rollBack(); err != nil {
 		t.Errorf("rollback: %v", err)
@@ -392,9 +392,9 @@ func TestConnectionWithCredentialsOfARoleThatLeftItIsInUse(t *testing.T) {
 	e.write("roles/app", fields{"connection": "app", "project": "group/app", "grace_period": "1h"})
 	e.read("creds/app")
 	e.write("roles/app", fields{"connection": "other", "project": "group/app"})
-	e.refused(logical.DeleteOperation, "connections/app", nil, "is in use: 1 credentials that wait to be revoked")
+	e.refused(logical.DeleteOperation, "connections/app", nil, "is in use: 1 credentials waiting to be revoked")
 	e.read("creds/app")
-	e.refused(logical.DeleteOperation, "connections/app", nil, "is in use: 1 credentials that wait to be revoked")
+	e.refused(logical.DeleteOperation, "connections/app", nil, "is in use: 1 credentials waiting to be revoked")
 	e.clock.advance(time.Hour)
 	if err := e.rollBack(); err != nil {
 		t.Fatal(err)

@@ -300,17 +300,17 @@ func (in input) checkRoleType(old *role) error {
 	switch {
 	case bundle != "" || old.Bundle != nil:
 		if field := cmp.Or(static, dynamic, member); field != "" {
-			return refusef("%s: a bundle has members and nothing of its own; leave it out, or write it to a role of another name", field)
+			return refusef("%s: a bundle has no fields besides members; leave this one out, or write it to another role", field)
 		}
 		if old.Static != nil || old.Dynamic != nil {
-			return refusef("members: this role holds credentials of its own; delete it first, or write members to a role of another name")
+			return refusef("members: this role holds credentials of its own; delete it first, or write members to another role")
 		}
 	case dynamic != "" || old.Dynamic != nil:
 		if static != "" {
-			return refusef("%s: a role with a connection has its credential from there; leave it out, or write it to a role of another name", static)
+			return refusef("%s: a role with a connection gets its credential from it; leave this field out, or write it to another role", static)
 		}
 		if old.Static != nil {
-			return refusef("%s: this role is static; delete it first, or write a role of another name", dynamic)
+			return refusef("%s: this role is static; delete it first, or use another role name", dynamic)
 		}
 	}
 	return nil
@@ -326,7 +326,7 @@ func (b *backend) deleteRole(ctx context.Context, req *logical.Request, data *fr
 	if err != nil || left == 0 {
 		return answer(err)
 	}
-	return withWarnings(nil, []string{fmt.Sprintf("%d credentials of the role could not be revoked yet; that is tried again every minute until the registry does it", left)}), nil
+	return withWarnings(nil, []string{fmt.Sprintf("%d credentials of the role could not be revoked yet; the engine tries again every minute until they are", left)}), nil
 }
 
 // dropRole deletes a role, and returns what remains to be done at its registry,

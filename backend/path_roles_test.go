@@ -180,9 +180,9 @@ func TestBadNamesAreRefused(t *testing.T) {
 	e := newEngine(t)
 	for _, name := range []string{".", "..", "-a", "a-", ".a", "a.", "a..b", "a b", "a\n", "ä", "a%2fb", "a*", "+", strings.Repeat("a", maxNameLength+1)} {
 		for _, op := range []logical.Operation{logical.ReadOperation, logical.UpdateOperation, logical.PatchOperation, logical.DeleteOperation} {
-			e.refused(op, "roles/"+name, nil, "role: a name has at most 200 letters, digits and '_'")
+			e.refused(op, "roles/"+name, nil, "role: must be at most 200 letters, digits and '_'")
 		}
-		e.refused(logical.ReadOperation, "creds/"+name, nil, "role: a name")
+		e.refused(logical.ReadOperation, "creds/"+name, nil, "role: must be at most")
 	}
 	for _, name := range []string{"a", "_", "A.b-c_9", "a--b", strings.Repeat("a", maxNameLength)} {
 		e.write("roles/"+name, credential)
@@ -197,8 +197,8 @@ func TestStoredPasswordGoesToNoOtherHost(t *testing.T) {
 	e.write("roles/app", credential)
 	for _, other := range []string{"evil.example.com", "ghcr.io:5000", "docker.io", "*.io", "evil.example.com/ghcr.io"} {
 		for _, data := range []fields{{"registry": other}, {"hostname": other}, {"registry": other, "username": "you", "verify": true}} {
-			e.refused(logical.UpdateOperation, "roles/app", data, "registry: is on another host than before; write the password with it")
-			e.refused(logical.PatchOperation, "roles/app", data, "registry: is on another host than before; write the password with it")
+			e.refused(logical.UpdateOperation, "roles/app", data, "registry: names a new host; write password in the same request")
+			e.refused(logical.PatchOperation, "roles/app", data, "registry: names a new host; write password in the same request")
 		}
 	}
 	if len(e.registries.asked) > 0 {
@@ -268,13 +268,13 @@ func TestRoleRefuses(t *testing.T) {
 		"NUL":                   {fields{"password": marker + "\x00"}, []string{"password: must not contain a NUL"}},
 		"not UTF-8":             {fields{"password": marker + "\uFFFD"}, []string{"password: must be UTF-8"}},
 		"email with newline":    {fields{"email": marker + "\n"}, []string{"email: must not contain control characters"}},
-		"no time":               {fields{"expires_at": "tomorrow " + marker}, []string{"expires_at: must be a time as in RFC 3339, such as "}},
-		"date only":             {fields{"expires_at": "2027-01-31"}, []string{"expires_at: must be a time"}},
+		"no time":               {fields{"expires_at": "tomorrow " + marker}, []string{"expires_at: must be an RFC 3339 time, such as "}},
+		"date only":             {fields{"expires_at": "2027-01-31"}, []string{"expires_at: must be an RFC 3339 time"}},
 		"number":                {fields{"password": 12345}, []string{"password: must be a string; put the number in quotes"}},
-		"impossible offset":     {fields{"expires_at": "2027-01-31T00:00:00+25:00"}, []string{"expires_at: must be a time"}},
-		"after year 9999":       {fields{"expires_at": "9999-12-31T23:59:59-12:00"}, []string{"expires_at: must be a time"}},
-		"before year 0":         {fields{"expires_at": "0000-01-01T00:00:00+12:00"}, []string{"expires_at: must be a time"}},
-		"both forms":            {fields{"dockerconfigjson": several, "password": marker}, []string{"dockerconfigjson: holds registry, username, password and email already"}},
+		"impossible offset":     {fields{"expires_at": "2027-01-31T00:00:00+25:00"}, []string{"expires_at: must be an RFC 3339 time"}},
+		"after year 9999":       {fields{"expires_at": "9999-12-31T23:59:59-12:00"}, []string{"expires_at: must be an RFC 3339 time"}},
+		"before year 0":         {fields{"expires_at": "0000-01-01T00:00:00+12:00"}, []string{"expires_at: must be an RFC 3339 time"}},
+		"both forms":            {fields{"dockerconfigjson": several, "password": marker}, []string{"dockerconfigjson: already contains registry, username, password and email"}},
 		"unknown field":         {fields{"pasword": marker}, []string{`unknown field "pasword"; the fields are: ` + strings.Join(writable(newEngine(t).roleSchema()), ", ")}},
 		"unknown fields":        {fields{"z": marker, "a\n": marker}, []string{`unknown field "a\n", "z"`}},
 		"long unknown field":    {fields{strings.Repeat("a", 1000): 1}, []string{`unknown field "` + strings.Repeat("a", maxQuotedField) + `"; `}},
@@ -354,7 +354,7 @@ func TestValuesOfWrongTypeAreNotRepeated(t *testing.T) {
 	e := newSampledEngine(t)
 	for field := range staticFields() {
 		for _, value := range []any{fields{"value": marker}, []any{marker}, []any{marker, marker}, []any{[]any{marker}}, []any{}, fields{}, true, false} {
-			want := field + ": must be a string, not a JSON object, list, true or false"
+			want := field + ": must be a string, not an object, a list or a boolean"
 			e.refused(logical.UpdateOperation, "roles/app", fields{field: value}, want)
 			e.refused(logical.UpdateOperation, "roles/new", with(credential, fields{field: value}), want)
 			e.refused(logical.PatchOperation, "roles/app", fields{field: value}, want)
@@ -379,7 +379,7 @@ func TestWriteWarns(t *testing.T) {
 		"expiry stays":          {fields{"password": marker}, []string{"expires_at: stays 2027-01-31T00:00:00Z"}},
 		"expiry stays, too":     {fields{"dockerconfigjson": `{"auths":{"ghcr.io":{"username":"me","password":"x"}}}`}, []string{"expires_at: stays 2027-01-31T00:00:00Z"}},
 		"expiry comes, too":     {fields{"password": marker, "expires_at": "2028-01-31T00:00:00Z"}, nil},
-		"expired":               {fields{"expires_at": "2026-03-01T12:00:00Z"}, []string{"expires_at: 2026-03-01T12:00:00Z has passed already"}},
+		"expired":               {fields{"expires_at": "2026-03-01T12:00:00Z"}, []string{"expires_at: 2026-03-01T12:00:00Z is in the past"}},
 		"just not expired":      {fields{"expires_at": "2026-03-01T12:00:01Z"}, nil},
 		"members with no place": {fields{"expires_at": "", "dockerconfigjson": `{"auths":{"ghcr.io":{"username":"me","password":"x","extra":"` + marker + `"}},"psFormat":"` + marker + `"}`}, []string{`dockerconfigjson: auths["ghcr.io"]: left out, because`, `dockerconfigjson: left out, because`}},
 		"all at once":           {fields{"hostname": "Quay.io/A", "password": marker + "\n"}, []string{"hostname: stored as", "hostname: ", "password: ", "expires_at: stays"}},

@@ -40,11 +40,11 @@ func (b *backend) rotateRole(ctx context.Context, req *logical.Request, data *fr
 	case r == nil:
 		return nil, noSuchRole(name)
 	case r.Static != nil:
-		return answer(refusef("role %q is static: the engine does not know how to replace its credential; write the new password to roles/%s", name, name))
+		return answer(refusef("role %q is static: the engine cannot replace its credential; write the new password to roles/%s", name, name))
 	case r.Bundle != nil:
 		return answer(refusef("role %q is a bundle; rotate its members", name))
 	case !r.isShared():
-		return answer(refusef("role %q is leased: each read mints a new credential; revoke the leases of those that must end", name))
+		return answer(refusef("role %q is leased: each read mints a new credential; to end one, revoke its lease", name))
 	}
 	s, err := b.rotate(ctx, req.Storage, name, whenAsked)
 	if err != nil {

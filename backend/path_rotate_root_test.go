@@ -241,7 +241,7 @@ func TestConnectionWithAnUnfinishedRotateRootIsNotDeleted(t *testing.T) {
 		e.minting.fail(call, errDown)
 		e.failed(logical.UpdateOperation, "connections/app/rotate-root", nil, http.StatusBadGateway)
 		e.events.Events = nil
-		e.refused(logical.DeleteOperation, "connections/app", nil, "a root credential that a rotate-root has left to be ended")
+		e.refused(logical.DeleteOperation, "connections/app", nil, "a root credential that an unfinished rotate-root still has to revoke")
 		e.minting.mend()
 		e.mustRollBack()
 		e.must(logical.DeleteOperation, "connections/app", nil)
@@ -264,7 +264,7 @@ func TestConnectionThatMovesDuringARotateRoot(t *testing.T) {
 			_, got := e.rootInUse()
 			checkSame(t, "pending_root", any(pending), got)
 			warnings := warningsOf(e.write("connections/app", with(data, fields{"password": adminPassword})))
-			checkContains(t, warnings[0], ": a rotate-root was not finished; end what it has made or replaced at the former host yourself")
+			checkContains(t, warnings[0], ": abandoned an unfinished rotate-root; revoke the credentials that it created or replaced at the old host yourself")
 			_, got = e.rootInUse()
 			checkSame(t, "pending_root", any(nil), got)
 		}

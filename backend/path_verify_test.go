@@ -61,7 +61,7 @@ func TestVerifyAnswersForEachMemberWithTheWorstVerdict(t *testing.T) {
 	verify(t, e, "all", fields{"repository": "a.example.com/one"})
 	slices.Sort(e.registries.asked)
 	checkSame(t, "asked", []string{"a.example.com user one", "b.example.com user app"}, e.registries.asked)
-	e.refused(logical.UpdateOperation, "verify/all", fields{"repository": "one"}, "repository: must have one of the pull secret's registries in front")
+	e.refused(logical.UpdateOperation, "verify/all", fields{"repository": "one"}, "repository: must begin with one of the pull secret's registries")
 	e.refused(logical.UpdateOperation, "verify/all", fields{"repository": "a.example.com/One Two"}, "repository: ")
 }
 
@@ -78,7 +78,7 @@ func TestVerifyChoosesRepositoriesByRegistryAndPath(t *testing.T) {
 		"ghcr.io/a u a/app", "ghcr.io/a u a/app", "ghcr.io/b u ", "ghcr.io/b u ",
 		"https://index.docker.io/v1/ u ", "https://index.docker.io/v1/ u acme/app:1",
 	}, e.registries.asked)
-	e.refused(logical.UpdateOperation, "roles/app", fields{"verify_repository": "quay.io/app"}, "verify_repository: must have one of the role's registries in front")
+	e.refused(logical.UpdateOperation, "roles/app", fields{"verify_repository": "quay.io/app"}, "verify_repository: must begin with one of the role's registries")
 	e.refused(logical.UpdateOperation, "roles/app", fields{"verify_repository": "ghcr.io/A B"}, "verify_repository: ")
 
 	// GitLab's images may have the very path of the project.
@@ -88,8 +88,8 @@ func TestVerifyChoosesRepositoriesByRegistryAndPath(t *testing.T) {
 	slices.Sort(e.registries.asked)
 	checkSame(t, "asked", []string{"ghcr.io/a u a:1.4", "ghcr.io/b u ", "https://index.docker.io/v1/ u "}, e.registries.asked)
 	e.write("roles/single", with(credential, fields{"registry": "ghcr.io/a"}))
-	e.refused(logical.UpdateOperation, "roles/single", fields{"verify_repository": "other/app"}, "verify_repository: must lie in ghcr.io/a")
-	e.refused(logical.UpdateOperation, "verify/single", fields{"repository": "aa/app"}, "repository: must lie in ghcr.io/a")
+	e.refused(logical.UpdateOperation, "roles/single", fields{"verify_repository": "other/app"}, "verify_repository: must be below ghcr.io/a")
+	e.refused(logical.UpdateOperation, "verify/single", fields{"repository": "aa/app"}, "repository: must be below ghcr.io/a")
 }
 
 // A registry that hangs must not keep others from writing, and what was

@@ -357,10 +357,10 @@ func TestRotateOfEachTypeOfRole(t *testing.T) {
 	e.write("roles/bundle", fields{"members": "static"})
 	e.write("roles/leased", leasedRole)
 	for role, want := range map[string]string{
-		"static": `role "static" is static: the engine does not know how to replace its credential; write the new password to roles/static`,
+		"static": `role "static" is static: the engine cannot replace its credential; write the new password to roles/static`,
 		"bundle": `role "bundle" is a bundle; rotate its members`,
-		"leased": `role "leased" is leased: each read mints a new credential; revoke the leases`,
-		"a b":    "role: a name has at most",
+		"leased": `role "leased" is leased: each read mints a new credential; to end one, revoke its lease`,
+		"a b":    "role: must be at most",
 	} {
 		e.refused(logical.UpdateOperation, "rotate/"+role, nil, want)
 	}
@@ -481,7 +481,7 @@ func TestDeletedRoleHasItsCredentialsRevokedLaterIfTheRegistryIsDown(t *testing.
 	e.write("rotate/app", nil)
 	e.minting.fail("revoke", errDown)
 	checkWarnings(t, warningsOf(e.must(logical.DeleteOperation, "roles/app", nil)), "2 credentials of the role could not be revoked yet")
-	e.refused(logical.DeleteOperation, "connections/app", nil, "2 credentials that wait to be revoked")
+	e.refused(logical.DeleteOperation, "connections/app", nil, "2 credentials waiting to be revoked")
 	if err := e.rollBack(); err == nil {
 		t.Error("want an error while the registry is down")
 	} else {

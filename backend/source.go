@@ -68,7 +68,7 @@ func join(sources []source) (dockerconfig.Config, error) {
 	for _, s := range sources {
 		for _, c := range s.docker.Credentials() {
 			if other, twice := owner[c.Registry]; twice {
-				return dockerconfig.Config{}, refusef("members: roles %q and %q both hold registry %q, and a pull secret has one credential for each", other, s.name, c.Registry)
+				return dockerconfig.Config{}, refusef("members: roles %q and %q both hold registry %q, but a pull secret holds one credential per registry", other, s.name, c.Registry)
 			}
 			owner[c.Registry] = s.name
 			all = append(all, c)

@@ -61,7 +61,7 @@ func (in input) applyStatic(old *staticRole, now time.Time) (*staticRole, []stri
 	var err error
 	switch single := in.has("registry", "hostname", "username", "password", "email"); {
 	case in.has("dockerconfigjson") && single:
-		return nil, nil, refusef("dockerconfigjson: holds registry, username, password and email already; leave those fields out")
+		return nil, nil, refusef("dockerconfigjson: already contains registry, username, password and email; leave those fields out")
 	case in.has("dockerconfigjson"):
 		role.Docker, warnings, err = dockerconfig.Parse(in.text("dockerconfigjson"))
 		if err != nil {
@@ -80,7 +80,7 @@ func (in input) applyStatic(old *staticRole, now time.Time) (*staticRole, []stri
 			return nil, nil, refuse(fieldError("expires_at", err))
 		}
 		if !role.ExpiresAt.IsZero() && !role.ExpiresAt.After(now) {
-			warnings = append(warnings, fmt.Sprintf("expires_at: %s has passed already", formatTime(role.ExpiresAt)))
+			warnings = append(warnings, fmt.Sprintf("expires_at: %s is in the past", formatTime(role.ExpiresAt)))
 		}
 	} else if in.has("password", "dockerconfigjson") && !role.ExpiresAt.IsZero() {
 		warnings = append(warnings, fmt.Sprintf("expires_at: stays %s; write it too if the new password expires at another time", formatTime(role.ExpiresAt)))
@@ -100,7 +100,7 @@ func (in input) applyCredential(old []dockerconfig.Credential) (dockerconfig.Con
 	case 1:
 		c = old[0]
 	default:
-		return dockerconfig.Config{}, nil, refusef("this role holds %d registries, so that registry, username, password and email are not clear; write the whole dockerconfigjson", len(old))
+		return dockerconfig.Config{}, nil, refusef("this role holds %d registries, so registry, username, password and email are ambiguous; write the whole dockerconfigjson", len(old))
 	}
 
 	var warnings []string
@@ -113,7 +113,7 @@ func (in input) applyCredential(old []dockerconfig.Credential) (dockerconfig.Con
 		// Or who may write the role, and read nothing, could have its password
 		// sent to a host of theirs, by verify or by whoever pulls.
 		if before != "" && c.Registry.Host() != before.Host() && !in.has("password") {
-			return dockerconfig.Config{}, nil, refusef("registry: is on another host than before; write the password with it, because a stored password is only ever used for the host that it was given for")
+			return dockerconfig.Config{}, nil, refusef("registry: names a new host; write password in the same request, because a stored password is only used for the host it was written for")
 		}
 	}
 	if in.has("username") {
@@ -154,7 +154,7 @@ func (in input) checkComplete() error {
 	if missing == nil {
 		return nil
 	}
-	return refusef("missing %s: a new role needs registry, username and password, or dockerconfigjson, or members", strings.Join(missing, ", "))
+	return refusef("missing %s: a new role needs registry, username and password, or dockerconfigjson, members or connection", strings.Join(missing, ", "))
 }
 
 // registry reads the field that has two names.
@@ -182,7 +182,7 @@ func parseExpiry(text string) (time.Time, error) {
 	at, err := time.Parse(time.RFC3339, text)
 	at = at.UTC() // storage cannot hold every offset that Parse accepts
 	if err != nil || at.Year() < 1 || at.Year() > 9999 {
-		return time.Time{}, errors.New("must be a time as in RFC 3339, such as 2027-01-31T00:00:00Z")
+		return time.Time{}, errors.New("must be an RFC 3339 time, such as 2027-01-31T00:00:00Z")
 	}
 	return at, nil
 }

@@ -95,7 +95,7 @@ func chooseRepositories(results []verification, sources []source, requested stri
 		v.repository = path
 	}
 	if requested != "" && !used {
-		return refusef("repository: must have one of the pull secret's registries in front, such as %s/group/app", results[0].registry.Host())
+		return refusef("repository: must begin with one of the pull secret's registries, such as %s/group/app", results[0].registry.Host())
 	}
 	return nil
 }
@@ -112,7 +112,7 @@ func repositoryIn(key dockerconfig.Key, repository string, single bool) (path st
 	}
 	if !registry.Covers(key, path) {
 		if single {
-			return "", false, fmt.Errorf("must lie in %s, because no tool uses the credential elsewhere", key.ImageName())
+			return "", false, fmt.Errorf("must be below %s, because no tool uses the credential elsewhere", key.ImageName())
 		}
 		return "", false, nil
 	}
@@ -134,7 +134,7 @@ func (r *role) checkVerifyRepository(docker dockerconfig.Config) error {
 			return nil
 		}
 	}
-	return refusef("verify_repository: must have one of the role's registries in front, such as %s/group/app", credentials[0].Registry.Host())
+	return refusef("verify_repository: must begin with one of the role's registries, such as %s/group/app", credentials[0].Registry.Host())
 }
 
 // described returns what is known of one verification.

@@ -86,8 +86,8 @@ func TestRefusedInput(t *testing.T) {
 		{"misspelt password", credential(fields{"password": nil, "pasword": marker}), []string{`unknown field "pasword"`, "password"}},
 		{"unknown field beside good ones", credential(fields{"tls": marker}), []string{`unknown field "tls"`}},
 		{"name in the body", credential(fields{"role": "other"}), []string{`unknown field "role"`}},
-		{"bad expires_at", credential(fields{"expires_at": "tomorrow"}), []string{"expires_at: must be a time as in RFC 3339"}},
-		{"fields and a config", credential(fields{"dockerconfigjson": `{"auths":{}}`}), []string{"dockerconfigjson: holds registry, username, password and email already"}},
+		{"bad expires_at", credential(fields{"expires_at": "tomorrow"}), []string{"expires_at: must be an RFC 3339 time"}},
+		{"fields and a config", credential(fields{"dockerconfigjson": `{"auths":{}}`}), []string{"dockerconfigjson: already contains registry, username, password and email"}},
 		{"pull secret over 1 MiB", credential(fields{"password": strings.Repeat(marker, 90_000)}), []string{"1048576 bytes"}},
 		{"body over 1 MiB", credential(fields{"password": strings.Repeat("p", 600_000), "email": strings.Repeat("e", 600_000)}), []string{"at most 1048576 are accepted"}},
 
@@ -169,12 +169,12 @@ func TestBadRoleNamesAreRefused(t *testing.T) {
 	for _, name := range []string{"my app", "app-", ".app", "a..b", "a%b", "äpp", strings.Repeat("a", 201)} {
 		for _, path := range []string{"regcred/roles/", "regcred/creds/"} {
 			_, err := v.Client.Logical().Read(path + name)
-			if got := refusal(t, err); !strings.Contains(got, "role: a name has at most 200 letters") {
+			if got := refusal(t, err); !strings.Contains(got, "role: must be at most 200 letters") {
 				t.Errorf("reading %s%s: want the rule for names, got\n%s", path, name, got)
 			}
 		}
 		_, err := v.Client.Logical().Write("regcred/roles/"+name, credential(nil))
-		if got := refusal(t, err); !strings.Contains(got, "role: a name has at most 200 letters") {
+		if got := refusal(t, err); !strings.Contains(got, "role: must be at most 200 letters") {
 			t.Errorf("writing %s: want the rule for names, got\n%s", name, got)
 		}
 	}

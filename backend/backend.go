@@ -1,10 +1,33 @@
 // SPDX-License-Identifier: MPL-2.0
 
-// Package backend is the secrets engine: a file per path, named after it.
+// Package backend is the secrets engine.
 //
-// A request flows one way: path, role, source (what the role's type says),
-// Docker config, response. Secrets enter in the path_* files and leave through
-// package dockerconfig.
+// A request flows one way: path, role, source, Docker config, response. A minted
+// credential flows once more: connection, issuer, registry. Secrets enter in the
+// path_* files and leave through package dockerconfig.
+//
+// The files stand in layers. "make lint" fails if they depend on each other in a
+// circle. From the top:
+//
+//	backend.go                   assembly
+//	path_*.go                    routes and handlers, one file per path
+//	pullsecret.go                what a role serves
+//	rollback.go, periodic.go     cleaning up after a crash; the work of each minute
+//	leased.go, shared_rotate.go  the two modes of a dynamic role
+//	mint.go, verify.go           minting one credential; proving that one can pull
+//	format.go                    the forms of a pull secret
+//	connection_use.go            what keeps a connection from being deleted
+//	source.go                    the roles that a pull secret is joined from
+//	shared_state.go              what a shared role serves, and when it is due
+//	root_rotate.go               the steps of a rotate-root
+//	static.go, bundle.go, dynamic.go, connection_input.go
+//	                             the fields of a write, and their parsing
+//	role.go, connection.go, config.go
+//	                             what is stored, and who may use it
+//	storage.go, index.go, wal.go, schedule.go
+//	                             storage, indexes, write-ahead entries, due times
+//	input.go, response.go, issuers.go, locks.go, keys.go
+//	                             what all others use
 package backend
 
 import (
@@ -28,18 +51,18 @@ import (
 type backend struct {
 	*framework.Backend
 
-	reads *framework.Backend // has creds/ only; see HandleRequest
+	reads *framework.Backend // serves creds/ only; see HandleRequest
 	cache *cache.Mount
 
-	roleLocks       []*locksutil.LockEntry // by role; see lockRole
-	connectionLocks []*locksutil.LockEntry // by connection; see lockConnection
-	configLock      sync.Mutex             // orders the writes to the config
+	roleLocks       []*locksutil.LockEntry // by role name; see lockRole
+	connectionLocks []*locksutil.LockEntry // by connection name; see lockConnection
+	configLock      sync.Mutex             // held by writes to the config
 
-	rotating    nameLocks // by role; held while its shared credential is minted
-	inProgress  sync.Map  // names of credentials that a request is at work on
-	next        schedule  // of the shared roles
-	maintaining sync.Map  // names of shared roles that are tended in the background
-	unreachable sync.Map  // when the registry of a connection last did not answer, by name
+	rotating    nameLocks // by role name; held while its shared credential is minted
+	inProgress  sync.Map  // names of credentials that a request is working on
+	next        schedule  // when each shared role is due
+	maintaining sync.Map  // names of shared roles that a goroutine is maintaining
+	unreachable sync.Map  // by connection name: when its registry last did not answer
 
 	lifetime   context.Context // ends with the engine
 	end        context.CancelFunc
@@ -48,12 +71,12 @@ type backend struct {
 	now         func() time.Time
 	sleep       func(context.Context, time.Duration)
 	newVerifier func(*x509.CertPool) verifier
-	newHTTP     func(*x509.CertPool) *http.Client // for the APIs of registries
+	newHTTP     func(*x509.CertPool) *http.Client // for calls to registry APIs
 }
 
-// Factory returns what makes the engine of a mount. version is reported to
-// Vault as the plugin's running version; it is a semantic version with a
-// leading "v". All mounts share what they hold in memory.
+// Factory returns the function that creates the engine of a mount. version is
+// the plugin's running version, as reported to Vault: a semantic version with a
+// leading "v". All mounts of the process share one cache.
 func Factory(version string) logical.Factory {
 	memory := cache.New()
 	return func(ctx context.Context, conf *logical.BackendConfig) (logical.Backend, error) {
@@ -107,7 +130,7 @@ func newBackend(version string, memory *cache.Cache) *backend {
 	return b
 }
 
-// sleep waits, or until the context ends.
+// sleep waits for d, or until the context ends.
 func sleep(ctx context.Context, d time.Duration) {
 	select {
 	case <-time.After(d):
@@ -115,22 +138,22 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// HandleExistenceCheck implements [logical.Backend]. Only the path decides, so
-// the data stays out of it: the framework would put a value of the wrong type
-// into an error, which Vault logs.
+// HandleExistenceCheck implements [logical.Backend]. It removes the request's
+// data, which the check does not need: the framework would repeat a value of the
+// wrong type in an error, and Vault logs that error.
 func (b *backend) HandleExistenceCheck(ctx context.Context, req *logical.Request) (bool, bool, error) {
 	checked := *req
 	checked.Data, checked.Storage = nil, b.cache.Over(req.Storage)
 	return b.Backend.HandleExistenceCheck(ctx, &checked)
 }
 
-// HandleRequest implements [logical.Backend]. It refuses bad fields before the
-// framework sees them, for all paths in one place.
+// HandleRequest implements [logical.Backend]. It refuses bad fields of all paths
+// before the framework sees them.
 //
-// Reads of creds/ go through a framework of their own that knows no Vault: on
-// each request the framework asks Vault for the replication state, to learn
-// whether to forward it, which is a round trip as long as all else that a read
-// does, and no read is forwarded for it.
+// Reads of creds/ use a framework.Backend of their own, which was not set up
+// with Vault's system view. The main one asks Vault for the replication state on
+// each request, to decide whether to forward it. That round trip takes as long as
+// the rest of a read, and reads are never forwarded.
 func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (*logical.Response, error) {
 	handled := *req
 	handled.Storage = b.cache.Over(req.Storage)

@@ -20,21 +20,22 @@ func bundleFields() map[string]*framework.FieldSchema {
 	}
 }
 
-// memberFields are the fields of roles/<role> that every type but a bundle has.
+// memberFields are the fields of roles/<role> that every type except a bundle has.
 func memberFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
 		"allowed_bundles": {
 			Type:        framework.TypeCommaStringSlice,
-			Description: "Names of the bundle roles that may join this role; '*' stands for any characters. Empty: none may.",
+			Description: "Names of the bundle roles that may join this role; '*' matches any characters. Empty: none may.",
 		},
 		"verify_repository": {
 			Type:        framework.TypeString,
-			Description: "Repository that verify/<role> pulls from, such as group/my_app or group/my_app:1.4; where the role holds several registries, with the registry in front.",
+			Description: "Repository that verify/<role> pulls from, such as group/my_app or group/my_app:1.4; if the role holds several registries, begin with the registry.",
 		},
 	}
 }
 
-// applyBundle returns the bundle as the write makes it.
+// applyBundle returns the bundle with the write applied to it. old is nil for a
+// new bundle.
 func (in input) applyBundle(name string, old *bundleRole) (*bundleRole, error) {
 	if old != nil && !in.has("members") {
 		return old, nil

@@ -20,20 +20,20 @@ const defaultExpiryWarning = 14 * 24 * time.Hour
 type config struct {
 	SchemaVersion int `json:"schema_version"`
 
-	// AllowedRegistries are the registries that roles may name; empty: any.
+	// AllowedRegistries are the registries that roles may name. Empty: any.
 	AllowedRegistries []dockerconfig.Key `json:"allowed_registries"`
 
-	// ExpiryWarning is how long before a role's expires_at its reads warn.
+	// ExpiryWarning is how long before a role's expires_at reads begin to warn.
 	ExpiryWarning seconds `json:"expiry_warning"`
 
-	// CAPEM are the certificates that are trusted beside the system's when a
-	// registry is asked, in PEM form.
+	// CAPEM holds CA certificates in PEM form. Verification trusts them in
+	// addition to the system's.
 	CAPEM string `json:"ca_pem,omitempty"`
 }
 
-// allows reports whether a role may name the registry: a pattern matches its
-// host, in which '*' stands for any characters, and the path below which it
-// lies, if the pattern has one.
+// allows reports whether a role may name the registry. A pattern must match its
+// host, where '*' matches any characters. A pattern with a path allows only that
+// path and the paths below it.
 func (c config) allows(key dockerconfig.Key) bool {
 	for _, pattern := range c.AllowedRegistries {
 		inPath := pattern.Path() == "" || key.Path() == pattern.Path() || strings.HasPrefix(key.Path(), pattern.Path()+"/")
@@ -59,7 +59,8 @@ func (c config) checkAllowed(docker dockerconfig.Config) error {
 	return c.checkRegistries(docker.Keys())
 }
 
-// config returns the settings of the mount. They must not be changed in place.
+// config returns the settings of the mount. Other requests share them: copy
+// before a change.
 func (b *backend) config(ctx context.Context, storage logical.Storage) (config, error) {
 	return cache.Decoded(ctx, b.cache, storage, configStorageKey, config{ExpiryWarning: seconds{defaultExpiryWarning}}, decodeConfig)
 }

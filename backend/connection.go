@@ -16,8 +16,8 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer"
 )
 
-// connection is a registry whose API mints credentials, and the root
-// credential for it.
+// connection is a registry whose API mints credentials, with the root credential
+// for that API.
 type connection struct {
 	Name string
 	Type issuer.Type
@@ -28,17 +28,18 @@ type connection struct {
 	Secrets    issuer.Secrets
 	CAPEM      string
 
-	// AllowedRoles are names and globs of the roles that may use it; empty: none.
+	// AllowedRoles are names and globs of the roles that may use the connection.
+	// Empty: none may.
 	AllowedRoles []string
 
-	// AllowedTargets are globs of what these may mint for; empty: anything.
+	// AllowedTargets are globs of what these roles may mint for. Empty: anything.
 	AllowedTargets []string
 
 	UpdatedAt time.Time
 	Root      rootRotation
 }
 
-// storedConnection is a connection as it stands in storage.
+// storedConnection is the stored form of a connection.
 type storedConnection struct {
 	unprintable
 	SchemaVersion  int                 `json:"schema_version"`
@@ -47,14 +48,15 @@ type storedConnection struct {
 	URL            string              `json:"url,omitempty"`
 	Registries     []dockerconfig.Key  `json:"registries"`
 	Settings       issuer.Settings     `json:"settings,omitempty"`
-	Secrets        *map[string]string  `json:"secrets,omitempty"` // a pointer for the reason that storedRole.Docker is one
+	Secrets        *map[string]string  `json:"secrets,omitempty"` // a pointer, as storedRole.Docker is
 	CAPEM          string              `json:"ca_pem,omitempty"`
 	AllowedRoles   []string            `json:"allowed_roles,omitempty"`
 	AllowedTargets []string            `json:"allowed_targets,omitempty"`
 	Root           *storedRootRotation `json:"root,omitempty"`
 }
 
-// connection returns nil where there is none of that name.
+// connection reads a connection from storage. It returns nil if there is none of
+// that name.
 func (b *backend) connection(ctx context.Context, storage logical.Storage, name string) (*connection, error) {
 	var stored storedConnection
 	found, err := getEntry(ctx, storage, connectionStoragePrefix+name, &stored, &stored.SchemaVersion)
@@ -99,7 +101,8 @@ func (b *backend) putConnection(ctx context.Context, storage logical.Storage, c 
 	})
 }
 
-// hidden and revealed turn stored secrets into what cannot be printed, and back.
+// hidden wraps stored secrets so that they cannot be printed. revealed is the
+// inverse.
 func hidden(stored *map[string]string) issuer.Secrets {
 	secrets := issuer.Secrets{}
 	if stored != nil {
@@ -126,16 +129,16 @@ func (c *connection) allowsRole(role string) bool {
 	return matchesAny(c.AllowedRoles, role)
 }
 
-// allowsTarget reports whether all names of a target are covered.
+// allowsTarget reports whether allowed_targets covers all names of a target.
 func (c *connection) allowsTarget(target issuer.Target) bool {
 	return len(c.AllowedTargets) == 0 || !slices.ContainsFunc(target.Names, func(name string) bool {
 		return !matchesAny(c.AllowedTargets, name)
 	})
 }
 
-// connectionFor returns the connection for a role, if the role may use it. The
-// error is the same where there is none of that name, or writers of roles could
-// ask which connections there are.
+// connectionFor returns the connection for a role, if the role may use it. A
+// connection that does not exist gives the same error as one that is not allowed:
+// otherwise anyone who can write roles could find out which connections exist.
 func (b *backend) connectionFor(ctx context.Context, storage logical.Storage, name, role string) (*connection, error) {
 	c, err := b.connection(ctx, storage, name)
 	if err != nil {
@@ -144,8 +147,8 @@ func (b *backend) connectionFor(ctx context.Context, storage logical.Storage, na
 	return c, c.checkRole(name, role)
 }
 
-// checkRole refuses a role that may not use the connection of that name, which
-// is nil where there is none.
+// checkRole refuses a role that may not use the connection. c is nil if there is
+// no connection of that name.
 func (c *connection) checkRole(name, role string) error {
 	if c == nil || !c.allowsRole(role) {
 		return refusef("connection: role %q cannot use connection %q: there is no such connection, or its allowed_roles does not name the role", role, name)
@@ -153,8 +156,8 @@ func (c *connection) checkRole(name, role string) error {
 	return nil
 }
 
-// lockConnection orders the writes to a connection, and waits for one that is
-// asking the registry.
+// lockConnection locks a connection for a write. The lock is also held while a
+// write asks the registry.
 func (b *backend) lockConnection(name string) (unlock func()) {
 	lock := locksutil.LockForKey(b.connectionLocks, name)
 	lock.Lock()
@@ -163,7 +166,7 @@ func (b *backend) lockConnection(name string) (unlock func()) {
 
 func sameSecrets(a, b issuer.Secrets) bool { return maps.EqualFunc(a, b, dockerconfig.Secret.Equal) }
 
-// toOpen returns what an issuer is opened with.
+// toOpen returns the connection in the form that an issuer is opened with.
 func (b *backend) toOpen(c *connection) (issuer.Connection, error) {
 	cas, err := parseCAs(c.CAPEM)
 	if err != nil {
@@ -179,8 +182,8 @@ func (b *backend) toOpen(c *connection) (issuer.Connection, error) {
 	}, nil
 }
 
-// open opens a connection with the root credential that it holds, or
-// with another.
+// open opens a connection. root replaces the stored root credential, unless it is
+// empty.
 func (b *backend) open(c *connection, root issuer.Root) (*issuer.Client, error) {
 	toOpen, err := b.toOpen(c)
 	if err != nil {
@@ -193,7 +196,7 @@ func (b *backend) open(c *connection, root issuer.Root) (*issuer.Client, error) 
 	return client, nil
 }
 
-// target returns what a role of the connection mints for, if that is allowed.
+// target returns what a role mints for, if the connection allows it.
 func (b *backend) target(c *connection, settings issuer.Settings) (issuer.Target, error) {
 	toOpen, err := b.toOpen(c)
 	if err != nil {
@@ -209,7 +212,7 @@ func (b *backend) target(c *connection, settings issuer.Settings) (issuer.Target
 	return target, nil
 }
 
-// readBack returns all of a connection but its secrets.
+// readBack returns the fields of a connection, without its secrets.
 func (c *connection) readBack() map[string]any {
 	data := map[string]any{
 		"type":       c.Type.Name,
@@ -228,8 +231,7 @@ func (c *connection) readBack() map[string]any {
 	return data
 }
 
-// registryText is the field registry: what is written can be read and written
-// again.
+// registryText is the field registry as text, in a form that a write accepts.
 func (c *connection) registryText() string {
 	names := make([]string, len(c.Registries))
 	for i, key := range c.Registries {
@@ -238,18 +240,19 @@ func (c *connection) registryText() string {
 	return strings.Join(names, ",")
 }
 
-// listed returns an empty list in place of none: it means something.
+// listed returns an empty list for nil, because the response must show that the
+// list is empty.
 func listed(list []string) []string { return append([]string{}, list...) }
 
-// rootRotation is how far the replacing of a root credential is.
+// rootRotation is the state of the last rotate-root.
 type rootRotation struct {
 	RotatedAt time.Time
-	Name      string // of the credential in use, if the engine made it
+	Name      string // of the credential in use, if the engine created it
 	Pending   *pendingRoot
 	Retired   *issuer.Root
 }
 
-// pendingRoot is a root credential that is not yet the connection's.
+// pendingRoot is a new root credential that the connection does not use yet.
 type pendingRoot struct {
 	Name string // under which it can be found at the registry
 	issuer.Root
@@ -317,5 +320,5 @@ func (r rootRotation) readBack() map[string]any {
 	return data
 }
 
-// settled reports whether nothing remains to be done.
+// isFinished reports whether no step of a rotate-root is left to do.
 func (r rootRotation) isFinished() bool { return r.Pending == nil && r.Retired == nil }

@@ -17,8 +17,8 @@ import (
 	"vault-plugin-secrets-regcred/backend/registry"
 )
 
-// applyConnection returns the connection as the write makes it; old is nil for
-// a new one.
+// applyConnection returns the connection with the write applied to it, and
+// warnings. old is nil for a new connection.
 func (in input) applyConnection(name string, old *connection, now time.Time) (*connection, []string, error) {
 	c := &connection{Name: name}
 	if old != nil {
@@ -62,7 +62,7 @@ func (in input) applyConnection(name string, old *connection, now time.Time) (*c
 	return c, warnings, nil
 }
 
-// applyConnectionType sets the type of a new connection and refuses fields of
+// applyConnectionType sets the type of a new connection, and refuses fields of
 // other types.
 func (in input) applyConnectionType(c, old *connection) error {
 	if in.has("type") || old == nil {
@@ -81,7 +81,7 @@ func (in input) applyConnectionType(c, old *connection) error {
 	return in.refuseOtherTypes("connection", c.Type, connectionFieldsOf)
 }
 
-// applyAddress sets where the API and the registry are.
+// applyAddress sets the URL of the API and the registry.
 func (in input) applyAddress(c, old *connection) (warnings []string, err error) {
 	if in.has("url") {
 		if c.URL, err = parseURL(in.text("url")); err != nil {
@@ -99,8 +99,8 @@ func (in input) applyAddress(c, old *connection) (warnings []string, err error) 
 	if old == nil || len(c.Secrets) == 0 {
 		return warnings, nil
 	}
-	// Or who may write the connection, and read nothing, could have its
-	// credentials sent to a host of theirs.
+	// Otherwise anyone who can write the connection could send its credentials to
+	// their own host.
 	moved := c.movedFrom(old)
 	if moved == "" {
 		return warnings, nil
@@ -120,7 +120,7 @@ func (in input) applyAddress(c, old *connection) (warnings []string, err error) 
 	return warnings, nil
 }
 
-// movedFrom returns the field that names another host than before, if any.
+// movedFrom returns the field that names a new host, if any.
 func (c *connection) movedFrom(old *connection) string {
 	known := func(key dockerconfig.Key) bool {
 		return slices.ContainsFunc(old.Registries, func(other dockerconfig.Key) bool { return other.Host() == key.Host() })
@@ -149,7 +149,7 @@ func parseURL(text string) (string, error) {
 	}
 	u, err := url.Parse(text)
 	switch {
-	case err != nil || u.Hostname() == "" || strings.Contains(u.Host, "%"): // no zones, which are of one machine
+	case err != nil || u.Hostname() == "" || strings.Contains(u.Host, "%"): // an IPv6 zone, which only one machine knows
 		return "", errors.New("must be a URL, such as https://gitlab.example.com")
 	case u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.ForceQuery:
 		return "", errors.New("must not have a user, a query or a fragment")
@@ -182,7 +182,7 @@ func parseConnectionRegistries(texts []string) (keys []dockerconfig.Key, warning
 	return keys, warnings, nil
 }
 
-// applySecrets sets the secrets that the write names.
+// applySecrets sets the secrets that the write names. An empty value removes one.
 func (in input) applySecrets(c *connection) (warnings []string, err error) {
 	c.Secrets = maps.Clone(c.Secrets)
 	if c.Secrets == nil {
@@ -218,33 +218,33 @@ func parseTargetPatterns(patterns []string) ([]string, error) {
 	return patterns, nil
 }
 
-// commonConnectionFields are those of every type.
+// commonConnectionFields are the fields that connections of every type have.
 func commonConnectionFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
 		"type": {
 			Type:          framework.TypeString,
-			Description:   "What the registry is: " + strings.Join(issuerTypeNames(), ", ") + ". It cannot be changed.",
+			Description:   "Type of the registry: " + strings.Join(issuerTypeNames(), ", ") + ". It cannot be changed.",
 			AllowedValues: asAny(issuerTypeNames()),
 		},
 		"url": {
 			Type:        framework.TypeString,
-			Description: "URL of the API, such as https://gitlab.example.com; plain http only to this machine.",
+			Description: "URL of the API, such as https://gitlab.example.com. Plain http is accepted only for this machine.",
 		},
 		"registry": {
 			Type:        framework.TypeCommaStringSlice,
-			Description: "Registry that the credentials are for, as in image names, such as registry.example.com; several where one credential is good for several.",
+			Description: "Registry that the credentials are for, as in image names, such as registry.example.com. Several, if one credential works at all of them.",
 		},
 		"ca_pem": {
 			Type:        framework.TypeString,
-			Description: "CA certificates in PEM form that are trusted beside the system's when the API is called.",
+			Description: "CA certificates in PEM form. Calls to the API trust them in addition to the system's.",
 		},
 		"allowed_roles": {
 			Type:        framework.TypeCommaStringSlice,
-			Description: "Names of the roles that may use this connection; '*' stands for any characters. Empty: none may.",
+			Description: "Names of the roles that may use this connection; '*' matches any characters. Empty: none may.",
 		},
 		"allowed_targets": {
 			Type:        framework.TypeCommaStringSlice,
-			Description: "What these roles may mint for: projects, groups, users or repositories; '*' stands for any characters. Empty: anything that the root credential can reach.",
+			Description: "Projects, groups, users or repositories that these roles may mint for; '*' matches any characters. Empty: anything that the root credential can reach.",
 		},
 		"verify_connection": {
 			Type: framework.TypeBool, Default: true,
@@ -264,7 +264,7 @@ func asAny(names []string) []any {
 func connectionReadBackFields() map[string]*framework.FieldSchema {
 	fields := commonConnectionFields()
 	delete(fields, "verify_connection")
-	fields["registry"] = &framework.FieldSchema{Type: framework.TypeString, Required: true, Description: "Registry that the credentials are for, as in image names; several with commas between them."}
+	fields["registry"] = &framework.FieldSchema{Type: framework.TypeString, Required: true, Description: "Registry that the credentials are for, as in image names; several are separated by commas."}
 	for name, field := range fieldsOfTypes(connectionFieldsOf) {
 		if !isSecretField(field) {
 			fields[name] = field
@@ -273,7 +273,7 @@ func connectionReadBackFields() map[string]*framework.FieldSchema {
 	maps.Copy(fields, map[string]*framework.FieldSchema{
 		"updated_at":         {Type: framework.TypeString, Required: true, Description: "When the connection was last written, RFC 3339."},
 		"last_root_rotation": {Type: framework.TypeString, Description: "When rotate-root last replaced the root credential, RFC 3339."},
-		"pending_root":       {Type: framework.TypeString, Description: "What remains to be done of a rotate-root that was interrupted."},
+		"pending_root":       {Type: framework.TypeString, Description: "The step that an interrupted rotate-root has left to do."},
 	})
 	return fields
 }

@@ -12,16 +12,16 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-// connectionUse is what keeps a connection from being deleted.
+// connectionUse counts what keeps a connection from being deleted.
 type connectionUse struct {
 	roles   []string
-	minted  int // credentials that are leased
-	waiting int // credentials to be found and revoked
+	leased  int // leased credentials
+	waiting int // credentials waiting to be revoked
 
-	unfinished bool // a rotate-root has a root credential left to end
+	unfinished bool // a rotate-root still has a root credential to revoke
 }
 
-// String is empty where there is nothing.
+// String describes the use. It is empty if there is none.
 func (u connectionUse) String() string {
 	var parts []string
 	if n := len(u.roles); n > 0 {
@@ -32,8 +32,8 @@ func (u connectionUse) String() string {
 		}
 		parts = append(parts, "roles "+strings.Join(shown, ", ")+more)
 	}
-	if u.minted > 0 {
-		parts = append(parts, fmt.Sprintf("%d leased credentials", u.minted))
+	if u.leased > 0 {
+		parts = append(parts, fmt.Sprintf("%d leased credentials", u.leased))
 	}
 	if u.waiting > 0 {
 		parts = append(parts, fmt.Sprintf("%d credentials waiting to be revoked", u.waiting))
@@ -63,7 +63,7 @@ func (b *backend) connectionUse(ctx context.Context, storage logical.Storage, co
 	if err != nil {
 		return use, fmt.Errorf("listing the leases of connection %q: %w", connection, err)
 	}
-	use.minted = len(leases)
+	use.leased = len(leases)
 	if use.waiting, err = b.waitingFor(ctx, storage, connection); err != nil {
 		return use, err
 	}
@@ -72,8 +72,8 @@ func (b *backend) connectionUse(ctx context.Context, storage logical.Storage, co
 	return use, err
 }
 
-// leftWith counts the credentials of a connection that shared roles have from
-// the time when they used it.
+// leftWith counts the credentials of the connection that are stored for shared
+// roles which no longer use it. using names the roles that still do.
 func (b *backend) leftWith(ctx context.Context, storage logical.Storage, connection string, using []string) (count int, err error) {
 	names, err := storage.List(ctx, sharedStoragePrefix)
 	if err != nil {
@@ -96,7 +96,7 @@ func (b *backend) leftWith(ctx context.Context, storage logical.Storage, connect
 	return count, nil
 }
 
-// waitingFor counts the write-ahead entries about a connection.
+// waitingFor counts the write-ahead entries that name the connection.
 func (b *backend) waitingFor(ctx context.Context, storage logical.Storage, connection string) (int, error) {
 	ids, err := framework.ListWAL(ctx, storage)
 	if err != nil {
@@ -111,14 +111,14 @@ func (b *backend) waitingFor(ctx context.Context, storage logical.Storage, conne
 		if entry == nil {
 			continue
 		}
-		if about, ok := entry.Data.(map[string]any); ok && about["connection"] == connection {
+		if data, ok := entry.Data.(map[string]any); ok && data["connection"] == connection {
 			count++
 		}
 	}
 	return count, nil
 }
 
-// forgetLeases empties the index of a connection.
+// forgetLeases deletes the lease index of a connection.
 func (b *backend) forgetLeases(ctx context.Context, storage logical.Storage, connection string) error {
 	if err := logical.ClearView(ctx, logical.NewStorageView(storage, leasePrefix(connection))); err != nil {
 		return fmt.Errorf("forgetting the leases of connection %q: %w", connection, err)

@@ -19,14 +19,14 @@ const (
 	defaultRotationPeriod = 24 * time.Hour
 	defaultGracePeriod    = time.Hour
 
-	// minRotationPeriod keeps a slip of the pen from minting all the time.
+	// minRotationPeriod keeps a typing error from minting without pause.
 	minRotationPeriod = 5 * time.Second
 
-	// maxOverlap is how many credentials of a role may wait for the end of
-	// their grace period: all stand in one entry of limited size.
+	// maxOverlap is how many replaced credentials of a role may be in their grace
+	// period at the same time. One storage entry of limited size holds them all.
 	maxOverlap = 50
 
-	// shortGrace is less than what many consumers need to read again.
+	// shortGrace is shorter than the refresh interval of many consumers.
 	shortGrace = 5 * time.Minute
 )
 
@@ -46,27 +46,27 @@ func dynamicFields() map[string]*framework.FieldSchema {
 		},
 		"ttl": {
 			Type:        framework.TypeDurationSecond,
-			Description: "Leased: how long a lease lasts before it is renewed. Empty or 0: the mount's default.",
+			Description: "Leased: how long a lease lasts until it has to be renewed. Empty or 0: the mount's default.",
 		},
 		"max_ttl": {
 			Type:        framework.TypeDurationSecond,
-			Description: "Leased: how long a lease can be renewed. Empty or 0: the mount's maximum.",
+			Description: "Leased: how long a lease can last in all, renewals included. Empty or 0: the mount's maximum.",
 		},
 		"rotation_period": {
 			Type:        framework.TypeDurationSecond,
-			Description: "Shared: how often the credential is replaced; by default 24h, or less where the registry lets none live as long.",
+			Description: "Shared: how often the credential is replaced. Default: 24h, or less if the registry allows only shorter lifetimes.",
 		},
 		"grace_period": {
 			Type:        framework.TypeDurationSecond,
-			Description: "Shared: how long a replaced credential goes on working; by default 1h.",
+			Description: "Shared: how long a replaced credential keeps working. Default: 1h, or less if rotation_period is shorter or the registry allows only shorter lifetimes.",
 		},
 	})
 	return fields
 }
 
-// applyDynamic returns the dynamic part of a role as the write makes it; old is
-// nil for a new one. Whether the role may use the connection, and mint for what
-// it names, is checked here and at each mint.
+// applyDynamic returns the dynamic part of a role with the write applied to it,
+// and warnings. old is nil for a new role. It checks that the role may use the
+// connection and may mint for its target; each mint checks both again.
 func (b *backend) applyDynamic(ctx context.Context, storage logical.Storage, in input, name string, old *dynamicRole) (*dynamicRole, []string, error) {
 	d := &dynamicRole{Mode: modeShared}
 	if old != nil {
@@ -82,7 +82,7 @@ func (b *backend) applyDynamic(ctx context.Context, storage logical.Storage, in 
 		return nil, nil, err
 	}
 	if old != nil && in.named(dynamicFields()) == "" {
-		return d, nil, nil // can still be locked down when the connection is closed to it
+		return d, nil, nil // a role that its connection no longer allows can still be restricted
 	}
 	c, err := b.connectionFor(ctx, storage, d.Connection, name)
 	if err != nil {
@@ -93,7 +93,7 @@ func (b *backend) applyDynamic(ctx context.Context, storage logical.Storage, in 
 	}
 	settings := d.For
 	if old != nil && old.Connection != d.Connection {
-		settings = nil // those of another registry mean nothing here
+		settings = nil // they are for the other connection
 	}
 	target, err := b.target(c, in.applySettings(c.Type.RoleFields, settings))
 	if err != nil {
@@ -109,7 +109,7 @@ func (b *backend) applyDynamic(ctx context.Context, storage logical.Storage, in 
 	return d, append(warnings, more...), err
 }
 
-// applyMode sets the mode and refuses fields of the other one.
+// applyMode sets the mode, and refuses fields of the other mode.
 func (in input) applyMode(d, old *dynamicRole) error {
 	if in.has("mode") {
 		mode := in.text("mode")
@@ -124,17 +124,17 @@ func (in input) applyMode(d, old *dynamicRole) error {
 		}
 		d.Mode = mode
 	}
-	others, meant := []string{"ttl", "max_ttl"}, "rotation_period and grace_period"
+	others, own := []string{"ttl", "max_ttl"}, "rotation_period and grace_period"
 	if d.Mode == modeLeased {
-		others, meant = []string{"rotation_period", "grace_period"}, "ttl and max_ttl"
+		others, own = []string{"rotation_period", "grace_period"}, "ttl and max_ttl"
 	}
 	if i := slices.IndexFunc(others, func(field string) bool { return in.has(field) }); i >= 0 {
-		return refusef("%s: a role with mode=%s uses %s instead", others[i], d.Mode, meant)
+		return refusef("%s: a role with mode=%s uses %s instead", others[i], d.Mode, own)
 	}
 	return nil
 }
 
-// applyTTLs sets how long leases last, and says what caps that.
+// applyTTLs sets how long leases last. It warns of values above the maximum.
 func (b *backend) applyTTLs(in input, d *dynamicRole, target issuer.Target) (warnings []string, err error) {
 	if in.has("ttl") {
 		d.TTL.Duration = in.duration("ttl")
@@ -155,7 +155,8 @@ func (b *backend) applyTTLs(in input, d *dynamicRole, target issuer.Target) (war
 	return warnings, nil
 }
 
-// mostTTL is how long a lease on a credential can last, and what says so.
+// maxTTL returns how long a lease on a credential can last, and what sets that
+// limit.
 func (b *backend) maxTTL(target issuer.Target) (maxTTL time.Duration, capped string) {
 	maxTTL, capped = b.System().MaxLeaseTTL(), "the mount's maximum"
 	if target.MaxLifetime > 0 && target.MaxLifetime < maxTTL {
@@ -164,8 +165,8 @@ func (b *backend) maxTTL(target issuer.Target) (maxTTL time.Duration, capped str
 	return maxTTL, capped
 }
 
-// applyPeriods sets how often the credential is replaced. Defaults are stored,
-// so that a role stays what it was when they change.
+// applyPeriods sets how often the credential is replaced. It stores default
+// values too, so that a later change of the defaults leaves the role as it is.
 func (in input) applyPeriods(d, old *dynamicRole, target issuer.Target) (warnings []string, err error) {
 	longest := target.MaxLifetime
 	if old == nil || in.has("rotation_period") {
@@ -189,7 +190,7 @@ func (in input) applyPeriods(d, old *dynamicRole, target issuer.Target) (warning
 	switch {
 	case d.RotationPeriod.Duration < minRotationPeriod:
 		return nil, refusef("rotation_period: must be at least %s", minRotationPeriod)
-	case d.GracePeriod.Duration/maxOverlap > d.RotationPeriod.Duration: // the product may be too large
+	case d.GracePeriod.Duration/maxOverlap > d.RotationPeriod.Duration: // a product could overflow
 		return nil, refusef("grace_period: must be at most %d times rotation_period, or too many credentials would be valid at the same time", maxOverlap)
 	case longest > 0 && d.RotationPeriod.Duration+d.GracePeriod.Duration > longest:
 		return nil, refusef("rotation_period: rotation_period and grace_period together must be at most %s, the longest lifetime that the registry allows", longest)

@@ -9,7 +9,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 )
 
-// credsFormat is one way in which a pull secret is read.
+// credsFormat is one form in which a pull secret can be read.
 type credsFormat struct {
 	suffix, operationSuffix    string
 	summary, synopsis, details string
@@ -17,9 +17,9 @@ type credsFormat struct {
 	data                       func(pullSecret) map[string]any
 }
 
-// credsFormats are creds/<role> and what lies below it. Values are strings or
-// numbers, and no name is one that a tool gives a meaning of its own: sync
-// tools copy these fields into Kubernetes Secrets as they are.
+// credsFormats are creds/<role> and the paths below it. Sync tools copy these
+// fields into Kubernetes Secrets as they are: so each value is a string or a
+// number, and no field has a name to which a tool gives a special meaning.
 func (b *backend) credsFormats() []credsFormat {
 	dockerconfigjson := &framework.FieldSchema{
 		Type: framework.TypeString, Required: true,
@@ -35,17 +35,17 @@ func (b *backend) credsFormats() []credsFormat {
 			fields: map[string]*framework.FieldSchema{
 				"dockerconfigjson": {
 					Type: framework.TypeString, Required: true,
-					Description:  "Base64 of the Docker config, for data: of a Kubernetes Secret.",
+					Description:  "Base64 of the Docker config, for the data of a Kubernetes Secret.",
 					DisplayAttrs: &framework.DisplayAttributes{Sensitive: true},
 				},
 				".dockerconfigjson": dockerconfigjson,
-				"registry":          {Type: framework.TypeString, Description: "Registry as in image names, where the pull secret holds one."},
-				"username":          {Type: framework.TypeString, Description: "User name, where the pull secret holds one registry."},
+				"registry":          {Type: framework.TypeString, Description: "Registry as in image names, if the pull secret holds exactly one."},
+				"username":          {Type: framework.TypeString, Description: "User name, if the pull secret holds exactly one registry."},
 				"password": {
-					Type: framework.TypeString, Description: "Password, where the pull secret holds one registry.",
+					Type: framework.TypeString, Description: "Password, if the pull secret holds exactly one registry.",
 					DisplayAttrs: &framework.DisplayAttributes{Sensitive: true},
 				},
-				"expires_at": {Type: framework.TypeString, Description: "When the credential stops working at the registry, RFC 3339, where known."},
+				"expires_at": {Type: framework.TypeString, Description: "When the credential stops working at the registry, RFC 3339, if known."},
 
 				"last_vault_rotation": rotationFields(false)["last_vault_rotation"],
 				"rotation_period":     rotationFields(false)["rotation_period"],
@@ -56,9 +56,9 @@ func (b *backend) credsFormats() []credsFormat {
 		{
 			suffix:          "/kubernetes",
 			operationSuffix: "kubernetes-pull-secret",
-			summary:         "Read a role's pull secret as the one field that a Kubernetes Secret has.",
+			summary:         "Read a role's pull secret as the single field of a Kubernetes Secret.",
 			synopsis:        "Reads a role's pull secret with the field .dockerconfigjson only.",
-			details:         "For tools that copy every field of a response: the Secret they make holds .dockerconfigjson and nothing else.",
+			details:         "For tools that copy every field of a response into a Secret: that Secret holds .dockerconfigjson and nothing else.",
 			fields:          map[string]*framework.FieldSchema{".dockerconfigjson": dockerconfigjson},
 			data: func(s pullSecret) map[string]any {
 				return map[string]any{".dockerconfigjson": string(s.Docker.JSON())}
@@ -69,10 +69,10 @@ func (b *backend) credsFormats() []credsFormat {
 			operationSuffix: "docker-config",
 			summary:         "Read a role's pull secret as Docker's config.json.",
 			synopsis:        "Reads a role's pull secret as the file config.json of Docker, podman and CI.",
-			details:         "The Docker config with the field auth only, as \"docker login\" writes it: for ~/.docker/config.json, for podman's auth.json, and for DOCKER_AUTH_CONFIG in GitLab CI.",
+			details:         "The Docker config with only the field auth, as \"docker login\" writes it: for ~/.docker/config.json, podman's auth.json, and DOCKER_AUTH_CONFIG in GitLab CI.",
 			fields: map[string]*framework.FieldSchema{"config.json": {
 				Type: framework.TypeString, Required: true,
-				Description:  "The Docker config as JSON, with the field auth only.",
+				Description:  "The Docker config as JSON, with only the field auth.",
 				DisplayAttrs: &framework.DisplayAttributes{Sensitive: true},
 			}},
 			data: func(s pullSecret) map[string]any {
@@ -105,20 +105,20 @@ func (b *backend) allForms(s pullSecret) map[string]any {
 const credsHelp = `
 Answers with a finished pull secret:
 
-    dockerconfigjson    base64 of the Docker config, for data: of a Secret of
-                        type kubernetes.io/dockerconfigjson
+    dockerconfigjson    base64 of the Docker config, for the data of a Secret
+                        of type kubernetes.io/dockerconfigjson
     .dockerconfigjson   the same bytes, not encoded
     registry, username, password
-                        where the pull secret holds one registry
-    expires_at          where it is known
-
-creds/<role>/kubernetes has only .dockerconfigjson, creds/<role>/docker only
-config.json. The same role gives the same bytes until its credential changes.
-
+                        only if the pull secret holds exactly one registry
+    expires_at          if known
     last_vault_rotation, rotation_period, ttl
-                        where the engine replaces the credential: when it last
-                        did, how often it does, and in how many seconds next
+                        only if the engine replaces the credential: the last
+                        time, the interval and the time left, in seconds
 
-There is no lease, but with a leased role: there each read mints a credential,
-which ends with the lease.
+creds/<role>/kubernetes returns only .dockerconfigjson, and creds/<role>/docker
+only config.json. The same role returns the same bytes until its credential
+changes.
+
+A read has no lease, except for a leased role: there each read mints a
+credential on a lease.
 `

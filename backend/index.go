@@ -16,7 +16,7 @@ func expiryKey(at time.Time, name string) string {
 	return expiryStoragePrefix + at.UTC().Format(expiryKeyTime) + name
 }
 
-// parseExpiryKey takes apart what stands behind the prefix.
+// parseExpiryKey parses a key of the index, without its prefix.
 func parseExpiryKey(key string) (at time.Time, name string, ok bool) {
 	if len(key) <= len(expiryKeyTime) {
 		return time.Time{}, "", false
@@ -35,8 +35,8 @@ func putExpiry(ctx context.Context, storage logical.Storage, at time.Time, name 
 	return nil
 }
 
-// deleteExpiry takes a key out of the index. The role is changed already, and a
-// key too many does no harm, so a failure is not one of the request.
+// deleteExpiry deletes a key of the index. A failure is logged and does not fail
+// the request: the role is already changed, and an extra key does no harm.
 func (b *backend) deleteExpiry(ctx context.Context, storage logical.Storage, at time.Time, name string) {
 	if at.IsZero() {
 		return
@@ -55,14 +55,14 @@ func (b *backend) putConnectionRole(ctx context.Context, storage logical.Storage
 		return nil
 	}
 	if err := storage.Put(ctx, &logical.StorageEntry{Key: connectionRoleKey(connection, role)}); err != nil {
-		return fmt.Errorf("noting that role %q uses connection %q: %w", role, connection, err)
+		return fmt.Errorf("adding role %q to the index of connection %q: %w", role, connection, err)
 	}
 	return nil
 }
 
-// deleteConnectionRole takes a key out of the index. The role is changed
-// already, and a key too many does no harm, so a failure is not one of the
-// request.
+// deleteConnectionRole deletes a key of the index. A failure is logged and does
+// not fail the request: the role is already changed, and an extra key does no
+// harm.
 func (b *backend) deleteConnectionRole(ctx context.Context, storage logical.Storage, connection, role string) {
 	if connection == "" {
 		return

@@ -23,27 +23,28 @@ import (
 )
 
 const (
-	// maxBodySize is the most bytes that the fields of one write may have.
+	// maxBodySize is how many bytes the fields of one request may have together.
 	maxBodySize = 1 << 20
 
-	// maxNameLength is the most bytes of a role's name: few enough for a file
-	// name in Vault's file storage, with the time of expiryKey in front.
+	// maxNameLength is how many bytes a role's name may have. With the time that
+	// expiryKey puts in front, it must fit a file name in Vault's file storage.
 	maxNameLength = 200
 
-	// nameRegex is the part of a path that holds a role's name. It takes more
-	// than checkName does, so that a bad name is an error with a reason and
-	// not an unsupported path.
+	// nameRegex is the part of a path that holds a role's name. It matches more
+	// than checkName accepts, so that a bad name gets an error with a reason
+	// instead of "unsupported path".
 	nameRegex = `(?P<` + roleField + `>[^/]+)`
 	roleField = "role"
 
-	// connectionRegex does the same for a connection's name.
+	// connectionRegex is the part of a path that holds a connection's name.
 	connectionRegex     = `(?P<` + connectionNameField + `>[^/]+)`
 	connectionNameField = "name"
 
-	// maxQuotedField is how much of an unknown field's name an error repeats.
+	// maxQuotedField is how many characters of an unknown field's name an error
+	// repeats.
 	maxQuotedField = 64
 
-	// maxQuotedFields is how many of them it names.
+	// maxQuotedFields is how many unknown fields an error names.
 	maxQuotedFields = 5
 )
 
@@ -75,15 +76,15 @@ func nameIn(data *framework.FieldData, field, what string) (string, error) {
 	return name, nil
 }
 
-// standsInPath reports whether a field is a part of the path, and so none of
-// the body.
+// standsInPath reports whether a field is a part of the path. The body must not
+// have it.
 func standsInPath(field *framework.FieldSchema) bool {
 	return field.DisplayAttrs != nil && field.DisplayAttrs.Identifier
 }
 
-// checkFields refuses values that the framework would silently turn into some
-// other text or repeat in an error, and, in a write, fields that the path does
-// not have, so that a misspelt name never stores less than was meant.
+// checkFields refuses values that the framework would silently convert or would
+// repeat in an error. In a write it also refuses unknown fields, so that a
+// misspelt name does not store a role that lacks the field.
 func checkFields(schema map[string]*framework.FieldSchema, req *logical.Request) error {
 	var unknown []string
 	size := 0
@@ -115,7 +116,7 @@ func checkFields(schema map[string]*framework.FieldSchema, req *logical.Request)
 	return nil
 }
 
-// writable returns the names of the fields that a request's body may have.
+// writable returns the names of the fields that the body of a request may have.
 func writable(schema map[string]*framework.FieldSchema) []string {
 	return slices.DeleteFunc(slices.Sorted(maps.Keys(schema)), func(name string) bool { return standsInPath(schema[name]) })
 }
@@ -146,17 +147,17 @@ func checkType(name string, fieldType framework.FieldType, value any) error {
 	return nil
 }
 
-// converts reports whether the framework can make the type of the value.
+// converts reports whether the framework can convert the value to the type.
 func converts(fieldType framework.FieldType, value any) bool {
-	one := framework.FieldData{
+	data := framework.FieldData{
 		Raw:    map[string]any{"field": value},
 		Schema: map[string]*framework.FieldSchema{"field": {Type: fieldType}},
 	}
-	return one.Validate() == nil
+	return data.Validate() == nil
 }
 
-// isTextOrList refuses what the framework would take for an empty list or turn
-// into some text.
+// isTextOrList reports whether a value is text or a list of text. The framework
+// would read other values as an empty list, or convert them to text.
 func isTextOrList(value any) bool {
 	switch value := value.(type) {
 	case nil, string, []string:
@@ -178,11 +179,12 @@ func sizeOf(value any) int {
 	return len(encoded)
 }
 
-// input reads the fields of one write. An update leaves out the fields that it
-// keeps; null, which a merge patch removes a field with, is the empty value.
+// input reads the fields of one write. A field that the write does not name keeps
+// its value. null, with which a merge patch removes a field, means the empty
+// value.
 type input struct{ *framework.FieldData }
 
-// has reports whether the write names one of the fields.
+// has reports whether the write names at least one of the fields.
 func (in input) has(fields ...string) bool {
 	return slices.ContainsFunc(fields, func(field string) bool {
 		_, named := in.Raw[field]
@@ -199,16 +201,16 @@ func (in input) duration(field string) time.Duration {
 	return time.Duration(in.Get(field).(int)) * time.Second
 }
 
-// matchesAny reports whether a pattern matches, in which '*' stands for any
-// characters.
+// matchesAny reports whether one of the patterns matches the name. '*' matches
+// any characters.
 func matchesAny(patterns []string, name string) bool {
 	return slices.ContainsFunc(patterns, func(pattern string) bool { return glob.Glob(pattern, name) })
 }
 
-// fieldError says which field an error is about.
+// fieldError puts the name of a field in front of an error.
 func fieldError(field string, err error) error { return fmt.Errorf("%s: %w", field, err) }
 
-// fieldWarnings does the same for warnings.
+// fieldWarnings puts the name of a field in front of each warning.
 func fieldWarnings(field string, warnings []string) []string {
 	named := make([]string, len(warnings))
 	for i, w := range warnings {
@@ -217,21 +219,22 @@ func fieldWarnings(field string, warnings []string) []string {
 	return named
 }
 
-// inputError marks what the caller can mend, and so is answered with status
-// 400. Every other error is for the operator.
+// inputError is an error that the caller can correct. It gets status 400. Every
+// other error is for the operator.
 type inputError struct{ error }
 
 func refuse(err error) error { return inputError{err} }
 
 func refusef(format string, args ...any) error { return refuse(fmt.Errorf(format, args...)) }
 
-// isInputError reports whether err is one of the caller's.
+// isInputError reports whether the caller can correct the error.
 func isInputError(err error) bool {
 	var in inputError
 	return errors.As(err, &in)
 }
 
-// named returns the first of the fields that the write names, if any.
+// named returns the first field of fields, by name, that the write has. It is
+// empty if the write has none of them.
 func (in input) named(fields map[string]*framework.FieldSchema) string {
 	for _, field := range slices.Sorted(maps.Keys(fields)) {
 		if in.has(field) {
@@ -241,8 +244,8 @@ func (in input) named(fields map[string]*framework.FieldSchema) string {
 	return ""
 }
 
-// parseCAs returns the certificates of a field ca_pem, and the system's; nil
-// are the system's alone.
+// parseCAs returns the certificates of a field ca_pem together with the system's.
+// It returns nil for an empty field: nil means the system's alone.
 func parseCAs(text string) (*x509.CertPool, error) {
 	if text == "" {
 		return nil, nil
@@ -268,7 +271,7 @@ func parseCAs(text string) (*x509.CertPool, error) {
 func connectionNameSchema() *framework.FieldSchema {
 	return &framework.FieldSchema{
 		Type:         framework.TypeString,
-		Description:  "Name of the connection: letters, digits and '_', with '.' or '-' inside. Case counts.",
+		Description:  "Name of the connection: letters, digits and '_', with '.' or '-' inside. Case-sensitive.",
 		Required:     true,
 		DisplayAttrs: &framework.DisplayAttributes{Identifier: true},
 	}
@@ -277,13 +280,13 @@ func connectionNameSchema() *framework.FieldSchema {
 func roleNameField() *framework.FieldSchema {
 	return &framework.FieldSchema{
 		Type:         framework.TypeString,
-		Description:  "Name of the role: letters, digits and '_', with '.' or '-' inside. Case counts.",
+		Description:  "Name of the role: letters, digits and '_', with '.' or '-' inside. Case-sensitive.",
 		Required:     true,
 		DisplayAttrs: &framework.DisplayAttributes{Identifier: true},
 	}
 }
 
-// parseRolePatterns refuses patterns that no name of a role can match.
+// parseRolePatterns refuses patterns that no role name can match.
 func parseRolePatterns(patterns []string) ([]string, error) {
 	if len(patterns) > dockerconfig.MaxRegistries {
 		return nil, fmt.Errorf("must have at most %d names, not %d", dockerconfig.MaxRegistries, len(patterns))

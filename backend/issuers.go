@@ -17,7 +17,7 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer/harbor"
 )
 
-// issuerTypes are the types that a connection may have.
+// issuerTypes are the types that a connection can have.
 var issuerTypes = []issuer.Type{
 	ecr.Type(),
 	gitea.Type(),
@@ -42,7 +42,7 @@ func issuerTypeNames() []string {
 	return names
 }
 
-// describedTypes is a line of help for each type.
+// describedTypes returns one line of help for each type.
 func describedTypes() string {
 	var lines strings.Builder
 	for _, t := range issuerTypes {
@@ -51,24 +51,24 @@ func describedTypes() string {
 	return lines.String()
 }
 
-// fieldsOfTypes joins the fields of all types, each described with the types
-// that have it.
+// fieldsOfTypes joins the fields of all types. Each description begins with the
+// types that have the field.
 func fieldsOfTypes(fieldsOf func(issuer.Type) map[string]*framework.FieldSchema) map[string]*framework.FieldSchema {
 	joined := map[string]*framework.FieldSchema{}
-	having := map[string][]string{}
+	typesOf := map[string][]string{}
 	for _, t := range issuerTypes {
 		for name, field := range fieldsOf(t) {
 			if joined[name] == nil {
-				one := *field
-				joined[name] = &one
+				clone := *field
+				joined[name] = &clone
 			} else if joined[name].Description != field.Description {
 				joined[name].Description += " " + field.Description
 			}
-			having[name] = append(having[name], t.Name)
+			typesOf[name] = append(typesOf[name], t.Name)
 		}
 	}
 	for name, field := range joined {
-		field.Description = "(" + strings.Join(having[name], ", ") + ") " + field.Description
+		field.Description = "(" + strings.Join(typesOf[name], ", ") + ") " + field.Description
 	}
 	return joined
 }
@@ -77,12 +77,13 @@ func connectionFieldsOf(t issuer.Type) map[string]*framework.FieldSchema { retur
 
 func roleFieldsOf(t issuer.Type) map[string]*framework.FieldSchema { return t.RoleFields }
 
-// isSecretField reports whether a field is never read back.
+// isSecretField reports whether a field holds a secret, which is never read back.
 func isSecretField(field *framework.FieldSchema) bool {
 	return field.DisplayAttrs != nil && field.DisplayAttrs.Sensitive
 }
 
-// setting reads a field of an issuer's type in the form of [issuer.Settings].
+// setting reads a field of a connection's type in the form that
+// [issuer.Settings] has.
 func (in input) setting(name string, field *framework.FieldSchema) string {
 	if field.Type == framework.TypeCommaStringSlice {
 		return strings.Join(in.Get(name).([]string), ",")
@@ -90,8 +91,8 @@ func (in input) setting(name string, field *framework.FieldSchema) string {
 	return in.text(name)
 }
 
-// applySettings returns old with the named fields as the write has them; an
-// empty value takes a field out.
+// applySettings returns a copy of old with the write applied to it. An empty value
+// removes a field.
 func (in input) applySettings(fields map[string]*framework.FieldSchema, old issuer.Settings) issuer.Settings {
 	settings := issuer.Settings{}
 	maps.Copy(settings, old)
@@ -108,7 +109,7 @@ func (in input) applySettings(fields map[string]*framework.FieldSchema, old issu
 	return settings
 }
 
-// readBack returns settings as fields of a response: lists as lists.
+// readBackSettings returns settings as fields of a response, lists as lists.
 func readBackSettings(fields map[string]*framework.FieldSchema, settings issuer.Settings) map[string]any {
 	data := map[string]any{}
 	for name, value := range settings {
@@ -121,7 +122,8 @@ func readBackSettings(fields map[string]*framework.FieldSchema, settings issuer.
 	return data
 }
 
-// refuseOtherTypes refuses fields that only other types of connection have.
+// refuseOtherTypes refuses fields that only other types of connection have. what
+// names the thing that has the fields.
 func (in input) refuseOtherTypes(what string, t issuer.Type, fieldsOf func(issuer.Type) map[string]*framework.FieldSchema) error {
 	fields := fieldsOf(t)
 	for _, name := range slices.Sorted(maps.Keys(fieldsOfTypes(fieldsOf))) {

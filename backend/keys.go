@@ -7,31 +7,31 @@ const (
 	roleStoragePrefix       = "roles/"
 	connectionStoragePrefix = "connections/"
 
-	// sharedStoragePrefix has an entry for each shared role that has, or had, a
-	// credential.
+	// sharedStoragePrefix holds one entry for each shared role that has, or had,
+	// a credential.
 	sharedStoragePrefix = "shared/"
 
-	// connectionRolesPrefix is the index of the roles that use a connection, one
-	// storage key for each. A key is written before the role and deleted after it,
-	// so a crash in between leaves a key too many and never one too few: readers
-	// compare with the role itself.
+	// connectionRolesPrefix is the index of the roles that use a connection, with
+	// one key per role. A key is written before the role and deleted after it. A
+	// crash in between can leave an extra key, but never a missing one, so
+	// readers compare with the role itself.
 	connectionRolesPrefix = "connection-roles/"
 
-	// Roles that expire are found through an index, one storage key for each with
-	// the time in front of the name, so that one listing finds the next of any
-	// number of roles. A key is written before the role that it is for and deleted
-	// after it, so a crash in between leaves a key too many and never one too few:
-	// readers compare with the role itself.
+	// expiryStoragePrefix is the index of the roles that expire, with one key per
+	// role. The time stands in front of the name, so that one listing finds the
+	// roles that expire next. Keys are written and deleted as those of
+	// connectionRolesPrefix are.
 	expiryStoragePrefix = "expiries/"
 
-	// leaseIndexPrefix is the index of leased credentials, one storage key for
-	// each with the time of its end in front of the name. Vault revokes them.
-	// The index is for what Vault does not know: an answer that was lost with
-	// its lease by a crash, and a lease that it gave up on. And it keeps a
-	// connection from being deleted before what it minted.
+	// leaseIndexPrefix is the index of leased credentials, with one key per
+	// credential and the time of its end in front of the name. Vault revokes
+	// leases; the index is for credentials that Vault does not revoke, because a
+	// crash lost the response with the lease or because Vault gave the lease up.
+	// The index also keeps a connection from being deleted while credentials that
+	// it minted are leased.
 	leaseIndexPrefix = "leases/"
 )
 
-// schemaVersion is written into every stored entry. It grows when an older
-// plugin could not read, or would misread, what this one writes.
+// schemaVersion is written into every stored entry. Increase it when an older
+// plugin could not read, or would misread, an entry of this one.
 const schemaVersion = 1

@@ -7,20 +7,20 @@ import (
 	"sync"
 )
 
-// nameLocks is a lock for each name, for what waits on a registry: unlike the
-// striped locks of the SDK, no name waits for another, and waiting ends with
-// the request. The zero value is ready to use.
+// nameLocks is one lock per name, to be held during calls to a registry. Unlike
+// with the striped locks of the SDK, no name waits for another, and waiting ends
+// with the request. The zero value is ready to use.
 type nameLocks struct {
 	mu   sync.Mutex
 	held map[string]*nameLock
 }
 
 type nameLock struct {
-	free  chan struct{} // holds one element while nobody has the lock
-	users int           // who has it or waits for it
+	free  chan struct{} // holds one element while the lock is free
+	users int           // how many hold the lock or wait for it
 }
 
-// lock waits until nobody else has the name, or the context ends.
+// lock waits until the lock of the name is free, or the context ends.
 func (l *nameLocks) lock(ctx context.Context, name string) (unlock func(), err error) {
 	held := l.join(name)
 	select {

@@ -18,16 +18,16 @@ func (b *backend) pathConfig() []*framework.Path {
 	fields := map[string]*framework.FieldSchema{
 		"allowed_registries": {
 			Type:        framework.TypeCommaStringSlice,
-			Description: "Registries that roles may name: hosts, with port or path where they have one; '*' in a host stands for any characters. Empty: any registry.",
+			Description: "Registries that roles may name: hosts, each with its port or path if it has one; '*' in a host matches any characters. Empty: any registry.",
 		},
 		"expiry_warning": {
 			Type:        framework.TypeDurationSecond,
 			Default:     int(defaultExpiryWarning.Seconds()),
-			Description: "How long before a role's expires_at its reads carry a warning.",
+			Description: "How long before a role's expires_at its reads begin to warn.",
 		},
 		"ca_pem": {
 			Type:        framework.TypeString,
-			Description: "CA certificates in PEM form that are trusted beside the system's when a registry is asked.",
+			Description: "CA certificates in PEM form. Verification of pull secrets trusts them in addition to the system's.",
 		},
 	}
 	done := writeResponses("The settings are stored.")
@@ -41,17 +41,17 @@ func (b *backend) pathConfig() []*framework.Path {
 				Callback:     b.readConfig,
 				Summary:      "Read the settings of the mount.",
 				DisplayAttrs: &framework.DisplayAttributes{OperationSuffix: "configuration"},
-				Responses:    okResponse("The settings in force, defaults included.", fields),
+				Responses:    okResponse("The current settings, defaults included.", fields),
 			},
 			logical.CreateOperation: forwarded(framework.PathOperation{
 				Callback:     b.writeConfig,
-				Summary:      "Change settings of the mount; those not named stay.",
+				Summary:      "Change the named settings of the mount.",
 				DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "configure"},
 				Responses:    done,
 			}),
 			logical.UpdateOperation: forwarded(framework.PathOperation{
 				Callback:     b.writeConfig,
-				Summary:      "Change settings of the mount; those not named stay.",
+				Summary:      "Change the named settings of the mount.",
 				DisplayAttrs: &framework.DisplayAttributes{OperationVerb: "configure"},
 				Responses:    done,
 			}),
@@ -59,7 +59,7 @@ func (b *backend) pathConfig() []*framework.Path {
 				Callback:     b.deleteConfig,
 				Summary:      "Return to the default settings.",
 				DisplayAttrs: &framework.DisplayAttributes{OperationSuffix: "configuration"},
-				Responses:    noContent("The defaults are in force."),
+				Responses:    noContent("The mount has the default settings."),
 			}),
 		},
 		HelpSynopsis:    "Settings of the mount.",
@@ -152,14 +152,15 @@ func parseAllowedRegistries(patterns []string) (keys []dockerconfig.Key, warning
 
 const configHelp = `
 allowed_registries limits which registries the roles of this mount may name.
-It is checked when a role is written and whenever it is read, so that
-tightening it takes effect at once: a role that names another registry stays
-stored, and its pull secret is refused. Patterns are written as registries are:
+The engine checks it at every write and every read of a role, so a change takes
+effect at once: a role that names another registry stays stored, and reads of
+its pull secret are refused. Write patterns as you write registries:
 registry.gitlab.com, registry.example.com:5000, *.example.com, docker.io,
 ghcr.io/team. A pattern without a path allows every path of its host.
 
-expiry_warning is a duration, by default 336h.
+expiry_warning is a duration. The default is 336h.
 
-ca_pem is for registries with certificates of a private CA; verify/<role> is
-what asks registries.
+ca_pem is for registries with certificates of a private CA. The engine uses it
+when it verifies that a credential can pull. A connection has a ca_pem of its own
+for calls to its API.
 `

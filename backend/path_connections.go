@@ -22,7 +22,7 @@ func (b *backend) pathConnections() []*framework.Path {
 	fields[connectionNameField] = connectionNameSchema()
 	fields["force"] = &framework.FieldSchema{
 		Type: framework.TypeBool, Query: true,
-		Description: "On delete: give up what the connection has minted and cannot revoke any more.",
+		Description: "On delete: abandon the credentials that the connection has minted and can no longer revoke.",
 	}
 	write := func(summary string) framework.OperationHandler {
 		return forwarded(framework.PathOperation{Callback: b.writeConnection, Summary: summary, Responses: writeResponses("The connection is stored.")})
@@ -59,11 +59,11 @@ func (b *backend) pathConnections() []*framework.Path {
 				logical.PatchOperation:  write("Change the named fields of an existing connection; null empties a field."),
 				logical.DeleteOperation: forwarded(framework.PathOperation{
 					Callback:  b.deleteConnection,
-					Summary:   "Delete a connection that nothing uses.",
-					Responses: writeResponses("There is no such connection any more."),
+					Summary:   "Delete a connection that is not in use.",
+					Responses: writeResponses("The connection is deleted."),
 				}),
 			},
-			HelpSynopsis:    "A registry whose API mints credentials, and the root credential for it.",
+			HelpSynopsis:    "Defines a registry whose API mints credentials, with the root credential for it.",
 			HelpDescription: strings.TrimSpace(connectionHelp),
 		},
 		{
@@ -75,13 +75,13 @@ func (b *backend) pathConnections() []*framework.Path {
 					Callback: b.checkConnection,
 					Summary:  "Ask the registry whether the root credential works.",
 					Responses: okResponse("The root credential works.", map[string]*framework.FieldSchema{
-						"identity":   {Type: framework.TypeString, Required: true, Description: "Whose the root credential is."},
-						"expires_at": {Type: framework.TypeString, Description: "When it ends, RFC 3339, where known."},
+						"identity":   {Type: framework.TypeString, Required: true, Description: "Account at the registry that the root credential belongs to."},
+						"expires_at": {Type: framework.TypeString, Description: "When the root credential expires, RFC 3339, if known."},
 					}),
 				},
 			},
 			HelpSynopsis:    "Asks the registry whether the root credential works.",
-			HelpDescription: "Nothing is changed by it. An answer is a credential that works; what does not work is an error with what the registry said.",
+			HelpDescription: "It changes nothing. A response means that the credential works. If it does not, the error says what the registry answered.",
 		},
 	}
 }
@@ -125,7 +125,7 @@ func (b *backend) checkConnection(ctx context.Context, req *logical.Request, dat
 	return withWarnings(resp, b.statusWarnings(status, settings)), nil
 }
 
-// check asks the registry about the root credential.
+// check asks the registry whether the root credential works.
 func (b *backend) check(ctx context.Context, c *connection) (issuer.Status, error) {
 	client, err := b.open(c, issuer.Root{})
 	if err != nil {
@@ -135,7 +135,8 @@ func (b *backend) check(ctx context.Context, c *connection) (issuer.Status, erro
 	return client.Check(ctx)
 }
 
-// statusWarnings are what a check found out that somebody should know.
+// statusWarnings returns the warnings of a check, and one if the root credential
+// expires soon.
 func (b *backend) statusWarnings(status issuer.Status, settings config) []string {
 	warnings := slices.Clone(status.Warnings)
 	if left := status.ExpiresAt.Sub(b.now()); !status.ExpiresAt.IsZero() && left <= settings.ExpiryWarning.Duration {
@@ -144,9 +145,9 @@ func (b *backend) statusWarnings(status issuer.Status, settings config) []string
 	return warnings
 }
 
-// writeConnection creates, updates and patches. The registry is asked about
-// the root credential with the connection locked, so that what is
-// stored is what was tried.
+// writeConnection creates, updates and patches. It checks the root credential
+// while the connection is locked, so that it stores the credential that it
+// checked.
 func (b *backend) writeConnection(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	name, err := connectionName(data)
 	if err != nil {
@@ -183,8 +184,8 @@ func (b *backend) writeConnection(ctx context.Context, req *logical.Request, dat
 	return withWarnings(nil, append(warnings, more...)), nil
 }
 
-// checkBeforeWrite refuses a connection that cannot be opened, or whose
-// registry refuses the root credential.
+// checkBeforeWrite refuses a connection that cannot be opened. If ask is true, it
+// also refuses one whose root credential fails the check.
 func (b *backend) checkBeforeWrite(ctx context.Context, storage logical.Storage, c *connection, ask bool) (warnings []string, err error) {
 	settings, err := b.config(ctx, storage)
 	if err != nil {
@@ -244,22 +245,22 @@ func (b *backend) deleteConnection(ctx context.Context, req *logical.Request, da
 }
 
 var connectionHelp = `
-A connection is a registry whose API mints credentials, and the root
-credential that it takes. Roles use it by its name: allowed_roles says which,
-and allowed_targets what they may mint for. Both are checked when a role is
-written and at each mint.
+A connection is a registry whose API mints credentials, with the root credential
+for that API. Roles name the connection that they use. allowed_roles says which
+roles may use it, and allowed_targets what they may mint for. The engine checks
+both when a role is written and at each mint.
 
-    type       what the registry is; each type has fields of its own
-    url        of the API
-    registry   that the credentials are for, as in image names
+    type       type of the registry; each type has fields of its own
+    url        URL of the API
+    registry   registry that the credentials are for, as in image names
 
 The types:
 
 ` + describedTypes() + `
-A write to an existing connection keeps the fields that it does not name, and
-tries the root credential unless verify_connection=false. Another
-host for url or registry takes the root credential in the same write.
+A write to an existing connection keeps the fields that it does not name. It
+checks the root credential, unless verify_connection=false. A write that names a
+new host in url or registry must include the root credential.
 
-Reading a connection never returns the root credential. rotate-root
-replaces it. A connection that is in use cannot be deleted.
+Reading a connection never returns the root credential. rotate-root replaces it.
+A connection that is in use cannot be deleted.
 `

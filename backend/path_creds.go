@@ -12,8 +12,8 @@ import (
 
 const credsPrefix = "creds/"
 
-// pathCreds has no list: a tool that finds all secrets below a path must not
-// copy every credential.
+// pathCreds has no list operation, so that a tool that searches for all secrets
+// below a path cannot copy every credential.
 func (b *backend) pathCreds() []*framework.Path {
 	var paths []*framework.Path
 	for _, format := range b.credsFormats() {
@@ -22,7 +22,7 @@ func (b *backend) pathCreds() []*framework.Path {
 			Fields: map[string]*framework.FieldSchema{
 				roleField: roleNameField(),
 				"version": {
-					Type: framework.TypeStringSlice, Query: true, // takes whatever stands there
+					Type: framework.TypeStringSlice, Query: true, // this type accepts any value
 					Description: "Accepted and ignored, for clients that ask every engine for a version.",
 				},
 			},

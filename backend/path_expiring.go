@@ -19,22 +19,22 @@ func (b *backend) pathExpiring() []*framework.Path {
 		Fields: map[string]*framework.FieldSchema{
 			"within": {
 				Type: framework.TypeDurationSecond, Query: true,
-				Description: "How far to look ahead; by default the mount's expiry_warning.",
+				Description: "How far to look ahead. Default: the mount's expiry_warning.",
 			},
 		},
 		DisplayAttrs: &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationSuffix: "expiring-roles"},
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ReadOperation: &framework.PathOperation{
 				Callback: b.readExpiring,
-				Summary:  "Read which roles have a credential that expires within a time, or has expired.",
+				Summary:  "Read which roles have a credential that expires soon, or has expired.",
 				Responses: okResponse("The roles, soonest first.", map[string]*framework.FieldSchema{
 					"roles":      {Type: framework.TypeStringSlice, Required: true, Description: "Names of the roles, soonest first."},
-					"expires_at": {Type: framework.TypeMap, Required: true, Description: "When the credential of each stops working at the registry, RFC 3339, by role."},
+					"expires_at": {Type: framework.TypeMap, Required: true, Description: "By role: when its credential stops working at the registry, RFC 3339."},
 				}),
 			},
 		},
 		HelpSynopsis:    "Finds the roles whose credentials expire soon, or have expired.",
-		HelpDescription: "One read finds them among any number of roles: \"vault read regcred/expiring within=720h\". A bundle is not listed; its members are.",
+		HelpDescription: "\"vault read regcred/expiring within=720h\" returns the roles whose expires_at lies within the next 720 hours or in the past. It lists the members of a bundle, not the bundle.",
 	}}
 }
 
@@ -59,7 +59,7 @@ func (b *backend) readExpiring(ctx context.Context, req *logical.Request, data *
 }
 
 // expiringBefore returns the names of the roles that expire before a time,
-// soonest first. The warnings name those that cannot be read.
+// soonest first. Each role that cannot be read gives a warning.
 func (b *backend) expiringBefore(ctx context.Context, storage logical.Storage, before time.Time) (names []string, times map[string]time.Time, warnings []string, err error) {
 	keys, err := storage.List(ctx, expiryStoragePrefix)
 	if err != nil {

@@ -72,7 +72,7 @@ func (b *backend) pathRoles() []*framework.Path {
 				logical.DeleteOperation: forwarded(framework.PathOperation{
 					Callback:  b.deleteRole,
 					Summary:   "Delete a role.",
-					Responses: writeResponses("There is no such role any more."),
+					Responses: writeResponses("The role is deleted."),
 				}),
 			},
 			HelpSynopsis:    "Defines the pull secret that creds/<role> reads.",
@@ -85,22 +85,22 @@ func roleReadBackFields() map[string]*framework.FieldSchema {
 	fields := dynamicFields()
 	maps.Copy(fields, map[string]*framework.FieldSchema{
 		"type":              {Type: framework.TypeString, Required: true, Description: "Type of the role: static, bundle or dynamic.", AllowedValues: []any{typeStatic, typeBundle, typeDynamic}},
-		"registries":        {Type: framework.TypeStringSlice, Description: "Keys under auths that the pull secret has, sorted."},
-		"registry":          {Type: framework.TypeString, Description: "Registry as in image names, where a static role holds one."},
-		"username":          {Type: framework.TypeString, Description: "User name, where a static role holds one registry."},
-		"email":             {Type: framework.TypeString, Description: "Email, where a static role holds one registry and has an email."},
-		"credentials":       {Type: framework.TypeSlice, Description: "Where a static role holds several registries: registry, username and email of each."},
-		"members":           {Type: framework.TypeStringSlice, Description: "Names of the roles that a bundle joins, sorted."},
-		"allowed_bundles":   {Type: framework.TypeStringSlice, Description: "Names and globs of the bundles that may join the role."},
+		"registries":        {Type: framework.TypeStringSlice, Description: "Keys under auths in the pull secret, sorted."},
+		"registry":          {Type: framework.TypeString, Description: "Static: registry as in image names, if the role holds exactly one."},
+		"username":          {Type: framework.TypeString, Description: "Static: user name, if the role holds exactly one registry."},
+		"email":             {Type: framework.TypeString, Description: "Static: email, if the role holds exactly one registry and has an email."},
+		"credentials":       {Type: framework.TypeSlice, Description: "Static: registry, username and email of each credential, if the role holds several registries."},
+		"members":           {Type: framework.TypeStringSlice, Description: "Bundle: names of the roles that it joins, sorted."},
+		"allowed_bundles":   {Type: framework.TypeStringSlice, Description: "Names and globs of the bundle roles that may join this role."},
 		"verify_repository": {Type: framework.TypeString, Description: "Repository that verify/<role> pulls from."},
-		"expires_at":        {Type: framework.TypeString, Description: "When the credential stops working at the registry, RFC 3339, where known; of a bundle, the earliest."},
+		"expires_at":        {Type: framework.TypeString, Description: "When the credential stops working at the registry, RFC 3339, if known. For a bundle, the earliest time."},
 		"updated_at":        {Type: framework.TypeString, Required: true, Description: "When the role was last written, RFC 3339."},
 
 		"last_vault_rotation": {Type: framework.TypeString, Description: "Shared: when the credential was last replaced, RFC 3339."},
-		"next_rotation":       {Type: framework.TypeString, Description: "Shared: when it is replaced next, or tried to be, RFC 3339."},
-		"last_error":          {Type: framework.TypeString, Description: "Shared: why the last rotation failed, until one succeeds."},
-		"last_error_at":       {Type: framework.TypeString, Description: "Shared: when it failed, RFC 3339."},
-		"pending_revocations": {Type: framework.TypeSlice, Description: "Shared: name, revoke_at and last_error of each former credential that is still alive."},
+		"next_rotation":       {Type: framework.TypeString, Description: "Shared: when the next rotation is due, RFC 3339."},
+		"last_error":          {Type: framework.TypeString, Description: "Shared: why the last rotation failed. Absent after a rotation that succeeded."},
+		"last_error_at":       {Type: framework.TypeString, Description: "Shared: when the last rotation failed, RFC 3339."},
+		"pending_revocations": {Type: framework.TypeSlice, Description: "Shared: name, revoke_at and last_error of each former credential that is not revoked yet."},
 	})
 	return fields
 }
@@ -130,8 +130,8 @@ func (b *backend) readRole(ctx context.Context, req *logical.Request, data *fram
 	return withWarnings(resp, secret.Warnings), nil
 }
 
-// writeRole creates, updates and patches: an update and a patch keep the
-// fields they do not name.
+// writeRole creates, updates and patches. An update and a patch keep the fields
+// that they do not name.
 func (b *backend) writeRole(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	name, err := roleName(data)
 	if err != nil {
@@ -140,7 +140,7 @@ func (b *backend) writeRole(ctx context.Context, req *logical.Request, data *fra
 	in := input{data}
 	var verified *proposal
 	if data.Get("verify").(bool) {
-		// Before the lock, which must not wait for a registry.
+		// The role is not locked yet: a lock must not wait for a registry.
 		if verified, err = b.verifyProposal(ctx, req, name, in); err != nil {
 			return answer(err)
 		}
@@ -168,12 +168,13 @@ func (b *backend) writeRole(ctx context.Context, req *logical.Request, data *fra
 type proposal struct {
 	role, old *role
 	warnings  []string
-	secret    pullSecret // of the role, unless it cannot have changed
+	secret    pullSecret // of the role; empty if the write cannot have changed it
 }
 
-// propose refuses what could not be read afterwards, and an update by who may
-// only create: Vault asks its policies before the role is locked, and by now it
-// may be there.
+// propose applies a write without storing it. It refuses a role that could not be
+// read afterwards. It also refuses a create if the role exists by now: Vault
+// checked its policies before the role was locked, and the caller may not have
+// the right to update.
 func (b *backend) propose(ctx context.Context, req *logical.Request, name string, in input) (*proposal, error) {
 	old, err := b.role(ctx, req.Storage, name)
 	if err != nil {
@@ -189,7 +190,7 @@ func (b *backend) propose(ctx context.Context, req *logical.Request, name string
 	if p.role, p.warnings, err = b.applyRole(ctx, req.Storage, in, name, old); err != nil {
 		return nil, err
 	}
-	// What allowed_registries has come to refuse can still be locked down.
+	// A role whose registry is no longer allowed can still be restricted.
 	toCheck := in.Get("verify").(bool) || p.role.Dynamic != nil && in.has("verify_repository")
 	if old != nil && old.samePullSecret(p.role) && !toCheck {
 		return p, nil
@@ -203,7 +204,8 @@ func (b *backend) propose(ctx context.Context, req *logical.Request, name string
 	return p, nil
 }
 
-// verifyProposal asks the registries about what a write would store.
+// verifyProposal asks the registries whether the credentials of a proposal can
+// pull.
 func (b *backend) verifyProposal(ctx context.Context, req *logical.Request, name string, in input) (*proposal, error) {
 	p, err := b.propose(ctx, req, name, in)
 	if err != nil {
@@ -224,7 +226,8 @@ func (b *backend) verifyProposal(ctx context.Context, req *logical.Request, name
 	return p, b.verifyBeforeWrite(ctx, secret)
 }
 
-// pullsLike reports whether what was found out about one holds for the other.
+// samePullSecret reports whether a verification of one proposal holds for the
+// other.
 func (p *proposal) samePullSecret(other *proposal) bool {
 	if p.role.VerifyRepository != other.role.VerifyRepository || p.role.roleType() != other.role.roleType() {
 		return false
@@ -235,7 +238,8 @@ func (p *proposal) samePullSecret(other *proposal) bool {
 	return p.secret.Docker.Equal(other.secret.Docker)
 }
 
-// aboutCredential names the field that an error about the pull secret is about.
+// aboutCredential puts the name of the field that caused it in front of an error
+// about the pull secret.
 func (in input) aboutCredential(err error) error {
 	for _, field := range []string{"members", "dockerconfigjson"} {
 		if isInputError(err) && in.has(field) && !strings.HasPrefix(err.Error(), field+":") {
@@ -245,9 +249,8 @@ func (in input) aboutCredential(err error) error {
 	return err
 }
 
-// applyRole returns the role as the write makes it, and what the caller should
-// know about it. The fields that the write does not name stay as in old, which
-// is nil for a new role.
+// applyRole returns the role with the write applied to it, and warnings. old is
+// nil for a new role. Fields that the write does not name stay as in old.
 func (b *backend) applyRole(ctx context.Context, storage logical.Storage, in input, name string, old *role) (*role, []string, error) {
 	r := &role{}
 	if old != nil {
@@ -290,8 +293,8 @@ func (b *backend) applyRole(ctx context.Context, storage logical.Storage, in inp
 	return r, warnings, nil
 }
 
-// checkRoleType refuses fields of two types, and those of another type than the
-// role has.
+// checkRoleType refuses fields of two types, and fields of a type that the role
+// does not have.
 func (in input) checkRoleType(old *role) error {
 	if old == nil {
 		old = &role{}
@@ -322,15 +325,16 @@ func (b *backend) deleteRole(ctx context.Context, req *logical.Request, data *fr
 		return answer(err)
 	}
 	revoke, err := b.dropRole(ctx, req, name)
-	left := revoke() // with the role unlocked, because the registry may take long
+	left := revoke() // the role is unlocked, because the registry may be slow
 	if err != nil || left == 0 {
 		return answer(err)
 	}
 	return withWarnings(nil, []string{fmt.Sprintf("%d credentials of the role could not be revoked yet; the engine tries again every minute until they are", left)}), nil
 }
 
-// dropRole deletes a role, and returns what remains to be done at its registry,
-// whether or not that has failed.
+// dropRole deletes a role, and returns a function that revokes its credentials and
+// returns how many it could not revoke. The function is valid even if dropRole
+// fails.
 func (b *backend) dropRole(ctx context.Context, req *logical.Request, name string) (revoke func() int, err error) {
 	defer b.lockRole(name)()
 	nothing := func() int { return 0 }
@@ -341,8 +345,8 @@ func (b *backend) dropRole(ctx context.Context, req *logical.Request, name strin
 	} else if old == nil && err == nil {
 		return nothing, nil
 	}
-	// What it has minted goes first, or a role that is made anew under the name
-	// would serve it.
+	// Drop the role's shared credentials first. Otherwise a new role of the same
+	// name would serve them.
 	revoke = nothing
 	if old == nil || old.isShared() {
 		if revoke, err = b.dropShared(ctx, req.Storage, name); err != nil {
@@ -362,31 +366,30 @@ func (b *backend) dropRole(ctx context.Context, req *logical.Request, name strin
 const roleHelp = `
 A static role holds the credential of a registry:
 
-    registry, username, password, and email where the registry wants one
+    registry, username, password, and email if the registry needs one
 
-or, in dockerconfigjson, a whole Docker config with any number of registries.
-hostname means the same as registry.
+dockerconfigjson takes a whole Docker config instead, with any number of
+registries. hostname means the same as registry.
 
-A dynamic role has a connection mint its credential at the registry:
+A connection mints the credential of a dynamic role at the registry:
 
-    connection, mode, and what the connection's type needs, such as project
+    connection, mode, and the fields of the connection's type, such as project
 
-With mode=shared (the default) there is one credential, which the engine
-replaces every rotation_period and revokes grace_period later, and which is read
-without a lease. With mode=leased each read mints one, on a lease of ttl that can
-be renewed up to max_ttl.
+With mode=shared (the default), all readers get the same credential, without a
+lease. The engine replaces it every rotation_period, and revokes the former one
+after grace_period. With mode=leased, each read mints a credential, on a lease of
+ttl that can be renewed up to max_ttl.
 
-A bundle role joins the credentials of other roles into one pull secret: members
-names them, and each must name the bundle in its allowed_bundles.
+A bundle role joins the credentials of other roles into one pull secret. members
+names these roles, and each of them must name the bundle in its allowed_bundles.
 
-A write to an existing role keeps the fields that it does not name, so that
-"vault write regcred/roles/my_app password=..." rotates a password; "vault
-patch" does the same and fails where there is no such role. What is wrong with
-a value is said with the field's name and changes nothing; what was changed on
-the way in is a warning.
+A write to an existing role keeps the fields that it does not name: "vault write
+regcred/roles/my_app password=..." replaces only the password. "vault patch" does
+the same, and fails if the role does not exist. An error names the field that is
+wrong, and nothing is stored. If the engine changes a value, a warning says so.
 
-verify=true stores the role only if every registry accepts the credential, and
-gives an image where there is a repository to try.
+verify=true stores the role only if every registry accepts the credential. If
+there is a repository to try, the credential must be able to pull from it.
 
 Reading a role never returns a password.
 `

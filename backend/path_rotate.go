@@ -54,7 +54,7 @@ func (b *backend) rotateRole(ctx context.Context, req *logical.Request, data *fr
 }
 
 const rotateHelp = `
-Mints a new credential, stores it, and serves it from then on. The former one is
-revoked when the role's grace_period is over. If minting fails, the former one
-stays, and the error says why.
+The engine mints a new credential, stores it, and serves it from then on. It
+revokes the former one when the role's grace_period is over. If minting fails,
+the engine keeps serving the former one, and the error says why.
 `

@@ -33,7 +33,7 @@ func (b *backend) rotateRoot(ctx context.Context, req *logical.Request, data *fr
 		return answer(err)
 	}
 	defer b.lockConnection(name)()
-	ctx = context.WithoutCancel(ctx) // a client that goes away must not leave half of it
+	ctx = context.WithoutCancel(ctx) // a client that disconnects must not stop it half-way
 
 	c, err := b.connection(ctx, req.Storage, name)
 	if err != nil {
@@ -58,8 +58,8 @@ func (b *backend) rotateRoot(ctx context.Context, req *logical.Request, data *fr
 }
 
 const rotateRootHelp = `
-The new root credential is made, stored, put in force and tried
-before the former one is forgotten and ended, so that a crash at any point
-leaves one that works: what remains is done before the connection is next used,
-and every minute.
+The engine creates a new root credential, stores it, activates it and checks it.
+Only then does it revoke and forget the former one, so that a crash at any point
+leaves a credential that works. The engine finishes an interrupted rotate-root
+before the next use of the connection, and tries every minute.
 `

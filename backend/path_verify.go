@@ -17,10 +17,11 @@ import (
 )
 
 const (
-	// trialLifetime is how long a credential lives that is minted to be tried.
+	// trialLifetime is the lifetime of a credential that is minted for a
+	// verification.
 	trialLifetime = 10 * time.Minute
 
-	// maxQuotedFailures is how many refusals an error repeats.
+	// maxQuotedFailures is how many failed registries an error names.
 	maxQuotedFailures = 5
 )
 
@@ -31,7 +32,7 @@ func (b *backend) pathVerify() []*framework.Path {
 			roleField: roleNameField(),
 			"repository": {
 				Type:        framework.TypeString,
-				Description: "Repository to pull from, such as group/my_app or group/my_app:1.4, in place of the role's verify_repository; where the pull secret holds several registries, with the registry in front.",
+				Description: "Repository to pull from instead of the role's verify_repository, such as group/my_app or group/my_app:1.4; if the pull secret holds several registries, begin with the registry.",
 			},
 		},
 		DisplayAttrs: &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationVerb: "verify", OperationSuffix: "role"},
@@ -41,10 +42,10 @@ func (b *backend) pathVerify() []*framework.Path {
 				Summary:  "Prove that a role's credentials can pull.",
 				Responses: okResponse("What each registry answered.", map[string]*framework.FieldSchema{
 					"verdict":    {Type: framework.TypeString, Required: true, Description: "The worst of all verdicts: ok, unverified, not_found, unreachable or denied."},
-					"results":    {Type: framework.TypeSlice, Required: true, Description: "role, registry, repository, verdict and message of each, by registry."},
-					"registry":   {Type: framework.TypeString, Description: "Registry as in image names, where there is one."},
-					"repository": {Type: framework.TypeString, Description: "Repository that was tried, where there is one registry and one was."},
-					"message":    {Type: framework.TypeString, Description: "What the registry said, where there is one registry and it said something."},
+					"results":    {Type: framework.TypeSlice, Required: true, Description: "role, registry, repository, verdict and message of each credential, sorted by registry."},
+					"registry":   {Type: framework.TypeString, Description: "Registry as in image names, if the pull secret holds exactly one."},
+					"repository": {Type: framework.TypeString, Description: "Repository that was tried, if any, where the pull secret holds exactly one registry."},
+					"message":    {Type: framework.TypeString, Description: "Message of the registry, if any, where the pull secret holds exactly one registry."},
 				}),
 			},
 		},
@@ -77,9 +78,8 @@ func (b *backend) verifyRole(ctx context.Context, req *logical.Request, data *fr
 	return &logical.Response{Data: verifyResponse(results)}, nil
 }
 
-// secretToVerify returns the pull secret that a role serves. Of a leased role,
-// which serves another one to each, it is one that is minted for the purpose
-// and revoked when done.
+// secretToVerify returns the pull secret that a role serves. A leased role serves
+// a new one to each reader, so for it a credential is minted that done revokes.
 func (b *backend) secretToVerify(ctx context.Context, storage logical.Storage, name string, r *role) (secret pullSecret, done func(), err error) {
 	if !r.isLeased() {
 		secret, err = b.pullSecret(ctx, storage, name, r, toServe)
@@ -88,7 +88,7 @@ func (b *backend) secretToVerify(ctx context.Context, storage logical.Storage, n
 	return b.trial(ctx, storage, name, r)
 }
 
-// trial mints a credential for a dynamic role that nobody is given.
+// trial mints a credential for a verification. done revokes it.
 func (b *backend) trial(ctx context.Context, storage logical.Storage, name string, r *role) (secret pullSecret, done func(), err error) {
 	if b.onStandby() {
 		return pullSecret{}, nil, logical.ErrReadOnly
@@ -97,15 +97,16 @@ func (b *backend) trial(ctx context.Context, storage logical.Storage, name strin
 	if err != nil {
 		return pullSecret{}, nil, err
 	}
-	minted, err := b.mintFor(ctx, storage, name, r, func(issuer.Target) time.Duration { return trialLifetime })
+	credential, err := b.mintFor(ctx, storage, name, r, func(issuer.Target) time.Duration { return trialLifetime })
 	if err != nil {
 		return pullSecret{}, nil, err
 	}
-	secret = pullSecret{Docker: minted.Docker, settings: settings, sources: []source{{name: name, role: r, docker: minted.Docker}}}
-	return secret, func() { b.abandon(ctx, storage, minted) }, nil
+	secret = pullSecret{Docker: credential.Docker, settings: settings, sources: []source{{name: name, role: r, docker: credential.Docker}}}
+	return secret, func() { b.abandon(ctx, storage, credential) }, nil
 }
 
-// verifyBeforeWrite refuses a pull secret that its registries refuse.
+// verifyBeforeWrite refuses a pull secret unless its registries accept every
+// credential.
 func (b *backend) verifyBeforeWrite(ctx context.Context, secret pullSecret) error {
 	results, err := b.verify(ctx, secret, "")
 	if err != nil {
@@ -142,15 +143,16 @@ func verifyResponse(results []verification) map[string]any {
 }
 
 const verifyHelp = `
-Follows the registry's own challenge, as kubelet does, and asks for a manifest.
-A login alone proves little: several registries accept it and refuse the pull.
+The engine follows the registry's own challenge, as kubelet does, and asks for a
+manifest. A login alone proves little: several registries accept a login and
+then refuse the pull.
 
-    ok            the credential pulls
-    denied        the registry refuses the credential, or the pull
-    not_found     no such repository or tag
-    unreachable   no answer, or none that a registry gives
-    unverified    no repository to try: only the credential was tried, if that
+    ok            the credential can pull
+    denied        the registry refused the credential, or the pull
+    not_found     the repository or the tag does not exist
+    unreachable   no answer, or not the answer of a registry
+    unverified    no repository to pull from: at most the credential was tried
 
-Nothing is changed by it. verify_repository of the role, or repository here,
-says what to pull; every member of a bundle is tried.
+A verification changes nothing. It pulls from the role's verify_repository, or
+from repository if the request names one. For a bundle it tries every member.
 `

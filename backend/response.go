@@ -15,8 +15,9 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer"
 )
 
-// answer turns the caller's own mistakes into a response with status 400, and
-// leaves every other error to Vault, which logs it and hides it from callers.
+// answer turns an error that the caller can correct into a response with status
+// 400. It leaves every other error to Vault, which logs it and hides it from
+// callers.
 func answer(err error) (*logical.Response, error) {
 	if isInputError(err) {
 		return logical.ErrorResponse(err.Error()), nil
@@ -24,7 +25,8 @@ func answer(err error) (*logical.Response, error) {
 	return nil, err
 }
 
-// withWarnings adds warnings to a response, making one where there is none.
+// withWarnings adds warnings to a response. It creates the response if resp is
+// nil.
 func withWarnings(resp *logical.Response, warnings []string) *logical.Response {
 	if len(warnings) == 0 {
 		return resp
@@ -38,17 +40,18 @@ func withWarnings(resp *logical.Response, warnings []string) *logical.Response {
 	return resp
 }
 
-// formatTime gives the one form in which times leave the engine.
+// formatTime formats a time as all responses have it.
 func formatTime(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
-// sendEvent tells Vault's event bus that what dataPath reads has changed. It
-// is best effort: not every server has a bus, and a write that is stored must
-// not fail for it.
+// sendEvent tells Vault's event bus that a read of dataPath returns something new.
+// A failure is only logged: not every server has an event bus, and a write that
+// is stored must not fail because of it.
 func (b *backend) sendEvent(ctx context.Context, req *logical.Request, event, dataPath string) {
 	b.sendEventOf(ctx, event, req.Path, dataPath, req.Operation)
 }
 
-// sendEventOf does the same for what no request, or one of another path, does.
+// sendEventOf is sendEvent for a change that was made without a request, or by a
+// request for another path.
 func (b *backend) sendEventOf(ctx context.Context, event, path, dataPath string, op logical.Operation) {
 	err := logical.SendEvent(ctx, b, operationPrefix+"/"+event,
 		logical.EventMetadataPath, path,
@@ -61,26 +64,26 @@ func (b *backend) sendEventOf(ctx context.Context, event, path, dataPath string,
 	}
 }
 
-// forwarded returns a write operation. Writes always go to the active node of
-// the cluster that owns the mount, where the locks are.
+// forwarded returns a write operation that Vault forwards to the active node of
+// the cluster that owns the mount, because the locks are there.
 func forwarded(op framework.PathOperation) *framework.PathOperation {
 	op.ForwardPerformanceStandby = true
 	op.ForwardPerformanceSecondary = true
 	return &op
 }
 
-// operationPrefix starts the OpenAPI operation IDs of all paths.
+// operationPrefix is the prefix of all OpenAPI operation IDs and event types.
 const operationPrefix = "regcred"
 
 func okResponse(description string, fields map[string]*framework.FieldSchema) map[int][]framework.Response {
 	return map[int][]framework.Response{http.StatusOK: {{Description: description, Fields: fields}}}
 }
 
-// stored describes the answers to a write that may come with warnings.
+// writeResponses describes the responses to a write, with and without warnings.
 func writeResponses(description string) map[int][]framework.Response {
 	return map[int][]framework.Response{
 		http.StatusNoContent: {{Description: description}},
-		http.StatusOK:        {{Description: description + " There are warnings."}},
+		http.StatusOK:        {{Description: description + " The response has warnings."}},
 	}
 }
 
@@ -88,8 +91,8 @@ func noContent(description string) map[int][]framework.Response {
 	return map[int][]framework.Response{http.StatusNoContent: {{Description: description}}}
 }
 
-// registryError is the error of a call to a registry's API: neither the
-// caller's mistake nor Vault's. It has status 502.
+// registryError gives an error of a call to a registry's API status 502, because
+// neither the caller nor Vault caused it. It returns other errors as they are.
 func registryError(err error) error {
 	if issuer.IsError(err) {
 		return badGateway(err)
@@ -97,7 +100,7 @@ func registryError(err error) error {
 	return err
 }
 
-// badGateway marks what the registry, not Vault or the caller, is to blame for.
+// badGateway returns err with status 502.
 func badGateway(err error) error { return logical.CodedError(http.StatusBadGateway, err.Error()) }
 
 func isBadGateway(err error) bool {
@@ -105,12 +108,12 @@ func isBadGateway(err error) bool {
 	return errors.As(err, &coded) && coded.Code() == http.StatusBadGateway
 }
 
-// rotationFields are those that say when a credential is replaced.
+// rotationFields are the response fields that say when a credential is replaced.
 func rotationFields(required bool) map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
-		"last_vault_rotation": {Type: framework.TypeString, Required: required, Description: "When the credential was last replaced by the engine, RFC 3339."},
-		"rotation_period":     {Type: framework.TypeInt64, Required: required, Description: "How often it is replaced, in seconds."},
-		"ttl":                 {Type: framework.TypeInt64, Required: required, Description: "In how many seconds it is replaced next; at least 1."},
+		"last_vault_rotation": {Type: framework.TypeString, Required: required, Description: "When the engine last replaced the credential, RFC 3339."},
+		"rotation_period":     {Type: framework.TypeInt64, Required: required, Description: "How often the engine replaces the credential, in seconds."},
+		"ttl":                 {Type: framework.TypeInt64, Required: required, Description: "Seconds until the engine replaces the credential; at least 1."},
 	}
 }
 

@@ -24,17 +24,18 @@ const (
 	modeShared  = "shared"
 )
 
-// role is what roles/<role> defines and creds/<role> reads. One of the pointers
-// is set, and is its type.
+// role is defined by a write to roles/<role> and read as creds/<role>. Exactly one
+// of its pointers is set, and that is its type.
 type role struct {
 	Static  *staticRole
 	Bundle  *bundleRole
 	Dynamic *dynamicRole
 
-	// AllowedBundles are names and globs of the bundles that may join it.
+	// AllowedBundles are names and globs of the bundles that may join the role.
 	AllowedBundles []string
 
-	// VerifyRepository is what a verification pulls from, as it was written.
+	// VerifyRepository is the repository that a verification pulls from, as it was
+	// written.
 	VerifyRepository string
 
 	UpdatedAt time.Time
@@ -54,7 +55,7 @@ func (r *role) isShared() bool { return r.Dynamic != nil && r.Dynamic.Mode == mo
 
 func (r *role) isLeased() bool { return r.Dynamic != nil && r.Dynamic.Mode == modeLeased }
 
-// connection is the name of the connection that a role uses, empty for none.
+// connection is the name of the connection that a role uses, or empty.
 func (r *role) connection() string {
 	if r == nil || r.Dynamic == nil {
 		return ""
@@ -62,8 +63,8 @@ func (r *role) connection() string {
 	return r.Dynamic.Connection
 }
 
-// expiresAt is when the role's own credential stops working at the registry;
-// zero where that is not known, or where it has none of its own.
+// expiresAt is when the credential of a static role stops working at the registry.
+// It is zero if that is not known, and for every other type of role.
 func (r *role) expiresAt() time.Time {
 	if r == nil || r.Static == nil {
 		return time.Time{}
@@ -71,13 +72,14 @@ func (r *role) expiresAt() time.Time {
 	return r.Static.ExpiresAt
 }
 
-// storedRole is a role as it stands in storage.
+// storedRole is the stored form of a role.
 type storedRole struct {
 	unprintable
 	SchemaVersion int       `json:"schema_version"`
 	Type          string    `json:"type"`
 	UpdatedAt     time.Time `json:"updated_at"`
-	// Docker is a pointer because fmt's %p prints a struct without asking it.
+	// Docker is a pointer, because fmt's verb %p prints the fields of a struct
+	// without calling its methods.
 	Docker           *json.RawMessage `json:"dockerconfig,omitempty"`
 	ExpiresAt        time.Time        `json:"expires_at,omitzero"`
 	Members          []string         `json:"members,omitempty"`
@@ -86,8 +88,8 @@ type storedRole struct {
 	VerifyRepository string           `json:"verify_repository,omitempty"`
 }
 
-// role returns nil where there is none of that name. What it returns must not be
-// changed.
+// role reads a role from storage or the cache. It returns nil if there is none of
+// that name. Other requests share the role: copy it before a change.
 func (b *backend) role(ctx context.Context, storage logical.Storage, name string) (*role, error) {
 	return cache.Decoded(ctx, b.cache, storage, roleStoragePrefix+name, nil, func(entry *logical.StorageEntry) (*role, error) {
 		return decodeRole(entry, name)
@@ -121,7 +123,7 @@ func decodeRole(entry *logical.StorageEntry, name string) (*role, error) {
 	return r, nil
 }
 
-// putRole stores a role in place of old, which is nil for a new one.
+// putRole stores a role. old is the role that it replaces, or nil.
 func (b *backend) putRole(ctx context.Context, storage logical.Storage, name string, r, old *role) error {
 	stored := storedRole{
 		SchemaVersion:    schemaVersion,
@@ -158,7 +160,8 @@ func (b *backend) putRole(ctx context.Context, storage logical.Storage, name str
 	return nil
 }
 
-// givesLike reports whether two roles of one type and name serve the same.
+// samePullSecret reports whether two roles of the same name and type serve the
+// same pull secret. It reports false for bundles.
 func (r *role) samePullSecret(other *role) bool {
 	switch {
 	case r.Static != nil:
@@ -169,8 +172,7 @@ func (r *role) samePullSecret(other *role) bool {
 	return false
 }
 
-// lockRole orders the writes to a role, which are a read, a change and a write.
-// The function that it returns ends it.
+// lockRole locks a role for a write, which reads, changes and stores it.
 func (b *backend) lockRole(name string) (unlock func()) {
 	lock := locksutil.LockForKey(b.roleLocks, name)
 	lock.Lock()
@@ -182,44 +184,44 @@ func (r *role) allowsBundle(bundle string) bool {
 	return matchesAny(r.AllowedBundles, bundle)
 }
 
-// bundleRole is a role that joins the credentials of other roles.
+// bundleRole joins the credentials of other roles.
 type bundleRole struct {
 	Members []string // names of roles, sorted, each once
 }
 
-// staticRole is a role that holds its own credentials.
+// staticRole holds its own credentials.
 type staticRole struct {
 	Docker dockerconfig.Config
 
-	// ExpiresAt is when the credentials stop working at the registry; zero
-	// where that is not known.
+	// ExpiresAt is when the credentials stop working at the registry. It is zero
+	// if that is not known.
 	ExpiresAt time.Time
 }
 
-// dynamicRole is a role whose credential a connection mints.
+// dynamicRole holds no credentials: a connection mints them.
 type dynamicRole struct {
 	Connection string          `json:"connection"`
 	Mode       string          `json:"mode"`          // modeLeased or modeShared
-	For        issuer.Settings `json:"for,omitempty"` // the fields of the connection's type
+	For        issuer.Settings `json:"for,omitempty"` // fields of the connection's type
 
-	TTL    seconds `json:"ttl,omitzero"` // leased; 0 is the mount's
+	TTL    seconds `json:"ttl,omitzero"` // leased only; 0 means the value of the mount
 	MaxTTL seconds `json:"max_ttl,omitzero"`
 
-	RotationPeriod seconds `json:"rotation_period,omitzero"` // shared
+	RotationPeriod seconds `json:"rotation_period,omitzero"` // shared only
 	GracePeriod    seconds `json:"grace_period,omitzero"`
 }
 
-// equal reports whether both mint the same.
+// equal reports whether both have the same fields.
 func (d *dynamicRole) equal(other *dynamicRole) bool {
 	return d.Connection == other.Connection && d.Mode == other.Mode && maps.Equal(d.For, other.For) &&
 		d.TTL.Duration == other.TTL.Duration && d.MaxTTL.Duration == other.MaxTTL.Duration &&
 		d.RotationPeriod.Duration == other.RotationPeriod.Duration && d.GracePeriod.Duration == other.GracePeriod.Duration
 }
 
-// lifetime is how long a shared credential is to live at the registry: over the
-// next rotation and its grace period, and so long again that a registry which
-// cannot mint for a while costs nothing. One that is left behind, as by
-// disabling the mount, so ends by itself.
+// lifetime is the lifetime that a shared credential gets at the registry. It covers
+// one rotation period and the grace period, and one more rotation period, in which
+// the registry may fail to mint. A credential that is left behind, such as when
+// the mount is disabled, expires after it.
 func (d *dynamicRole) lifetime(target issuer.Target) time.Duration {
 	lifetime := 2*d.RotationPeriod.Duration + d.GracePeriod.Duration
 	if target.MaxLifetime > 0 {
@@ -228,7 +230,8 @@ func (d *dynamicRole) lifetime(target issuer.Target) time.Duration {
 	return lifetime
 }
 
-// readBack returns all of a role but its passwords and what derives from them.
+// readBack returns the fields of a role, without passwords and values derived from
+// them.
 func (r *role) readBack() map[string]any {
 	data := map[string]any{
 		"type":       r.roleType(),
@@ -253,7 +256,8 @@ func (r *role) readBack() map[string]any {
 	return data
 }
 
-// readBack returns all but the passwords and what derives from them.
+// readBack returns the fields of a static role, without passwords and values
+// derived from them.
 func (s *staticRole) readBack() map[string]any {
 	credentials := s.Docker.Credentials()
 	described := make([]map[string]any, len(credentials))
@@ -269,8 +273,8 @@ func (s *staticRole) readBack() map[string]any {
 	return map[string]any{"credentials": described}
 }
 
-// readBack returns the fields of the role; what its credential is, the shared
-// state adds.
+// readBack returns the fields of a dynamic role. The fields about its credential
+// come from the shared state.
 func (d *dynamicRole) readBack() map[string]any {
 	data := readBackSettings(fieldsOfTypes(roleFieldsOf), d.For)
 	data["connection"], data["mode"] = d.Connection, d.Mode
@@ -282,7 +286,7 @@ func (d *dynamicRole) readBack() map[string]any {
 	return data
 }
 
-// servedBy describes what a read of creds/ gives.
+// servedBy describes the pull secret that a read of creds/ returns.
 func servedBy(docker dockerconfig.Config, expiresAt time.Time) map[string]any {
 	registries := []string{}
 	for _, key := range docker.Keys() {

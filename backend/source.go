@@ -12,34 +12,34 @@ import (
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
 )
 
-// source is a role that holds credentials, under its name.
+// source is a role whose credentials go into a pull secret, with its name.
 type source struct {
 	name string
 	*role
 
-	// What load finds:
+	// load fills these:
 	docker    dockerconfig.Config
 	expiresAt time.Time
 	shared    shared    // of a shared role
-	rotation  *rotation // nil where the engine does not replace it
+	rotation  *rotation // nil if the engine does not replace the credential
 }
 
-// pullSecret is what a role answers with.
+// pullSecret is the pull secret that a role serves.
 type pullSecret struct {
 	Docker    dockerconfig.Config
-	ExpiresAt time.Time // the earliest of its credentials, zero where not known
-	Rotation  *rotation // nil where the engine replaces none of them
+	ExpiresAt time.Time // the earliest of its credentials; zero if not known
+	Rotation  *rotation // nil if the engine replaces none of its credentials
 	Warnings  []string
 
-	sources  []source // the roles that it is made of
-	settings config   // of the mount, by which it is allowed
+	sources  []source // the roles that it is joined from
+	settings config   // the settings of the mount that were applied
 }
 
-// sources returns the roles whose credentials the role of that name serves:
-// itself, or the members of a bundle. Whether each of them allows the bundle
-// is decided here and nowhere else, at every write and every read. The error
-// is the same for a role that does not exist, or writers of bundles could ask
-// which roles there are.
+// sources returns the roles whose credentials a role serves: itself, or the members
+// of a bundle. Every write and every read of a bundle comes through here, and only
+// here is it checked that each member allows the bundle. A member that does not
+// exist gives the same error as one that does not allow it: otherwise anyone who
+// can write bundles could find out which roles exist.
 func (b *backend) sources(ctx context.Context, storage logical.Storage, name string, r *role) ([]source, error) {
 	if r.Bundle == nil {
 		return []source{{name: name, role: r}}, nil
@@ -58,7 +58,8 @@ func (b *backend) sources(ctx context.Context, storage logical.Storage, name str
 	return sources, nil
 }
 
-// join makes one Docker config of all sources, whatever their order.
+// join joins the Docker configs of all sources into one. Their order does not
+// matter.
 func join(sources []source) (dockerconfig.Config, error) {
 	if len(sources) == 1 {
 		return sources[0].docker, nil

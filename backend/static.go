@@ -18,11 +18,11 @@ func staticFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
 		"registry": {
 			Type:        framework.TypeString,
-			Description: "Registry as in image names: a host, host:port or host/path, or any name or URL of Docker Hub.",
+			Description: "Registry as in image names: a host, host:port or host/path, or a name or URL of Docker Hub.",
 		},
 		"hostname": {
 			Type:        framework.TypeString,
-			Description: "Means the same as registry, so that the secret of a KV engine is accepted as it is.",
+			Description: "Means the same as registry, so that a secret of a KV engine with this field is accepted as it is.",
 		},
 		"username": {
 			Type:        framework.TypeString,
@@ -35,23 +35,22 @@ func staticFields() map[string]*framework.FieldSchema {
 		},
 		"email": {
 			Type:        framework.TypeString,
-			Description: "Optional email; it appears in the pull secret only when set.",
+			Description: "Email. Optional: it appears in the pull secret only if set.",
 		},
 		"dockerconfigjson": {
 			Type:         framework.TypeString,
-			Description:  "Instead of the fields above: a whole Docker config, as JSON or base64 of it, with any number of registries.",
+			Description:  "Instead of registry, username, password and email: a whole Docker config, as JSON or its base64, with any number of registries.",
 			DisplayAttrs: &framework.DisplayAttributes{Sensitive: true, EditType: "textarea"},
 		},
 		"expires_at": {
 			Type:        framework.TypeString,
-			Description: "When the credential stops working at the registry, as RFC 3339, such as 2027-01-31T00:00:00Z. Reads warn before. Empty: not known.",
+			Description: "When the credential stops working at the registry, RFC 3339, such as 2027-01-31T00:00:00Z. Reads warn before that time. Empty: not known.",
 		},
 	}
 }
 
-// applyStatic returns the role as the write makes it, and what the caller should
-// know about it. old is nil for a new role; the fields that the write does not
-// name stay as they are there.
+// applyStatic returns the role with the write applied to it, and warnings. old is
+// nil for a new role. Fields that the write does not name stay as in old.
 func (in input) applyStatic(old *staticRole, now time.Time) (*staticRole, []string, error) {
 	role := &staticRole{}
 	if old != nil {
@@ -88,8 +87,8 @@ func (in input) applyStatic(old *staticRole, now time.Time) (*staticRole, []stri
 	return role, warnings, nil
 }
 
-// applyCredential applies the fields of a single credential to the role's, of
-// which a new role has none.
+// applyCredential applies the fields of a single credential. old are the role's
+// credentials, and empty for a new role.
 func (in input) applyCredential(old []dockerconfig.Credential) (dockerconfig.Config, []string, error) {
 	var c dockerconfig.Credential
 	switch len(old) {
@@ -110,8 +109,8 @@ func (in input) applyCredential(old []dockerconfig.Credential) (dockerconfig.Con
 		if c.Registry, warnings, err = in.registry(); err != nil {
 			return dockerconfig.Config{}, nil, refuse(err)
 		}
-		// Or who may write the role, and read nothing, could have its password
-		// sent to a host of theirs, by verify or by whoever pulls.
+		// Otherwise anyone who can write the role could send its password to their
+		// own host: verify would send it, and so would every pull.
 		if before != "" && c.Registry.Host() != before.Host() && !in.has("password") {
 			return dockerconfig.Config{}, nil, refusef("registry: names a new host; write password in the same request, because a stored password is only used for the host it was written for")
 		}
@@ -135,12 +134,12 @@ func (in input) applyCredential(old []dockerconfig.Credential) (dockerconfig.Con
 	}
 	docker, err := dockerconfig.New(c)
 	if err != nil {
-		return dockerconfig.Config{}, nil, refuse(fieldError("password", err)) // it alone can be too long
+		return dockerconfig.Config{}, nil, refuse(fieldError("password", err)) // only the password can be too long
 	}
 	return docker, warnings, nil
 }
 
-// checkComplete refuses a new role that lacks a field, naming all it lacks.
+// checkComplete refuses a new role that lacks fields, and names all of them.
 func (in input) checkComplete() error {
 	var missing []string
 	if !in.has("registry", "hostname") {
@@ -157,7 +156,7 @@ func (in input) checkComplete() error {
 	return refusef("missing %s: a new role needs registry, username and password, or dockerconfigjson, members or connection", strings.Join(missing, ", "))
 }
 
-// registry reads the field that has two names.
+// registry reads the field registry, which may also be called hostname.
 func (in input) registry() (dockerconfig.Key, []string, error) {
 	field := "registry"
 	if !in.has(field) {

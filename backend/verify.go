@@ -16,21 +16,22 @@ import (
 )
 
 const (
-	// verifyTimeout is how long one request may take, whatever the number of
-	// registries: less than Vault's own limit, so that the answer arrives.
+	// verifyTimeout is how long one verification may take, for all registries
+	// together. It is shorter than Vault's own request limit, so that the response
+	// arrives.
 	verifyTimeout = 60 * time.Second
 
-	// verifyAtOnce is how many registries are asked at the same time.
+	// verifyAtOnce is how many registries one verification asks at the same time.
 	verifyAtOnce = 8
 )
 
-// verifier proves that a credential can pull from a repository of its
-// registry; an empty repository tries the credential alone.
+// verifier tries whether a credential can pull from a repository of its registry.
+// Without a repository it tries only the credential.
 type verifier interface {
 	Verify(ctx context.Context, credential dockerconfig.Credential, repository string) registry.Result
 }
 
-// verification is what came out for one credential.
+// verification is the result for one credential.
 type verification struct {
 	role       string
 	registry   dockerconfig.Key
@@ -38,7 +39,8 @@ type verification struct {
 	registry.Result
 }
 
-// verify asks the registries of a pull secret, some at a time.
+// verify tries all credentials of a pull secret, up to verifyAtOnce at the same
+// time.
 func (b *backend) verify(ctx context.Context, secret pullSecret, repository string) ([]verification, error) {
 	cas, err := parseCAs(secret.settings.CAPEM)
 	if err != nil {
@@ -73,8 +75,8 @@ func (b *backend) verify(ctx context.Context, secret pullSecret, repository stri
 	return results, nil
 }
 
-// chooseRepositories finds the repository to try for each credential: the one
-// that the request names where it lies in that registry, else that of the role.
+// chooseRepositories sets the repository to try for each credential: the requested
+// one if it lies in that registry, else the role's verify_repository.
 func chooseRepositories(results []verification, sources []source, requested string) error {
 	held := map[string]int{} // credentials of each role
 	for _, s := range sources {
@@ -100,8 +102,8 @@ func chooseRepositories(results []verification, sources []source, requested stri
 	return nil
 }
 
-// repositoryIn returns the path of a repository within a registry, and whether
-// it lies there: a role with a single registry needs no registry in front.
+// repositoryIn returns the path of a repository within a registry, and whether it
+// lies there. If single is true, the repository may lack the registry in front.
 func repositoryIn(key dockerconfig.Key, repository string, single bool) (path string, fits bool, err error) {
 	path, named := strings.CutPrefix(repository, key.Host()+"/")
 	if repository == "" || !named && !single {
@@ -119,7 +121,8 @@ func repositoryIn(key dockerconfig.Key, repository string, single bool) (path st
 	return path, true, nil
 }
 
-// checkVerifyRepository refuses a repository that a verification could not use.
+// checkVerifyRepository refuses a verify_repository that lies in none of the
+// role's registries.
 func (r *role) checkVerifyRepository(docker dockerconfig.Config) error {
 	if r.VerifyRepository == "" {
 		return nil
@@ -137,7 +140,7 @@ func (r *role) checkVerifyRepository(docker dockerconfig.Config) error {
 	return refusef("verify_repository: must begin with one of the role's registries, such as %s/group/app", credentials[0].Registry.Host())
 }
 
-// described returns what is known of one verification.
+// described returns the response fields of one verification.
 func (v verification) described() map[string]any {
 	data := map[string]any{"registry": v.registry.ImageName()}
 	if v.repository != "" {
@@ -149,5 +152,5 @@ func (v verification) described() map[string]any {
 	return data
 }
 
-// byBadness orders the verdicts.
+// bySeverity has the verdicts from the best to the worst.
 var bySeverity = []registry.Verdict{registry.OK, registry.Unverified, registry.NotFound, registry.Unreachable, registry.Denied}

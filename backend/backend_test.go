@@ -34,35 +34,35 @@ import (
 )
 
 const (
-	// marker stands in every secret of these tests, and nowhere else. Every
-	// answer, error, log line and event is searched for it.
+	// marker is a part of every secret in these tests, and of nothing else. Every
+	// response, error, log line and event is searched for it.
 	marker   = "S3cr3t-Marker"
 	password = marker + `<&>"\é1`
 )
 
-// noon is what the clock of the engines under test shows.
+// noon is the time at which the clocks of the engines under test start.
 var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 type fields = map[string]any
 
-// engine is a mount, driven as Vault drives it.
+// engine is a mount that tests drive as Vault drives it.
 type engine struct {
 	*backend
 	t       testing.TB
 	storage logical.Storage
 	events  *logical.MockEventSender
 
-	// registries is what stands in for them: nothing is dialled.
+	// registries replaces the network: no test dials anything.
 	registries *fakeRegistries
 
-	// minting is the registry of the connections of type "test".
+	// minting is the registry for connections of type "test".
 	minting *mintingRegistry
 
 	clock *clock
 }
 
-// fakeRegistries answers as it is told, by registry key, and remembers what it
-// was asked.
+// fakeRegistries answers verifications as a test sets it, by registry key, and
+// records what it was asked.
 type fakeRegistries struct {
 	mu      sync.Mutex
 	answers map[dockerconfig.Key]registry.Result
@@ -119,9 +119,9 @@ func newEngine(t testing.TB, change ...func(*logical.BackendConfig)) *engine {
 	return e
 }
 
-// request sends data as Vault does: as JSON whose numbers keep their text, and
-// an update of what does not exist as a create. Every answer is held against
-// its response schema, and all but pull secrets searched for secrets.
+// request sends a request as Vault does: numbers in JSON keep their text, and an
+// update of what does not exist is a create. It validates every response against
+// its schema, and searches every response except pull secrets for secrets.
 func (e *engine) request(op logical.Operation, path string, data fields) (*logical.Response, error) {
 	e.t.Helper()
 	req := &logical.Request{Operation: op, Path: path, Data: overJSON(e.t, data), Storage: e.storage}
@@ -178,7 +178,7 @@ func writes(op logical.Operation) bool {
 	return slices.Contains([]logical.Operation{logical.CreateOperation, logical.UpdateOperation, logical.PatchOperation, logical.DeleteOperation}, op)
 }
 
-// must is a request that succeeds.
+// must sends a request that has to succeed.
 func (e *engine) must(op logical.Operation, path string, data fields) *logical.Response {
 	e.t.Helper()
 	resp, err := e.request(op, path, data)
@@ -198,7 +198,7 @@ func (e *engine) patch(path string, data fields) {
 	e.must(logical.PatchOperation, path, data)
 }
 
-// read returns the data of what is there.
+// read returns the data of a read that has to succeed.
 func (e *engine) read(path string) fields {
 	e.t.Helper()
 	resp := e.must(logical.ReadOperation, path, nil)
@@ -213,8 +213,8 @@ func (e *engine) readWarnings(path string) []string {
 	return e.must(logical.ReadOperation, path, nil).Warnings
 }
 
-// refused expects a write that is answered with status 400 and a sentence that
-// has all of the given parts, and that leaves no trace.
+// refused expects a request to get status 400 with a text that contains all parts,
+// and to change nothing.
 func (e *engine) refused(op logical.Operation, path string, data fields, parts ...string) {
 	e.t.Helper()
 	before, sent := e.snapshot(), len(e.events.Events)
@@ -225,7 +225,7 @@ func (e *engine) refused(op logical.Operation, path string, data fields, parts .
 	}
 }
 
-// refusedWithTrace is for what is stored as a failed rotation.
+// refusedWithTrace is refused for requests that may store a failed rotation.
 func (e *engine) refusedWithTrace(op logical.Operation, path string, data fields, parts ...string) {
 	e.t.Helper()
 	resp, err := e.request(op, path, data)
@@ -239,8 +239,8 @@ func (e *engine) refusedWithTrace(op logical.Operation, path string, data fields
 	checkContains(e.t, resp.Error().Error(), parts...)
 }
 
-// failed expects a request that fails with a status and a sentence that has all
-// of the given parts.
+// failed expects a request to fail with a status and a text that contains all
+// parts.
 func (e *engine) failed(op logical.Operation, path string, data fields, status int, parts ...string) {
 	e.t.Helper()
 	resp, err := e.request(op, path, data)
@@ -252,8 +252,7 @@ func (e *engine) failed(op logical.Operation, path string, data fields, status i
 	checkContains(e.t, err.Error(), parts...)
 }
 
-// sent returns the types of the events so far, each with what it is about, and
-// forgets them.
+// sent returns the type and data path of each event so far, and clears the list.
 func (e *engine) sent() []string {
 	e.events.Lock()
 	defer e.events.Unlock()
@@ -265,7 +264,7 @@ func (e *engine) sent() []string {
 	return sent
 }
 
-// stored returns what stands under a key.
+// stored returns the value of a storage key.
 func (e *engine) stored(key string) fields {
 	e.t.Helper()
 	var value fields
@@ -275,7 +274,7 @@ func (e *engine) stored(key string) fields {
 	return value
 }
 
-// snapshot returns all that is stored.
+// snapshot returns the whole storage.
 func (e *engine) snapshot() map[string]string {
 	e.t.Helper()
 	stored := map[string]string{}
@@ -292,8 +291,8 @@ func (e *engine) snapshot() map[string]string {
 	return stored
 }
 
-// store puts an entry there as another version of the plugin, or a fault, may
-// have left it.
+// store writes a raw entry, as another version of the plugin or a fault may have
+// left it.
 func (e *engine) store(key, value string) {
 	e.t.Helper()
 	if err := e.storage.Put(e.t.Context(), &logical.StorageEntry{Key: key, Value: []byte(value)}); err != nil {
@@ -302,8 +301,8 @@ func (e *engine) store(key, value string) {
 	e.InvalidateKey(e.t.Context(), key)
 }
 
-// through is the storage as requests see it, for tests that call what stands
-// behind them.
+// through is the storage as requests see it, for tests that call functions below
+// the handlers.
 func (e *engine) through() logical.Storage { return e.cache.Over(e.storage) }
 
 func overJSON(t testing.TB, data fields) fields {
@@ -324,7 +323,7 @@ func overJSON(t testing.TB, data fields) fields {
 	return decoded
 }
 
-// planted finds the marker in whatever form.
+// planted finds the marker in any encoding.
 var planted = func() *leaktest.Marks {
 	var marks leaktest.Marks
 	marks.Add("the secret of the test", marker)
@@ -358,7 +357,7 @@ func checkContains(t testing.TB, text string, parts ...string) {
 	}
 }
 
-// checkWarnings expects exactly as many warnings as parts, each with its part.
+// checkWarnings expects one warning for each part, and each to contain its part.
 func checkWarnings(t testing.TB, got []string, parts ...string) {
 	t.Helper()
 	if len(got) != len(parts) {
@@ -383,8 +382,8 @@ func with(base, more fields) fields {
 	return merged
 }
 
-// samples are writes that every role and the config accept; operations below
-// them can then be tried.
+// samples are writes that have to succeed, so that operations below their paths
+// can be tried.
 var samples = map[string]fields{
 	"roles/app": {"registry": "ghcr.io", "username": "me", "password": password, "email": "me@example.com", "expires_at": "2027-01-31T00:00:00Z"},
 	"config":    {"allowed_registries": "ghcr.io,*.example.com", "expiry_warning": "24h"},
@@ -406,12 +405,12 @@ func newSampledEngine(t testing.TB, change ...func(*logical.BackendConfig)) *eng
 	return e
 }
 
-// everyOperation calls do with each operation that the engine has, on a path
-// of an existing role; a create is tried as such.
+// everyOperation calls do with each operation that the engine has, on a path with
+// the name app.
 func everyOperation(t *testing.T, do func(t *testing.T, op logical.Operation, path string, properties framework.OperationProperties)) {
 	t.Helper()
 	e := newEngine(t)
-	e.Route("config") // anchors the patterns
+	e.Route("config") // has the framework anchor the patterns
 	parameter := regexp.MustCompile(`\(\?P<\w+>[^)]*\)`)
 	for _, p := range e.Paths {
 		path := strings.Trim(parameter.ReplaceAllString(p.Pattern, "app"), "^?$")
@@ -421,7 +420,7 @@ func everyOperation(t *testing.T, do func(t *testing.T, op logical.Operation, pa
 	}
 }
 
-// direct is a request without what Vault does in front of it.
+// direct sends a request without the steps that Vault takes before it.
 func (e *engine) direct(op logical.Operation, path string) (*logical.Response, error) {
 	e.t.Helper()
 	req := &logical.Request{Operation: op, Path: path, Storage: e.storage}
@@ -435,15 +434,15 @@ func (e *engine) direct(op logical.Operation, path string) (*logical.Response, e
 	return e.HandleRequest(e.t.Context(), req)
 }
 
-// faultyStorage fails at one of the calls it gets, and counts them.
+// faultyStorage counts its calls and fails at one of them.
 type faultyStorage struct {
 	logical.Storage
 	calls  atomic.Int64
 	failAt int64
 }
 
-// faulty is the storage with a fault at one of its calls, to all of which the
-// engine is put: it has nothing in memory.
+// faulty returns the storage with a fault at one of its calls. The cache is empty,
+// so that the engine makes all of them.
 func (e *engine) faulty(failAt int64) *faultyStorage {
 	e.cache = cache.New().ForMount(cachedKeys())
 	return &faultyStorage{Storage: e.storage, failAt: failAt}
@@ -493,7 +492,7 @@ func (s *faultyStorage) List(ctx context.Context, prefix string) ([]string, erro
 func TestEveryStorageFailureIsAnError(t *testing.T) {
 	everyOperation(t, func(t *testing.T, op logical.Operation, path string, _ framework.OperationProperties) {
 		if path == "connections/app/rotate-root" {
-			return // leaves what is finished later: TestDeathAtEveryStepOrphansNothing
+			return // leaves what is finished later: TestCrashAtEveryStepOrphansNothing
 		}
 		for failAt := int64(1); ; failAt++ {
 			e := newSampledEngine(t)
@@ -520,7 +519,7 @@ func TestEveryStorageFailureIsAnError(t *testing.T) {
 	})
 }
 
-// withoutExpiries leaves out the index of expiries, which may have keys too many.
+// withoutExpiries leaves out the index of expiries, which may have extra keys.
 func withoutExpiries(storage map[string]string) map[string]string {
 	maps.DeleteFunc(storage, func(key, _ string) bool { return strings.HasPrefix(key, expiryStoragePrefix) })
 	return storage
@@ -631,8 +630,8 @@ func TestEngineReportsItsVersion(t *testing.T) {
 	checkSame(t, "type", logical.TypeLogical, newEngine(t).Type())
 }
 
-// Writes go to the active node of the primary; reads, and verifications, which
-// write nothing, are answered everywhere.
+// Writes go to the active node of the primary. Every node answers reads and
+// verifications, because they write nothing.
 func TestOnlyWritesAreForwarded(t *testing.T) {
 	for name, state := range map[string]consts.ReplicationState{
 		"standby":   consts.ReplicationPerformanceStandby,
@@ -658,8 +657,8 @@ func TestOnlyWritesAreForwarded(t *testing.T) {
 	}
 }
 
-// An unsupported operation is one whatever its fields are.
-func TestNoOperationButThoseOfTheContract(t *testing.T) {
+// An operation that is not supported stays so, no matter which fields it has.
+func TestNoOperationExceptThoseOfTheContract(t *testing.T) {
 	e := newSampledEngine(t)
 	for _, c := range []struct {
 		op   logical.Operation
@@ -712,7 +711,7 @@ func TestConcurrentUpdatesOfDifferentFieldsLoseNone(t *testing.T) {
 	writers.Wait()
 }
 
-// slowStorage lets others run between a read and the write that follows it.
+// slowStorage lets other goroutines run between a read and the next write.
 type slowStorage struct{ logical.Storage }
 
 func (s slowStorage) Put(ctx context.Context, entry *logical.StorageEntry) error {
@@ -722,7 +721,7 @@ func (s slowStorage) Put(ctx context.Context, entry *logical.StorageEntry) error
 	return s.Storage.Put(ctx, entry)
 }
 
-func TestOnlyTheCallersMistakesAreAnswered(t *testing.T) {
+func TestOnlyErrorsOfTheCallerAreResponses(t *testing.T) {
 	resp, err := answer(refusef("no"))
 	checkSame(t, "the caller's mistake", logical.ErrorResponse("no"), resp)
 	if err != nil {

@@ -36,12 +36,12 @@ func TestBundleJoinsRolesThatAllowIt(t *testing.T) {
 
 	e.write("roles/all", fields{"members": "a"})
 	checkSame(t, "a bundle of one has its fields", "a.example.com", e.read("creds/all")["registry"])
-	e.patch("roles/all", fields{}) // names nothing, and so changes nothing
+	e.patch("roles/all", fields{}) // names no field, so changes nothing
 	checkSame(t, "members", []string{"a"}, e.read("roles/all")["members"])
 }
 
-// Each way in which a member may come to be no longer one, and each operation
-// that would show its credential.
+// This tries each way in which a role can stop being a valid member, with each
+// operation that would show its credential.
 func TestBundleIsRefusedWheneverAMemberIs(t *testing.T) {
 	for name, change := range map[string]func(*engine){
 		"member deleted":      func(e *engine) { e.must(logical.DeleteOperation, "roles/b", nil) },
@@ -85,8 +85,8 @@ func TestBundleIsRefusedWheneverAMemberIs(t *testing.T) {
 	}
 }
 
-// A bundle is the union of its members, in whatever order they are named, and
-// a registry that two of them hold is always an error.
+// A bundle is the union of its members in any order. A registry that two of them
+// hold is always an error.
 func TestJoinIsAUnion(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	for range 300 {

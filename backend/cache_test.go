@@ -24,7 +24,7 @@ func (s *askedSystem) ReplicationState() consts.ReplicationState {
 	return s.StaticSystemView.ReplicationState()
 }
 
-// newReadableEngine has a role of each type that is read without a lease.
+// newReadableEngine has one role of each type that is read without a lease.
 func newReadableEngine(t *testing.T, change ...func(*logical.BackendConfig)) *engine {
 	t.Helper()
 	e := newEngine(t, change...)
@@ -36,11 +36,11 @@ func newReadableEngine(t *testing.T, change ...func(*logical.BackendConfig)) *en
 	return e
 }
 
-func TestReadOfWhatWasReadAsksVaultNothing(t *testing.T) {
+func TestCachedReadMakesNoCallToVault(t *testing.T) {
 	system := &askedSystem{}
 	e := newReadableEngine(t, func(conf *logical.BackendConfig) { conf.System = system })
 	for _, path := range []string{"creds/static", "creds/shared/kubernetes", "creds/bundle/docker"} {
-		e.read(path) // mints, where there is nothing yet
+		e.read(path) // mints if there is no credential yet
 		first := e.read(path)
 		counting := &faultyStorage{Storage: e.storage, failAt: -1}
 		asked := system.asked.Load()
@@ -54,7 +54,7 @@ func TestReadOfWhatWasReadAsksVaultNothing(t *testing.T) {
 	}
 }
 
-// Whatever changes an entry, the next read says so.
+// The next read sees a change, no matter what made it.
 func TestReadSeesEveryChange(t *testing.T) {
 	read := func(e *engine, path string) string {
 		resp, err := e.request(logical.ReadOperation, path, nil)
@@ -96,7 +96,7 @@ func TestReadSeesEveryChange(t *testing.T) {
 			}
 			change(e)
 			changed := 0
-			fresh := e.restarted(t) // has nothing in memory
+			fresh := e.restarted(t) // its cache is empty
 			for _, path := range paths {
 				want := read(fresh, path)
 				checkSame(t, path, want, read(e, path))
@@ -111,7 +111,7 @@ func TestReadSeesEveryChange(t *testing.T) {
 	}
 }
 
-func TestErrorOfDecodingIsNotKept(t *testing.T) {
+func TestDecodingErrorIsNotCached(t *testing.T) {
 	e := newEngine(t)
 	e.store("roles/app", "damaged")
 	for range 2 {
@@ -121,7 +121,7 @@ func TestErrorOfDecodingIsNotKept(t *testing.T) {
 	}
 }
 
-func TestListOfRolesIsOfNow(t *testing.T) {
+func TestListOfRolesIsCurrent(t *testing.T) {
 	e := newEngine(t)
 	listed := func() any {
 		resp := e.must(logical.ListOperation, "roles/", nil)
@@ -146,7 +146,7 @@ func TestListOfRolesIsOfNow(t *testing.T) {
 	checkSame(t, "names after a write elsewhere", any([]string{"b", "c"}), listed())
 }
 
-func TestCleanupForgetsWhatIsInMemory(t *testing.T) {
+func TestCleanupEmptiesTheCache(t *testing.T) {
 	e := newReadableEngine(t)
 	e.read("creds/static")
 	if len(e.cache.Held()) == 0 {
@@ -156,9 +156,9 @@ func TestCleanupForgetsWhatIsInMemory(t *testing.T) {
 	checkSame(t, "decoded entries", map[string]any{}, e.cache.Held())
 }
 
-// What is decoded is shared by requests, so none may change it, whatever it does
-// and wherever it is refused.
-func TestWhatIsDecodedIsNotChanged(t *testing.T) {
+// Requests share decoded values, so no request may change one, also not a request
+// that is refused.
+func TestCachedValuesAreNeverChanged(t *testing.T) {
 	e := newReadableEngine(t)
 	for _, r := range []struct {
 		op   logical.Operation

@@ -17,8 +17,8 @@ import (
 	"vault-plugin-secrets-regcred/backend/registry"
 )
 
-// sharedRole and leasedRole are the least that a role of each mode is written
-// with, and what it reads as.
+// sharedRole and leasedRole are the smallest writes of a role of each mode, and
+// its read-back.
 var (
 	sharedRole = fields{"connection": "app", "project": "group/app"}
 	leasedRole = fields{"connection": "app", "project": "group/app", "mode": "leased"}
@@ -35,7 +35,7 @@ var (
 	}
 )
 
-func TestDynamicRoleReadsBackWhole(t *testing.T) {
+func TestDynamicRoleReadsBackAllItsFields(t *testing.T) {
 	for name, c := range map[string]struct{ write, want fields }{
 		"shared":         {sharedRole, sharedReadBack},
 		"shared by null": {with(sharedRole, fields{"mode": nil, "rotation_period": nil, "grace_period": nil}), sharedReadBack},
@@ -151,8 +151,8 @@ func TestTypeAndModeOfARoleAreFixed(t *testing.T) {
 	}
 }
 
-// Or writers of roles could ask which connections there are.
-func TestConnectionThatIsNotAllowedLooksLikeNone(t *testing.T) {
+// Otherwise anyone who can write roles could find out which connections exist.
+func TestForbiddenConnectionLooksLikeAMissingOne(t *testing.T) {
 	e := newConnectedEngine(t)
 	e.write("connections/closed", with(e.connectionSample(), fields{"allowed_roles": "other"}))
 	for _, name := range []string{"closed", "missing"} {
@@ -172,8 +172,9 @@ func TestTargetMustBeAllowed(t *testing.T) {
 	e.write("roles/app", fields{"project": "me"})
 }
 
-// Whoever closes a connection does not keep others from closing their roles.
-func TestRoleOfAClosedConnectionCanBeLockedDown(t *testing.T) {
+// A connection that no longer allows a role does not keep its writers from
+// restricting the role.
+func TestRoleOfAForbiddenConnectionCanStillBeRestricted(t *testing.T) {
 	e := newConnectedEngine(t)
 	e.write("roles/app", with(sharedRole, fields{"allowed_bundles": "*"}))
 	e.write("connections/app", fields{"allowed_roles": "other"})
@@ -233,13 +234,14 @@ func TestDynamicRoleWriteWarns(t *testing.T) {
 	}
 }
 
-// setMount sets how long leases of the mount last.
+// setMount sets the default and maximum lease TTL of the mount.
 func (e *engine) setMount(ttl, maxTTL time.Duration) {
 	view := e.System().(*logical.StaticSystemView)
 	view.DefaultLeaseTTLVal, view.MaxLeaseTTLVal = ttl, maxTTL
 }
 
-// What a role had of another connection must not hide what it is written for.
+// The registries of the new connection count, even while a credential of the former
+// one is stored.
 func TestVerifyRepositoryFitsTheConnection(t *testing.T) {
 	e := newConnectedEngine(t)
 	e.write("connections/other", with(e.connectionSample(), fields{"registry": "other.example.com/team,second.example.com"}))
@@ -281,8 +283,8 @@ func TestVerifyMintsATrialAndStoresOnlyIfItPulls(t *testing.T) {
 	}
 }
 
-// What was tried must be what is stored.
-func TestVerifyOfADynamicRoleThatIsChangedMeanwhile(t *testing.T) {
+// The write must store exactly what was verified.
+func TestVerifyRefusesADynamicRoleThatChangedMeanwhile(t *testing.T) {
 	e := newConnectedEngine(t)
 	e.write("roles/app", sharedRole)
 	e.minting.during("mint", func() {
@@ -298,8 +300,8 @@ func TestVerifyOfADynamicRoleThatIsChangedMeanwhile(t *testing.T) {
 	checkSame(t, "living credentials", []string{}, e.minting.names())
 }
 
-// A new credential is tried before anybody is given it.
-func TestWhatIsMintedIsTried(t *testing.T) {
+// A new credential is verified before anybody gets it.
+func TestMintedCredentialIsVerifiedBeforeItIsServed(t *testing.T) {
 	denied := registry.Result{Verdict: registry.Denied, Message: "not yet"}
 	for name, role := range map[string]fields{"shared": sharedRole, "leased": leasedRole} {
 		e := newConnectedEngine(t)
@@ -323,8 +325,8 @@ func TestWhatIsMintedIsTried(t *testing.T) {
 	}
 }
 
-// A registry that answers what no pull secret can hold has minted for nothing.
-func TestWhatCannotBeInAPullSecretIsRevoked(t *testing.T) {
+// A registry may return a credential that no pull secret can hold.
+func TestCredentialThatNoPullSecretCanHoldIsRevoked(t *testing.T) {
 	for want, spoil := range map[string]func(*mintingRegistry){
 		"username: must not contain ':'": func(r *mintingRegistry) { r.username = "a:b" },
 		"password: must not contain":     func(r *mintingRegistry) { r.password = func(name string) string { return marker + name + "\x00" } },
@@ -356,9 +358,9 @@ func TestRoleOfADeletedConnectionSaysSo(t *testing.T) {
 	e.must(logical.DeleteOperation, "roles/app", nil)
 }
 
-// Whatever the storage does, an answer is whole or an error, and the registry
-// holds what is served or leased.
-func TestStorageFailureAboutWhatIsMintedIsAnError(t *testing.T) {
+// When storage fails at any call, the response is complete or an error, and the
+// registry holds exactly the credentials that are served or leased.
+func TestStorageFailureWithMintedCredentialsIsAnError(t *testing.T) {
 	for name, c := range map[string]struct {
 		op   logical.Operation
 		path string

@@ -43,8 +43,7 @@ func TestEveryWriteSendsAnEvent(t *testing.T) {
 	}
 }
 
-// What a registry has minted, replaced or ended is an event, and so is that it
-// would not.
+// Each mint, rotation and revocation sends an event, and so does each failure.
 func TestEveryMintSendsAnEvent(t *testing.T) {
 	for name, c := range map[string]struct {
 		act  func(*engine)

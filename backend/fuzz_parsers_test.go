@@ -22,7 +22,7 @@ import (
 	"vault-plugin-secrets-regcred/backend/registry"
 )
 
-// FuzzNames tries names of roles, and patterns for them.
+// FuzzNames tries role names, and patterns for them.
 func FuzzNames(f *testing.F) {
 	for _, seed := range []string{"my_app", "a.b-c", "a..b", "-a", "a.", "ä", "team-*", "*", "**", "a\x00", "A\n", strings.Repeat("a", 200), strings.Repeat("*", 201), "..", "a/b", ""} {
 		f.Add(seed, "my_app")
@@ -54,7 +54,7 @@ func isPrintable(text string) bool {
 	return !strings.ContainsFunc(text, func(r rune) bool { return !strconv.IsPrint(r) })
 }
 
-// FuzzTargets tries patterns for what roles may mint for.
+// FuzzTargets tries patterns of allowed_targets.
 func FuzzTargets(f *testing.F) {
 	for _, seed := range []string{"group/*", "*", "group/app", " ", "a b", "", "\x00", "a,b"} {
 		f.Add(seed, "group/app")
@@ -93,7 +93,7 @@ func FuzzAllowedRegistries(f *testing.F) {
 			}
 			return
 		}
-		// What is read back is what is written again.
+		// The read-back can be written again.
 		again, warned, err := parseAllowedRegistries([]string{keys[0].ImageName()})
 		if err != nil || !slices.Equal(keys, again) || warned != nil {
 			t.Errorf("%q is read back as %q, and that is %q, %q, %v", pattern, keys[0].ImageName(), again, warned, err)
@@ -164,7 +164,7 @@ func FuzzExpiry(f *testing.F) {
 	})
 }
 
-// FuzzDurations tries what a field may hold that takes a duration.
+// FuzzDurations tries values of fields that take a duration.
 func FuzzDurations(f *testing.F) {
 	for _, seed := range []string{`1`, `"1"`, `"336h"`, `"14d"`, `1e9`, `-1`, `"-1h"`, `""`, `null`, `true`, `[1]`, `{"a":1}`, `18446744083`, `"18446744083"`, `"9999999999h"`, `1.5`, `"1.5h"`, `9223372036`, `9223372037`} {
 		f.Add(seed)
@@ -228,7 +228,7 @@ func FuzzURL(f *testing.F) {
 	})
 }
 
-// FuzzCAs tries what is to be certificates.
+// FuzzCAs tries values of ca_pem.
 func FuzzCAs(f *testing.F) {
 	for _, seed := range []string{testCA, testCA + testCA, "\n" + testCA + "\n\n", testCA + "x", testCA[:len(testCA)/2], "", " ", "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"} {
 		f.Add(seed)
@@ -244,7 +244,7 @@ func FuzzCAs(f *testing.F) {
 	})
 }
 
-// FuzzStored has entries of each kind be anything, as a fault or another version
+// FuzzStored stores anything in entries of each kind, as a fault or another version
 // of the plugin may have left them.
 func FuzzStored(f *testing.F) {
 	m := newSeedMount(f)
@@ -260,9 +260,9 @@ func FuzzStored(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, which uint8, value string) {
 		var named struct{ Type string }
-		_ = json.Unmarshal([]byte(value), &named) // it may be nothing like it
+		_ = json.Unmarshal([]byte(value), &named) // it need not be JSON
 		if planted.In(named.Type) != nil || strings.Count(value, marker) == 0 && planted.In(value) != nil {
-			return // what stands there as a type is shown
+			return // errors show the stored type
 		}
 		key := storedKeys[int(which)%len(storedKeys)]
 		m := newFuzzedMount(t)
@@ -305,7 +305,7 @@ func FuzzStored(f *testing.F) {
 		}
 		m.clock.advance(48 * time.Hour)
 		_ = m.rollBack()
-		// Whatever an entry holds, it can be got rid of.
+		// An entry with any content can be deleted.
 		m.must(logical.DeleteOperation, "roles/all", nil)
 		for _, path := range []string{"config", "roles/app", "roles/shared", "roles/leased"} {
 			if path == key || key == "config" {
@@ -315,15 +315,15 @@ func FuzzStored(f *testing.F) {
 	})
 }
 
-// storedKeys are where [FuzzStored] puts what it has; the last three are what
-// Vault keeps for the engine.
+// storedKeys are the keys that [FuzzStored] writes. The last three stand for data
+// that Vault keeps for the engine.
 var storedKeys = []string{
 	"roles/app", "roles/shared", "roles/leased", "roles/all", "shared/shared", "connections/app", "config",
 	"leases/app/20260301T120000Z.regcred-x", "wal/5f2ae6b0-0000-4000-8000-000000000000", "expiries/20260301T120000Z.app", "connection-roles/app/x",
 	"lease:", "rollback:" + walCredential, "rollback:" + walRoot,
 }
 
-// useOutside hands what Vault keeps to the engine.
+// useOutside passes the engine the data that Vault keeps.
 func (m *fuzzedMount) useOutside(key, value string) {
 	m.t.Helper()
 	if kind, isWAL := strings.CutPrefix(key, "rollback:"); isWAL {
@@ -347,7 +347,7 @@ func (m *fuzzedMount) useOutside(key, value string) {
 	}
 }
 
-// newSeedMount returns entries as they are stored.
+// newSeedMount returns valid entries, as seeds.
 func newSeedMount(f *testing.F) map[string]string {
 	f.Helper()
 	e := newEngine(f)
@@ -375,8 +375,8 @@ func newSeedMount(f *testing.F) map[string]string {
 	return seeds
 }
 
-// FuzzMinted has a registry mint anything: it is served as a Docker config, or
-// it is the registry's fault, and nothing is forgotten either way.
+// FuzzMinted has a registry mint anything. The engine serves it as a Docker config
+// or reports an error of the registry, and orphans nothing in either case.
 func FuzzMinted(f *testing.F) {
 	for _, user := range []string{"robot", "", "a:b", "u\n", "\xff", "ü", strings.Repeat("u", 1000)} {
 		for _, left := range []int64{3600, 0, -1, 1, 1 << 40, -1 << 40, 1 << 62, -1 << 62, 7 * 24 * 3600} {

@@ -20,13 +20,13 @@ import (
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
 )
 
-// fuzzedOperations are those that Vault sends for a client's request.
+// fuzzedOperations are the operations that Vault sends for requests of clients.
 var fuzzedOperations = []logical.Operation{
 	logical.CreateOperation, logical.UpdateOperation, logical.PatchOperation,
 	logical.ReadOperation, logical.ListOperation, logical.DeleteOperation, logical.HelpOperation,
 }
 
-// secretFields are forms in which a request may hold its secret.
+// secretFields are the forms in which a request can hold its secret.
 var secretFields = []func(string) fields{
 	func(string) fields { return nil },
 	func(string) fields { return fields{"password": marker} },
@@ -52,8 +52,8 @@ var secretFields = []func(string) fields{
 	},
 }
 
-// FuzzRequest sends requests that no schema has seen to a mount that has
-// something of everything. What holds of any request is in [fuzzedMount.try].
+// FuzzRequest sends requests that no schema has checked to a mount that has every
+// kind of entry. [fuzzedMount.try] checks what must hold for any request.
 func FuzzRequest(f *testing.F) {
 	for i := range uint8(len(fuzzedOperations)) {
 		for j := range uint8(len(secretFields)) {
@@ -80,7 +80,7 @@ func FuzzRequest(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, op, shape uint8, path, field, value, text string) {
 		if planted.In(path+" "+field+" "+value+" "+text) != nil {
-			return // a secret in a name is not ours to hide
+			return // the engine does not hide secrets in names
 		}
 		m := newFuzzedMount(t)
 		data := secretFields[int(shape)%len(secretFields)](text)
@@ -98,8 +98,8 @@ func FuzzRequest(f *testing.F) {
 	})
 }
 
-// fuzzedPaths and fuzzedBodies are what the requests of [FuzzRequests] are made
-// of; the text is the fuzzer's.
+// fuzzedPaths and fuzzedBodies are the parts of the requests of [FuzzRequests]. The
+// fuzzer supplies the text.
 var (
 	fuzzedPaths = []func(string) string{
 		func(string) string { return "roles/app" },
@@ -167,7 +167,7 @@ var (
 			return fields{"password": nil, "email": nil, "expires_at": nil, "verify_repository": nil, "allowed_bundles": nil}
 		},
 	}
-	// fuzzedTurns are what happens beside requests.
+	// fuzzedTurns are the things that happen between requests.
 	fuzzedTurns = []func(*fuzzedMount){
 		func(m *fuzzedMount) { m.clock.advance(10 * time.Minute) },
 		func(m *fuzzedMount) { m.clock.advance(25 * time.Hour) },
@@ -188,9 +188,9 @@ var (
 // maxTurns is how many requests one input of [FuzzRequests] makes.
 const maxTurns = 12
 
-// FuzzRequests sends several requests to one mount, with time, faults of the
-// registry, leases and restarts between them: three bytes of the program are
-// one turn.
+// FuzzRequests sends several requests to one mount. Between them time passes, the
+// registry fails, leases end and the engine restarts. Three bytes of the program
+// are one turn.
 func FuzzRequests(f *testing.F) {
 	turn := func(op logical.Operation, path, body int) []byte {
 		return []byte{byte(slices.Index(fuzzedOperations, op)), byte(path), byte(body)}
@@ -230,11 +230,11 @@ func FuzzRequests(f *testing.F) {
 	})
 }
 
-// fuzzedMount is one that has something of everything.
+// fuzzedMount is a mount that has every kind of entry.
 type fuzzedMount struct {
 	*engine
 	lastLease *logical.Secret
-	givenUp   bool // something was minted that nobody need revoke
+	givenUp   bool // a credential was abandoned, and need not be revoked
 }
 
 func newFuzzedMount(t *testing.T) *fuzzedMount {
@@ -268,7 +268,7 @@ func (m *fuzzedMount) onLastLease(op logical.Operation) {
 	}
 }
 
-// try sends a request, and checks what holds of any.
+// try sends a request, and checks what must hold for any request.
 func (m *fuzzedMount) try(op logical.Operation, path string, data fields) {
 	m.t.Helper()
 	before := m.snapshot()
@@ -315,7 +315,7 @@ func (m *fuzzedMount) try(op logical.Operation, path string, data fields) {
 	m.checkServed()
 }
 
-// mints reports whether reading a path may mint, or have something replaced.
+// mints reports whether reading a path may mint or replace a credential.
 func mints(path string) bool {
 	return strings.HasPrefix(path, "creds/") || strings.HasPrefix(path, "verify/")
 }
@@ -385,8 +385,8 @@ func (m *fuzzedMount) checkStored() {
 	}
 }
 
-// checkAccepted reads back what was accepted, and writes it again, which
-// changes nothing.
+// checkAccepted reads back what was accepted and writes it again, which must change
+// nothing.
 func (m *fuzzedMount) checkAccepted(op logical.Operation, path string, data fields) {
 	m.t.Helper()
 	kind, name, _ := strings.Cut(path, "/")
@@ -415,8 +415,8 @@ func (m *fuzzedMount) checkAccepted(op logical.Operation, path string, data fiel
 	checkSame(m.t, "storage after the same again", before, m.snapshot())
 }
 
-// asSeconds returns a duration that is written as a number of seconds, as it
-// must be read back.
+// asSeconds returns the read-back of a duration that was written as a number of
+// seconds.
 func asSeconds(value any) (text string, ok bool) {
 	text = strings.TrimLeft(fmt.Sprint(value), "0")
 	if text == "" || strings.Trim(text, "0123456789") != "" {
@@ -430,7 +430,7 @@ func (m *fuzzedMount) checkFaithful(path string, data fields) {
 	m.t.Helper()
 	resp, err := m.request(logical.ReadOperation, "creds/"+strings.TrimPrefix(path, "roles/"), nil)
 	if err != nil || resp.IsError() {
-		return // it is not allowed any more: checkServed
+		return // no longer allowed: see checkServed
 	}
 	for _, field := range []string{"username", "password"} {
 		want, written := data[field].(string)
@@ -444,8 +444,8 @@ func (m *fuzzedMount) checkFaithful(path string, data fields) {
 	}
 }
 
-// checkServed reads every role, and what it serves: either a pull secret, or
-// why there is none.
+// checkServed reads every role and its pull secret, or the reason why there is
+// none.
 func (m *fuzzedMount) checkServed() {
 	m.t.Helper()
 	for key := range m.snapshot() {
@@ -456,7 +456,7 @@ func (m *fuzzedMount) checkServed() {
 		if readBack := m.read(key); readBack["mode"] == modeLeased || m.minting.faulty() {
 			continue
 		}
-		// What is due is replaced behind a read, and would differ in the next form.
+		// A read replaces in the background what is due. The next form would differ.
 		_, _ = m.request(logical.ReadOperation, "creds/"+name, nil)
 		m.background.Wait()
 		forms := map[string]fields{}
@@ -465,7 +465,7 @@ func (m *fuzzedMount) checkServed() {
 			var coded logical.HTTPCodedError
 			switch {
 			case errors.As(err, &coded) && coded.Code() == http.StatusBadGateway:
-				return // a fault that has passed is not tried again at once
+				return // back-off: the engine does not try again at once
 			case err != nil || resp == nil:
 				m.t.Errorf("reading creds/%s: want an answer, got %v, %v", name, resp, err)
 				return
@@ -506,8 +506,8 @@ func (m *fuzzedMount) checkPullSecret(name string, all, kubernetes, docker field
 	}
 }
 
-// checkNothingOrphaned expects everything that is alive at the registry to be
-// in storage, where it is found and revoked.
+// checkNothingOrphaned expects every credential at the registry to be in storage,
+// so that the engine can revoke it.
 func (m *fuzzedMount) checkNothingOrphaned() {
 	m.t.Helper()
 	if m.givenUp {

@@ -12,8 +12,8 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-// Numbers arrive as json.Number in a plugin that Vault has built in, and may
-// arrive as float64 in one of its own process.
+// Numbers arrive as json.Number in a plugin that is built into Vault. They can
+// arrive as float64 in an external plugin.
 func TestFieldTypesAreChecked(t *testing.T) {
 	const number = "f: must be a string; put the number in quotes"
 	const text = "f: must be a string, not an object, a list or a boolean"

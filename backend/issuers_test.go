@@ -10,11 +10,11 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 )
 
-// roleSchema are the fields of roles/<role>.
+// roleSchema returns the fields of roles/<role>.
 func (e *engine) roleSchema() map[string]*framework.FieldSchema { return e.Route("roles/app").Fields }
 
-// A type's field of a name that is taken would silently stand in its place.
-func TestFieldsOfTypesHaveNamesOfTheirOwn(t *testing.T) {
+// A field of a type would silently replace another field of the same name.
+func TestFieldsOfTypesHaveUniqueNames(t *testing.T) {
 	taken := func(fields ...map[string]*framework.FieldSchema) (names []string) {
 		for _, f := range fields {
 			names = append(names, slices.Collect(maps.Keys(f))...)

@@ -40,8 +40,8 @@ func (e *engine) onLease(op logical.Operation, secret *logical.Secret) (*logical
 	return resp, err
 }
 
-// newLeasingEngine has a leased role, on a mount whose leases last from one hour
-// to a day.
+// newLeasingEngine has a leased role, on a mount with a default lease TTL of one
+// hour and a maximum of one day.
 func newLeasingEngine(t *testing.T, role fields) *engine {
 	t.Helper()
 	e := newConnectedEngine(t)
@@ -76,7 +76,7 @@ func TestLeasedReadMintsOneCredentialEach(t *testing.T) {
 	checkSame(t, "role", with(leasedReadBack, fields{"ttl": int64(900), "max_ttl": int64(7200)}), e.read("roles/leased"))
 }
 
-// The lease lasts as long as the role, the mount and the registry say at most.
+// Role, mount and registry each limit how long a lease lasts.
 func TestLeaseIsCapped(t *testing.T) {
 	type lease struct {
 		TTL, MaxTTL time.Duration
@@ -85,7 +85,7 @@ func TestLeaseIsCapped(t *testing.T) {
 	for name, c := range map[string]struct {
 		role     fields
 		longest  time.Duration
-		gives    time.Duration // at the registry; 0: what it is asked for
+		gives    time.Duration // lifetime that the registry gives; 0: as requested
 		want     lease
 		warnings []string
 	}{
@@ -137,7 +137,7 @@ func TestLeaseRevokesAfterEverythingElseIsGone(t *testing.T) {
 	checkSame(t, "events", []string{}, e.sent())
 	e.minting.mend()
 
-	for i, secret := range []*logical.Secret{first, first, second} { // what is gone counts as revoked
+	for i, secret := range []*logical.Secret{first, first, second} { // a credential that is gone counts as revoked
 		if resp, err := e.onLease(logical.RevokeOperation, secret); err != nil || resp != nil {
 			t.Errorf("%d: want no error and no response, got %v, %v", i, err, resp)
 		}
@@ -148,7 +148,7 @@ func TestLeaseRevokesAfterEverythingElseIsGone(t *testing.T) {
 	e.must(logical.DeleteOperation, "connections/app", nil)
 }
 
-func TestLeaseOfAForcedAwayConnectionEnds(t *testing.T) {
+func TestLeaseOfAConnectionDeletedByForceEnds(t *testing.T) {
 	e := newLeasingEngine(t, nil)
 	_, secret := e.lease("creds/leased")
 	e.must(logical.DeleteOperation, "roles/leased", nil)
@@ -158,7 +158,7 @@ func TestLeaseOfAForcedAwayConnectionEnds(t *testing.T) {
 	}
 }
 
-func TestLeaseIsRenewedToTheEndItWasGivenWith(t *testing.T) {
+func TestLeaseIsRenewedUpToItsOriginalEnd(t *testing.T) {
 	e := newLeasingEngine(t, fields{"ttl": "1h", "max_ttl": "3h"})
 	_, secret := e.lease("creds/leased")
 	renew := func(want time.Duration) {
@@ -173,10 +173,10 @@ func TestLeaseIsRenewedToTheEndItWasGivenWith(t *testing.T) {
 	renew(time.Hour)
 	e.clock.advance(90 * time.Minute)
 	renew(time.Hour)
-	e.write("roles/leased", fields{"ttl": "20m"}) // the role's ttl is the one that it has now
+	e.write("roles/leased", fields{"ttl": "20m"}) // a renewal uses the current ttl of the role
 	renew(20 * time.Minute)
 	e.write("roles/leased", fields{"ttl": 0})
-	renew(time.Hour) // the mount's
+	renew(time.Hour) // the mount's default
 	e.clock.advance(time.Hour)
 	renew(30 * time.Minute)
 	e.clock.advance(30 * time.Minute)
@@ -206,7 +206,7 @@ func TestLeaseOfARoleThatIsGoneIsNotRenewed(t *testing.T) {
 	}
 }
 
-func TestLeaseThatCannotBeUnderstoodIsAnError(t *testing.T) {
+func TestMalformedLeaseIsAnError(t *testing.T) {
 	e := newLeasingEngine(t, nil)
 	for _, internal := range []any{nil, 1, "{", `{"ends":"` + "x" + `"}`} {
 		_, secret := e.lease("creds/leased")
@@ -234,8 +234,8 @@ func TestLeaseNeedsTheStorage(t *testing.T) {
 	}
 }
 
-// A write-ahead entry that stays would have the credential revoked while
-// somebody uses it.
+// A rollback of the remaining write-ahead entry would revoke a credential that is
+// in use.
 func TestCredentialWhoseWriteAheadEntryStaysIsNotLeased(t *testing.T) {
 	e := newLeasingEngine(t, nil)
 	working := e.storage
@@ -316,8 +316,8 @@ func TestLeasedReadIsForwardedFromAStandby(t *testing.T) {
 	}
 }
 
-// Vault revokes; what it does not know of, or gave up on, is swept up.
-func TestWhatVaultDoesNotRevokeIsSwept(t *testing.T) {
+// The sweep revokes credentials whose lease Vault does not know or gave up.
+func TestSweepRevokesWhatVaultDoesNot(t *testing.T) {
 	e := newLeasingEngine(t, fields{"max_ttl": "2h"})
 	e.lease("creds/leased")
 	e.write("roles/leased", fields{"max_ttl": "3h"})
@@ -338,7 +338,7 @@ func TestWhatVaultDoesNotRevokeIsSwept(t *testing.T) {
 	e.minting.fail("revoke", errDown)
 	sweep(time.Hour, 1, 2)
 	e.minting.mend()
-	sweep(time.Minute, 1, 2) // sweeps are not that frequent
+	sweep(time.Minute, 1, 2) // too early for another sweep
 	sweep(sweepEvery, 0, 1)
 }
 
@@ -361,9 +361,9 @@ func TestSweepNeedsTheStorage(t *testing.T) {
 	}
 }
 
-// What a registry cannot revoke ends by itself: nothing is written ahead of it,
-// indexed or looked for.
-func TestLeaseOfWhatCannotBeRevoked(t *testing.T) {
+// A credential that the registry cannot revoke expires by itself. It needs no
+// write-ahead entry and no index key.
+func TestLeaseOfACredentialThatCannotBeRevoked(t *testing.T) {
 	e := newLeasingEngine(t, nil)
 	e.write("connections/brief", with(e.connectionSample(), fields{"type": "brief"}))
 	e.write("roles/leased-brief", with(leasedRole, fields{"connection": "brief"}))

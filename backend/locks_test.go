@@ -32,10 +32,10 @@ func TestNameLockIsHeldByOne(t *testing.T) {
 	checkSame(t, "locks that are kept", 0, len(locks.held))
 }
 
-func TestNameLocksDoNotHinderEachOther(t *testing.T) {
+func TestNameLocksDoNotBlockEachOther(t *testing.T) {
 	var locks nameLocks
 	unlockA, errA := locks.lock(t.Context(), "a")
-	unlockB, errB := locks.lock(t.Context(), "b") // would wait for ever
+	unlockB, errB := locks.lock(t.Context(), "b") // must not wait for a
 	if errA != nil || errB != nil {
 		t.Fatal(errA, errB)
 	}

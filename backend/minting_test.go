@@ -20,7 +20,7 @@ import (
 
 const adminPassword = marker + "-admin"
 
-// clock is one that tests set.
+// clock is a clock that tests set.
 type clock struct {
 	mu sync.Mutex
 	at time.Time
@@ -38,15 +38,15 @@ func (c *clock) advance(d time.Duration) {
 	c.at = c.at.Add(d)
 }
 
-// noNetwork is a transport that reaches nothing.
+// noNetwork is a transport that fails every request.
 type noNetwork struct{}
 
 func (noNetwork) RoundTrip(*http.Request) (*http.Response, error) {
 	return nil, errors.New("no network in tests")
 }
 
-// mintingRegistry is a registry of the type "test", in memory. Its methods may
-// be used by many goroutines.
+// mintingRegistry is a registry of type "test", in memory. Its methods are safe for
+// concurrent use.
 type mintingRegistry struct {
 	url string
 
@@ -54,16 +54,16 @@ type mintingRegistry struct {
 	admins   map[string]bool // passwords that work
 	living   map[string]bool // names of credentials
 	minted   int
-	expires  func(asked time.Time) time.Time // when what is minted ends
+	expires  func(asked time.Time) time.Time // when a minted credential expires
 	before   func(call string) error         // fails a call before it acts
 	after    func(call string) error         // fails a call that has acted
 	longest  time.Duration
 	username string
-	password func(name string) string // of what is minted under a name
+	password func(name string) string // of the credential of that name
 	status   issuer.Status
 }
 
-// mintingRegistries are all by URL; a test has its own.
+// mintingRegistries holds all of them by URL. Each test has its own.
 var mintingRegistries sync.Map
 
 func newMintingRegistry(t testing.TB) *mintingRegistry {
@@ -81,7 +81,7 @@ func newMintingRegistry(t testing.TB) *mintingRegistry {
 	return r
 }
 
-// alsoAt gives the registry an URL.
+// alsoAt gives the registry another URL.
 func (r *mintingRegistry) alsoAt(t testing.TB, url string) {
 	t.Helper()
 	mintingRegistries.Store(url, r)
@@ -106,7 +106,7 @@ func (r *mintingRegistry) mints() int {
 	return r.minted
 }
 
-// fail makes each call whose name it is fail before it acts, or after.
+// fail makes each call of that name fail before it acts, or after.
 func (r *mintingRegistry) fail(call string, err error) { r.set(&r.before, call, err) }
 
 func (r *mintingRegistry) failAfter(call string, err error) { r.set(&r.after, call, err) }
@@ -146,7 +146,7 @@ var (
 	errDown      = issuer.Failed(errors.New("down"))
 )
 
-// testIssuer is a connection to one.
+// testIssuer is a client of a mintingRegistry.
 type testIssuer struct {
 	registry *mintingRegistry
 	password string
@@ -154,8 +154,8 @@ type testIssuer struct {
 
 func init() { issuerTypes = append(issuerTypes, testType(), briefType()) }
 
-// briefType is one of a registry that revokes nothing and whose root
-// credential cannot be replaced.
+// briefType is the type of a registry that can revoke nothing and cannot replace
+// its root credential.
 func briefType() issuer.Type {
 	t := testType()
 	t.Name, t.NoRevocation = "brief", true
@@ -210,7 +210,7 @@ func testType() issuer.Type {
 	}
 }
 
-// call does what act says, as the faults let it.
+// call runs act, unless a fault is set.
 func (i testIssuer) call(name string, act func() error) error {
 	i.registry.mu.Lock()
 	before, after := i.registry.before, i.registry.after
@@ -273,8 +273,8 @@ func (i testIssuer) Revoke(_ context.Context, _ issuer.Settings, id string) erro
 	})
 }
 
-// The root credential is a password that is made under a name: the
-// name is in it.
+// PrepareRoot creates a password that contains the name, so that it can be found by
+// name.
 func (i testIssuer) PrepareRoot(_ context.Context, name string) (root issuer.Root, err error) {
 	err = i.call("prepare", func() error {
 		i.registry.admins[marker+name] = true
@@ -306,7 +306,7 @@ func (i testIssuer) RetireRoot(context.Context) error {
 	return err
 }
 
-// adminPasswords returns those that work, sorted.
+// adminPasswords returns the passwords that work, sorted.
 func (r *mintingRegistry) adminPasswords() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -36,7 +36,7 @@ func TestConfigUpdateKeepsFieldsItDoesNotName(t *testing.T) {
 	}
 }
 
-func TestConfigSaysWhatItChanged(t *testing.T) {
+func TestConfigWarnsOfChangedValues(t *testing.T) {
 	e := newEngine(t)
 	resp := e.write("config", fields{"allowed_registries": "https://Ghcr.io/Team/,registry-1.docker.io,quay.io"})
 	checkWarnings(t, resp.Warnings,
@@ -162,7 +162,7 @@ func TestRolesOfOtherRegistriesAreRefused(t *testing.T) {
 	e.write("roles/new", with(samples["roles/app"], fields{"registry": "a.example.com"}))
 }
 
-func TestTightenedRegistriesCountAtOnce(t *testing.T) {
+func TestTighterAllowedRegistriesApplyAtOnce(t *testing.T) {
 	e := newSampledEngine(t)
 	e.write("config", fields{"allowed_registries": "quay.io"})
 	for _, path := range []string{"creds/app", "creds/app/kubernetes", "creds/app/docker"} {
@@ -175,9 +175,9 @@ func TestTightenedRegistriesCountAtOnce(t *testing.T) {
 	checkSame(t, "user name", any("me"), e.read("creds/app")["username"])
 }
 
-// A role that allowed_registries has come to refuse can still be locked down,
-// and says all of itself.
-func TestRoleThatIsNotAllowedAnyMoreCanBeLockedDown(t *testing.T) {
+// A role whose registry is no longer allowed can still be restricted, and its
+// read-back is complete.
+func TestRoleThatIsNoLongerAllowedCanStillBeRestricted(t *testing.T) {
 	e := newEngine(t)
 	e.write("roles/app", with(credential, fields{"allowed_bundles": "*", "expires_at": "2027-01-31T00:00:00Z"}))
 	e.write("config", fields{"allowed_registries": "quay.io"})

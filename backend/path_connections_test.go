@@ -24,7 +24,7 @@ func newConnectedEngine(t testing.TB) *engine {
 	return e
 }
 
-// connectionReadBack is what the sample reads as.
+// connectionReadBack is the read-back of the sample.
 func (e *engine) connectionReadBack() fields {
 	return fields{
 		"type": "test", "url": e.minting.url, "registry": "registry.example.com", "username": "admin",
@@ -32,7 +32,7 @@ func (e *engine) connectionReadBack() fields {
 	}
 }
 
-func TestConnectionReadsBackAllButItsSecrets(t *testing.T) {
+func TestConnectionReadsBackAllExceptItsSecrets(t *testing.T) {
 	for name, more := range map[string]struct{ write, want fields }{
 		"required ones": {nil, nil},
 		"all fields": {
@@ -50,11 +50,11 @@ func TestConnectionReadsBackAllButItsSecrets(t *testing.T) {
 	}
 }
 
-// What an update does not name stays, the secret included.
+// An update keeps the fields that it does not name, the secret included.
 func TestConnectionUpdateKeepsWhatItDoesNotName(t *testing.T) {
 	for field, c := range map[string]struct {
 		value any
-		name  string // under which it is stored
+		name  string // of the stored field
 		want  any
 	}{
 		"url":             {"/v2", "url", nil}, // joined with the url
@@ -88,7 +88,7 @@ func TestConnectionUpdateKeepsWhatItDoesNotName(t *testing.T) {
 
 func TestConnectionRefuses(t *testing.T) {
 	for name, c := range map[string]struct {
-		data fields // joined with a whole sample for a new one
+		data fields // added to a complete sample if the connection is new
 		want []string
 	}{
 		"unknown type":            {fields{"type": "quay"}, []string{"type: must be one of " + strings.Join(issuerTypeNames(), ", ")}},
@@ -157,8 +157,8 @@ func TestURLOfAConnectionIsNormalised(t *testing.T) {
 	checkSame(t, "url", any("https://git.example.com"), e.read("connections/app")["url"])
 }
 
-// A type whose registry is always the same place has no need of a URL.
-func TestURLMayBeLeftOutWhereTheTypeSaysSo(t *testing.T) {
+// A type whose API always has the same URL needs no url.
+func TestURLIsOptionalIfTheTypeSaysSo(t *testing.T) {
 	e := newEngine(t)
 	e.write("connections/aws", fields{
 		"type": "ecr", "registry": "123456789012.dkr.ecr.eu-west-1.amazonaws.com", "region": "eu-west-1",
@@ -169,8 +169,8 @@ func TestURLMayBeLeftOutWhereTheTypeSaysSo(t *testing.T) {
 	}
 }
 
-// Who may write a connection and not read it must not have its credential sent
-// to a host of theirs.
+// Otherwise anyone who can write the connection could send its credential to their
+// own host.
 func TestRootCredentialGoesToNoOtherHost(t *testing.T) {
 	const elsewhere = "https://elsewhere.example.com"
 	e := newConnectedEngine(t)
@@ -193,7 +193,7 @@ func TestRootCredentialGoesToNoOtherHost(t *testing.T) {
 	checkSame(t, "connection", with(e.connectionReadBack(), fields{"url": elsewhere, "registry": "other.example.com"}), e.read("connections/app"))
 }
 
-// Without a stored secret there is nothing to be sent elsewhere.
+// Without a stored secret there is nothing to send to another host.
 func TestConnectionWithoutSecretsMayMove(t *testing.T) {
 	e := newEngine(t)
 	e.minting.admins[""] = true
@@ -254,7 +254,7 @@ func TestConnectionWriteWarns(t *testing.T) {
 	checkWarnings(t, warningsOf(e.write("connections/app", fields{"username": "other"})))
 }
 
-func TestCheckSaysWhoseTheRootCredentialIs(t *testing.T) {
+func TestCheckReturnsTheIdentityOfTheRootCredential(t *testing.T) {
 	e := newConnectedEngine(t)
 	checkSame(t, "answer", fields{"identity": "the administrator"}, e.read("connections/app/check"))
 
@@ -269,7 +269,7 @@ func TestCheckSaysWhoseTheRootCredentialIs(t *testing.T) {
 	e.failed(logical.ReadOperation, "connections/other/check", nil, http.StatusNotFound, `connection "other" does not exist; a write to connections/other creates it`)
 }
 
-// The stored fields may have come to be refused, by another version.
+// Another version of the plugin may have stored fields that this one refuses.
 func TestConnectionThatCannotBeOpenedIsAnError(t *testing.T) {
 	e := newConnectedEngine(t)
 	stored := e.snapshot()["connections/app"]
@@ -280,7 +280,7 @@ func TestConnectionThatCannotBeOpenedIsAnError(t *testing.T) {
 	e.refused(logical.UpdateOperation, "roles/app", fields{"connection": "app", "project": "a"}, "ca_pem: must hold only PEM certificates")
 }
 
-func TestConnectionsItCannotUnderstandAreErrors(t *testing.T) {
+func TestMalformedConnectionsAreErrors(t *testing.T) {
 	for want, value := range map[string]string{
 		`connection "app": this plugin does not know its type "future"`: `{"schema_version":1,"type":"future","registries":["a.example.com"],"secrets":{"token":"` + marker + `"}}`,
 		`connection "app": the stored entry names no registry`:          `{"schema_version":1,"type":"test"}`,
@@ -313,7 +313,7 @@ func TestPatchNeedsTheConnection(t *testing.T) {
 	checkSame(t, "storage", map[string]string{}, e.snapshot())
 }
 
-func TestCreateOfAConnectionThatIsThereIsRefused(t *testing.T) {
+func TestCreateOfAnExistingConnectionIsRefused(t *testing.T) {
 	e := newConnectedEngine(t)
 	before := e.snapshot()
 	resp, err := e.direct(logical.CreateOperation, "connections/app")
@@ -384,8 +384,8 @@ func TestConnectionInUseCannotBeDeleted(t *testing.T) {
 	checkSame(t, "storage", map[string]string{}, e.snapshot())
 }
 
-// A role that was given another connection may still have credentials of the
-// former one.
+// A role that moved to another connection may still have credentials of the former
+// one.
 func TestConnectionWithCredentialsOfARoleThatLeftItIsInUse(t *testing.T) {
 	e := newConnectedEngine(t)
 	e.write("connections/other", e.connectionSample())
@@ -403,9 +403,9 @@ func TestConnectionWithCredentialsOfARoleThatLeftItIsInUse(t *testing.T) {
 	checkSame(t, "living credentials", e.served("app"), e.minting.names())
 }
 
-func TestForceIsNotNeededForWhatIsNotUsed(t *testing.T) {
+func TestUnusedConnectionIsDeletedWithoutForce(t *testing.T) {
 	e := newConnectedEngine(t)
-	e.store(connectionRoleKey("app", "gone"), "") // a crash has left it
+	e.store(connectionRoleKey("app", "gone"), "") // as after a crash
 	checkWarnings(t, warningsOf(e.must(logical.DeleteOperation, "connections/app", fields{"force": true})))
 	if resp := e.must(logical.ReadOperation, "connections/app", nil); resp != nil {
 		t.Errorf("want no response (404), got %v", resp)

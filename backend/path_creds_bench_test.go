@@ -8,8 +8,8 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-// BenchmarkReadCreds is what a read costs inside the plugin, without what Vault
-// and the way there and back cost; "make bench" measures those.
+// BenchmarkReadCreds measures a read inside the plugin, without Vault and without
+// the round trip. "make bench" measures those.
 func BenchmarkReadCreds(b *testing.B) {
 	e := newEngine(b)
 	e.write("connections/app", e.connectionSample())

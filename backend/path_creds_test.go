@@ -17,8 +17,8 @@ import (
 
 func b64(text string) string { return base64.StdEncoding.EncodeToString([]byte(text)) }
 
-// The bytes stand here in full: they are what kubectl writes, and what tools
-// compare.
+// The bytes stand here in full: they are the bytes that kubectl writes and that
+// tools compare.
 func TestPullSecretHasThreeForms(t *testing.T) {
 	const secret = marker + `<&>"\é`
 	const escaped = marker + `\u003c\u0026\u003e\"\\é`
@@ -61,8 +61,8 @@ func TestPullSecretHasThreeForms(t *testing.T) {
 	}
 }
 
-// One popular operator fails on lists, and tools give the names a meaning of
-// their own.
+// One popular operator fails on lists, and some tools give a special meaning to
+// certain names.
 func TestPullSecretHasOnlyPlainFields(t *testing.T) {
 	forbidden := []string{"data", "metadata", "custom_metadata", "_raw", "certificate", "expiration", "secret_id"}
 	for _, role := range []fields{samples["roles/app"], {"dockerconfigjson": several}} {
@@ -124,7 +124,7 @@ func TestVersionIsIgnored(t *testing.T) {
 	}
 }
 
-func TestReadsOfMissingRolesAnswerNothing(t *testing.T) {
+func TestReadsOfMissingRolesReturnNothing(t *testing.T) {
 	e := newSampledEngine(t)
 	for _, path := range []string{"roles/other", "creds/other", "creds/other/kubernetes", "creds/other/docker", "creds/APP"} {
 		if resp := e.must(logical.ReadOperation, path, nil); resp != nil {
@@ -166,7 +166,7 @@ func TestReadsWarnOfExpiry(t *testing.T) {
 	}
 }
 
-func TestReadsDoNotWarnWhereExpiryIsNotKnown(t *testing.T) {
+func TestReadsDoNotWarnIfTheExpiryIsUnknown(t *testing.T) {
 	e := newEngine(t)
 	e.write("roles/app", credential)
 	for _, path := range []string{"roles/app", "creds/app"} {

@@ -41,7 +41,7 @@ func TestExpiringRolesAreFoundSoonestFirst(t *testing.T) {
 	checkSame(t, "keys", 2, len(keysBelow(t, e, expiryStoragePrefix)))
 }
 
-// A crash between two writes leaves a key too many, which finds nothing.
+// A crash between two writes leaves an extra key, which must list nothing.
 func TestStaleExpiryIsNotListed(t *testing.T) {
 	e := newEngine(t)
 	e.write("roles/app", with(credential, fields{"expires_at": formatTime(noon.Add(time.Hour))}))
@@ -52,7 +52,7 @@ func TestStaleExpiryIsNotListed(t *testing.T) {
 }
 
 // One role that cannot be read must not hide the others.
-func TestExpiringNamesRolesItCannotRead(t *testing.T) {
+func TestExpiringWarnsOfRolesItCannotRead(t *testing.T) {
 	e := newEngine(t)
 	for _, name := range []string{"app", "newer"} {
 		e.write("roles/"+name, with(credential, fields{"expires_at": formatTime(noon.Add(time.Hour))}))
@@ -63,7 +63,8 @@ func TestExpiringNamesRolesItCannotRead(t *testing.T) {
 	checkWarnings(t, resp.Warnings, "reading roles/newer: the stored entry has schema version 9")
 }
 
-// One listing, and one read for each role that is found, whatever the number.
+// It takes one list, and one read for each role that is found, no matter how many
+// roles there are.
 func TestExpiringIsCheapWithManyRoles(t *testing.T) {
 	e := newEngine(t)
 	for i := range 1000 {

@@ -52,7 +52,7 @@ func without(base fields, names ...string) fields {
 	return rest
 }
 
-func TestRoleReadsBackAllButItsPassword(t *testing.T) {
+func TestRoleReadsBackAllExceptItsPassword(t *testing.T) {
 	for name, c := range map[string]struct{ write, want fields }{
 		"all fields":     {samples["roles/app"], appReadBack},
 		"required ones":  {credential, without(appReadBack, "email", "expires_at")},
@@ -145,7 +145,7 @@ func TestNullIsNoValueForRequiredFields(t *testing.T) {
 
 func TestDeletedRoleIsGone(t *testing.T) {
 	e := newSampledEngine(t)
-	for range 2 { // a second delete finds nothing and is content
+	for range 2 { // a second delete finds nothing and succeeds
 		if resp := e.must(logical.DeleteOperation, "roles/app", nil); resp != nil {
 			t.Errorf("want no response, got %v", resp)
 		}
@@ -190,8 +190,8 @@ func TestBadNamesAreRefused(t *testing.T) {
 	}
 }
 
-// Who may write a role and not read it must not have its password sent to a
-// host of theirs.
+// Otherwise anyone who can write the role could send its password to their own
+// host.
 func TestStoredPasswordGoesToNoOtherHost(t *testing.T) {
 	e := newEngine(t)
 	e.write("roles/app", credential)
@@ -252,7 +252,7 @@ func TestRoleRefuses(t *testing.T) {
 		return fields{"dockerconfigjson": `{"auths":{"ghcr.io":` + entry + `}}`}
 	}
 	for name, c := range map[string]struct {
-		data fields // joined with a whole credential for a new role
+		data fields // added to a complete credential if the role is new
 		want []string
 	}{
 		"empty registry":        {fields{"registry": ""}, []string{"registry: must not be empty"}},
@@ -349,7 +349,7 @@ func TestNewRoleMustBeComplete(t *testing.T) {
 	e.refused(logical.UpdateOperation, "roles/app", fields{"expires_at": "2027-01-31T00:00:00Z"}, "missing registry, username, password:")
 }
 
-// Vault and the framework would put the value into an error.
+// Vault and the framework would repeat the value in an error.
 func TestValuesOfWrongTypeAreNotRepeated(t *testing.T) {
 	e := newSampledEngine(t)
 	for field := range staticFields() {
@@ -423,9 +423,9 @@ func TestReadDuringWriteSeesOldOrNew(t *testing.T) {
 	readers.Wait()
 }
 
-// Vault asks its policies whether a role is created or updated before the role
-// is locked: who may only create must not update what has come meanwhile.
-func TestCreateOfARoleThatIsThereIsRefused(t *testing.T) {
+// Vault checks its policies before the role is locked. A caller who may only create
+// must not update a role that was created meanwhile.
+func TestCreateOfAnExistingRoleIsRefused(t *testing.T) {
 	e := newEngine(t)
 	e.write("roles/app", credential)
 	resp, err := e.HandleRequest(t.Context(), &logical.Request{

@@ -15,7 +15,7 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer"
 )
 
-// rootInUse returns the password of the connection, and what is said to remain.
+// rootInUse returns the password of the connection, and its pending_root.
 func (e *engine) rootInUse() (password string, pending any) {
 	e.t.Helper()
 	c, err := e.connection(e.t.Context(), e.storage, "app")
@@ -25,8 +25,8 @@ func (e *engine) rootInUse() (password string, pending any) {
 	return c.Secrets["password"].Reveal(), e.read("connections/app")["pending_root"]
 }
 
-// checkRoot expects the password in use to be the one before or a new one, and
-// just so many to work at the registry.
+// checkRoot expects the password in use to be the former one or a new one, and
+// exactly that many passwords to work at the registry.
 func (e *engine) checkRoot(replaced bool, pending any, admins int) {
 	e.t.Helper()
 	password, got := e.rootInUse()
@@ -62,13 +62,13 @@ func TestRotateRootReplacesTheRootCredential(t *testing.T) {
 	if second, _ := e.rootInUse(); second == first {
 		t.Error("want another one")
 	}
-	e.write("connections/app", fields{"username": "other"}) // keeps it, and that it was rotated
+	e.write("connections/app", fields{"username": "other"}) // keeps the password and last_root_rotation
 	e.checkRoot(true, nil, 1)
 	checkSame(t, "last_root_rotation", any("2026-03-01T13:00:00Z"), e.read("connections/app")["last_root_rotation"])
 }
 
-// Each call that a registry may fail leaves a credential that works, and what
-// remains to be done is done once the registry works again.
+// After a failure of any call to the registry there is a credential that works, and
+// the engine finishes the rotate-root once the registry answers again.
 func TestRotateRootOfAFailingRegistry(t *testing.T) {
 	refused, boom := "answered 403 Forbidden: no: ", "answered 500 Internal Server Error: boom "
 	for name, c := range map[string]struct {
@@ -79,7 +79,7 @@ func TestRotateRootOfAFailingRegistry(t *testing.T) {
 		replaced bool
 		pending  any
 		admins   int
-		settled  bool // by the periodic function: it goes on to the new one
+		settled  bool // the periodic function continues to the new one
 	}{
 		"prepare refused":              {"prepare", errRefused, false, []string{refused}, false, nil, 1, false},
 		"prepare fails before it acts": {"prepare", errAmbiguous, false, []string{boom}, false, nil, 1, false},
@@ -100,7 +100,7 @@ func TestRotateRootOfAFailingRegistry(t *testing.T) {
 			e.checkRoot(c.replaced, c.pending, c.admins)
 			checkSame(t, "events", []string{"regcred/root-rotate-fail connections/app"}, e.sent())
 
-			if c.pending != nil && c.admins == 2 { // nor does it get worse
+			if c.pending != nil && c.admins == 2 { // a further try adds no credential
 				e.mustRollBack()
 				e.checkRoot(c.replaced, c.pending, c.admins)
 			}
@@ -114,7 +114,7 @@ func TestRotateRootOfAFailingRegistry(t *testing.T) {
 	}
 }
 
-// errCheck is what a registry says to a credential that it does not know.
+// errCheck is the answer of a registry to an unknown credential.
 var errCheck = issuer.StatusError(http.StatusUnauthorized, nil, "who are you?")
 
 func TestNewRootCredentialThatDoesNotWork(t *testing.T) {
@@ -134,7 +134,7 @@ func TestNewRootCredentialThatDoesNotWork(t *testing.T) {
 			e.minting.before = func(call string) error {
 				switch call {
 				case "check":
-					if tries++; tries <= rootTries { // of the new one; then the old one is tried
+					if tries++; tries <= rootTries { // tries of the new one; then comes the old one
 						return errCheck
 					}
 				case "discard":
@@ -169,24 +169,24 @@ func TestNewRootCredentialIsTriedMoreThanOnce(t *testing.T) {
 	checkSame(t, "tries", rootTries, tries)
 }
 
-// While it is not known which of the two works, both are kept.
-func TestRegistryThatIsDownForTheTrialKeepsBoth(t *testing.T) {
+// The engine keeps both until it knows which one works.
+func TestBothRootCredentialsAreKeptWhileTheRegistryIsDown(t *testing.T) {
 	for name, err := range map[string]error{"down": errDown, "refusing all": errCheck} {
 		e := newConnectedEngine(t)
 		e.minting.fail("check", err)
 		e.failed(logical.UpdateOperation, "connections/app/rotate-root", nil, http.StatusBadGateway, "the new root credential could not be put in use, which is tried again every minute")
 		t.Log(name)
 		e.checkRoot(false, prepared, 2)
-		e.failed(logical.UpdateOperation, "connections/app/rotate-root", nil, http.StatusBadGateway, "tried again every minute") // makes no third
+		e.failed(logical.UpdateOperation, "connections/app/rotate-root", nil, http.StatusBadGateway, "tried again every minute") // creates no third one
 		e.checkRoot(false, prepared, 2)
 		e.minting.mend()
 		e.write("roles/leased", leasedRole)
-		e.read("creds/leased") // settles it before it mints
+		e.read("creds/leased") // finishes it before it mints
 		e.checkRoot(true, nil, 1)
 	}
 }
 
-// A mint does not fail for what remains of a rotate-root.
+// An unfinished rotate-root does not make a mint fail.
 func TestMintWithAPendingRootCredential(t *testing.T) {
 	e := newConnectedEngine(t)
 	e.write("roles/leased", leasedRole)
@@ -201,8 +201,8 @@ func TestMintWithAPendingRootCredential(t *testing.T) {
 	e.checkRoot(true, nil, 1)
 }
 
-// Who writes another root credential by hand is not done with what
-// rotate-root had made.
+// If somebody writes another root credential by hand, the engine still revokes the
+// ones that rotate-root created.
 func TestRootCredentialWrittenDuringARotateRoot(t *testing.T) {
 	for name, c := range map[string]struct{ call, pending string }{"prepared": {"activate", prepared}, "not ended": {"retire", notEnded}} {
 		t.Run(name, func(t *testing.T) {
@@ -212,7 +212,7 @@ func TestRootCredentialWrittenDuringARotateRoot(t *testing.T) {
 			e.minting.mend()
 			const byHand = marker + "-by-hand"
 			e.minting.admins[byHand] = true
-			e.write("connections/app", fields{"allowed_roles": "*"}) // is about something else
+			e.write("connections/app", fields{"allowed_roles": "*"}) // does not change the credential
 			_, pending := e.rootInUse()
 			checkSame(t, "pending_root", any(c.pending), pending)
 
@@ -234,7 +234,7 @@ func TestRootCredentialWrittenDuringARotateRoot(t *testing.T) {
 	}
 }
 
-// Or what it has left could not be ended any more.
+// Otherwise its leftovers could no longer be revoked.
 func TestConnectionWithAnUnfinishedRotateRootIsNotDeleted(t *testing.T) {
 	for _, call := range []string{"activate", "retire"} {
 		e := newConnectedEngine(t)
@@ -251,7 +251,7 @@ func TestConnectionWithAnUnfinishedRotateRootIsNotDeleted(t *testing.T) {
 	}
 }
 
-// What a rotate-root has left at one host is not looked for at another.
+// Leftovers of a rotate-root at one host are not looked for at another one.
 func TestConnectionThatMovesDuringARotateRoot(t *testing.T) {
 	const elsewhere = "https://elsewhere.example.com"
 	for call, pending := range map[string]string{"activate": prepared, "retire": notEnded} {
@@ -271,8 +271,8 @@ func TestConnectionThatMovesDuringARotateRoot(t *testing.T) {
 	}
 }
 
-// What is at work with the former credential when that is ended goes on with
-// the new one.
+// A call that uses the former credential when it is revoked continues with the new
+// one.
 func TestCallsDuringARotateRootUseOneThatWorks(t *testing.T) {
 	for call, act := range map[string]func(*engine) error{
 		"mint":   onPathOf(logical.ReadOperation, "creds/leased"),
@@ -314,9 +314,9 @@ func TestRootCredentialThatCannotBeReplaced(t *testing.T) {
 	checkSame(t, "storage", before, e.snapshot())
 }
 
-// A root credential that was prepared, and that nobody knows of
-// after a crash, is ended by its name, unless it has come to be in use.
-func TestWhatARotateRootHasLeftIsEnded(t *testing.T) {
+// A crash can leave a prepared root credential that storage does not hold. The
+// engine finds it by name and revokes it, unless it is in use.
+func TestLeftoversOfARotateRootAreRevoked(t *testing.T) {
 	prepare := func(t *testing.T) (*engine, walRootEntry) {
 		e := newConnectedEngine(t)
 		name := issuer.NewName("app")
@@ -369,8 +369,9 @@ func TestWhatARotateRootHasLeftIsEnded(t *testing.T) {
 	checkSame(t, "without the connection", nil, rollBack(t, e, entry))
 }
 
-// One connection that cannot be settled does not keep others from it.
-func TestOneConnectionThatCannotBeSettledDoesNotHinderOthers(t *testing.T) {
+// One rotate-root that cannot be finished does not keep the engine from finishing
+// others.
+func TestOneUnfinishedRotateRootDoesNotBlockOthers(t *testing.T) {
 	e := newConnectedEngine(t)
 	e.store("connections/aaa", "damaged")
 	e.minting.fail("activate", errDown)

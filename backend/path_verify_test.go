@@ -81,7 +81,7 @@ func TestVerifyChoosesRepositoriesByRegistryAndPath(t *testing.T) {
 	e.refused(logical.UpdateOperation, "roles/app", fields{"verify_repository": "quay.io/app"}, "verify_repository: must begin with one of the role's registries")
 	e.refused(logical.UpdateOperation, "roles/app", fields{"verify_repository": "ghcr.io/A B"}, "verify_repository: ")
 
-	// GitLab's images may have the very path of the project.
+	// In GitLab an image can have exactly the path of its project.
 	e.write("roles/app", fields{"verify_repository": "ghcr.io/a:1.4"})
 	e.registries.asked = nil
 	verify(t, e, "app", nil)
@@ -92,8 +92,8 @@ func TestVerifyChoosesRepositoriesByRegistryAndPath(t *testing.T) {
 	e.refused(logical.UpdateOperation, "verify/single", fields{"repository": "aa/app"}, "repository: must be below ghcr.io/a")
 }
 
-// A registry that hangs must not keep others from writing, and what was
-// verified must be what is stored.
+// A registry that hangs must not block other writes, and the write must store
+// exactly what was verified.
 func TestVerifyOnWriteWaitsWithoutTheLock(t *testing.T) {
 	e := newEngine(t)
 	asked, answer := make(chan struct{}), make(chan struct{})
@@ -109,7 +109,7 @@ func TestVerifyOnWriteWaitsWithoutTheLock(t *testing.T) {
 		done <- resp
 	}()
 	<-asked
-	e.write("roles/app", with(credential, fields{"username": "other"})) // would wait for ever
+	e.write("roles/app", with(credential, fields{"username": "other"})) // must not wait for the registry
 	close(answer)
 	resp := <-done
 	if !resp.IsError() {
@@ -119,7 +119,7 @@ func TestVerifyOnWriteWaitsWithoutTheLock(t *testing.T) {
 	checkSame(t, "user name", "other", e.read("creds/app")["username"])
 }
 
-// slowRegistry answers when it is told to.
+// slowRegistry answers when the test lets it.
 type slowRegistry struct{ asked, answer chan struct{} }
 
 func (s slowRegistry) Verify(context.Context, dockerconfig.Credential, string) registry.Result {
@@ -142,7 +142,7 @@ func TestVerifyOnWriteStoresOnlyWhatWasVerified(t *testing.T) {
 	checkSame(t, "password", marker+"-meanwhile", e.read("creds/app")["password"])
 }
 
-// changingRegistry does something while it is asked.
+// changingRegistry runs a function while it is asked.
 type changingRegistry func()
 
 func (c changingRegistry) Verify(context.Context, dockerconfig.Credential, string) registry.Result {
@@ -202,8 +202,8 @@ func TestVerifyOfASharedRoleTriesWhatItServes(t *testing.T) {
 	e.write("roles/all", fields{"members": "app,static", "verify": true})
 }
 
-// Nobody is given what a leased role is verified with.
-func TestVerifyOfALeasedRoleTriesATrial(t *testing.T) {
+// Nobody gets the credential with which a leased role is verified.
+func TestVerifyOfALeasedRoleMintsATrialCredential(t *testing.T) {
 	e := newConnectedEngine(t)
 	e.write("roles/leased", leasedRole)
 	var asked time.Time
@@ -259,7 +259,7 @@ func TestVerifyTrustsTheCAOfTheConfig(t *testing.T) {
 	checkSame(t, "read-back", nil, e.read("config")["ca_pem"])
 }
 
-// testCA is a certificate that nobody has the key of.
+// testCA is a certificate whose key nobody has.
 const testCA = `-----BEGIN CERTIFICATE-----
 MIIBhzCCAS2gAwIBAgIUYCBW0Sfjv7MAr2qrPFCWNSzNprowCgYIKoZIzj0EAwIw
 GDEWMBQGA1UEAwwNcmVnY3JlZCB0ZXN0czAgFw0yNjExMjMwNDE3MDNaGA8yMTI2

@@ -13,16 +13,16 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-// dueRoles returns the roles that are to be tended by now, and takes them out.
+// dueRoles returns the roles that are due, and removes them from the schedule.
 func (e *engine) dueRoles() []string {
 	due := e.next.due(e.clock.now())
 	slices.Sort(due)
 	return due
 }
 
-func TestScheduleGivesEachRoleOnceWhenItIsDue(t *testing.T) {
+func TestScheduleReturnsEachDueRoleOnce(t *testing.T) {
 	var s schedule
-	s.set("a", noon) // before it is filled, storage knows
+	s.set("a", noon) // ignored: the schedule is not filled yet
 	checkSame(t, "before it is filled", []string(nil), s.due(noon))
 
 	e := newEngine(t)
@@ -39,7 +39,7 @@ func TestScheduleGivesEachRoleOnceWhenItIsDue(t *testing.T) {
 	checkSame(t, "later", []string{"later", "moved"}, e.dueRoles())
 }
 
-// Roles are tended after a restart though nobody reads them.
+// After a restart, roles are maintained even if nobody reads them.
 func TestPeriodicFillsTheScheduleAfterARestart(t *testing.T) {
 	e := newConnectedEngine(t)
 	for i := range 20 {
@@ -58,8 +58,8 @@ func TestPeriodicFillsTheScheduleAfterARestart(t *testing.T) {
 	checkSame(t, "living credentials, of which two wait for the end of their grace", 20+2, len(e.minting.names()))
 }
 
-// A role that was read since is tended without a further read.
-func TestPeriodicTendsWhatIsDue(t *testing.T) {
+// A role that was read once is maintained without a further read.
+func TestPeriodicMaintainsWhatIsDue(t *testing.T) {
 	e := newSharingEngine(t)
 	e.mustRollBack()
 	e.read("creds/app")
@@ -79,7 +79,7 @@ func TestPeriodicTendsWhatIsDue(t *testing.T) {
 	checkSame(t, "mints", 6, e.minting.mints())
 }
 
-// A storage that fails for a while costs a try, and no role is forgotten.
+// A storage failure costs one try, and no role is lost from the schedule.
 func TestPeriodicSurvivesAStorageFailure(t *testing.T) {
 	for failAt := int64(1); ; failAt++ {
 		e := newSharingEngine(t)
@@ -112,8 +112,8 @@ func TestPeriodicSurvivesAStorageFailure(t *testing.T) {
 	}
 }
 
-// What one role does wrong is not of others.
-func TestPeriodicTendsOtherRolesThanTheOneThatFails(t *testing.T) {
+// A failure of one role does not affect other roles.
+func TestPeriodicMaintainsOtherRolesIfOneFails(t *testing.T) {
 	e := newSharingEngine(t)
 	e.read("creds/app")
 	e.write("roles/b", sharedRole)
@@ -127,7 +127,7 @@ func TestPeriodicTendsOtherRolesThanTheOneThatFails(t *testing.T) {
 	checkSame(t, "tried again", []string{"app"}, e.dueRoles())
 }
 
-func TestRoleThatIsTendedIsNotTendedTwice(t *testing.T) {
+func TestRoleIsNotMaintainedTwiceAtOnce(t *testing.T) {
 	e := newSharingEngine(t)
 	e.read("creds/app")
 	e.clock.advance(24 * time.Hour)
@@ -139,8 +139,8 @@ func TestRoleThatIsTendedIsNotTendedTwice(t *testing.T) {
 	checkSame(t, "mints", 2, e.minting.mints())
 }
 
-// What is tended in the background ends with the engine.
-func TestEngineWaitsForItsBackground(t *testing.T) {
+// Background work ends with the engine.
+func TestStoppingWaitsForBackgroundWork(t *testing.T) {
 	e := newSharingEngine(t)
 	e.read("creds/app")
 	e.clock.advance(24 * time.Hour)
@@ -163,6 +163,6 @@ func TestEngineWaitsForItsBackground(t *testing.T) {
 func TestSleepEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	sleep(ctx, time.Hour) // would exceed any test's time
+	sleep(ctx, time.Hour) // must return at once
 	sleep(t.Context(), time.Nanosecond)
 }

@@ -20,8 +20,8 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer"
 )
 
-// newSharingEngine has a shared role whose credential is replaced daily, with an
-// hour's grace.
+// newSharingEngine has a shared role with a rotation_period of one day and a
+// grace_period of one hour.
 func newSharingEngine(t *testing.T) *engine {
 	t.Helper()
 	e := newConnectedEngine(t)
@@ -30,7 +30,7 @@ func newSharingEngine(t *testing.T) *engine {
 	return e
 }
 
-// readInBackground reads, and waits for what the read has begun.
+// readInBackground reads, and waits for the background work that the read starts.
 func (e *engine) readInBackground() fields {
 	e.t.Helper()
 	data := e.read("creds/app")
@@ -45,8 +45,8 @@ func (e *engine) mustRollBack() {
 	}
 }
 
-// checkLiving expects exactly what a shared role serves and will revoke to be
-// alive at the registry.
+// checkLiving expects the registry to hold exactly the credentials that a shared
+// role serves or will revoke.
 func (e *engine) checkLiving(count int) {
 	e.t.Helper()
 	served := e.served("app")
@@ -76,8 +76,8 @@ func TestSharedReadHasAllFieldsAndNoLease(t *testing.T) {
 	first := e.read("creds/app")
 	name := e.minting.names()[0]
 	docker := dockerJSON(t, "registry.example.com", "robot", marker+name, "")
-	// Twice the rotation period and its grace: a registry that is down for a
-	// day costs nothing.
+	// Twice the rotation period plus the grace period, so that the registry may
+	// be down for a day.
 	want := fields{
 		"registry": "registry.example.com", "username": "robot", "password": marker + name,
 		".dockerconfigjson": docker, "dockerconfigjson": b64(docker), "expires_at": "2026-03-03T13:00:00Z",
@@ -105,7 +105,7 @@ func TestSharedReadHasAllFieldsAndNoLease(t *testing.T) {
 	checkSame(t, "events", []string{}, e.sent())
 }
 
-func TestWhereNothingEndsNoExpiryIsSaid(t *testing.T) {
+func TestCredentialWithoutAnEndHasNoExpiresAt(t *testing.T) {
 	e := newSharingEngine(t)
 	e.minting.expires = func(time.Time) time.Time { return time.Time{} }
 	data := e.read("creds/app")
@@ -113,7 +113,8 @@ func TestWhereNothingEndsNoExpiryIsSaid(t *testing.T) {
 	checkSame(t, "ttl", any(int64(86400)), data["ttl"])
 }
 
-// Readers never wait for a rotation, and what they had goes on working.
+// Readers never wait for a rotation, and the credential that they have keeps
+// working.
 func TestDueCredentialIsServedUntilItsSuccessorIs(t *testing.T) {
 	e := newSharingEngine(t)
 	old := e.read("creds/app")
@@ -123,7 +124,7 @@ func TestDueCredentialIsServedUntilItsSuccessorIs(t *testing.T) {
 		close(minted)
 		<-proceed
 	})
-	for range 2 { // the second begins no other rotation
+	for range 2 { // the second read starts no further rotation
 		checkSame(t, "password of a due credential", old["password"], e.read("creds/app")["password"])
 		checkSame(t, "ttl of what is overdue", any(int64(1)), e.read("creds/app")["ttl"])
 	}
@@ -142,7 +143,7 @@ func TestDueCredentialIsServedUntilItsSuccessorIs(t *testing.T) {
 	checkSame(t, "events", slices.Repeat([]string{"regcred/credential-rotate creds/app"}, 2), e.sent())
 }
 
-// Vault was down for long: one mints, and all others wait for it.
+// After Vault was down for long, one read mints and all others wait for it.
 func TestExpiredCredentialIsReplacedBeforeItsReadersAreAnswered(t *testing.T) {
 	e := newSharingEngine(t)
 	old := e.read("creds/app")["password"]
@@ -159,8 +160,8 @@ func TestExpiredCredentialIsReplacedBeforeItsReadersAreAnswered(t *testing.T) {
 	}
 }
 
-// failures are the ways in which a registry does not mint; living is how many
-// credentials each leaves until a rollback.
+// failures are the ways in which a mint can fail. living is how many credentials
+// each leaves until a rollback.
 var failures = map[string]struct {
 	fail   func(*mintingRegistry)
 	living int
@@ -174,7 +175,7 @@ var failures = map[string]struct {
 	"answers garbage":      {func(r *mintingRegistry) { r.username = "" }, 1, "the answer has no credential"},
 }
 
-func TestFailingRegistryCostsReadersOfACurrentCredentialNothing(t *testing.T) {
+func TestFailingRegistryDoesNotAffectReadersOfACurrentCredential(t *testing.T) {
 	for name, c := range failures {
 		t.Run(name, func(t *testing.T) {
 			e := newSharingEngine(t)
@@ -211,7 +212,7 @@ func TestFailingRegistryCostsReadersOfACurrentCredentialNothing(t *testing.T) {
 	}
 }
 
-func TestFailingRegistryWithNothingToServeIsAnErrorAskedOnceInAWhile(t *testing.T) {
+func TestFailingRegistryWithNothingToServeIsAnErrorWithBackOff(t *testing.T) {
 	for name, c := range failures {
 		t.Run(name, func(t *testing.T) {
 			e := newSharingEngine(t)
@@ -263,14 +264,14 @@ func TestRotationIsRetriedWithBackOff(t *testing.T) {
 		checkSame(t, "failures", i+1, s.Failures)
 		checkSame(t, fmt.Sprintf("pause after failure %d", i+1), want*time.Second, s.retryAt().Sub(e.clock.now()))
 		e.clock.advance(want*time.Second - time.Second)
-		e.mustRollBack() // not yet
+		e.mustRollBack() // too early
 		e.clock.advance(time.Second)
 	}
 	checkSame(t, "of many", lastRetry, backOff(firstRetry, lastRetry, 1000))
 }
 
-// A registry that asks to be left alone is, within reason.
-func TestRegistryThatAsksToWaitIsLeftAlone(t *testing.T) {
+// The engine waits as long as Retry-After says, up to a limit.
+func TestRetryAfterIsRespected(t *testing.T) {
 	for asks, want := range map[string]time.Duration{"1": firstRetry, "60": time.Minute, "2147483647": longestWait} {
 		e := newSharingEngine(t)
 		e.minting.fail("mint", issuer.StatusError(http.StatusTooManyRequests, http.Header{"Retry-After": {asks}}, ""))
@@ -340,8 +341,8 @@ func TestReplacedCredentialIsRevokedAfterItsGrace(t *testing.T) {
 	checkSame(t, "events", []string{"regcred/credential-revoke creds/app"}, e.sent())
 }
 
-// A read finds what is to be revoked even where nothing is scheduled.
-func TestReadHasWhatIsDueRevoked(t *testing.T) {
+// A read finds credentials to revoke even if nothing is scheduled.
+func TestReadStartsRevocationsThatAreDue(t *testing.T) {
 	e := newSharingEngine(t)
 	e.read("creds/app")
 	e.write("rotate/app", nil)
@@ -370,16 +371,17 @@ func TestRotateOfEachTypeOfRole(t *testing.T) {
 
 	e.minting.fail("mint", errRefused)
 	e.sent()
-	for range 2 { // who asks is not made to wait
+	for range 2 { // back-off does not apply to a request
 		e.failed(logical.UpdateOperation, "rotate/app", nil, http.StatusBadGateway, "answered 403 Forbidden")
 	}
 	checkSame(t, "events", slices.Repeat([]string{"regcred/credential-rotate-fail creds/app"}, 2), e.sent())
-	checkWarnings(t, e.readWarnings("creds/app")) // it is not overdue
+	checkWarnings(t, e.readWarnings("creds/app")) // not overdue
 	e.checkLiving(1)
 }
 
-// Two who ask at once, and wait for each other, get one new credential.
-func TestRotationsAskedForAtOnceAreOne(t *testing.T) {
+// Two concurrent rotate requests wait for each other and get the same new
+// credential.
+func TestConcurrentRotationsAreOne(t *testing.T) {
 	e := newSharingEngine(t)
 	e.read("creds/app")
 	e.clock.advance(time.Hour)
@@ -400,7 +402,7 @@ func TestRotationsAskedForAtOnceAreOne(t *testing.T) {
 	checkSame(t, "mints", 2, e.minting.mints())
 }
 
-// users counts who has a lock or waits for it.
+// users counts the holders of a lock and those that wait for it.
 func (l *nameLocks) users(name string) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -432,8 +434,8 @@ func TestRoleForAnotherTargetServesNothingOfTheFormer(t *testing.T) {
 	}
 }
 
-// What cannot be revoked is not kept waiting, and what can be is, whatever the
-// role is for by now.
+// A credential that its registry can revoke waits for revocation, and one that it
+// cannot revoke does not, no matter which connection the role uses now.
 func TestRoleThatMovesToARegistryWithoutRevocation(t *testing.T) {
 	e := newSharingEngine(t)
 	e.write("connections/brief", with(e.connectionSample(), fields{"type": "brief"}))
@@ -460,7 +462,7 @@ func TestDeletedRoleHasItsCredentialsRevoked(t *testing.T) {
 	e := newSharingEngine(t)
 	e.read("creds/app")
 	e.write("rotate/app", nil)
-	e.minting.fail("find", errDown) // is not needed
+	e.minting.fail("find", errDown) // a deletion must not need it
 	e.must(logical.DeleteOperation, "roles/app", nil)
 	checkSame(t, "living credentials", []string{}, e.minting.names())
 	checkSame(t, "stored keys", []string{"connections/app"}, keysOf(e.snapshot()))
@@ -494,7 +496,7 @@ func TestDeletedRoleHasItsCredentialsRevokedLaterIfTheRegistryIsDown(t *testing.
 	}
 	e.clock.advance(unreachableFor)
 
-	// A role that is made anew meanwhile has nothing to do with them.
+	// A new role of the same name does not change that.
 	e.write("roles/app", sharedRole)
 	e.read("creds/app")
 	e.clock.advance(unreachableFor)
@@ -503,7 +505,7 @@ func TestDeletedRoleHasItsCredentialsRevokedLaterIfTheRegistryIsDown(t *testing.
 	checkSame(t, "write-ahead entries", 0, len(keysBelow(t, e, "wal/")))
 }
 
-func TestRoleMadeAnewServesNothingOfTheFormer(t *testing.T) {
+func TestRecreatedRoleServesNothingOfTheFormerOne(t *testing.T) {
 	e := newSharingEngine(t)
 	old := e.read("creds/app")["password"]
 	e.must(logical.DeleteOperation, "roles/app", nil)
@@ -515,8 +517,8 @@ func TestRoleMadeAnewServesNothingOfTheFormer(t *testing.T) {
 	e.checkLiving(1)
 }
 
-// Without a restart, too.
-func TestDeletionThatTheStorageCutsShortOrphansNothing(t *testing.T) {
+// It holds without a restart, too.
+func TestDeletionThatAStorageFailureInterruptsOrphansNothing(t *testing.T) {
 	for failAt := int64(1); ; failAt++ {
 		e := newSharingEngine(t)
 		e.read("creds/app")
@@ -556,7 +558,7 @@ func TestRoleThatIsChangedWhileItsCredentialIsMinted(t *testing.T) {
 	}
 }
 
-// A registry may give less than it was asked for.
+// A registry may give a shorter lifetime than requested.
 func TestCredentialThatEndsEarlierIsReplacedEarlier(t *testing.T) {
 	for _, c := range []struct{ gives, next time.Duration }{
 		{49 * time.Hour, 24 * time.Hour},
@@ -575,8 +577,8 @@ func TestCredentialThatEndsEarlierIsReplacedEarlier(t *testing.T) {
 	}
 }
 
-// Where nothing can be revoked, nothing is minted without end.
-func TestNoMoreIsMintedThanCanBeRevoked(t *testing.T) {
+// The number of credentials that wait to be revoked is bounded.
+func TestMintingStopsWhileTooManyRevocationsFail(t *testing.T) {
 	e := newSharingEngine(t)
 	e.read("creds/app")
 	s, err := e.shared(t.Context(), e.storage, "app")
@@ -610,7 +612,7 @@ func mustRole(t *testing.T, e *engine, name string) *role {
 	return r
 }
 
-// What mints, writes; a standby serves what there is.
+// A mint writes to storage, so a standby serves only what is stored.
 func TestSharedReadsOnOtherNodes(t *testing.T) {
 	for name, c := range map[string]struct {
 		state consts.ReplicationState
@@ -665,7 +667,7 @@ func TestBundleJoinsSharedRoles(t *testing.T) {
 
 	e.read("creds/other")
 	e.clock.advance(time.Hour)
-	data := e.read("creds/all") // mints that of the other member
+	data := e.read("creds/all") // mints the credential of the other member
 	docker, err := dockerconfig.New(
 		dockerconfig.Credential{Registry: "registry.example.com", Username: "robot", Password: dockerconfig.NewSecret(marker + e.served("app")[0])},
 		dockerconfig.Credential{Registry: "other.example.com", Username: "robot", Password: dockerconfig.NewSecret(marker + e.served("other")[0])},
@@ -682,7 +684,7 @@ func TestBundleJoinsSharedRoles(t *testing.T) {
 	checkSame(t, "the same again", want, e.read("creds/all"))
 	checkSame(t, "bundle", with(bundle, fields{"expires_at": "2026-03-03T14:00:00Z"}), e.read("roles/all"))
 
-	// What changes next decides, and when something last did.
+	// The next rotation of any member counts, and the last one of any member.
 	e.clock.advance(12 * time.Hour)
 	e.write("rotate/other", nil)
 	e.write("roles/other", fields{"rotation_period": "6h"})
@@ -694,7 +696,7 @@ func TestBundleJoinsSharedRoles(t *testing.T) {
 	e.refused(logical.ReadOperation, "creds/all", nil, `members: role "app" cannot be joined`)
 }
 
-func TestBundleWithoutASharedMemberSaysNothingOfRotation(t *testing.T) {
+func TestBundleWithoutASharedMemberHasNoRotationFields(t *testing.T) {
 	earlier := &rotation{Last: noon, Period: time.Hour, Next: noon.Add(time.Hour)}
 	if got := joinRotations(nil, nil); got != nil {
 		t.Errorf("want none, got %v", got)
@@ -718,7 +720,8 @@ func TestBundleJoinsNoLeasedRole(t *testing.T) {
 	checkSame(t, "mints", 0, e.minting.mints())
 }
 
-// One member that cannot be minted fails the bundle, and never shrinks it.
+// If one member cannot be minted, the read fails. It never returns a smaller
+// bundle.
 func TestBundleOfAMemberThatCannotBeMintedIsAnError(t *testing.T) {
 	e := newSharingEngine(t)
 	e.write("roles/static", member("static.example.com", "all"))
@@ -727,15 +730,15 @@ func TestBundleOfAMemberThatCannotBeMintedIsAnError(t *testing.T) {
 	e.failed(logical.ReadOperation, "creds/all", nil, http.StatusBadGateway, `minting a credential for role "app"`)
 }
 
-// Only static roles expire without somebody who replaces them.
-func TestMintedCredentialsAreNotAmongTheExpiring(t *testing.T) {
+// The engine replaces minted credentials, so only static roles are listed.
+func TestExpiringListsNoMintedCredentials(t *testing.T) {
 	e := newSharingEngine(t)
 	e.read("creds/app")
 	checkSame(t, "expiring", any([]string{}), e.must(logical.ReadOperation, "expiring", fields{"within": "9999h"}).Data["roles"])
 	checkSame(t, "index", 0, len(keysBelow(t, e, expiryStoragePrefix)))
 }
 
-func TestDeletionWorksWhereWhatWasMintedCannotBeRead(t *testing.T) {
+func TestDeletionWorksIfTheSharedStateIsUnreadable(t *testing.T) {
 	for name, value := range map[string]string{
 		"damaged":     "damaged",
 		"no config":   `{"schema_version":1,"current":{"minted":{"name":"x"}}}`,
@@ -761,9 +764,9 @@ func TestDeletionWorksWhereWhatWasMintedCannotBeRead(t *testing.T) {
 	}
 }
 
-// Closing a connection or a target stops every mint, at once, by whatever path;
-// what is current goes on being served.
-func TestNothingMintsForWhatIsNotOpen(t *testing.T) {
+// When a connection no longer allows a role or a target, every mint stops at once,
+// on every path. The current credential is still served.
+func TestNothingIsMintedForWhatIsNotAllowed(t *testing.T) {
 	for name, closing := range map[string]fields{
 		"role":    {"allowed_roles": "other"},
 		"no role": {"allowed_roles": ""},
@@ -801,7 +804,7 @@ func TestNothingMintsForWhatIsNotOpen(t *testing.T) {
 			e.mustRollBack()
 			e.readInBackground()
 			checkSame(t, "mints", 1, e.minting.mints())
-			e.clock.advance(2 * time.Hour) // what was current has ended
+			e.clock.advance(2 * time.Hour) // the current credential has expired
 			for _, path := range []string{"creds/app", "creds/all"} {
 				if resp, err := e.request(logical.ReadOperation, path, nil); err == nil && !resp.IsError() {
 					t.Errorf("%s: want a refusal", path)
@@ -817,8 +820,8 @@ func TestNothingMintsForWhatIsNotOpen(t *testing.T) {
 	}
 }
 
-// A request that ends does not end the mint that it has begun.
-func TestReaderWhoGoesAwayLeavesTheMintToEnd(t *testing.T) {
+// The end of a request does not end the mint that it started.
+func TestMintContinuesAfterItsReaderDisconnects(t *testing.T) {
 	e := newSharingEngine(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	e.minting.during("mint", cancel)
@@ -828,7 +831,7 @@ func TestReaderWhoGoesAwayLeavesTheMintToEnd(t *testing.T) {
 	e.checkLiving(1)
 }
 
-func TestReaderWhoWaitsGivesUpWithTheRequest(t *testing.T) {
+func TestWaitingReaderStopsWithItsRequest(t *testing.T) {
 	e := newSharingEngine(t)
 	unlock, err := e.rotating.lock(t.Context(), "app")
 	if err != nil {
@@ -842,8 +845,8 @@ func TestReaderWhoWaitsGivesUpWithTheRequest(t *testing.T) {
 	}
 }
 
-// What Vault's own storage does says nothing about the registry.
-func TestStorageFailureIsNoFailureOfTheRegistry(t *testing.T) {
+// A failure of Vault's storage says nothing about the registry.
+func TestStorageFailureIsNotBlamedOnTheRegistry(t *testing.T) {
 	for failAt := int64(1); ; failAt++ {
 		e := newSharingEngine(t)
 		faulty := e.faulty(failAt)
@@ -861,7 +864,7 @@ func TestStorageFailureIsNoFailureOfTheRegistry(t *testing.T) {
 	}
 }
 
-func TestFailureThatCannotBeStoredIsStillAnswered(t *testing.T) {
+func TestFailureThatCannotBeStoredIsStillReturned(t *testing.T) {
 	for failAt := int64(1); failAt <= 20; failAt++ {
 		e := newSharingEngine(t)
 		e.minting.fail("mint", errRefused)

@@ -27,8 +27,8 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer"
 )
 
-// storedForms are entries as released plugins wrote them; a newer plugin must
-// read them all, so lines are only ever added.
+// storedForms are entries as earlier builds of the plugin wrote them. Later ones
+// must read them all: add lines, and never change or remove one.
 var storedForms = map[string]string{
 	"roles/app": `{"schema_version":1,"type":"static","updated_at":"2026-03-01T12:00:00Z",` +
 		`"dockerconfig":{"auths":{"ghcr.io":{"username":"me","password":"` + marker + `","email":"me@example.com","auth":"bWU6UzNjcjN0LU1hcmtlcg=="}}},"expires_at":"2027-01-31T00:00:00Z"}`,
@@ -74,11 +74,10 @@ func quoted(text string) string {
 	return string(encoded)
 }
 
-// randomName is what [issuer.NewName] makes different each time.
+// randomName is the random part of a name from [issuer.NewName].
 var randomName = regexp.MustCompile(`(regcred-[a-z]+-)[a-z2-7]{26}`)
 
-// storeDynamicForms stores what stands in storedForms of connections and what
-// they mint.
+// storeDynamicForms stores the connections of storedForms and their credentials.
 func storeDynamicForms(t *testing.T, e *engine) {
 	t.Helper()
 	e.setMount(time.Hour, 24*time.Hour)
@@ -131,7 +130,7 @@ func TestStoredFormsAreRead(t *testing.T) {
 	checkSame(t, "role", appReadBack, e.read("roles/app"))
 	checkSame(t, "password", any(marker), e.read("creds/app")["password"])
 	checkSame(t, "config", fields{"allowed_registries": []string{"ghcr.io", "docker.io"}, "expiry_warning": int64(86400)}, e.read("config"))
-	e.must(logical.DeleteOperation, "config", nil) // for the registries of the following
+	e.must(logical.DeleteOperation, "config", nil) // so that the next writes may name any registry
 
 	git := fields{"type": "test", "url": "https://git.example.com", "registry": "registry.example.com", "username": "admin", "allowed_roles": []string{}, "allowed_targets": []string{}, "updated_at": "2026-03-01T12:00:00Z"}
 	checkSame(t, "connection", with(git, fields{
@@ -155,9 +154,9 @@ func TestStoredFormsAreRead(t *testing.T) {
 	e.refused(logical.DeleteOperation, "connections/app", nil, "roles failing, leased, shared, 1 leased credentials")
 }
 
-// Reads and writes of an entry that cannot be understood fail, and leave it to
-// whoever can mend it; only a delete gets rid of it.
-func TestEntriesItCannotReadAreLeftAlone(t *testing.T) {
+// Reads and writes of a malformed entry fail and do not change it. Only a delete
+// removes it.
+func TestUnreadableEntriesAreLeftAlone(t *testing.T) {
 	for name, c := range map[string]struct{ value, want string }{
 		"newer version":              {`{"schema_version":2,"type":"static","dockerconfig":{"auths":{"ghcr.io":{"username":"me","password":"` + marker + `"}}}}`, "schema version 2 and this plugin knows up to 1; run the newer plugin"},
 		"newer version, other types": {`{"schema_version":2,"type":{"a":"` + marker + `"},"updated_at":"` + marker + `","dockerconfig":"` + marker + `","allowed_registries":"` + marker + `"}`, "schema version 2 and this plugin knows up to 1; run the newer plugin"},
@@ -190,7 +189,7 @@ func TestEntriesItCannotReadAreLeftAlone(t *testing.T) {
 	}
 }
 
-// reads reports whether an operation needs an entry that stands under a key.
+// reads reports whether an operation reads the entry of a key.
 func reads(op logical.Operation, path, key string) bool {
 	switch {
 	case op == logical.DeleteOperation || op == logical.ListOperation:
@@ -199,7 +198,7 @@ func reads(op logical.Operation, path, key string) bool {
 		return key == "config"
 	case path == "connections/app" && op == logical.ReadOperation, path == "connections/app/rotate-root":
 		return key == "connections/app"
-	case path == "connections/app" && op == logical.CreateOperation: // it is there already
+	case path == "connections/app" && op == logical.CreateOperation: // it exists already
 		return key == "connections/app"
 	case strings.HasPrefix(path, "connections/"):
 		return key != "roles/app"
@@ -209,7 +208,7 @@ func reads(op logical.Operation, path, key string) bool {
 	return key != "connections/app"
 }
 
-func TestRolesItCannotUnderstandAreErrors(t *testing.T) {
+func TestMalformedRolesAreErrors(t *testing.T) {
 	for want, value := range map[string]string{
 		`cannot read its type "future"`:  `{"schema_version":1,"type":"future","dockerconfig":{"auths":{"ghcr.io":{"username":"me","password":"` + marker + `"}}}}`,
 		"not a Docker config as written": `{"schema_version":1,"type":"static","dockerconfig":{"auths":{"ghcr.io":"` + marker + `"}}}`,
@@ -251,17 +250,17 @@ func TestEveryStoredSecretIsSealWrapped(t *testing.T) {
 	checkSame(t, "seal-wrapped entries", 5+3+2+1, wrappedKeys)
 }
 
-func TestLocalStorageHoldsWhatIsOfOneCluster(t *testing.T) {
+func TestWriteAheadEntriesAndLeasesAreLocalToACluster(t *testing.T) {
 	checkSame(t, "local", []string{"wal/", "leases/"}, newEngine(t).SpecialPaths().LocalStorage)
 }
 
-func TestWhatHoldsSecretsCannotBePrinted(t *testing.T) {
+func TestTypesThatHoldSecretsCannotBePrinted(t *testing.T) {
 	e := newSampledEngine(t)
 	r, err := e.role(t.Context(), e.storage, "app")
 	if err != nil {
 		t.Fatal(err)
 	}
-	e.must(logical.DeleteOperation, "config", nil) // for more registries
+	e.must(logical.DeleteOperation, "config", nil) // so that roles may name any registry
 	storeDynamicForms(t, e)
 	var (
 		stored           storedRole
@@ -297,7 +296,7 @@ func TestWhatHoldsSecretsCannotBePrinted(t *testing.T) {
 	}
 }
 
-// holdingSecrets returns all else in which secrets travel.
+// holdingSecrets returns the other values that hold secrets.
 func holdingSecrets(t *testing.T, e *engine) []any {
 	t.Helper()
 	var values []any
@@ -324,12 +323,12 @@ func holdingSecrets(t *testing.T, e *engine) []any {
 	return append(values, proposed, &proposed, s, &s, s.Current, *s.Current, minted, &minted, secret, &secret, secret.sources, credential, &credential)
 }
 
-// secretTypes are those that bring a secret into a struct which has a field of
-// them.
+// secretTypes matches the types that hold a secret. A struct with a field of such a
+// type holds one, too.
 var secretTypes = regexp.MustCompile(`\b(unprintable|json\.RawMessage|(dockerconfig\.)?(Secret|Config|Credential)|(issuer\.)?(Secrets|Root|Connection|Credential|Client))\b`)
 
-// structs returns the structs that the files of a folder declare, each with the
-// types of its fields by name.
+// structs returns the structs that the files of a folder declare, each with its
+// field types by field name.
 func structs(t *testing.T, folder string) map[string]map[string]string {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(folder, "*.go"))
@@ -369,8 +368,8 @@ func structs(t *testing.T, folder string) map[string]map[string]string {
 	return all
 }
 
-// checkNoneIsMissing expects each struct of the engine that can hold a secret,
-// in whatever depth, to be among the values.
+// checkNoneIsMissing expects each struct of the engine that can hold a secret, at
+// any depth, to be among the values.
 func checkNoneIsMissing(t *testing.T, values []any) {
 	t.Helper()
 	tried := map[string]bool{}
@@ -401,8 +400,8 @@ func checkNoneIsMissing(t *testing.T, values []any) {
 	}
 }
 
-// What is called a secret is none of the types that anybody prints.
-func TestSecretsAreNoPlainTexts(t *testing.T) {
+// A field with the name of a secret must not have a type that can be printed.
+func TestSecretFieldsAreNoPlainStrings(t *testing.T) {
 	called := regexp.MustCompile(`(?i)^(auth|token|bearer|sent|credential)$|password|secret`)
 	plain := regexp.MustCompile(`^[*]?(\[\])?(string|byte|any|map\[string\]string)$`)
 	for _, folder := range []string{".", "dockerconfig", "issuer", "issuer/ecr", "issuer/gitea", "issuer/gitlab", "issuer/harbor", "redact", "registry"} {

@@ -18,15 +18,15 @@ import (
 	"vault-plugin-secrets-regcred/backend/storagetest"
 )
 
-// upgraded is a mount that an earlier build has filled, under today's.
+// upgraded is a mount of today's build on the storage of an earlier one.
 type upgraded struct {
 	*engine
 	dump       *storagetest.Dump
 	registries *storagetest.Registries
 }
 
-// eachDump runs a test on what each earlier build wrote, at the time at which it
-// answered.
+// eachDump runs a test on the storage of each earlier build, with the clock set to
+// the time at which that build answered.
 func eachDump(t *testing.T, test func(*testing.T, *upgraded)) {
 	for name, dump := range storagetest.Load(t) {
 		t.Run(name, func(t *testing.T) {
@@ -55,7 +55,7 @@ func (u *upgraded) names(prefix string) []string {
 	return names
 }
 
-// answer reads, or lists where the path ends in a slash.
+// answer reads a path, or lists it if it ends in a slash.
 func (u *upgraded) answer(path string) storagetest.Answer {
 	u.t.Helper()
 	op := logical.Operation(logical.ReadOperation)
@@ -84,8 +84,8 @@ func (u *upgraded) answer(path string) storagetest.Answer {
 	return answer
 }
 
-// TestDumpsAreServed has each build's answers again: the same bytes, of all that
-// it wrote. Reading changes nothing.
+// TestDumpsAreServed compares today's answers with those of each earlier build,
+// byte for byte and for every path. Reads change nothing.
 func TestDumpsAreServed(t *testing.T) {
 	eachDump(t, func(t *testing.T, u *upgraded) {
 		before := u.snapshot()
@@ -98,8 +98,8 @@ func TestDumpsAreServed(t *testing.T) {
 	})
 }
 
-// checkAhead takes the time until the next rotation out of two answers: it is
-// shorter by what passed between the old build's answer and the time of the dump.
+// checkAhead compares the ttl of two answers and removes it from both. Today's is
+// shorter by the time that passed between the old build's answer and its dump.
 func checkAhead(t *testing.T, path string, want, got fields) {
 	t.Helper()
 	if want["ttl"] == nil || strings.HasPrefix(path, "roles/") {
@@ -126,10 +126,11 @@ func secondsIn(t *testing.T, value any) int64 {
 	return n
 }
 
-// TestDumpsAreGoneOnWith has all that an earlier build wrote updated, rotated,
-// verified and deleted by today's, its leases renewed and revoked, and what it left
-// half done ended. In the end nothing is left, here and at the registries.
-func TestDumpsAreGoneOnWith(t *testing.T) {
+// TestDumpsCanBeContinued has today's build update, rotate, verify and delete
+// everything that an earlier build wrote, renew and revoke its leases, and finish
+// what it left unfinished. At the end nothing is left in storage and at the
+// registries.
+func TestDumpsCanBeContinued(t *testing.T) {
 	eachDump(t, func(t *testing.T, u *upgraded) {
 		u.updateStatic(t)
 		u.settleRoots(t)
@@ -140,8 +141,8 @@ func TestDumpsAreGoneOnWith(t *testing.T) {
 	})
 }
 
-// updateStatic changes a password of each static role, and what it and each
-// bundle say beside their credentials.
+// updateStatic changes the password and other fields of each static role, and
+// writes each bundle again.
 func (u *upgraded) updateStatic(t *testing.T) {
 	for _, name := range u.names("roles/") {
 		role := u.read("roles/" + name)
@@ -164,7 +165,7 @@ func (u *upgraded) updateStatic(t *testing.T) {
 	}
 }
 
-// settleRoots has Vault's periodic call end each rotate-root.
+// settleRoots finishes each rotate-root, as Vault's periodic call does.
 func (u *upgraded) settleRoots(t *testing.T) {
 	for _, name := range u.names("connections/") {
 		if name == "unasked" {
@@ -178,7 +179,7 @@ func (u *upgraded) settleRoots(t *testing.T) {
 		if _, pending := after["pending_root"]; pending {
 			t.Errorf("connection %s: want nothing pending, got %v", name, after["pending_root"])
 		}
-		if !strings.HasPrefix(name, "gitea") { // what stands in for it cannot
+		if !strings.HasPrefix(name, "gitea") { // its stand-in cannot be checked
 			u.read("connections/" + name + "/check")
 		}
 		u.patch("connections/"+name, fields{"allowed_roles": "*", "verify_connection": false})
@@ -189,7 +190,7 @@ func (u *upgraded) settleRoots(t *testing.T) {
 	}
 }
 
-// rollBack has Vault call what it calls for each write-ahead entry.
+// rollBack rolls back each write-ahead entry, as Vault does.
 func (u *upgraded) rollBack(t *testing.T) {
 	u.clock.advance(10 * time.Minute)
 	for _, id := range u.names("wal/") {
@@ -206,7 +207,7 @@ func (u *upgraded) rollBack(t *testing.T) {
 		}
 	}
 	for _, name := range u.names("connections/root-") {
-		if admins := u.registries.Admins("root-" + name); len(admins) > 2 { // one of the server, and that of the connection
+		if admins := u.registries.Admins("root-" + name); len(admins) > 2 { // the server's own, and the connection's
 			t.Errorf("connection root-%s: want one root credential, got %q", name, admins[1:])
 		}
 	}
@@ -218,7 +219,7 @@ func (u *upgraded) rollBack(t *testing.T) {
 	}
 }
 
-// renewAndRevoke does with each lease what Vault does, which keeps its data.
+// renewAndRevoke renews and revokes each lease, as Vault does with its stored data.
 func (u *upgraded) renewAndRevoke(t *testing.T) {
 	for id, value := range u.dump.Leases {
 		var lease struct {
@@ -247,11 +248,11 @@ func (u *upgraded) renewAndRevoke(t *testing.T) {
 	}
 }
 
-// goOnWithShared rotates each shared role, and revokes what it had before.
+// goOnWithShared rotates each shared role, and revokes its former credentials.
 func (u *upgraded) goOnWithShared(t *testing.T) {
 	for _, name := range u.names("roles/") {
 		role := u.read("roles/" + name)
-		if role["mode"] != modeShared || role["connection"] == "gitea" { // what stands in for it cannot mint
+		if role["mode"] != modeShared || role["connection"] == "gitea" { // its stand-in cannot mint
 			continue
 		}
 		u.write("roles/"+name, fields{"grace_period": "6h"})
@@ -274,7 +275,8 @@ func (u *upgraded) goOnWithShared(t *testing.T) {
 	}
 }
 
-// deleteAll deletes roles, and then the connections that nothing uses.
+// deleteAll deletes all roles, and then the connections, which nothing uses any
+// more.
 func (u *upgraded) deleteAll(t *testing.T) {
 	for _, name := range u.names("roles/") {
 		u.must(logical.DeleteOperation, "roles/"+name, nil)

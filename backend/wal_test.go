@@ -15,7 +15,7 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer"
 )
 
-// putWAL writes an entry and returns its ID.
+// putWAL writes a write-ahead entry and returns its ID.
 func (e *engine) mustPutWAL(kind string, data any) string {
 	e.t.Helper()
 	id, err := framework.PutWAL(e.t.Context(), e.storage, kind, data)
@@ -25,7 +25,8 @@ func (e *engine) mustPutWAL(kind string, data any) string {
 	return id
 }
 
-// checkRollsBack expects a rollback to succeed, or to fail with the given part.
+// checkRollsBack expects a rollback to succeed, or to fail with a text that contains
+// the part.
 func (e *engine) checkRollsBack(want string) {
 	e.t.Helper()
 	switch err := e.rollBack(); {
@@ -37,9 +38,9 @@ func (e *engine) checkRollsBack(want string) {
 	e.clock.advance(unreachableFor)
 }
 
-// The entry is written before the registry is asked, holds what is needed to
+// The entry is written before the call to the registry. It holds what is needed to
 // find the credential, and no secret.
-func TestWriteAheadEntryStandsBeforeTheMint(t *testing.T) {
+func TestWriteAheadEntryIsWrittenBeforeTheMint(t *testing.T) {
 	for name, role := range map[string]fields{"shared": sharedRole, "leased": leasedRole} {
 		t.Run(name, func(t *testing.T) {
 			e := newConnectedEngine(t)
@@ -81,8 +82,8 @@ func TestWriteAheadEntryOfARotateRoot(t *testing.T) {
 	checkSame(t, "data", fields{"schema_version": 1.0, "connection": "app", "name": data["name"]}, data)
 }
 
-// Without an entry nothing is minted.
-func TestNothingIsMintedThatIsNotWrittenAhead(t *testing.T) {
+// If the entry cannot be written, nothing is minted.
+func TestNothingIsMintedWithoutAWriteAheadEntry(t *testing.T) {
 	for path, op := range map[string]logical.Operation{"creds/leased": logical.ReadOperation, "connections/app/rotate-root": logical.UpdateOperation} {
 		e := newConnectedEngine(t)
 		e.write("roles/leased", leasedRole)
@@ -99,12 +100,12 @@ type noWrites struct{ logical.Storage }
 
 func (noWrites) Put(context.Context, *logical.StorageEntry) error { return errStorage }
 
-func TestRollbackRevokesOnlyWhatNobodyKeeps(t *testing.T) {
+func TestRollbackRevokesOnlyUnusedCredentials(t *testing.T) {
 	e := newConnectedEngine(t)
 	e.write("roles/app", sharedRole)
 	e.read("creds/app")
 	e.write("rotate/app", nil)
-	for _, name := range e.served("app") { // both are kept
+	for _, name := range e.served("app") { // both must stay
 		e.mustPutWAL(walCredential, storedWAL{schemaVersion, credentialRef{Connection: "app", Role: "app", Name: name}})
 	}
 	const orphan = "regcred-app-orphan"
@@ -128,9 +129,9 @@ func TestRollbackRevokesOnlyWhatNobodyKeeps(t *testing.T) {
 	checkSame(t, "entries", 0, len(keysBelow(t, e, framework.WALPrefix)))
 }
 
-// A registry that does not answer keeps the entries of others from waiting; one
-// that refuses is asked about each.
-func TestSilentRegistryIsNotAskedAboutEveryEntry(t *testing.T) {
+// Entries of other registries do not wait for a registry that does not answer. A
+// registry that refuses is asked about each entry.
+func TestUnreachableRegistryIsNotAskedAboutEveryEntry(t *testing.T) {
 	for name, c := range map[string]struct {
 		err  error
 		want int
@@ -151,7 +152,7 @@ func TestSilentRegistryIsNotAskedAboutEveryEntry(t *testing.T) {
 	}
 }
 
-func TestEntriesThatCannotBeUnderstoodStay(t *testing.T) {
+func TestMalformedWriteAheadEntriesStay(t *testing.T) {
 	for want, c := range map[string]struct {
 		kind string
 		data any
@@ -183,7 +184,7 @@ func TestEntriesThatCannotBeUnderstoodStay(t *testing.T) {
 	}
 }
 
-// What the storage does not let a rollback read is tried again.
+// Vault tries a rollback again if storage failed.
 func TestRollbackNeedsTheStorage(t *testing.T) {
 	for kind, data := range map[string]any{
 		walCredential: storedWAL{schemaVersion, credentialRef{Connection: "app", Role: "leased", Name: "regcred-orphan"}},
@@ -207,9 +208,10 @@ func TestRollbackNeedsTheStorage(t *testing.T) {
 	}
 }
 
-// A crash between the index of leases and the end of the write-ahead entry
-// leaves both; a rollback ends the credential, and keeps nothing in use.
-func TestRollbackForgetsALeaseThatNobodyWasGiven(t *testing.T) {
+// A crash between the write of the lease index and the deletion of the write-ahead
+// entry leaves both. A rollback revokes the credential and removes its key from the
+// index.
+func TestRollbackRemovesALeaseThatNobodyReceived(t *testing.T) {
 	e := newLeasingEngine(t, nil)
 	m := &mortality{dieAt: 7} // write ahead, mint, index: two steps each
 	e.mortal(m)

@@ -17,8 +17,8 @@ import (
 
 var errDead = errors.New("the process is dead")
 
-// mortality ends a process at one of its steps: from then on no call reaches
-// storage or registry. Each call has two steps, before and after it acts.
+// mortality simulates a crash at one step of a process: from then on no call
+// reaches storage or registry. Each call has two steps, before and after it acts.
 type mortality struct {
 	mu    sync.Mutex
 	dieAt int
@@ -26,7 +26,7 @@ type mortality struct {
 	dead  bool
 }
 
-// step reports whether the process has not died yet.
+// step counts a step, and reports whether the process is still alive.
 func (m *mortality) step() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -77,7 +77,7 @@ func (s mortalStorage) Get(ctx context.Context, key string) (*logical.StorageEnt
 	return s.Storage.Get(ctx, key)
 }
 
-// mortal has the registry of an engine take part in its death.
+// mortal counts the calls to the registry of an engine as steps, too.
 func (e *engine) mortal(m *mortality) {
 	e.minting.mu.Lock()
 	defer e.minting.mu.Unlock()
@@ -95,7 +95,7 @@ func (e *engine) restarted(t *testing.T) *engine {
 	return next
 }
 
-// rollBack is what Vault does every minute, with write-ahead entries of any age.
+// rollBack does what Vault does every minute, for write-ahead entries of any age.
 func (e *engine) rollBack() error {
 	req := &logical.Request{Operation: logical.RollbackOperation, Storage: e.storage, Data: fields{"immediate": true}}
 	resp, err := e.HandleRequest(e.t.Context(), req)
@@ -123,7 +123,7 @@ func (e *engine) served(role string) []string {
 	return names
 }
 
-// steps are what a process can die at.
+// steps are the requests during which a process can crash.
 var steps = map[string]func(e *engine, storage logical.Storage) error{
 	"first read":  onPath(logical.ReadOperation, "creds/shared"),
 	"rotation":    onPath(logical.UpdateOperation, "rotate/served"),
@@ -135,11 +135,11 @@ var steps = map[string]func(e *engine, storage logical.Storage) error{
 	},
 }
 
-// TestDeathAtEveryStepOrphansNothing ends the process before and after every
-// write to storage and every call to the registry. After a restart and one
-// rollback the registry holds exactly what is served or leased, and one
-// root credential; a second try of what was cut short succeeds.
-func TestDeathAtEveryStepOrphansNothing(t *testing.T) {
+// TestCrashAtEveryStepOrphansNothing crashes before and after every write to
+// storage and every call to the registry. After a restart and one rollback, the
+// registry holds exactly the credentials that are served or leased, and one root
+// credential. A second try of the interrupted request succeeds.
+func TestCrashAtEveryStepOrphansNothing(t *testing.T) {
 	for name, act := range steps {
 		t.Run(name, func(t *testing.T) {
 			for dieAt := 1; ; dieAt++ {
@@ -149,12 +149,12 @@ func TestDeathAtEveryStepOrphansNothing(t *testing.T) {
 				err := act(e, mortalStorage{e.storage, m})
 				if !m.died() {
 					if err != nil {
-						t.Fatalf("want success without a death, got %v", err)
+						t.Fatalf("want success without a crash, got %v", err)
 					}
 					t.Logf("%d steps", dieAt-1)
 					return
 				}
-				checkNothingIsOrphaned(t, e.restarted(t), fmt.Sprintf("death at step %d", dieAt), act)
+				checkNothingIsOrphaned(t, e.restarted(t), fmt.Sprintf("crash at step %d", dieAt), act)
 			}
 		})
 	}
@@ -194,8 +194,8 @@ func checkNothingIsOrphaned(t *testing.T, e *engine, when string, again func(*en
 	if err := e.rollBack(); err != nil {
 		t.Errorf("%s: rollback: %v", when, err)
 	}
-	// A lease that Vault may not know of ends by itself: what is indexed counts
-	// as leased until then.
+	// A credential in the index counts as leased until its end: Vault may not
+	// know its lease, and the sweep revokes it then.
 	leased := e.indexedLeases()
 	if len(leased) > 0 {
 		e.clock.advance(2*time.Hour + leaseMargin)
@@ -230,7 +230,7 @@ func (e *engine) indexedLeases() []string {
 	return keys
 }
 
-// Every write to the storage that fails, without a death, leaves nothing either.
+// A write to storage that fails without a crash orphans nothing either.
 func TestStorageFailureOrphansNothing(t *testing.T) {
 	for name, act := range steps {
 		t.Run(name, func(t *testing.T) {
@@ -248,7 +248,7 @@ func TestStorageFailureOrphansNothing(t *testing.T) {
 					t.Errorf("storage call %d fails: want its error, got %v", failAt, err)
 				}
 				if name == "leased read" && err == nil {
-					continue // it was given
+					continue // the caller has it
 				}
 				checkNothingIsOrphaned(t, e.restarted(t), fmt.Sprintf("storage call %d fails", failAt), act)
 			}

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/hashicorp/vault/api"
 
@@ -448,7 +447,7 @@ var otherAttacks = map[string]func(*testing.T, *authority){
 // the engine has noticed, and until it has nothing to serve any more.
 func waitUntilExpired(t *testing.T, a *authority, role string) {
 	t.Helper()
-	eventually(t, time.Minute, func() error {
+	servers.Eventually(t, func() error {
 		if a.hasEscaped() {
 			return nil
 		}

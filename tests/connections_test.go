@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/hashicorp/vault/api"
 
@@ -57,21 +56,6 @@ func countMints(s *issuertest.Server, mints func(*http.Request) bool) *atomic.In
 		}
 	}, nil)
 	return &count
-}
-
-// eventually calls check until it returns nil, and fails the test if it has
-// not after a while.
-func eventually(t testing.TB, limit time.Duration, check func() error) {
-	t.Helper()
-	for deadline := time.Now().Add(limit); ; time.Sleep(100 * time.Millisecond) {
-		err := check()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("after %s: %v", limit, err)
-		}
-	}
 }
 
 // withToken returns a client with another token.

@@ -249,7 +249,7 @@ func (w *faultWorld) readFails(role string) error {
 // recovers reads and rotates after the fault.
 func (w *faultWorld) recovers(t *testing.T, before issuer.Credential) {
 	t.Helper()
-	eventually(t, time.Minute, func() error { return w.readFails("first") })
+	servers.Eventually(t, func() error { return w.readFails("first") })
 	if !w.pulls(t, w.creds(t, "first")) {
 		t.Error("a shared role that was read for the first time: want a credential that pulls")
 	}
@@ -296,7 +296,7 @@ func (w *faultWorld) nothingIsOrphaned(t *testing.T) {
 
 func (w *faultWorld) rollsBackTo(t *testing.T, want int) {
 	t.Helper()
-	eventually(t, time.Minute, func() error {
+	servers.Eventually(t, func() error {
 		if _, err := w.v.Client.Logical().Write(w.mount+"/killpoints/rollback", nil); err != nil {
 			return err
 		}
@@ -376,7 +376,7 @@ func TestFaultsOfRevoking(t *testing.T) {
 			}
 			write(t, v.Client, w.mount+"/rotate/current", nil)
 			w.creds(t, "current") // has what is due done
-			eventually(t, time.Minute, func() error {
+			servers.Eventually(t, func() error {
 				role := read(t, v.Client, w.mount+"/roles/current")
 				if waiting := fmt.Sprint(role["pending_revocations"]); !strings.Contains(waiting, "answered 403") {
 					return fmt.Errorf("want pending_revocations to say why, got %s", waiting)
@@ -396,7 +396,7 @@ func TestFaultsOfRevoking(t *testing.T) {
 				t.Errorf("revoking the lease once more: %v", err)
 			}
 			// The engine tries again after a minute, when the role is read.
-			eventually(t, 4*time.Minute, func() error {
+			servers.Eventually(t, func() error {
 				w.creds(t, "current")
 				if role := read(t, v.Client, w.mount+"/roles/current"); role["pending_revocations"] != nil {
 					return fmt.Errorf("these wait to be revoked: %v", role["pending_revocations"])
@@ -443,7 +443,7 @@ func TestReaderThatGivesUp(t *testing.T) {
 			time.Sleep(time.Second) // until Vault has told the plugin
 			close(goOn)
 
-			eventually(t, time.Minute, func() error {
+			servers.Eventually(t, func() error {
 				if living := w.living(); len(living) != 1 || !strings.HasPrefix(living[0], "regcred-first-") {
 					return fmt.Errorf("want the credential of the shared role alive and no other, got %q", living)
 				}

@@ -63,7 +63,7 @@ func TestExpiredWhileSealedIsOneMint(t *testing.T) {
 	if err := v.Client.Sys().Seal(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 30*time.Second, func() error {
+	servers.Eventually(t, func() error {
 		if lab.Pulls(old, gitlabtest.Project) {
 			return errors.New("the credential still works")
 		}

@@ -9,10 +9,10 @@ import (
 	"os"
 	"strings"
 	"syscall"
-	"time"
 
 	"vault-plugin-secrets-regcred/backend/issuer/gitlab/gitlabtest"
 	"vault-plugin-secrets-regcred/backend/issuer/issuertest"
+	"vault-plugin-secrets-regcred/tests/servers"
 )
 
 // dieWhileMinting ends the plugin while it mints: killed, and with a dump of
@@ -31,11 +31,7 @@ func (p *planting) dieWhileMinting(s *gitlabtest.Server) {
 			defer close(done)
 			_, _ = p.Client.Logical().Read("regcred/creds/held") // fails with the process
 		}()
-		select {
-		case <-minting:
-		case <-time.After(heldFor):
-			p.t.Fatal("nothing is minted")
-		}
+		servers.Receive(p.t, minting, "nothing is minted")
 		if err := syscall.Kill(pid, signal); err != nil {
 			p.t.Fatal(err)
 		}
@@ -43,7 +39,7 @@ func (p *planting) dieWhileMinting(s *gitlabtest.Server) {
 		p.WaitUntilServed(p.t)
 		s.ClearFaults()
 	}
-	eventually(p.t, heldFor, func() error {
+	servers.Eventually(p.t, func() error {
 		if !strings.Contains(p.Log(), "goroutine ") || !strings.Contains(p.Log(), "mintFor") {
 			return errors.New("the log has no dump of the plugin's goroutines")
 		}

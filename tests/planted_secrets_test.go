@@ -16,7 +16,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/hashicorp/vault/api"
 
@@ -616,6 +615,3 @@ func (p *planting) lookAtLogs() {
 	}
 	p.t.Logf("%d requests; searched %d KiB of log and %d KiB of audit", p.requests, len(log)>>10, len(content)>>10)
 }
-
-// heldFor is how long a mint is held, in which the plugin dies.
-const heldFor = 20 * time.Second

@@ -24,9 +24,6 @@ import (
 // A snapshot of Vault takes the registry back to nothing: what docs/operations.md
 // says of restoring an old one is what these tests find.
 
-// restoreLimit is for what Vault has the engine do once a minute.
-const restoreLimit = 4 * time.Minute
-
 // mintedBy returns the names of the credentials that come to be at a registry
 // while something is done.
 func mintedBy(living func() []string, do func()) []string {
@@ -90,7 +87,7 @@ func TestRestoringAnOldSnapshot(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, v.Client, "regcred/connections/gitlab", fields{"allowed_roles": "daily,often,later"})
-	eventually(t, restoreLimit, func() error {
+	servers.Eventually(t, func() error {
 		creds("daily") // which notices that a grace period is over
 		if pulls(old["daily"]) {
 			return errors.New("the old credential still works")
@@ -136,7 +133,7 @@ func TestRestoringAnOldSnapshot(t *testing.T) {
 	})
 
 	t.Run("what is overdue is replaced without a read", func(t *testing.T) {
-		eventually(t, restoreLimit, func() error {
+		servers.Eventually(t, func() error {
 			role := read(t, v.Client, "regcred/roles/often")
 			if role["last_vault_rotation"].(string) <= oldOften.UTC().Add(29*time.Second).Format(time.RFC3339) {
 				return fmt.Errorf("not yet: %v", role)
@@ -188,7 +185,7 @@ func orphansAfterRotating(t *testing.T, v *servers.Vault, living func() []string
 	for _, role := range roles {
 		write(t, v.Client, "regcred/rotate/"+role, nil)
 	}
-	eventually(t, restoreLimit, func() error {
+	servers.Eventually(t, func() error {
 		for _, role := range roles {
 			read(t, v.Client, "regcred/creds/"+role)
 			if waiting := read(t, v.Client, "regcred/roles/"+role)["pending_revocations"]; waiting != nil {
@@ -291,7 +288,7 @@ func TestRestoringAtGitea(t *testing.T) {
 		write(t, v.Client, "regcred/rotate/my_app", nil)
 		since = credentialOf(read(t, v.Client, "regcred/creds/my_app"))
 		read(t, v.Client, "regcred/creds/ci")
-		eventually(t, restoreLimit, func() error {
+		servers.Eventually(t, func() error {
 			read(t, v.Client, "regcred/creds/my_app")
 			if waiting := read(t, v.Client, "regcred/roles/my_app")["pending_revocations"]; waiting != nil {
 				return fmt.Errorf("%v", waiting)

@@ -193,11 +193,7 @@ func (l *rollLoad) startSlowRead(lab *gitlabtest.Server, role string) <-chan str
 		defer close(answered)
 		l.read(role)
 	}()
-	select {
-	case <-asked:
-	case <-time.After(time.Minute):
-		l.Fatal("GitLab is not asked to mint")
-	}
+	servers.Receive(l, asked, "GitLab is not asked to mint")
 	return answered
 }
 
@@ -205,7 +201,7 @@ func (l *rollLoad) startSlowRead(lab *gitlabtest.Server, role string) <-chan str
 func (l *rollLoad) goesOn(t *testing.T) {
 	t.Helper()
 	reads, writes := l.reads.Load(), l.writes.Load()
-	eventually(t, time.Minute, func() error {
+	servers.Eventually(t, func() error {
 		if t.Failed() {
 			t.FailNow()
 		}

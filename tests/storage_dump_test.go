@@ -70,7 +70,7 @@ func TestDumpStorage(t *testing.T) {
 	mount := d.v.RawMount(t, servers.Mount)
 	dump := &storagetest.Dump{Build: *dumpBuild}
 	// Vault has the engine do what is due once a minute, which may be now.
-	eventually(t, time.Minute, func() error {
+	servers.Eventually(t, func() error {
 		dump.Storage = d.values(mount)
 		dump.Answers = d.answers()
 		dump.At = time.Now().UTC()
@@ -249,7 +249,7 @@ func (d *dumper) interrupted(lab *gitlabtest.Server) {
 	lab.InjectFault(-1, issuertest.Method(http.MethodDelete), issuertest.Status(http.StatusServiceUnavailable, "", "Retry-After", "3600"))
 	d.write("rotate/gitlab-not-revoked", nil)
 	d.read("creds/gitlab-not-revoked") // which has what is due done
-	eventually(d, time.Minute, func() error {
+	servers.Eventually(d, func() error {
 		waiting := read(d, d.v.Client, servers.Mount+"/roles/gitlab-not-revoked")["pending_revocations"].([]any)
 		if waiting[0].(fields)["last_error"] == nil {
 			return errors.New("not yet tried")

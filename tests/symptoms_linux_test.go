@@ -179,7 +179,7 @@ func (s *scenery) deleteFails(path string) {
 // warns shows the warnings of a read, once it has some.
 func (s *scenery) warns(path string) {
 	s.t.Helper()
-	eventually(s.t, time.Minute, func() error {
+	servers.Eventually(s.t, func() error {
 		secret, err := s.tryRead(path)
 		if err != nil || secret == nil || len(secret.Warnings) == 0 {
 			return fmt.Errorf("want a warning from %s, got %v, %s", path, secret, fmt.Sprint(err))
@@ -319,7 +319,7 @@ var symptomScenes = map[string]func(*scenery){
 		s.read("creds/app")
 		s.InjectFault(-1, issuertest.Method(http.MethodDelete), issuertest.Status(http.StatusForbidden, `{"message":"403 Forbidden"}`))
 		s.write("rotate/app", nil)
-		eventually(s.t, time.Minute, func() error {
+		servers.Eventually(s.t, func() error {
 			s.read("creds/app")
 			waiting, _ := s.read("roles/app")["pending_revocations"].([]any)
 			if len(waiting) != 1 || waiting[0].(map[string]any)["last_error"] == nil {
@@ -417,7 +417,7 @@ var raftScenes = map[string]func(*scenery){
 		s.write("roles/app", credential(nil))
 		s.v.KillPlugin(s.t)
 		s.v.WaitUntilServed(s.t)
-		eventually(s.t, time.Minute, func() error {
+		servers.Eventually(s.t, func() error {
 			exited := regexp.MustCompile(`plugin process exited: .*`).FindString(s.v.Log())
 			if exited == "" {
 				return fmt.Errorf("Vault does not log that the process has exited")
@@ -438,7 +438,7 @@ var raftScenes = map[string]func(*scenery){
 		}
 		pid := s.v.KillPlugin(s.t)
 		s.t.Logf("killed %d", pid)
-		eventually(s.t, time.Minute, func() error {
+		servers.Eventually(s.t, func() error {
 			_, err := s.tryRead("config")
 			if err == nil || !strings.Contains(err.Error(), "checksum") {
 				return fmt.Errorf("want an error about the checksum, got %s", fmt.Sprint(err))
@@ -455,7 +455,7 @@ var raftScenes = map[string]func(*scenery){
 		}
 		s.v.Restart(s.t)
 		s.v.Unseal(s.t)
-		eventually(s.t, time.Minute, func() error {
+		servers.Eventually(s.t, func() error {
 			skipped := regexp.MustCompile(`skipping plugin-based mount entry: .*`).FindString(s.v.Log())
 			if skipped == "" {
 				return fmt.Errorf("Vault does not log that it has skipped the mount")

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
 	"vault-plugin-secrets-regcred/backend/issuer"
@@ -19,7 +18,6 @@ import (
 
 const (
 	wantedRenderings = 4
-	agentLimit       = 3 * time.Minute
 
 	agentPolicy = `
 path "regcred/creds/*" { capabilities = ["read"] }
@@ -69,17 +67,17 @@ func TestVaultAgentFollowsRotationsAndLeases(t *testing.T) {
 	leased := newRendered(t, v, dir, "leased", fields{"mode": "leased", "ttl": "6s", "max_ttl": "15s"})
 	startAgentFor(t, v, dir, shared, leased)
 
-	eventually(t, agentLimit, func() error { return leased.wasRendered(1) })
+	servers.Eventually(t, func() error { return leased.wasRendered(1) })
 	lease := leasesBelow(t, v.Client, "regcred/creds/leased")[0]
-	eventually(t, agentLimit, func() error { return isRenewed(t, v, "regcred/creds/leased/"+lease) })
+	servers.Eventually(t, func() error { return isRenewed(t, v, "regcred/creds/leased/"+lease) })
 
 	for _, r := range []*rendered{shared, leased} {
-		eventually(t, agentLimit, func() error { return r.wasRendered(wantedRenderings) })
+		servers.Eventually(t, func() error { return r.wasRendered(wantedRenderings) })
 		r.eachOnce(t)
 	}
 	// The lease of the credential that was replaced has ended, and it with it.
 	first := leased.renderings(t)[0]
-	eventually(t, time.Minute, func() error {
+	servers.Eventually(t, func() error {
 		if leased.lab.Pulls(parsed(t, first), gitlabtest.Project) {
 			return fmt.Errorf("the first leased credential still pulls")
 		}
@@ -148,7 +146,7 @@ func (r *rendered) wasRendered(times int) error {
 // fails the test if any credential was rendered twice.
 func (r *rendered) eachOnce(t *testing.T) {
 	t.Helper()
-	eventually(t, agentLimit, func() error {
+	servers.Eventually(t, func() error {
 		minted := int(r.mints.Load())
 		if got := len(r.renderings(t)); got != minted {
 			return fmt.Errorf("want as many renderings of %s as credentials were minted, %d, got %d", r.role, minted, got)

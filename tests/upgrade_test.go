@@ -170,7 +170,7 @@ func (r *restored) endsLeases(t *testing.T) {
 // endsWhatWasHalfDone waits for Vault, which calls the engine once a minute.
 func (r *restored) endsWhatWasHalfDone(t *testing.T) {
 	t.Helper()
-	eventually(t, 4*time.Minute, func() error {
+	servers.Eventually(t, func() error {
 		if left := r.RawKeys(t, r.mount+"wal/"); left != nil {
 			return fmt.Errorf("write-ahead entries are left: %q", left)
 		}

@@ -122,7 +122,7 @@ func TestVerifyOfABundleAnswersForEachMember(t *testing.T) {
 			"registry": registry.Addr, "username": "robot", "password": marker, "verify_repository": "team/app", "allowed_bundles": "all",
 		})
 	}
-	down.Stop()
+	down.Stop(t)
 	write(t, v.Client, "regcred/roles/all", fields{"members": "up,down"})
 	secret, err := v.Client.Logical().Write("regcred/verify/all", nil)
 	if err != nil {

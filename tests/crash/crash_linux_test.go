@@ -146,7 +146,7 @@ func (h *harness) killAtCall(pid, n int, then func()) func(*http.Request) {
 		if calls.Add(1) != int64(n) {
 			return
 		}
-		if !servers.KillProcess(pid) {
+		if !servers.KillProcess(h, pid) {
 			h.Errorf("process %d does not die", pid)
 		}
 		then()
@@ -172,7 +172,7 @@ func (h *harness) kill(op operation, trigger trigger, n int) bool {
 	disarm := trigger.arm(op, pid, n)
 	err := op.run()
 	// A process that was killed may take a moment longer than what it answers.
-	killed := !servers.Running(pid) || err != nil && servers.Ends(pid)
+	killed := !servers.Running(pid) || err != nil && servers.Ends(h, pid)
 	if !killed && err != nil {
 		h.Fatalf("%s: was not reached, and the operation failed: %v", h.doing, err)
 	}

@@ -28,8 +28,10 @@ const (
 	briefTTL    = 15 * time.Second
 	leaseMargin = time.Minute // as in the engine
 
-	rollbackLimit   = 30 * time.Second
-	backgroundLimit = 10 * time.Second // less than briefTTL, at which a registry may end a credential itself
+	// maxLooks is how often to look for what was begun in the background. It is
+	// a number, because with more time the engine's own sweeps would end what
+	// a rollback has left.
+	maxLooks = 500
 
 	randomTail = 27 // what stands behind the role in the name of a credential
 )
@@ -211,13 +213,13 @@ func (h *harness) rollBack() error { return h.write(pathRollback, nil) }
 // left to be done.
 func (h *harness) mustRollBack() {
 	h.Helper()
-	var err error
-	for deadline := time.Now().Add(rollbackLimit); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		if err = h.rollBack(); err == nil {
-			return
+	servers.Eventually(h, func() error {
+		err := h.rollBack()
+		if err != nil {
+			err = fmt.Errorf("%s: rollback fails: %w", h.doing, err)
 		}
-	}
-	h.Fatalf("%s: rollback fails: %v", h.doing, err)
+		return err
+	})
 }
 
 // check checks what TestKills says.
@@ -259,10 +261,11 @@ func (h *harness) checkReads() {
 func (h *harness) checkLiving() {
 	h.Helper()
 	var problem string
-	for deadline := time.Now().Add(backgroundLimit); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	for range maxLooks {
 		if problem = h.compareLiving(); problem == "" {
 			return
 		}
+		time.Sleep(10 * time.Millisecond)
 	}
 	h.Fatalf("%s: %s", h.doing, problem)
 }

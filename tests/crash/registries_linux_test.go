@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -40,6 +41,9 @@ const minting = "minting"
 
 func gitlab(t *testing.T) registry {
 	s := gitlabtest.New(t)
+	// Nothing expires there, so that what is forgotten stays to be seen.
+	start := time.Now()
+	s.SetNow(func() time.Time { return start })
 	return registry{
 		Server: s.Server, kind: "gitlab", image: s.Host() + "/" + gitlabtest.Project + ":1",
 		connections: map[string]issuer.Connection{minting: s.Connection()},

@@ -44,9 +44,6 @@ const (
 	// the former one meanwhile has so much less of its grace period.
 	storingMargin = 2 * time.Second
 
-	// clusterLimit is for what takes seconds, on a loaded machine.
-	clusterLimit = 2 * time.Minute
-
 	pathRollback = "regcred/killpoints/rollback"
 )
 
@@ -164,7 +161,7 @@ func (w *clusterWorld) mustDelete(path string) {
 // must sends a request through any node, again while no node leads.
 func (w *clusterWorld) must(what string, request func(*api.Logical) error) {
 	w.Helper()
-	eventually(w.T, clusterLimit, func() error {
+	servers.Eventually(w.T, func() error {
 		err := request(w.anyNode().Client.Logical())
 		if err != nil && !saysNoLeader(err) {
 			w.Fatalf("%s: %v", what, err)
@@ -520,18 +517,14 @@ func (w *clusterWorld) killLeader(n int) {
 	if way.catch != nil {
 		var caught <-chan struct{}
 		caught, free = w.lab.holdNext(w.T, way.catch, way.acted)
-		select {
-		case <-caught:
-		case <-time.After(clusterLimit):
-			w.Fatalf("the registry is not asked for anything any more: wanted to kill node %s %s", leader.Name(), way.name)
-		}
+		servers.Receive(w.T, caught, fmt.Sprintf("the registry is not asked for anything any more: wanted to kill node %s %s", leader.Name(), way.name))
 		leader = w.cluster.WaitUntilServed(w.T) // it may have changed without being asked
 	}
 	w.season.Add(1)
 	killed := time.Now()
 	w.cluster.Kill(w.T, leader)
 	if way.machine {
-		w.cluster.EndOrphans()
+		w.cluster.EndOrphans(w.T)
 		free(false)
 	}
 	// What its plugin has begun comes at once, what the next leader does not.
@@ -542,7 +535,7 @@ func (w *clusterWorld) killLeader(n int) {
 	w.failover = append(w.failover, served.Sub(killed))
 	free(true)
 	w.nothingIsLost()
-	w.cluster.EndOrphans()
+	w.cluster.EndOrphans(w.T)
 	w.cluster.Revive(w.T, leader)
 	w.proven(fmt.Sprintf("%2d: node %s killed %s", n+1, leader.Name(), way.name), killed, served)
 }
@@ -556,7 +549,7 @@ func (w *clusterWorld) stepDown() {
 	if err := leader.Client.Sys().StepDown(); err != nil {
 		w.Fatalf("node %s does not step down: %v", leader.Name(), err)
 	}
-	eventually(w.T, clusterLimit, func() error {
+	servers.Eventually(w.T, func() error {
 		if next := w.cluster.WaitUntilServed(w.T); next == leader {
 			return fmt.Errorf("node %s still leads", leader.Name())
 		}
@@ -612,7 +605,7 @@ func (w *clusterWorld) nothingIsLost() {
 			continue
 		}
 		for _, r := range slices.Concat(w.static, []*register{w.member, w.quiet}) {
-			eventually(w.T, clusterLimit, func() error {
+			servers.Eventually(w.T, func() error {
 				if _, ok := w.readStatic(v, r); !ok {
 					return fmt.Errorf("%s cannot be read", r.path)
 				}
@@ -669,7 +662,7 @@ func (w *clusterWorld) rotateOnce(v *servers.Vault) {
 // after a time.
 func (w *clusterWorld) rotationsGoOn(after time.Time) {
 	for _, s := range w.shared {
-		eventually(w.T, clusterLimit, func() error {
+		servers.Eventually(w.T, func() error {
 			tokens := w.lab.of(s.name)
 			if !slices.ContainsFunc(tokens, func(t token) bool { return t.minted.After(after) && !t.lastRead.IsZero() }) {
 				return fmt.Errorf("%s: no rotation since the leader has changed", s.name)
@@ -748,7 +741,7 @@ func (w *clusterWorld) leaveNothing() {
 // registry has is what is wanted.
 func (w *clusterWorld) rollBackUntil(want func() []string) {
 	w.Helper()
-	eventually(w.T, clusterLimit, func() error {
+	servers.Eventually(w.T, func() error {
 		if _, err := w.anyNode().Client.Logical().Write(pathRollback, nil); err != nil {
 			return fmt.Errorf("rolling back: %w", err)
 		}

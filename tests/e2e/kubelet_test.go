@@ -18,18 +18,8 @@ import (
 	"vault-plugin-secrets-regcred/tests/servers"
 )
 
-const (
-	// podLimit is how long a pod may take to run, or to be refused.
-	podLimit = 90 * time.Second
-
-	// backOffLimit is how long the kubelet may wait until it pulls again: 10
-	// seconds at first and twice as long each time, while the test corrects the
-	// Secret at once.
-	backOffLimit = 2 * time.Minute
-
-	// unauthorized is the registry's answer as the events of a pod have it.
-	unauthorized = "401 Unauthorized"
-)
+// unauthorized is the registry's answer as the events of a pod have it.
+const unauthorized = "401 Unauthorized"
 
 // TestKubelet has a real kubelet run pods from the registry, with Secrets that
 // the scripts for kubectl made.
@@ -56,8 +46,8 @@ func testKubeletRunsPod(t *testing.T, k *servers.Kubernetes, node *servers.Node)
 			k := k.Namespace(t, "kubelet-"+script)
 			w.makeSecret(t, k, script)
 			w.startPod(t, k, node, "app", "regcred")
-			eventually(t, podLimit, func() error { return runs(k, "app") })
-			eventually(t, podLimit, func() error {
+			servers.Eventually(t, func() error { return runs(k, "app") })
+			servers.Eventually(t, func() error {
 				if log := node.ContainerLog(t, "kubelet-"+script, "app"); !strings.Contains(log, w.image) {
 					return fmt.Errorf("want the container to say %q, got %q", w.image, log)
 				}
@@ -73,12 +63,12 @@ func testKubeletRefusesPod(t *testing.T, k *servers.Kubernetes, node *servers.No
 	w.vault.CLI(t, "", "write", "regcred/roles/my_app", "password=wrong")
 	w.makeSecret(t, k, "create")
 	w.startPod(t, k, node, "app", "regcred")
-	eventually(t, podLimit, func() error { return refused(k, "app", unauthorized) })
+	servers.Eventually(t, func() error { return refused(k, "app", unauthorized) })
 
 	w.vault.CLI(t, w.login.Password, "write", "regcred/roles/my_app", "password=-")
 	w.makeSecret(t, k, "update")
 	corrected := time.Now()
-	eventually(t, backOffLimit, func() error { return runs(k, "app") })
+	servers.Eventually(t, func() error { return runs(k, "app") })
 	t.Logf("the pod ran %s after its Secret was right", time.Since(corrected).Round(100*time.Millisecond))
 
 	// Once the password has changed, what runs goes on, but nothing new is pulled.
@@ -87,7 +77,7 @@ func testKubeletRefusesPod(t *testing.T, k *servers.Kubernetes, node *servers.No
 	w.image = w.registry.Addr + "/team/next:1"
 	w.push(t)
 	w.startPod(t, k, node, "next", "regcred")
-	eventually(t, podLimit, func() error { return refused(k, "next", unauthorized) })
+	servers.Eventually(t, func() error { return refused(k, "next", unauthorized) })
 	if err := runs(k, "app"); err != nil {
 		t.Error(err)
 	}
@@ -98,9 +88,9 @@ func testKubeletNamesMissingSecret(t *testing.T, k *servers.Kubernetes, node *se
 	w := newPodWorld(t, node)
 	k = k.Namespace(t, "kubelet-missing")
 	w.startPod(t, k, node, "app", "regcred")
-	eventually(t, podLimit, func() error { return refused(k, "app", "Unable to retrieve some image pull secrets (regcred)") })
+	servers.Eventually(t, func() error { return refused(k, "app", "Unable to retrieve some image pull secrets (regcred)") })
 	w.makeSecret(t, k, "apply")
-	eventually(t, backOffLimit, func() error { return runs(k, "app") })
+	servers.Eventually(t, func() error { return runs(k, "app") })
 }
 
 // testKubeletChecksImagesItHas: since Kubernetes 1.35 an image that one pod was
@@ -110,12 +100,12 @@ func testKubeletChecksImagesItHas(t *testing.T, k *servers.Kubernetes, node *ser
 	k = k.Namespace(t, "kubelet-image-present")
 	w.makeSecret(t, k, "create")
 	w.startPod(t, k, node, "first", "regcred")
-	eventually(t, podLimit, func() error { return runs(k, "first") })
+	servers.Eventually(t, func() error { return runs(k, "first") })
 
 	w.startPod(t, k, node, "with", "regcred")
 	w.startPod(t, k, node, "without", "")
-	eventually(t, podLimit, func() error { return runs(k, "with") })
-	eventually(t, podLimit, func() error { return refused(k, "without", unauthorized) })
+	servers.Eventually(t, func() error { return runs(k, "with") })
+	servers.Eventually(t, func() error { return refused(k, "without", unauthorized) })
 }
 
 // newPodWorld is a world with an image that can run.

@@ -70,15 +70,6 @@ type world struct {
 	login    clients.Login
 }
 
-const (
-	// waitLimit is how long a consumer may take for what it does at once.
-	waitLimit = 30 * time.Second
-
-	// rotationLimit is how long a changed password may take to arrive: twice
-	// the interval of the examples.
-	rotationLimit = 2 * time.Minute
-)
-
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	login := clients.Login{Username: "robot$team+puller", Password: `p"4\ss:<&>$`}
@@ -238,12 +229,14 @@ func withoutLine(text string, line int) string {
 	return strings.Join(slices.Delete(lines, line-1, line), "")
 }
 
-// cutLimit is how long to watch an example without a line; most never work.
-func cutLimit(line int) time.Duration {
+// cutLimit returns until when to watch an example without a line: 10 seconds,
+// because most never work. The whole example, line 0, has all the time there is.
+func cutLimit(t *testing.T, line int) time.Time {
+	t.Helper()
 	if line == 0 {
-		return waitLimit
+		return servers.Limit(t)
 	}
-	return 10 * time.Second
+	return time.Now().Add(10 * time.Second)
 }
 
 // wantNeeded judges what came of an example without a line: with line 0 left
@@ -255,26 +248,5 @@ func wantNeeded(t *testing.T, line int, err error) {
 		t.Errorf("the whole example fails: %v", err)
 	case line != 0 && err == nil:
 		t.Error("the example works without the line")
-	}
-}
-
-// eventually waits until check returns nil.
-func eventually(t *testing.T, limit time.Duration, check func() error) {
-	t.Helper()
-	if err := within(limit, check); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// within calls check until it returns nil, for a while.
-func within(limit time.Duration, check func() error) error {
-	for deadline := time.Now().Add(limit); ; time.Sleep(250 * time.Millisecond) {
-		err := check()
-		if err == nil {
-			return nil
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("after %s: %w", limit, err)
-		}
 	}
 }

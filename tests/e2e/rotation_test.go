@@ -30,7 +30,7 @@ func testRotation(t *testing.T, k *servers.Kubernetes) {
 	current := map[string]func() (string, error){}
 	for _, name := range externalSecretsExamples {
 		k := k.Namespace(t, "rotation-"+name)
-		if err := applyAndWait(k, w.externalSecret(t, name), waitLimit); err != nil {
+		if err := applyAndWait(k, w.externalSecret(t, name), servers.Limit(t)); err != nil {
 			t.Fatal(err)
 		}
 		current["External Secrets, "+name] = func() (string, error) { return dockerConfig(k) }
@@ -67,7 +67,7 @@ func testRotation(t *testing.T, k *servers.Kubernetes) {
 	for name, get := range current {
 		consumers.Go(func() {
 			var config string
-			if err := within(rotationLimit, func() (err error) {
+			if err := servers.TryUntil(servers.Limit(t), func() (err error) {
 				config, err = get()
 				if err == nil && config == before[name] {
 					err = errors.New("still the old password")

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"vault-plugin-secrets-regcred/tests/servers"
 )
@@ -60,12 +59,12 @@ func testVaultAgentConfigJSON(t *testing.T, _ *servers.Kubernetes) {
 	w.pulls(t, want)
 
 	// The agent may be started again: it has not used its secret up.
-	a.process.Stop()
+	a.process.Stop(t)
 	if err := os.Remove(filepath.Join(a.dir, "config.json")); err != nil {
 		t.Fatal(err)
 	}
 	a.start(t)
-	eventually(t, waitLimit, func() error { return a.gives(want) })
+	servers.Eventually(t, func() error { return a.gives(want) })
 }
 
 func testVaultAgentSecret(t *testing.T, k *servers.Kubernetes) {
@@ -88,15 +87,15 @@ func testVaultAgentSupervisor(t *testing.T, _ *servers.Kubernetes) {
 
 	w.changePassword(t, "replaced")
 	want := a.example.want(t, w, "my_app")
-	eventually(t, rotationLimit, func() error { return a.gives(want) })
+	servers.Eventually(t, func() error { return a.gives(want) })
 	w.pulls(t, want)
 	if alive(child) {
 		t.Error("the child with the old password still runs")
 	}
 
 	child = a.child(t)
-	a.process.Stop()
-	eventually(t, waitLimit, func() error {
+	a.process.Stop(t)
+	servers.Eventually(t, func() error {
 		if alive(child) {
 			return fmt.Errorf("child %d still runs", child)
 		}
@@ -127,7 +126,7 @@ func testVaultAgentExamplesAreMinimal(t *testing.T, k *servers.Kubernetes) {
 					for _, file := range files {
 						a.write(t, file, strings.NewReplacer("my_app", role, `"1m"`, `"2s"`).Replace(a.read(t, file)))
 					}
-					wantNeeded(t, line, w.rendersAsTheExample(t, a, role, cutLimit(line)))
+					wantNeeded(t, line, w.rendersAsTheExample(t, a, role, line))
 				})
 			}
 		}
@@ -136,7 +135,7 @@ func testVaultAgentExamplesAreMinimal(t *testing.T, k *servers.Kubernetes) {
 
 // rendersAsTheExample starts an agent for a role and checks all that the
 // example stands for. The agent reads every two seconds.
-func (w *world) rendersAsTheExample(t *testing.T, a *agent, role string, limit time.Duration) error {
+func (w *world) rendersAsTheExample(t *testing.T, a *agent, role string, line int) error {
 	t.Helper()
 	for i, password := range []string{"first", "second"} {
 		w.vault.CLI(t, "", "write", "regcred/roles/"+role, "registry="+w.registry.Addr, "username=u", "password="+password)
@@ -144,7 +143,7 @@ func (w *world) rendersAsTheExample(t *testing.T, a *agent, role string, limit t
 		if i == 0 {
 			a.start(t)
 		}
-		if err := within(limit, func() error {
+		if err := servers.TryUntil(cutLimit(t, line), func() error {
 			if a.process.Ended() {
 				return nil // it will give nothing more
 			}
@@ -208,7 +207,7 @@ func (w *world) startAgent(t *testing.T, e agentExample, k *servers.Kubernetes) 
 	a := w.newAgent(t, e, k)
 	a.start(t)
 	want := e.want(t, w, "my_app")
-	eventually(t, waitLimit, func() error { return a.gives(want) })
+	servers.Eventually(t, func() error { return a.gives(want) })
 	return a
 }
 

@@ -12,9 +12,6 @@ import (
 	"github.com/hashicorp/vault/api"
 )
 
-// wholeLimit is how long nodes may take to elect a leader, and to serve by it.
-const wholeLimit = 2 * time.Minute
-
 // Cluster is one Vault of three nodes, with integrated storage. At any time one
 // of them leads, and the others forward to it what they are asked.
 type Cluster struct {
@@ -51,7 +48,7 @@ func StartCluster(t testing.TB) *Cluster {
 	for _, v := range c.Nodes {
 		v.connectStrictly(t)
 	}
-	t.Cleanup(c.EndOrphans)
+	t.Cleanup(func() { c.EndOrphans(t) })
 	c.WaitUntilWhole(t)
 	return c
 }
@@ -108,16 +105,16 @@ func (c *Cluster) Leader() (leader *Vault, since time.Time) {
 func (c *Cluster) Kill(t testing.TB, v *Vault) {
 	t.Helper()
 	c.orphans = append(c.orphans, v.PluginPIDs(t)...)
-	if !KillProcess(v.PID()) {
+	if !KillProcess(t, v.PID()) {
 		t.Fatalf("node %s does not die", v.node)
 	}
 	<-v.done
 }
 
 // EndOrphans ends, with SIGKILL, the plugins of nodes that were killed.
-func (c *Cluster) EndOrphans() {
+func (c *Cluster) EndOrphans(t testing.TB) {
 	for _, pid := range c.orphans {
-		KillProcess(pid)
+		KillProcess(t, pid)
 	}
 	c.orphans = nil
 }
@@ -131,21 +128,15 @@ func (c *Cluster) Revive(t testing.TB, v *Vault) {
 
 // WaitUntilServed waits until one of the nodes leads, and all that run serve,
 // and returns the leader.
-func (c *Cluster) WaitUntilServed(t testing.TB) *Vault {
+func (c *Cluster) WaitUntilServed(t testing.TB) (leader *Vault) {
 	t.Helper()
-	var err error
-	for deadline := time.Now().Add(wholeLimit); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-		leader, _ := c.Leader()
-		if leader == nil {
-			err = errors.New("no node leads")
-			continue
+	Eventually(t, func() error {
+		if leader, _ = c.Leader(); leader == nil {
+			return errors.New("no node leads")
 		}
-		if err = c.serve(); err == nil {
-			return leader
-		}
-	}
-	t.Fatalf("the cluster does not serve after %s: %v", wholeLimit, err)
-	return nil
+		return c.serve()
+	})
+	return leader
 }
 
 // serve asks all nodes that run.
@@ -163,18 +154,14 @@ func (c *Cluster) serve() error {
 
 // WaitUntilWhole waits until all nodes run, vote, serve, and have all that had
 // been stored when it began to wait, and returns the leader.
-func (c *Cluster) WaitUntilWhole(t testing.TB) *Vault {
+func (c *Cluster) WaitUntilWhole(t testing.TB) (leader *Vault) {
 	t.Helper()
 	var stored uint64
-	var err error
-	for deadline := time.Now().Add(wholeLimit); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
-		leader := c.WaitUntilServed(t)
-		if err = c.whole(leader, &stored); err == nil {
-			return leader
-		}
-	}
-	t.Fatalf("the cluster is not whole after %s: %v", wholeLimit, err)
-	return nil
+	Eventually(t, func() error {
+		leader = c.WaitUntilServed(t)
+		return c.whole(leader, &stored)
+	})
+	return leader
 }
 
 // whole reports why the cluster is not whole. stored is how far the log was at
@@ -210,16 +197,16 @@ func (c *Cluster) whole(leader *Vault, stored *uint64) error {
 // time, it has the answer to the leader's challenge and joins by itself.
 func (v *Vault) unsealWithKey(t testing.TB) {
 	t.Helper()
-	status, err := v.Client.Sys().Unseal(v.unseal)
-	if err != nil {
+	if _, err := v.Client.Sys().Unseal(v.unseal); err != nil {
 		t.Fatalf("node %s: unsealing: %v", v.node, err)
 	}
-	for deadline := time.Now().Add(startLimit); status == nil || status.Sealed; time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("node %s: sealed after %s: %+v, %v", v.node, startLimit, status, err)
+	Eventually(t, func() error {
+		status, err := v.Client.Sys().SealStatus()
+		if err == nil && status.Sealed {
+			err = fmt.Errorf("node %s is sealed: %+v", v.node, status)
 		}
-		status, err = v.Client.Sys().SealStatus()
-	}
+		return err
+	})
 }
 
 // ReplacePlugin has all nodes run another binary of the plugin.

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 )
 
 const externalSecretsModule = "github.com/external-secrets/external-secrets"
@@ -20,16 +19,11 @@ func StartExternalSecrets(t testing.TB, k *Kubernetes) *Process {
 	t.Helper()
 	// On the server, because the definitions do not fit the annotation that kubectl would keep them in.
 	k.Kubectl(t, "", "apply", "--server-side", "-f", filepath.Join(moduleDir(t, "external-secrets", externalSecretsModule), "deploy", "crds", "bundle.yaml"))
-	for deadline := time.Now().Add(startLimit); ; time.Sleep(100 * time.Millisecond) {
+	Eventually(t, func() error {
 		// It fails, instead of waiting, for a definition that has no conditions yet.
 		_, err := k.TryKubectl("", "wait", "--for=condition=Established", "--timeout=10s", "crd", "--all")
-		if err == nil {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
-	}
+		return err
+	})
 
 	metrics := freeAddr(t)
 	cmd := exec.Command(Bin(t, "external-secrets"), "--live-addr=0", "--metrics-addr="+metrics, "--concurrent=4", "--loglevel=info")

@@ -36,7 +36,8 @@ type Gitea struct {
 	Host string // host:port, as in image names
 
 	dir      string
-	operator Account // of the tests: a site administrator that nothing else uses
+	limit    time.Time // of the test, at which calls of the API end
+	operator Account   // of the tests: a site administrator that nothing else uses
 }
 
 // Account is one of a Gitea.
@@ -59,6 +60,7 @@ func StartGitea(t testing.TB) *Gitea {
 		// By name, because crane refuses token servers at private addresses.
 		Host:     "localhost:" + port,
 		dir:      t.TempDir(),
+		limit:    Limit(t),
 		operator: Account{"operator", randomToken()},
 	}
 	if err := os.WriteFile(g.configFile(), []byte(g.config(t, port)), 0o600); err != nil {
@@ -154,7 +156,7 @@ func (g *Gitea) try(as Account, method, path string, status int, in, out any) er
 	if path != "/version" {
 		req.SetBasicAuth(as.Name, as.Password)
 	}
-	resp, err := (&http.Client{Timeout: 30 * time.Second}).Do(req)
+	resp, err := (&http.Client{Timeout: time.Until(g.limit)}).Do(req)
 	if err != nil {
 		return err
 	}

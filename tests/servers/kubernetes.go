@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // Kubernetes is a running kube-apiserver on an etcd of its own. It has no
@@ -27,7 +28,8 @@ type Kubernetes struct {
 	PublicKey  string // PEM; verifies the tokens of service accounts
 	Issuer     string // of the tokens of service accounts
 
-	home string // where kubectl caches what the server offers
+	home  string    // where kubectl caches what the server offers
+	limit time.Time // of the test, at which kubectl is stopped
 }
 
 // StartKubernetes starts etcd and kube-apiserver on loopback.
@@ -38,6 +40,7 @@ func StartKubernetes(t testing.TB) *Kubernetes {
 	k := &Kubernetes{
 		Kubeconfig: filepath.Join(dir, "kubeconfig"),
 		home:       dir,
+		limit:      Limit(t),
 		Issuer:     "https://kubernetes.default.svc.cluster.local",
 	}
 	private, public := newKeyPair(t)
@@ -145,7 +148,7 @@ func (k *Kubernetes) Kubectl(t testing.TB, stdin string, args ...string) string 
 // TryKubectl is [Kubernetes.Kubectl] for a command that may fail; the error
 // holds what kubectl wrote to standard error.
 func (k *Kubernetes) TryKubectl(stdin string, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), startLimit)
+	ctx, cancel := context.WithDeadline(context.Background(), k.limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(Repo(), ".bin", "kubectl"), args...)
 	cmd.Env = k.Env()

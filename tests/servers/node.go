@@ -310,20 +310,16 @@ func (n *Node) removeCgroups(t testing.TB) {
 		t.Fatal(err)
 	}
 	hierarchies := []string{cgroups, filepath.Join(cgroups, "*")}
-	for deadline := time.Now().Add(stopLimit); ; time.Sleep(50 * time.Millisecond) {
+	if err := TryUntil(Limit(t), func() error {
 		var failed error
 		for _, container := range containers {
 			for _, hierarchy := range hierarchies {
 				failed = errors.Join(failed, removeAll(filepath.Join(hierarchy, "k8s.io", filepath.Base(container))))
 			}
 		}
-		if failed == nil {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Errorf("removing the cgroups of the containers: %v", failed)
-			break
-		}
+		return failed
+	}); err != nil {
+		t.Errorf("removing the cgroups of the containers: %v", err)
 	}
 	for _, hierarchy := range hierarchies {
 		_ = removeAll(filepath.Join(hierarchy, "k8s.io")) // fails if another containerd has cgroups there

@@ -3,16 +3,14 @@
 package servers
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 )
-
-const servedLimit = 20 * time.Second
 
 // KillPlugin sends SIGKILL to the plugin's process, once it serves requests,
 // and returns its id.
@@ -40,13 +38,13 @@ func (v *Vault) PluginPID(t testing.TB) int {
 // has noticed that the process is gone, and the next one starts it again.
 func (v *Vault) WaitUntilServed(t testing.TB) {
 	t.Helper()
-	var err error
-	for deadline := time.Now().Add(servedLimit); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		if _, err = v.Client.Logical().Read(Mount + "/config"); err == nil {
-			return
+	Eventually(t, func() error {
+		_, err := v.Client.Logical().Read(Mount + "/config")
+		if err != nil {
+			err = fmt.Errorf("the plugin does not come back: %w", err)
 		}
-	}
-	t.Fatalf("the plugin does not come back: %v", err)
+		return err
+	})
 }
 
 // PluginPIDs finds the plugin's processes among the children of Vault.
@@ -108,17 +106,17 @@ func parentOf(pid int) (parent int, running bool) {
 }
 
 // KillProcess sends SIGKILL to a process and reports whether it has ended then.
-func KillProcess(pid int) bool {
+func KillProcess(t testing.TB, pid int) bool {
 	_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
-	return Ends(pid)
+	return Ends(t, pid)
 }
 
 // Ends waits until a process has ended, and reports whether it does.
-func Ends(pid int) bool {
-	for deadline := time.Now().Add(stopLimit); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		if !Running(pid) {
-			return true
+func Ends(t testing.TB, pid int) bool {
+	return nil == TryUntil(Limit(t), func() error {
+		if Running(pid) {
+			return fmt.Errorf("process %d runs", pid)
 		}
-	}
-	return false
+		return nil
+	})
 }

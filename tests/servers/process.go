@@ -19,9 +19,8 @@ import (
 )
 
 const (
-	startLimit = 60 * time.Second // a loaded machine with two cores
-	stopLimit  = 20 * time.Second
-	shownLines = 40 // of each server's log when a test fails
+	stopLimit  = 20 * time.Second // after it, a server that does not end is killed
+	shownLines = 40               // of each server's log when a test fails
 )
 
 // Repo is the root of the repository.
@@ -76,31 +75,32 @@ func start(t testing.TB, name string, cmd *exec.Cmd, ready func() error) *Proces
 		if t.Failed() {
 			t.Logf("end of the log of %s:\n%s", name, p.log.tail(shownLines))
 		}
-		p.Stop()
+		p.stopOrKill()
 	})
 
-	deadline := time.Now().Add(startLimit)
-	for {
+	Eventually(t, func() error {
 		err := ready()
 		// Another process may have taken the port, and answer in its place.
 		if p.Ended() {
 			t.Fatalf("%s ended while starting", name)
 		}
-		if err == nil {
-			return p
+		if err != nil {
+			err = fmt.Errorf("%s is not ready: %w", name, err)
 		}
-		select {
-		case <-p.done:
-		case <-time.After(50 * time.Millisecond):
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s is not ready after %s: %v", name, startLimit, err)
-		}
-	}
+		return err
+	})
+	return p
 }
 
-// Stop ends the process and waits for it. It does nothing the second time.
-func (p *Process) Stop() {
+// Stop ends the process and waits for it.
+func (p *Process) Stop(t testing.TB) {
+	t.Helper()
+	_ = p.cmd.Process.Signal(syscall.SIGTERM)
+	Receive(t, p.done, p.name+" has not ended")
+}
+
+// stopOrKill ends the process, if it has not ended, when the test is over.
+func (p *Process) stopOrKill() {
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-p.done:

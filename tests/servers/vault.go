@@ -8,13 +8,13 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/hashicorp/vault/api"
 )
@@ -128,11 +128,12 @@ func (v *Vault) RestoreSnapshot(t testing.TB, snapshot []byte) {
 	if err := v.Client.Sys().RaftSnapshotRestore(bytes.NewReader(snapshot), false); err != nil {
 		t.Fatalf("restoring a snapshot: %v", err)
 	}
-	for deadline := time.Now().Add(startLimit); strings.Count(v.Log(), active) == before; time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not active %s after a snapshot was restored", startLimit)
+	Eventually(t, func() error {
+		if strings.Count(v.Log(), active) == before {
+			return errors.New("not active since a snapshot was restored")
 		}
-	}
+		return nil
+	})
 }
 
 func newVault(t testing.TB, plugin string) *Vault {
@@ -189,7 +190,7 @@ telemetry {
 // the same storage; it is sealed afterwards.
 func (v *Vault) Restart(t testing.TB) {
 	t.Helper()
-	v.Stop()
+	v.Stop(t)
 	v.launchRaft(t)
 }
 
@@ -200,15 +201,13 @@ func (v *Vault) Unseal(t testing.TB) {
 		t.Fatalf("unsealing: %v", err)
 	}
 	v.Client.SetToken(v.Token)
-	for deadline := time.Now().Add(startLimit); ; time.Sleep(50 * time.Millisecond) {
+	Eventually(t, func() error {
 		health, err := v.Client.Sys().Health()
-		if err == nil && !health.Sealed && !health.Standby {
-			return
+		if err == nil && (health.Sealed || health.Standby) {
+			err = fmt.Errorf("not active: %+v", health)
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("not active after %s: %+v, %v", startLimit, health, err)
-		}
-	}
+		return err
+	})
 }
 
 func (v *Vault) answers() error {

@@ -13,14 +13,13 @@ import (
 	"time"
 
 	"vault-plugin-secrets-regcred/backend/issuer/issuertest"
+	"vault-plugin-secrets-regcred/tests/servers"
 )
 
 const (
 	// faultMemory is for how long after a fault an error may come from it: a
 	// call has 30 seconds, and a role remembers why it failed.
 	faultMemory = 45 * time.Second
-
-	listenLimit = 20 * time.Second
 )
 
 // A faultKind is something that the registry's API does wrong. An error that
@@ -89,17 +88,14 @@ func (f *faults) url() string { return "http://" + f.addr }
 
 // listen listens again at the same address, which another program may have for a
 // moment.
-func (f *faults) listen() error {
-	for deadline := time.Now().Add(listenLimit); ; time.Sleep(10 * time.Millisecond) {
+func (f *faults) listen(limit time.Time) error {
+	return servers.TryUntil(limit, func() error {
 		listener, err := net.Listen("tcp", f.addr)
 		if err == nil {
 			f.serve(listener)
-			return nil
 		}
-		if time.Now().After(deadline) {
-			return err
-		}
-	}
+		return err
+	})
 }
 
 func (f *faults) serve(listener net.Listener) {
@@ -184,7 +180,7 @@ func (w *worker) happen() {
 		end, _ := w.faults.begin(kind.name)
 		w.faults.refuse()
 		time.Sleep(lasts)
-		if err := w.faults.listen(); err != nil {
+		if err := w.faults.listen(servers.Limit(w)); err != nil {
 			w.wrong("the registry's API cannot be opened again: %v", err)
 		}
 		end()

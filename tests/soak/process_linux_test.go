@@ -15,12 +15,13 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"vault-plugin-secrets-regcred/tests/servers"
 )
 
 const (
 	restTime  = 2 * time.Second // at most, in which what is under way ends
 	restTries = 5
-	askLimit  = 30 * time.Second
 )
 
 // sample is how large the plugin's process is while nothing is asked of it.
@@ -81,7 +82,7 @@ func leastOf(try, least, now int) int {
 // profile asks the plugin for a profile as text.
 func (w *world) profile(pid int, query string) string {
 	w.Helper()
-	client := &http.Client{Timeout: askLimit, Transport: &http.Transport{
+	client := &http.Client{Timeout: time.Until(servers.Limit(w)), Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(w.profiles, fmt.Sprintf("%d.sock", pid)))

@@ -29,10 +29,9 @@ const (
 
 	samples = 12
 
-	// settleLimit is for what must end by itself after the load: a lease whose
-	// answer was lost ends a minute after its max_ttl.
-	settleLimit = 5 * time.Minute
-	surround    = 20 * time.Minute // for what is before and after the load
+	// surround is for what is before and after the load. After it, a lease whose
+	// answer was lost ends by itself, a minute after its max_ttl.
+	surround = 20 * time.Minute
 
 	pathRollback = "killpoints/rollback" // of a plugin that was built with that tag
 	second       = "regcred-second"      // a mount that comes and goes
@@ -110,6 +109,7 @@ func newWorld(t *testing.T) *world {
 		T: t, gitlab: g, seed: seed, faults: newFaults(t, g.Server),
 		pulls:  servers.StartRegistry(t, pullUser, pullPass),
 		counts: map[string]map[string]int{}, shown: map[string]int{},
+		deadline: time.Now().Add(*soakTime + surround),
 	}
 	w.profiles = t.TempDir()
 	w.vault = servers.StartRaftVaultWith(t, servers.RaftOptions{
@@ -117,7 +117,7 @@ func newWorld(t *testing.T) *world {
 		Env: []string{"REGCRED_PROFILE=" + w.profiles},
 	})
 	config := w.vault.Client.CloneConfig()
-	config.Timeout = requestLimit
+	config.Timeout = time.Until(servers.Limit(w))
 	config.MaxRetries = 0
 	client, err := api.NewClient(config)
 	if err != nil {
@@ -487,16 +487,9 @@ func (w *world) checkStorage() {
 func (w *world) eventually(what string, try func() error) {
 	w.Helper()
 	began := time.Now()
-	for {
-		err := try()
-		if err == nil {
-			w.Logf("%s after %s", what, time.Since(began).Round(time.Millisecond))
-			return
-		}
-		if time.Since(began) > settleLimit {
-			w.Errorf("not so after %s: %s: %v", settleLimit, what, err)
-			return
-		}
-		time.Sleep(time.Second)
+	if err := servers.TryUntil(servers.Limit(w), try); err != nil {
+		w.Errorf("not so at the test's time limit: %s: %v", what, err)
+		return
 	}
+	w.Logf("%s after %s", what, time.Since(began).Round(time.Millisecond))
 }

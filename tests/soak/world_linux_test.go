@@ -22,14 +22,8 @@ import (
 	"vault-plugin-secrets-regcred/tests/servers"
 )
 
-const (
-	// requestLimit is more than a request can take that waits for a reload,
-	// which waits for a registry that gives no answer.
-	requestLimit = 3 * time.Minute
-
-	// mostWrong is how many wrong answers are shown.
-	mostWrong = 20
-)
+// mostWrong is how many wrong answers are shown.
+const mostWrong = 20
 
 // world is the servers, and what is known of them.
 type world struct {
@@ -41,6 +35,8 @@ type world struct {
 	faults *faults
 	seed   uint64
 	began  time.Time
+
+	deadline time.Time // of the test, for which "go test" has no time limit
 
 	ending context.Context // is over when there is no more load
 	// load is held by each request for reading, and by what wants none to be
@@ -57,6 +53,9 @@ type world struct {
 
 	model
 }
+
+// Deadline is that of [testing.T], for [servers.Limit].
+func (w *world) Deadline() (deadline time.Time, ok bool) { return w.deadline, true }
 
 // window is a time during which something holds.
 type window struct{ from, to time.Time } // to is zero while it lasts

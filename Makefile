@@ -130,19 +130,21 @@ tools: $(TOOLS:%=.bin/%) skopeo ## what the tests need beside Vault, to .bin/
 .bin/%: scripts/tool.sh
 	@scripts/tool.sh $*
 
-.PHONY: skopeo
-skopeo:
-	@scripts/skopeo.sh
+.PHONY: skopeo shellcheck
+skopeo shellcheck:
+	@scripts/$@.sh
 
 .PHONY: lint
-lint: .bin/gofumpt .bin/golangci-lint .bin/actionlint ## formatting, go vet, golangci-lint and actionlint
+lint: .bin/gofumpt .bin/golangci-lint .bin/actionlint shellcheck ## formatting, go vet, golangci-lint, shellcheck and actionlint
 	@unformatted=$$(.bin/gofumpt -l backend cmd tests); \
 		if [ -n "$$unformatted" ]; then echo "not formatted (make fmt mends it):"; echo "$$unformatted"; exit 1; fi
 	$(GO) vet -tags killpoints,profile ./...
 	.bin/golangci-lint run --build-tags killpoints,profile ./...
 	cd tests && $(GO) vet -tags e2e,e2e_kubelet ./... && ../.bin/golangci-lint run --build-tags e2e,e2e_kubelet ./...
 	cd tests && $(GO) run ./tools/filecycles -hub=backend ../backend
-	.bin/actionlint
+	.bin/shellcheck scripts/*.sh .ci/run
+	.bin/shellcheck --shell=sh examples/*/*.sh
+	.bin/actionlint -shellcheck=.bin/shellcheck .github/workflows/*.yml examples/github-actions/workflow.yaml
 
 .PHONY: fmt
 fmt: .bin/gofumpt ## format the Go files

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MPL-2.0
 #
-# "make dev" and "make dev-stop": a Vault in dev mode with the engine, which
-# stays until it is stopped. .dev/ holds its process id, its log, and env.sh.
+# "make dev" and "make dev-stop": start and stop a Vault in dev mode with the
+# engine. .dev/ holds its process id, its log, and env.sh.
 . "$(dirname "$0")/lib.sh"
 
-# After a reboot the process id may be a stranger's.
+# After a reboot another process may have the process id.
 running() { [ -f .dev/pid ] && is_ours "$(cat .dev/pid)"; }
 
 case ${1:-} in
@@ -19,11 +19,13 @@ case ${1:-} in
       start_vault .dev/vault.log
       "$VAULT" secrets enable -path=regcred vault-plugin-secrets-regcred >/dev/null
       {
-        # What the user has set up for another server must not reach this one.
-        echo 'eval "$(env | sed -nE '\''s/^((VAULT|BAO)_[A-Za-z0-9_]*)=.*/unset \1;/p'\'')"'
+        # Variables that the user has set for another server must not reach this one.
+        cat <<'ENV'
+eval "$(env | sed -nE 's/^((VAULT|BAO)_[A-Za-z0-9_]*)=.*/unset \1;/p')"
+ENV
         printf 'export VAULT_ADDR=%s VAULT_TOKEN=%s\n' "$VAULT_ADDR" "$VAULT_TOKEN"
         printf 'export BAO_ADDR=%s BAO_TOKEN=%s\n' "$VAULT_ADDR" "$VAULT_TOKEN"
-        printf 'export PATH=%q:$PATH\n' "$PWD/.bin"
+        printf 'export PATH=%q:%s\n' "$PWD/.bin" "\$PATH"
       } >.dev/env.sh
       echo "$VAULT_PID" >.dev/pid
       trap - EXIT INT TERM HUP

@@ -43,6 +43,22 @@ go_build() {
   touch ".bin/$program"
 }
 
+# system_tool PROGRAM WHY: makes .bin/PROGRAM a link to the one on PATH, or to
+# Debian's, which it installs.
+system_tool() {
+  local program=$1 why=$2 sudo=()
+  [ -x ".bin/$program" ] && return
+  mkdir -p .bin
+  if ! command -v "$program" >/dev/null; then
+    command -v apt-get >/dev/null || die "$program is missing: install it with your system's packages ($why)"
+    [ "$(id -u)" = 0 ] || sudo=(sudo -n)
+    echo "installing $program from the system's packages ..."
+    { "${sudo[@]}" apt-get update -qq && "${sudo[@]}" apt-get install -qq -y --no-install-recommends "$program"; } >/dev/null ||
+      die "$program is missing, and installing it failed: sudo apt-get install $program"
+  fi
+  ln -sfn "$(command -v "$program")" ".bin/$program"
+}
+
 # free_port prints a loopback port that nothing listens on.
 free_port() {
   local port

@@ -10,7 +10,9 @@
 # $REGISTRY_PASSWORD.
 . "$(dirname "$0")/lib.sh"
 
-[ $# = 2 ] && [ -n "$2" ] || die "which repository? for example: make push IMAGE=registry.example.com/plugins/regcred"
+if [ $# != 2 ] || [ -z "$2" ]; then
+  die "which repository? for example: make push IMAGE=registry.example.com/plugins/regcred"
+fi
 [ -f dist/oci/index.json ] || die "there is no dist/oci: run \"make release\" first"
 # Repositories have no capitals, as names of users do.
 image=$(printf %s "$2" | tr '[:upper:]' '[:lower:]')

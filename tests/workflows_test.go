@@ -3,8 +3,10 @@
 package tests
 
 import (
+	"io/fs"
 	"maps"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -119,6 +121,75 @@ func TestWorkflows(t *testing.T) {
 	if want := []string{"ci.yml", "nightly.yml", "release.yml"}; !slices.Equal(want, baseNames(files)) {
 		t.Errorf("want the workflows %q, got %q", want, baseNames(files))
 	}
+}
+
+// dependabot is what TestDependabotCoversEveryModule looks at in its file.
+type dependabot struct {
+	Updates []struct {
+		Ecosystem   string `json:"package-ecosystem"`
+		Directories []string
+	}
+}
+
+func TestDependabotCoversEveryModule(t *testing.T) {
+	t.Parallel()
+	content, err := os.ReadFile(filepath.Join(servers.Repo(), ".github", "dependabot.yml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var config dependabot
+	if err := yaml.Unmarshal(content, &config); err != nil {
+		t.Fatal(err)
+	}
+	directories := map[string][]string{}
+	for _, update := range config.Updates {
+		directories[update.Ecosystem] = append(directories[update.Ecosystem], update.Directories...)
+	}
+	if want := []string{"/"}; !slices.Equal(want, directories["github-actions"]) {
+		t.Errorf("directories of github-actions: want %q, got %q", want, directories["github-actions"])
+	}
+
+	modules := moduleDirs(t)
+	covers := func(pattern, module string) bool {
+		matches, err := path.Match(pattern, module)
+		if err != nil {
+			t.Fatalf("directory %q: %v", pattern, err)
+		}
+		return matches
+	}
+	for _, module := range modules {
+		if !slices.ContainsFunc(directories["gomod"], func(pattern string) bool { return covers(pattern, module) }) {
+			t.Errorf("%s/go.mod is in none of the directories %q", module, directories["gomod"])
+		}
+	}
+	for _, pattern := range directories["gomod"] {
+		if !slices.ContainsFunc(modules, func(module string) bool { return covers(pattern, module) }) {
+			t.Errorf("directory %q: has no go.mod", pattern)
+		}
+	}
+}
+
+// moduleDirs returns the folders of the repository that have a go.mod, as
+// "/tests". Folders that git ignores are left out: bin, dist, and hidden ones.
+func moduleDirs(t *testing.T) []string {
+	t.Helper()
+	var dirs []string
+	err := fs.WalkDir(os.DirFS(servers.Repo()), ".", func(file string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if name := entry.Name(); entry.IsDir() && file != "." && (name == "bin" || name == "dist" || strings.HasPrefix(name, ".")) {
+			return fs.SkipDir
+		}
+		if entry.Name() == "go.mod" {
+			dirs = append(dirs, path.Join("/", path.Dir(file)))
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dirs
 }
 
 func baseNames(paths []string) []string {

@@ -45,8 +45,8 @@ var hostileLogins = map[string]clients.Login{
 	"service-account key": {Username: "_json_key", Password: "{\n  \"type\": \"service_account\",\n  \"private_key\": \"-----BEGIN PRIVATE KEY-----\\nMIIE\\n-----END PRIVATE KEY-----\\n\"\n}"},
 }
 
-// keyKinds are the registry keys of DESIGN's input rules, each with an image
-// that it is for and the readers that do not match it.
+// keyKinds are the kinds of registry keys, each with an image that it is for and
+// the readers that do not match it.
 var keyKinds = []struct {
 	registry string
 	image    string

@@ -36,9 +36,9 @@ func credential(others fields) fields {
 
 func dockerConfig(others string) fields { return fields{"dockerconfigjson": others} }
 
-// TestRefusedInput has every refusal of docs/api.md: status 400, a message
-// that names the field and says what would be right, no secret in it, and
-// nothing changed.
+// TestRefusedInput has every refusal of docs/api.md: status 400, a message that
+// names the field and holds no secret, and nothing changed. What the messages
+// say is in the tests of backend.
 func TestRefusedInput(t *testing.T) {
 	t.Parallel()
 	v := servers.StartVault(t)
@@ -49,64 +49,64 @@ func TestRefusedInput(t *testing.T) {
 	for _, test := range []struct {
 		name   string
 		fields fields
-		want   []string // parts of the message
+		want   []string // how the message begins, and what else it names
 	}{
-		{"registry with user info", credential(fields{"registry": "robot:" + marker + "@registry.example.com"}), []string{"registry: must not contain '@'"}},
-		{"registry with user info in a URL", credential(fields{"registry": "https://robot:" + marker + "@registry.example.com/"}), []string{"registry: must not contain '@'"}},
-		{"registry with a query", credential(fields{"registry": "registry.example.com?x=" + marker}), []string{"registry: must not contain a query"}},
-		{"registry with a fragment", credential(fields{"registry": "registry.example.com#" + marker}), []string{"registry: must not contain a query or a fragment"}},
-		{"registry with a space", credential(fields{"registry": "registry.example.com " + marker}), []string{"registry: must not contain white space"}},
-		{"registry with a newline", credential(fields{"registry": "registry.example.com\n"}), []string{"registry: must not contain white space"}},
-		{"registry with a control character", credential(fields{"registry": "registry\x01.example.com"}), []string{"registry: must not contain white space or control characters"}},
-		{"registry with a bad port", credential(fields{"registry": "registry.example.com:http"}), []string{"registry: must have a port from 1 to 65535"}},
-		{"registry with port 0", credential(fields{"registry": "registry.example.com:0"}), []string{"registry: must have a port"}},
-		{"registry with too high a port", credential(fields{"registry": "registry.example.com:65536"}), []string{"registry: must have a port"}},
-		{"registry with an empty port", credential(fields{"registry": "registry.example.com:"}), []string{"registry: must have a port"}},
-		{"registry without a host", credential(fields{"registry": "https:///v2/"}), []string{"registry: must have a host"}},
-		{"empty registry", credential(fields{"registry": ""}), []string{"registry: must not be empty", "registry.example.com"}},
-		{"registry with another scheme", credential(fields{"registry": "oci://registry.example.com"}), []string{"registry: must have no scheme"}},
-		{"registry that is an image", credential(fields{"registry": "registry.example.com/team/app:1.4"}), []string{"registry: must be a registry, not an image"}},
-		{"registry with a glob in its path", credential(fields{"registry": "registry.example.com/*"}), []string{"registry: must not have '*' in its path"}},
-		{"bare IPv6 address", credential(fields{"registry": "::1"}), []string{"registry: must have an IPv6 address in brackets"}},
-		{"host with an underscore", credential(fields{"registry": "my_registry.example.com"}), []string{"registry: must have a host of letters"}},
-		{"hostname with user info", credential(fields{"registry": nil, "hostname": marker + "@registry.example.com"}), []string{"hostname: must not contain '@'"}},
-		{"registry and hostname that differ", credential(fields{"hostname": "other.example.com"}), []string{"registry and hostname: mean the same"}},
-		{"empty username", credential(fields{"username": ""}), []string{"username: must not be empty"}},
-		{"username with a colon", credential(fields{"username": "robot:" + marker}), []string{"username: must not contain ':'"}},
-		{"username with a newline", credential(fields{"username": "robot\n"}), []string{"username: must not contain control characters"}},
-		{"empty password", credential(fields{"password": ""}), []string{"password: must not be empty"}},
-		{"password of a newline", credential(fields{"password": "\n"}), []string{"password: must not be empty"}},
-		{"password with NUL", credential(fields{"password": marker + "\x00"}), []string{"password: must not contain a NUL"}},
-		{"password that was not UTF-8", credential(fields{"password": marker + "\xff"}), []string{"password: must be UTF-8"}},
-		{"password of the wrong type", credential(fields{"password": fields{"value": marker}}), []string{"password: must be a string"}},
-		{"password in a list", credential(fields{"password": []string{marker}}), []string{"password: must be a string"}},
-		{"password true", credential(fields{"password": true}), []string{"password: must be a string"}},
-		{"password that is a number", credential(fields{"password": json.Number("12345678901234567890")}), []string{"password: must be a string; put the number in quotes"}},
-		{"email with a newline", credential(fields{"email": "ops@example.com\n"}), []string{"email: must not contain control characters"}},
-		{"misspelt password", credential(fields{"password": nil, "pasword": marker}), []string{`unknown field "pasword"`, "password"}},
+		{"registry with user info", credential(fields{"registry": "robot:" + marker + "@registry.example.com"}), []string{"registry:"}},
+		{"registry with user info in a URL", credential(fields{"registry": "https://robot:" + marker + "@registry.example.com/"}), []string{"registry:"}},
+		{"registry with a query", credential(fields{"registry": "registry.example.com?x=" + marker}), []string{"registry:"}},
+		{"registry with a fragment", credential(fields{"registry": "registry.example.com#" + marker}), []string{"registry:"}},
+		{"registry with a space", credential(fields{"registry": "registry.example.com " + marker}), []string{"registry:"}},
+		{"registry with a newline", credential(fields{"registry": "registry.example.com\n"}), []string{"registry:"}},
+		{"registry with a control character", credential(fields{"registry": "registry\x01.example.com"}), []string{"registry:"}},
+		{"registry with a bad port", credential(fields{"registry": "registry.example.com:http"}), []string{"registry:"}},
+		{"registry with port 0", credential(fields{"registry": "registry.example.com:0"}), []string{"registry:"}},
+		{"registry with too high a port", credential(fields{"registry": "registry.example.com:65536"}), []string{"registry:"}},
+		{"registry with an empty port", credential(fields{"registry": "registry.example.com:"}), []string{"registry:"}},
+		{"registry without a host", credential(fields{"registry": "https:///v2/"}), []string{"registry:"}},
+		{"empty registry", credential(fields{"registry": ""}), []string{"registry:"}},
+		{"registry with another scheme", credential(fields{"registry": "oci://registry.example.com"}), []string{"registry:"}},
+		{"registry that is an image", credential(fields{"registry": "registry.example.com/team/app:1.4"}), []string{"registry:"}},
+		{"registry with a glob in its path", credential(fields{"registry": "registry.example.com/*"}), []string{"registry:"}},
+		{"bare IPv6 address", credential(fields{"registry": "::1"}), []string{"registry:"}},
+		{"host with an underscore", credential(fields{"registry": "my_registry.example.com"}), []string{"registry:"}},
+		{"hostname with user info", credential(fields{"registry": nil, "hostname": marker + "@registry.example.com"}), []string{"hostname:"}},
+		{"registry and hostname that differ", credential(fields{"hostname": "other.example.com"}), []string{"registry and hostname:"}},
+		{"empty username", credential(fields{"username": ""}), []string{"username:"}},
+		{"username with a colon", credential(fields{"username": "robot:" + marker}), []string{"username:"}},
+		{"username with a newline", credential(fields{"username": "robot\n"}), []string{"username:"}},
+		{"empty password", credential(fields{"password": ""}), []string{"password:"}},
+		{"password of a newline", credential(fields{"password": "\n"}), []string{"password:"}},
+		{"password with NUL", credential(fields{"password": marker + "\x00"}), []string{"password:"}},
+		{"password that was not UTF-8", credential(fields{"password": marker + "\xff"}), []string{"password:"}},
+		{"password of the wrong type", credential(fields{"password": fields{"value": marker}}), []string{"password:"}},
+		{"password in a list", credential(fields{"password": []string{marker}}), []string{"password:"}},
+		{"password true", credential(fields{"password": true}), []string{"password:"}},
+		{"password that is a number", credential(fields{"password": json.Number("12345678901234567890")}), []string{"password:"}},
+		{"email with a newline", credential(fields{"email": "ops@example.com\n"}), []string{"email:"}},
+		{"misspelt password", credential(fields{"password": nil, "pasword": marker}), []string{`unknown field "pasword"`}},
 		{"unknown field beside good ones", credential(fields{"tls": marker}), []string{`unknown field "tls"`}},
 		{"name in the body", credential(fields{"role": "other"}), []string{`unknown field "role"`}},
-		{"bad expires_at", credential(fields{"expires_at": "tomorrow"}), []string{"expires_at: must be an RFC 3339 time"}},
-		{"fields and a config", credential(fields{"dockerconfigjson": `{"auths":{}}`}), []string{"dockerconfigjson: already contains registry, username, password and email"}},
-		{"pull secret over 1 MiB", credential(fields{"password": strings.Repeat(marker, 90_000)}), []string{"1048576 bytes"}},
-		{"body over 1 MiB", credential(fields{"password": strings.Repeat("p", 600_000), "email": strings.Repeat("e", 600_000)}), []string{"at most 1048576 are accepted"}},
+		{"bad expires_at", credential(fields{"expires_at": "tomorrow"}), []string{"expires_at:"}},
+		{"fields and a config", credential(fields{"dockerconfigjson": `{"auths":{}}`}), []string{"dockerconfigjson:"}},
+		{"pull secret over 1 MiB", credential(fields{"password": strings.Repeat(marker, 90_000)}), []string{"password:", "1048576"}},
+		{"body over 1 MiB", credential(fields{"password": strings.Repeat("p", 600_000), "email": strings.Repeat("e", 600_000)}), []string{"the fields", "1048576"}},
 
-		{"empty config", dockerConfig(""), []string{"dockerconfigjson: must be a Docker config such as"}},
-		{"neither JSON nor base64", dockerConfig("{" + marker), []string{"dockerconfigjson: must be valid JSON"}},
-		{"base64 of something else", dockerConfig(auth), []string{"dockerconfigjson: must be a Docker config", "base64 of something else"}},
-		{"config without auths", dockerConfig(`{"registry.example.com":{"auth":"` + auth + `"}}`), []string{"dockerconfigjson: must have a member \"auths\""}},
-		{"config of no registry", dockerConfig(`{"auths":{}}`), []string{"dockerconfigjson: must hold at least one registry"}},
-		{"config that keeps its passwords elsewhere", dockerConfig(`{"auths":{"ghcr.io":{}},"credsStore":"desktop"}`), []string{`dockerconfigjson: auths["ghcr.io"] holds no password`, "credsStore", "kubelet"}},
-		{"config of credential helpers only", dockerConfig(`{"credHelpers":{"ghcr.io":"gh"},"auths":{}}`), []string{"dockerconfigjson: holds no password", "credHelpers"}},
-		{"identity token", dockerConfig(`{"auths":{"ghcr.io":{"identitytoken":"` + marker + `"}}}`), []string{`auths["ghcr.io"] holds no password that kubelet could use: it ignores identitytoken`}},
-		{"registry token", dockerConfig(`{"auths":{"ghcr.io":{"auth":"` + auth + `","registrytoken":"` + marker + `"}}}`), []string{`auths["ghcr.io"] holds no password that kubelet could use: it ignores registrytoken`}},
-		{"one registry twice", dockerConfig(`{"auths":{"Ghcr.io":{"auth":"` + auth + `"},"ghcr.io/":{"auth":"` + auth + `"}}}`), []string{`"Ghcr.io"`, `"ghcr.io/"`, "same registry"}},
-		{"Docker Hub twice", dockerConfig(`{"auths":{"docker.io":{"auth":"` + auth + `"},"https://index.docker.io/v1/":{"auth":"` + auth + `"}}}`), []string{`"docker.io"`, `"https://index.docker.io/v1/"`, "same registry"}},
-		{"auth that contradicts", dockerConfig(`{"auths":{"ghcr.io":{"username":"other","password":"` + marker + `","auth":"` + auth + `"}}}`), []string{`auths["ghcr.io"].auth: must say the same as username and password`}},
-		{"auth that is not base64", dockerConfig(`{"auths":{"ghcr.io":{"auth":"robot:` + marker + `"}}}`), []string{`auths["ghcr.io"].auth: must be base64`}},
-		{"password that is not text", dockerConfig(`{"auths":{"ghcr.io":{"username":"robot","password":{"x":"` + marker + `"}}}}`), []string{`auths["ghcr.io"].password: must be a string`}},
-		{"key with user info", dockerConfig(`{"auths":{"https://robot:` + marker + `@ghcr.io":{"auth":"` + auth + `"}}}`), []string{"registry 1 of auths must not contain '@'"}},
-		{"1,001 registries", dockerConfig(manyRegistries(t, 1001)), []string{"dockerconfigjson: must hold at most 1000 registries, not 1001"}},
+		{"empty config", dockerConfig(""), []string{"dockerconfigjson:"}},
+		{"neither JSON nor base64", dockerConfig("{" + marker), []string{"dockerconfigjson:"}},
+		{"base64 of something else", dockerConfig(auth), []string{"dockerconfigjson:"}},
+		{"config without auths", dockerConfig(`{"registry.example.com":{"auth":"` + auth + `"}}`), []string{"dockerconfigjson:"}},
+		{"config of no registry", dockerConfig(`{"auths":{}}`), []string{"dockerconfigjson:"}},
+		{"config that keeps its passwords elsewhere", dockerConfig(`{"auths":{"ghcr.io":{}},"credsStore":"desktop"}`), []string{`dockerconfigjson: auths["ghcr.io"]`}},
+		{"config of credential helpers only", dockerConfig(`{"credHelpers":{"ghcr.io":"gh"},"auths":{}}`), []string{"dockerconfigjson:"}},
+		{"identity token", dockerConfig(`{"auths":{"ghcr.io":{"identitytoken":"` + marker + `"}}}`), []string{`dockerconfigjson: auths["ghcr.io"]`}},
+		{"registry token", dockerConfig(`{"auths":{"ghcr.io":{"auth":"` + auth + `","registrytoken":"` + marker + `"}}}`), []string{`dockerconfigjson: auths["ghcr.io"]`}},
+		{"one registry twice", dockerConfig(`{"auths":{"Ghcr.io":{"auth":"` + auth + `"},"ghcr.io/":{"auth":"` + auth + `"}}}`), []string{"dockerconfigjson:", `"Ghcr.io"`, `"ghcr.io/"`}},
+		{"Docker Hub twice", dockerConfig(`{"auths":{"docker.io":{"auth":"` + auth + `"},"https://index.docker.io/v1/":{"auth":"` + auth + `"}}}`), []string{"dockerconfigjson:", `"docker.io"`, `"https://index.docker.io/v1/"`}},
+		{"auth that contradicts", dockerConfig(`{"auths":{"ghcr.io":{"username":"other","password":"` + marker + `","auth":"` + auth + `"}}}`), []string{`dockerconfigjson: auths["ghcr.io"].auth`}},
+		{"auth that is not base64", dockerConfig(`{"auths":{"ghcr.io":{"auth":"robot:` + marker + `"}}}`), []string{`dockerconfigjson: auths["ghcr.io"].auth`}},
+		{"password that is not text", dockerConfig(`{"auths":{"ghcr.io":{"username":"robot","password":{"x":"` + marker + `"}}}}`), []string{`dockerconfigjson: auths["ghcr.io"].password`}},
+		{"key with user info", dockerConfig(`{"auths":{"https://robot:` + marker + `@ghcr.io":{"auth":"` + auth + `"}}}`), []string{"dockerconfigjson: registry 1 of auths"}},
+		{"1,001 registries", dockerConfig(manyRegistries(t, 1001)), []string{"dockerconfigjson:"}},
 	} {
 		for role, effect := range map[string]func(*testing.T){
 			"new": func(t *testing.T) {
@@ -126,7 +126,10 @@ func TestRefusedInput(t *testing.T) {
 			t.Run(test.name+"/"+role, func(t *testing.T) {
 				_, err := v.Client.Logical().Write("regcred/roles/"+role, test.fields)
 				message := refusal(t, err)
-				for _, part := range test.want {
+				for i, part := range test.want {
+					if i == 0 {
+						part = "* " + part // as Vault lists errors
+					}
 					if !strings.Contains(message, part) {
 						t.Errorf("want %q in the message, got\n%s", part, message)
 					}
@@ -154,7 +157,7 @@ func TestIncompleteNewRoleIsRefused(t *testing.T) {
 		"missing registry, username, password:": {"email": "ops@example.com"},
 	} {
 		_, err := v.Client.Logical().Write("regcred/roles/new", body)
-		if got := refusal(t, err); !strings.Contains(got, missing) || !strings.Contains(got, "a new role needs registry, username and password, or dockerconfigjson") {
+		if got := refusal(t, err); !strings.Contains(got, missing) {
 			t.Errorf("writing %v: want %q, got\n%s", body, missing, got)
 		}
 	}
@@ -169,13 +172,13 @@ func TestBadRoleNamesAreRefused(t *testing.T) {
 	for _, name := range []string{"my app", "app-", ".app", "a..b", "a%b", "äpp", strings.Repeat("a", 201)} {
 		for _, path := range []string{"regcred/roles/", "regcred/creds/"} {
 			_, err := v.Client.Logical().Read(path + name)
-			if got := refusal(t, err); !strings.Contains(got, "role: must be at most 200 letters") {
-				t.Errorf("reading %s%s: want the rule for names, got\n%s", path, name, got)
+			if got := refusal(t, err); !strings.Contains(got, "role:") {
+				t.Errorf("reading %s%s: want a refusal of the role's name, got\n%s", path, name, got)
 			}
 		}
 		_, err := v.Client.Logical().Write("regcred/roles/"+name, credential(nil))
-		if got := refusal(t, err); !strings.Contains(got, "role: must be at most 200 letters") {
-			t.Errorf("writing %s: want the rule for names, got\n%s", name, got)
+		if got := refusal(t, err); !strings.Contains(got, "role:") {
+			t.Errorf("writing %s: want a refusal of the role's name, got\n%s", name, got)
 		}
 	}
 	for _, name := range []string{"a", "my.app-1", "MY_APP", strings.Repeat("a", 200)} {

@@ -153,7 +153,7 @@ func many(n int) []dockerconfig.Credential {
 
 func TestNumberOfRegistriesIsLimited(t *testing.T) {
 	if dockerconfig.MaxRegistries != 1000 {
-		t.Fatalf("MaxRegistries is %d; the contract says 1000", dockerconfig.MaxRegistries)
+		t.Fatalf("MaxRegistries: want 1000, as in docs/api.md, got %d", dockerconfig.MaxRegistries)
 	}
 	config, err := dockerconfig.New(many(1000)...)
 	if err != nil {

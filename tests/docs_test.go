@@ -24,29 +24,36 @@ import (
 	"vault-plugin-secrets-regcred/tests/servers"
 )
 
-// The docs are executed. In a block of the language "console" each line that
-// begins with "$ " is a command (lines that begin with "> " go on with it), and
-// what follows is all that it prints, on both outputs. In it "…" stands for any
-// text and a line "…" for any lines; times, tokens, checksums and the server's
-// address may differ. All blocks of a page are one session, on a Vault of its
-// own with the engine at regcred/, unless the page enables it there itself. In
-// the working directory, bin/ has the plugin and new/ a build of version v0.2.0, the
-// archive of a release and its checksums are those of a build of version v0.1.0,
-// examples/ is that of this repository,
-// policy.hcl and jwt-role.json are those of External Secrets, sa.pub is a public key;
-// registry.example.com:5000 is a real registry with the image team/my_app:1.4. A page
-// that speaks of "vault operator raft" has a Vault with integrated storage, whose log is
-// /var/log/vault/vault.log.
+// The docs are executed. All blocks of a page with the language "console" are
+// one session, on a Vault of its own with the engine at regcred/, unless the
+// page enables the engine there itself.
 //
-// What mints is there for the pages that name it: https://gitlab.example.com with
-// the registry registry.example.com, https://harbor.example.com and type=ecr are
-// servers in memory, https://gitea.example.com is a real one. Their root
-// credentials are in the files admin and next, secret.txt, secret, and token; what
-// there is at each, [standIns] says.
+// A line that begins with "$ " is a command, and lines that begin with "> "
+// continue it. The lines behind it are all that the command prints, on both
+// outputs. "…" stands for any text, and a line "…" for any lines. Times,
+// tokens, checksums and the server's address may differ.
+//
+// The working directory has:
+//
+//   - bin/ with the plugin, and new/ with a build of version v0.2.0
+//   - the archive of a release and its checksums, of a build of version v0.1.0
+//   - examples/, as in this repository
+//   - policy.hcl and jwt-role.json, the ones of External Secrets
+//   - sa.pub, a public key
+//
+// registry.example.com:5000 is a real registry with the image team/my_app:1.4.
+// A page that names "vault operator raft" has a Vault with integrated storage,
+// whose log is /var/log/vault/vault.log.
+//
+// Registries that mint are started for the pages that name them:
+// https://gitlab.example.com with the registry registry.example.com,
+// https://harbor.example.com and type=ecr are servers in memory, and
+// https://gitea.example.com is a real Gitea. Their root credentials are in the
+// files admin and next, secret.txt, secret, and token; see [standIns].
 //
 // A block of the language "sh" holds commands that another test executes: each
-// line stands in .ci/run, or in a "console" block of the same page as a command
-// of vault where the line says bao.
+// line is in .ci/run, or in a "console" block of the same page as a command of
+// vault where the line says bao.
 
 // TestDocs executes the commands of each page and compares what they print.
 func TestDocs(t *testing.T) {
@@ -79,9 +86,9 @@ func TestDocs(t *testing.T) {
 	}
 }
 
-// languages are those that a block may have. Beside "console" and "sh" none is
-// executed by TestDocs; "bash" is for the scripts in examples/, which other
-// tests execute.
+// languages are the languages that a block may have. TestDocs executes
+// "console" and checks "sh"; other tests execute "bash", the scripts in
+// examples/.
 var languages = []string{"console", "sh", "bash", "go", "yaml", "hcl", "json", "text"}
 
 // TestLinksLeadSomewhere follows the links of all pages to files and headings
@@ -119,7 +126,7 @@ var (
 	dropped = regexp.MustCompile(`[^\p{L}\p{N}_ -]`)
 )
 
-// anchors are the names that GitHub gives to the headings of a page.
+// anchors returns the names that GitHub gives to a page's headings.
 func anchors(t *testing.T, page string) []string {
 	t.Helper()
 	var names []string
@@ -134,7 +141,7 @@ func anchors(t *testing.T, page string) []string {
 	return names
 }
 
-// prose is a page without its blocks.
+// prose returns a page without its blocks.
 func prose(t *testing.T, page string) string {
 	t.Helper()
 	content, err := os.ReadFile(filepath.Join(servers.Repo(), page))
@@ -150,7 +157,7 @@ func prose(t *testing.T, page string) string {
 
 func pages(t *testing.T) []string {
 	t.Helper()
-	pages := []string{"README.md", "SECURITY.md", "CONTRIBUTING.md"}
+	pages := []string{"README.md", "SECURITY.md", "CONTRIBUTING.md", filepath.Join("tests", "README.md")}
 	for _, folder := range []string{"docs", filepath.Join("docs", "connections"), filepath.Join("docs", "consumers")} {
 		docs, err := filepath.Glob(filepath.Join(servers.Repo(), folder, "*.md"))
 		if err != nil || len(docs) == 0 {
@@ -253,8 +260,8 @@ func runSession(t *testing.T, session []step) {
 	}
 }
 
-// prepare sets up what the commands of a page rely on: the working directory,
-// and what stands for the names in it.
+// prepare sets up what the commands of a page need: the working directory, and
+// replacements for the names on the page.
 func prepare(t *testing.T, v *servers.Vault, commands string) (dir string, stands map[string]string) {
 	t.Helper()
 	dir = t.TempDir()
@@ -307,8 +314,8 @@ func prepare(t *testing.T, v *servers.Vault, commands string) (dir string, stand
 	return dir, stands
 }
 
-// prepareRelease packs a build as "make release" does, for one platform; what that
-// really makes, tests/release tests.
+// prepareRelease packs a build as "make release" does, for one platform.
+// tests/release tests what "make release" really makes.
 func prepareRelease(t *testing.T, dir, archive string) {
 	t.Helper()
 	program := buildPlugin(t, "v0.1.0")
@@ -324,11 +331,12 @@ sha256sum *.tar.gz SHA256SUMS.binaries > SHA256SUMS`, program, archive, servers.
 	}
 }
 
-// standIns start what stands for a registry that mints, by what a page says for
-// it. They return files for the working directory, and what stands for names.
+// standIns start the registries that mint, by the text with which a page names
+// them. They return files for the working directory, and replacements for the
+// names on the page.
 var standIns = map[string]func(*testing.T) (files, stands map[string]string){
-	// A service account of group, Owner of it, and the project group/my_app; next
-	// is a token of a Maintainer.
+	// A service account that is Owner of group, and the project group/my_app;
+	// next is the token of a Maintainer.
 	"https://gitlab.example.com": func(t *testing.T) (files, stands map[string]string) {
 		lab := gitlabtest.New(t)
 		maintainer := lab.AddUser("maintainer", false)
@@ -339,7 +347,7 @@ var standIns = map[string]func(*testing.T) (files, stands map[string]string){
 			},
 			map[string]string{"https://gitlab.example.com": lab.URL, "registry.example.com": lab.Host()}
 	},
-	// A robot account vault of the project my_project.
+	// A robot account named vault in the project my_project.
 	"https://harbor.example.com": func(t *testing.T) (files, stands map[string]string) {
 		harbor := harbortest.New(t)
 		harbor.AddProject("my_project")
@@ -347,7 +355,7 @@ var standIns = map[string]func(*testing.T) (files, stands map[string]string){
 		return map[string]string{"secret.txt": secret},
 			map[string]string{"https://harbor.example.com": harbor.URL, "harbor.example.com": harbor.Host()}
 	},
-	// An account puller, with an access token that may mint and the image app.
+	// An account named puller, whose access token may mint, and the image app.
 	"https://gitea.example.com": func(t *testing.T) (files, stands map[string]string) {
 		g := servers.StartGitea(t)
 		puller := g.AddUser(t, "puller")
@@ -355,7 +363,7 @@ var standIns = map[string]func(*testing.T) (files, stands map[string]string){
 		return map[string]string{"token": g.AddToken(t, puller, "vault", "write:user")},
 			map[string]string{"https://gitea.example.com": g.URL, "gitea.example.com": g.Host, "puller": puller.Name}
 	},
-	// An IAM user with a key, and a role that it may assume.
+	// An IAM user with an access key, and a role that it may assume.
 	"type=ecr": func(t *testing.T) (files, stands map[string]string) {
 		aws := ecrtest.New(t)
 		c := aws.Connection()
@@ -364,7 +372,7 @@ var standIns = map[string]func(*testing.T) (files, stands map[string]string){
 	},
 }
 
-// writePublicKey writes a key as that with which a cluster signs tokens.
+// writePublicKey writes a key like the one with which a cluster signs tokens.
 func writePublicKey(t *testing.T, file string) {
 	t.Helper()
 	public, _, err := ed25519.GenerateKey(nil)
@@ -380,10 +388,10 @@ func writePublicKey(t *testing.T, file string) {
 	}
 }
 
-// replacers put what stands for the names of a page in their place, and back.
+// replacers replace the names on a page by real ones, and back.
 func replacers(stands map[string]string) (fromPage, toPage *strings.Replacer) {
 	var from, to []string
-	for _, name := range slices.Backward(slices.Sorted(maps.Keys(stands))) { // a longer name before what it begins with
+	for _, name := range slices.Backward(slices.Sorted(maps.Keys(stands))) { // a longer name before its own prefix
 		value := stands[name]
 		from, to = append(from, name, value), append(to, value, name)
 	}
@@ -412,7 +420,7 @@ func normalise(output string) string {
 	return strings.Join(lines, "\n")
 }
 
-// pattern matches what a page says that a command prints.
+// pattern returns a pattern for the output that a page shows.
 func pattern(output string) *regexp.Regexp {
 	lines := strings.Split(normalise(output), "\n")
 	for i, line := range lines {
@@ -423,8 +431,8 @@ func pattern(output string) *regexp.Regexp {
 	return regexp.MustCompile(`\A` + strings.Join(lines, "\n") + `\z`)
 }
 
-// TestAPIPageIsComplete compares docs/api.md with what the engine says of
-// itself in Vault's OpenAPI document.
+// TestAPIPageIsComplete compares docs/api.md with the engine's part of Vault's
+// OpenAPI document.
 func TestAPIPageIsComplete(t *testing.T) {
 	t.Parallel()
 	content, err := os.ReadFile(filepath.Join(servers.Repo(), "docs", "api.md"))

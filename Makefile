@@ -6,7 +6,7 @@ VERSION ?= v0.1.0-dev
 # Tests need cgo for the race detector only; nothing that is built does.
 export CGO_ENABLED ?= 0
 
-# For "make bench": short or full, and variables for the plugin's process.
+# For "make bench": its size, and variables for the plugin's process.
 export BENCH ?= full
 export BENCH_ENV ?=
 
@@ -16,7 +16,7 @@ PLUGIN := bin/vault-plugin-secrets-regcred
 TOOLS  := registry crane gitea kubectl read-kubelet read-containers
 E2E    := $(TOOLS) etcd kube-apiserver external-secrets
 
-# What is released; Vault and OpenBao run on these.
+# The platforms of a release: those of Vault and OpenBao.
 PLATFORMS ?= linux/amd64 linux/arm64 linux/arm linux/s390x linux/ppc64le darwin/amd64 darwin/arm64 windows/amd64 freebsd/amd64
 
 .PHONY: help
@@ -24,11 +24,11 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: build vault ## start a real Vault, read a pull secret from it, stop it again
+demo: build vault ## start a real Vault, read a pull secret from it, stop it
 	@scripts/demo.sh
 
 .PHONY: dev
-dev: build vault ## the same Vault, left running, with what to type next
+dev: build vault ## start the same Vault, leave it running, and say what to type next
 	@scripts/dev.sh start
 
 .PHONY: dev-stop
@@ -36,20 +36,20 @@ dev-stop: ## stop the Vault that "make dev" started
 	@scripts/dev.sh stop
 
 .PHONY: build
-build: ## the plugin, to bin/
+build: ## build the plugin, to bin/
 	@$(GO) build $(BUILDFLAGS) -o $(PLUGIN) ./cmd/vault-plugin-secrets-regcred
 
 .PHONY: vault
-vault: ## a Vault to test with, to .bin/vault: $VAULT_BIN, or one on PATH, or built from source
+vault: ## put a Vault to test with at .bin/vault: $VAULT_BIN, or one on PATH, or built from source
 	@scripts/vault.sh
 
 .PHONY: test
-test: build vault tools ## unit tests, then the engine on a real Vault with real clients
+test: build vault tools ## run the unit tests, then test the engine on a real Vault with real clients
 	CGO_ENABLED=1 $(GO) test -race -cover ./...
 	cd tests && CGO_ENABLED=1 $(GO) test -race -count=1 -parallel=6 -timeout=20m . ./tools/filecycles
 
 .PHONY: bench
-bench: build vault .bin/bench-floor ## requests against a floor and Vault's KV, as ratios in one run of minutes (Linux); BENCH=short tries it
+bench: build vault .bin/bench-floor ## measure requests against a floor and Vault's KV, as ratios (Linux); BENCH=short tries it
 	cd tests/bench && $(GO) test -count=1 -v -timeout=60m .
 
 .PHONY: bench-docs
@@ -62,39 +62,39 @@ crash: build vault killpoints .bin/gitea ## kill the plugin at every step of min
 	cd tests/crash && CGO_ENABLED=1 $(GO) test -race -count=1 -v -parallel=2 -timeout=20m
 
 .PHONY: killpoints
-killpoints: # the plugin as tests of crashes want it, to .bin/
+killpoints: # build the plugin for tests of crashes, to .bin/
 	@$(GO) build $(BUILDFLAGS) -tags killpoints -o .bin/regcred-killpoints ./cmd/vault-plugin-secrets-regcred
 
 .PHONY: soak
 SOAKTIME ?= 30m
-soak: vault .bin/registry ## everything at once for $SOAKTIME: load, faults of the registry, reloads, seals (Linux)
+soak: vault .bin/registry ## do everything at once for $SOAKTIME: load, faults of the registry, reloads, seals (Linux)
 	@$(GO) build $(BUILDFLAGS) -tags killpoints,profile -o .bin/regcred-soak ./cmd/vault-plugin-secrets-regcred
 	cd tests/soak && CGO_ENABLED=1 $(GO) test -race -count=1 -v -timeout=0 -soaktime=$(SOAKTIME) $(if $(SOAKSEED),-soakseed=$(SOAKSEED))
 
 .PHONY: e2e
-e2e: build vault killpoints skopeo $(E2E:%=.bin/%) ## the Kubernetes consumers, and a cluster of three Vaults that loses its leaders (Linux)
+e2e: build vault killpoints skopeo $(E2E:%=.bin/%) ## test the Kubernetes consumers, and a cluster of three Vaults that loses its leaders (Linux)
 	@cd tests/tools/external-secrets && $(GO) mod download github.com/external-secrets/external-secrets
 	cd tests/e2e && CGO_ENABLED=1 $(GO) test -race -count=1 -parallel=8 -timeout=30m -tags e2e
 
 .PHONY: e2e-kubelet
-e2e-kubelet: build vault skopeo $(TOOLS:%=.bin/%) .bin/etcd .bin/kube-apiserver .bin/kubelet .bin/pause ## a kubelet with containerd runs pods from a private registry (Linux, root)
+e2e-kubelet: build vault skopeo $(TOOLS:%=.bin/%) .bin/etcd .bin/kube-apiserver .bin/kubelet .bin/pause ## run pods from a private registry with a kubelet and containerd (Linux, root)
 	@scripts/node.sh
 	cd tests/e2e && CGO_ENABLED=1 $(GO) test -race -count=1 -parallel=8 -timeout=10m -tags e2e,e2e_kubelet -run='^TestKubelet$$'
 
 .PHONY: release
-release: .bin/pack .bin/cyclonedx-gomod ## archives, image, bills of materials and checksums for $PLATFORMS, to dist/
+release: .bin/pack .bin/cyclonedx-gomod ## build archives, image, bills of materials and checksums for $PLATFORMS, to dist/
 	@scripts/release.sh $(VERSION) $(PLATFORMS)
 
 .PHONY: release-check
-release-check: release vault skopeo .bin/registry .bin/crane ## the same, and test all of it: built twice, unpacked, pulled, run by a real Vault
+release-check: release vault skopeo .bin/registry .bin/crane ## build a release and test it: built twice, unpacked, pulled, run by a real Vault
 	cd tests/release && VERSION=$(VERSION) PLATFORMS="$(PLATFORMS)" $(GO) test -count=1 -timeout=30m
 
 .PHONY: goreleaser-check
-goreleaser-check: release .bin/goreleaser ## does .goreleaser.yaml make the same?
+goreleaser-check: release .bin/goreleaser ## check that .goreleaser.yaml makes the same release
 	@scripts/goreleaser.sh $(VERSION)
 
 .PHONY: push
-push: .bin/crane ## the image in dist/ to the registry and repository $IMAGE; signed by cosign if $SIGN is set
+push: .bin/crane ## push the image in dist/ to $IMAGE, a registry and repository; sign it with cosign if $SIGN is set
 	@scripts/push.sh $(VERSION) "$(IMAGE)"
 
 .PHONY: publish
@@ -102,11 +102,11 @@ publish: ## sign the checksums in dist/ with cosign, and draft a release on GitH
 	@scripts/publish.sh $(VERSION)
 
 .PHONY: e2e-terraform
-e2e-terraform: build vault .bin/tofu .bin/terraform-provider-vault ## OpenTofu sets the engine up, changes it, and removes it
+e2e-terraform: build vault .bin/tofu .bin/terraform-provider-vault ## set the engine up, change it and remove it with OpenTofu
 	cd tests/terraform && $(GO) test -count=1 -timeout=20m
 
 .PHONY: tools
-tools: $(TOOLS:%=.bin/%) skopeo ## what the tests need beside Vault, to .bin/
+tools: $(TOOLS:%=.bin/%) skopeo ## build what the tests need beside Vault, to .bin/
 	@cd tests/tools/schemas && $(GO) mod download
 	@cd tests/tools/gitea && $(GO) mod download code.gitea.io/gitea
 
@@ -135,7 +135,7 @@ skopeo shellcheck:
 	@scripts/$@.sh
 
 .PHONY: lint
-lint: .bin/gofumpt .bin/golangci-lint .bin/actionlint shellcheck ## formatting, go vet, golangci-lint, shellcheck and actionlint
+lint: .bin/gofumpt .bin/golangci-lint .bin/actionlint shellcheck ## check formatting, go vet, golangci-lint, cycles between files, shellcheck and actionlint
 	@unformatted=$$(.bin/gofumpt -l backend cmd tests); \
 		if [ -n "$$unformatted" ]; then echo "not formatted (make fmt mends it):"; echo "$$unformatted"; exit 1; fi
 	$(GO) vet -tags killpoints,profile ./...
@@ -151,13 +151,13 @@ fmt: .bin/gofumpt ## format the Go files
 	.bin/gofumpt -w backend cmd tests
 
 .PHONY: fuzz
-# A number of inputs, because Go at times fails a fuzzer whose time is up.
+# A number of inputs and no time, because Go sometimes fails a fuzzer at the end of its time.
 FUZZTIME ?= 100000x
-fuzz: ## each fuzzer for $FUZZTIME, a number of inputs
+fuzz: ## run each fuzzer with $FUZZTIME inputs
 	@CGO_ENABLED=1 scripts/fuzz.sh $(FUZZTIME)
 
 .PHONY: vulncheck
-vulncheck: .bin/govulncheck ## known vulnerabilities in what the plugin is built from (asks vuln.go.dev)
+vulncheck: .bin/govulncheck ## look for known vulnerabilities in the plugin's modules (asks vuln.go.dev)
 	.bin/govulncheck ./...
 
 .PHONY: clean

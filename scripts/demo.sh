@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MPL-2.0
 #
-# "make demo": a pull secret from a real Vault, from nothing to the answer.
+# "make demo": starts a real Vault, stores a role, and reads its pull secret.
 . "$(dirname "$0")/lib.sh"
 
 log=$(mktemp)

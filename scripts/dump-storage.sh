@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MPL-2.0
 #
-# Has a build of the plugin fill a mount, and writes a dump of what it stored, as
-# tests/testdata/storage/README.md says: scripts/dump-storage.sh COMMIT [KINDS]
+# Makes a build of the plugin fill a mount, and writes a dump of its storage:
+#
+#   scripts/dump-storage.sh COMMIT [KINDS]
+#
+# tests/testdata/storage/README.md says when to do so.
 . "$(dirname "$0")/lib.sh"
 
 [ $# = 1 ] || [ $# = 2 ] || die "usage: scripts/dump-storage.sh COMMIT [KINDS]"

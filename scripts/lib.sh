@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MPL-2.0
 # shellcheck shell=bash
 #
-# What the scripts share; to be sourced.
+# Shared by the scripts, which source it.
 
 set -euo pipefail
 unset CDPATH
@@ -9,7 +9,7 @@ cd -P "$(dirname "${BASH_SOURCE[0]}")/.."
 
 VAULT=$PWD/.bin/vault
 
-# What the user has set up for another server must not reach this one.
+# Variables that the user has set for another server must not reach this one.
 for name in $(compgen -v | grep -E '^(VAULT|BAO)_' | grep -vx VAULT_BIN); do
   unset "$name"
 done
@@ -19,8 +19,8 @@ die() {
   exit 1
 }
 
-# go_build PROGRAM MODULE-FOLDER go-build-arguments...: builds .bin/PROGRAM and
-# counts the packages meanwhile, because the large ones take minutes.
+# go_build PROGRAM MODULE-FOLDER go-build-arguments...: builds .bin/PROGRAM. It
+# shows the number of built packages, because large programs take minutes.
 go_build() {
   local program=$1 module=$2 log tty='' status=0
   shift 2
@@ -72,7 +72,7 @@ free_port() {
   die "found no free port on 127.0.0.1"
 }
 
-# By this argument a server of ours is known.
+# Marks the servers that start_vault has started.
 DEV_PLUGINS=-dev-plugin-dir=$PWD/bin
 
 # start_vault LOG: starts a dev server with the plugin enabled at regcred/ and
@@ -83,7 +83,7 @@ start_vault() {
   VAULT_ADDR=http://127.0.0.1:$port
   VAULT_TOKEN=dev-$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
   export VAULT_ADDR VAULT_TOKEN BAO_ADDR=$VAULT_ADDR BAO_TOKEN=$VAULT_TOKEN
-  set -m # so that a Ctrl-C in the terminal ends the script only, which stops the server
+  set -m # so that Ctrl-C in the terminal ends only the script, which then stops the server
   "$VAULT" server -dev -dev-no-store-token -dev-root-token-id="$VAULT_TOKEN" \
     -dev-listen-address="127.0.0.1:$port" "$DEV_PLUGINS" >"$log" 2>&1 </dev/null &
   VAULT_PID=$!
@@ -101,7 +101,7 @@ start_vault() {
   cannot_use "; the end of its log is above"
 }
 
-# cannot_use [MORE]: the program that .bin/vault leads to is of no use.
+# cannot_use [MORE]: dies, because the program behind .bin/vault does not work.
 cannot_use() {
   local program=$VAULT
   if [ -L "$VAULT" ]; then program="$(readlink "$VAULT") (.bin/vault)"; fi
@@ -109,7 +109,7 @@ cannot_use() {
 To use another: VAULT_BIN=/path/to/vault make vault. To build Vault from source: VAULT_BIN=build make vault"
 }
 
-# is_ours PID: whether it is a server that start_vault started here.
+# is_ours PID: succeeds if start_vault has started this process.
 is_ours() {
   local command
   if [ -r "/proc/$1/cmdline" ]; then
@@ -120,7 +120,7 @@ is_ours() {
   [[ " $command " == *" $DEV_PLUGINS "* ]]
 }
 
-# stop_vault PID: ends it and its plugin, and waits for that.
+# stop_vault PID: stops a server and its plugin, and waits until they have ended.
 stop_vault() {
   kill "$1" 2>/dev/null || return 0
   for _ in $(seq 100); do
@@ -130,7 +130,7 @@ stop_vault() {
   kill -9 "$1" 2>/dev/null || true
 }
 
-# show COMMAND...: prints a command as typed, and runs it.
+# show COMMAND...: prints a command as a user would type it, and runs it.
 show() {
   printf '\n$ %s\n' "${*/#$VAULT/vault}"
   "$@"

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MPL-2.0
 #
-# Makes sure that a kubelet can run containers on this machine: that we are
-# root, and that containerd and runc are there, else Debian's.
+# Prepares this machine for a kubelet that runs containers: requires root, and
+# installs Debian's containerd and runc if they are missing.
 . "$(dirname "$0")/lib.sh"
 
-[ "$(uname -s)" = Linux ] || die "a kubelet runs on Linux only"
+[ "$(uname -s)" = Linux ] || die "a kubelet runs only on Linux"
 [ "$(id -u)" = 0 ] || die "a kubelet needs root: sudo make e2e-kubelet, or run it in a virtual machine"
 
 missing=()

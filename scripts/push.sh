@@ -1,20 +1,21 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MPL-2.0
 #
-# "make push": the image of "make release" to a registry, and its signature if
-# SIGN is set (keyless: cosign asks who you are, or GitHub Actions says it).
+# "make push": pushes the image of "make release" to a registry, and signs it if
+# SIGN is set:
 #
 #   scripts/push.sh VERSION REGISTRY/REPOSITORY
 #
-# Who may push is said by a Docker config as usual, or by $REGISTRY_USERNAME and
-# $REGISTRY_PASSWORD.
+# The credential comes from $REGISTRY_USERNAME and $REGISTRY_PASSWORD if they are
+# set, and else from the user's Docker config. The signature is keyless: cosign
+# asks for your identity, or takes the one of GitHub Actions.
 . "$(dirname "$0")/lib.sh"
 
 if [ $# != 2 ] || [ -z "$2" ]; then
-  die "which repository? for example: make push IMAGE=registry.example.com/plugins/regcred"
+  die "IMAGE is missing; for example: make push IMAGE=registry.example.com/plugins/regcred"
 fi
 [ -f dist/oci/index.json ] || die "there is no dist/oci: run \"make release\" first"
-# Repositories have no capitals, as names of users do.
+# A repository has no capital letters; the name of a GitHub user may have some.
 image=$(printf %s "$2" | tr '[:upper:]' '[:lower:]')
 
 if [ -n "${REGISTRY_PASSWORD:-}" ]; then

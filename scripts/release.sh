@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MPL-2.0
 #
-# "make release": all that is released, to dist/.
+# "make release": writes all files of a release to dist/.
 #
 #   scripts/release.sh VERSION OS/ARCH...
 #
-# The bytes depend on the source, the version, the time of the last commit (or
-# $SOURCE_DATE_EPOCH) and the version of Go. Whoever has these gets the same.
+# The bytes depend only on the source, the version, the time of the last commit
+# (or $SOURCE_DATE_EPOCH) and the version of Go.
 . "$(dirname "$0")/lib.sh"
 
 usage="usage: scripts/release.sh VERSION OS/ARCH..., for example: scripts/release.sh v0.1.0 linux/amd64"
 [ $# -ge 2 ] || die "$usage"
 version=$1
 shift
-# No "+build": a tag of an image cannot have one.
+# No "+build", because the tag of an image cannot have one.
 [[ $version =~ ^v[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?$ ]] ||
   die "VERSION=$version: must be a semantic version with a leading \"v\", like v0.1.0 or v0.2.0-rc.1"
 
@@ -21,18 +21,18 @@ program=vault-plugin-secrets-regcred
 released=${program}_${version#v}
 if [ -z "${SOURCE_DATE_EPOCH:-}" ]; then
   SOURCE_DATE_EPOCH=$(git log -1 --format=%ct) ||
-    die "not a clone with a commit: say by SOURCE_DATE_EPOCH how old the files are to be, in seconds since 1970"
+    die "this is no clone with a commit: set SOURCE_DATE_EPOCH to the time of the files, in seconds since 1970"
 fi
 export SOURCE_DATE_EPOCH
 
-# What Go would put into the program of this machine and user. The commit is
-# left out too: with it, a source archive, a clone with a file too many and a
-# clone without its tags would each give other bytes.
+# Keep the machine and the user out of the program. The commit is left out too:
+# with it, a source archive, a clone with an extra file and a clone without tags
+# would each give different bytes.
 export CGO_ENABLED=0 GOFLAGS="-trimpath -buildvcs=false -mod=readonly"
 export GOAMD64=v1 GOARM64=v8.0 GOARM=6 GOPPC64=power8 GOFIPS140=off
 unset GOEXPERIMENT
 
-sums() { # of the given files, in the form of sha256sum
+sums() { # prints the checksums of files, in the form of sha256sum
   if command -v sha256sum >/dev/null; then sha256sum "$@"; else shasum -a 256 "$@"; fi
 }
 
@@ -46,7 +46,7 @@ for platform in "$@"; do
   binary=dist/${os}_$arch/$program$ending
   GOOS=$os GOARCH=$arch "${GO:-go}" build -ldflags="-s -w -X main.version=$version" -o "$binary" ./cmd/$program
   .bin/pack archive "dist/${released}_${os}_$arch.$kind" "$binary" LICENSE README.md CHANGELOG.md
-  # What is built in, read out of the program itself.
+  # The dependencies, which cyclonedx-gomod reads from the program itself.
   .bin/cyclonedx-gomod bin -json -std -noserial -notimestamp -version "$version" \
     -output "dist/${released}_${os}_$arch.cdx.json" "$binary" 2>/dev/null ||
     die "no bill of materials for $binary"
@@ -59,9 +59,9 @@ if [ ${#images[@]} -gt 0 ]; then
   .bin/pack image dist/oci "dist/${released}_oci.tar" "$version" "$program" "${images[@]}"
 fi
 
-# Two lists. SHA256SUMS is of what one downloads, and is what is signed. Vault
-# registers a plugin by the checksum of the program, which is in no archive's:
-# those are in SHA256SUMS.binaries, one line for each platform.
+# SHA256SUMS lists the files for download, and is signed. SHA256SUMS.binaries
+# lists the programs in the archives, one line for each platform, because Vault
+# registers a plugin by the checksum of the program.
 cd dist
 sums ./*_*/"$program"* | sed 's#  \./#  #' >SHA256SUMS.binaries
 sums "$released"* SHA256SUMS.binaries >SHA256SUMS

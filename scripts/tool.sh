@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MPL-2.0
 #
-# Builds one of the programs that the tests or "make lint" need, from the Go
-# module that pins it: scripts/tool.sh kubectl
+# Builds a program that the tests or "make lint" need, from the Go module that
+# pins it: scripts/tool.sh kubectl
 . "$(dirname "$0")/lib.sh"
 
 small="-s -w"
@@ -27,7 +27,7 @@ case ${1:-} in
   etcd) go_build etcd tests/tools/etcd -ldflags="$small" go.etcd.io/etcd/server/v3 ;;
   external-secrets) go_build external-secrets tests/tools/external-secrets -ldflags="$small" github.com/external-secrets/external-secrets ;;
   gitea)
-    # With SQLite, which is C.
+    # SQLite is written in C.
     CGO_ENABLED=1 go_build gitea tests/tools/gitea -tags=sqlite,sqlite_unlock_notify \
       -ldflags="$small -X main.Version=1.26.0" code.gitea.io/gitea
     ;;

@@ -1,15 +1,14 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MPL-2.0
 #
-# Makes .bin/vault a link to a Vault or OpenBao to test with: $VAULT_BIN, else
-# the one that is there, else one on PATH, else Vault built from its Go module
-# to .bin/vault-built. With VAULT_BIN=build it is the built one in any case.
+# Makes .bin/vault a link to the Vault or OpenBao to test with: $VAULT_BIN, or
+# else the present .bin/vault, or else one on PATH, or else a Vault built from its
+# Go module to .bin/vault-built. VAULT_BIN=build takes the built one in any case.
 . "$(dirname "$0")/lib.sh"
 
 built() {
   if [ ! -x .bin/vault-built ] || [ tests/tools/vault/go.sum -nt .bin/vault-built ]; then
-    # The commit and the date are those of the release; without a date Vault
-    # makes one up.
+    # The commit and the date of the release. Without a date, Vault invents one.
     local version=github.com/hashicorp/vault/version
     go_build vault-built tests/tools/vault -tags minimal -ldflags="-s -w \
       -X $version.GitCommit=818ca8b3575ea937ca48b640baf35e1b2ede1833 -X $version.BuildDate=2025-10-22T02:33:18Z" \
@@ -18,7 +17,7 @@ built() {
   ln -sfn vault-built .bin/vault
 }
 
-# use PROGRAM: it may be what .bin/vault is already.
+# use PROGRAM: links .bin/vault to it, unless .bin/vault is the same file already.
 use() {
   local program=$1
   case $program in /*) ;; *) program=$PWD/$program ;; esac

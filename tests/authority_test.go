@@ -17,7 +17,7 @@ import (
 	"vault-plugin-secrets-regcred/tests/servers"
 )
 
-// The team may write its own roles and no connection.
+// The team's policy: it may write its own roles and no connection.
 const authorityPolicy = `
 path "regcred/roles/team-a*" { capabilities = ["create", "read", "update", "patch", "delete"] }
 path "regcred/creds/team-a*" { capabilities = ["read"] }
@@ -27,28 +27,30 @@ path "sys/leases/renew" { capabilities = ["create", "update"] }
 path "sys/leases/revoke" { capabilities = ["create", "update"] }
 `
 
-// open is the connection that is open to the team, for the projects below
-// group/team-a; foreign is that of others, at another GitLab.
+// open is a connection that the team's roles may use, for projects below
+// group/team-a; foreign is another team's, at another GitLab.
 const (
 	ownProject     = "group/team-a/app"
 	foreignProject = "group/team-b/app"
 )
 
-// authority is two GitLabs, one for each connection, and who does what.
+// authority is the two GitLabs, one for each connection, the clients, and a
+// count of what was minted.
 type authority struct {
 	v             *servers.Vault
 	owner, team   *api.Client
 	open, foreign *gitlabtest.Server
 
 	mu      sync.Mutex
-	closed  bool     // whether the team may mint at all
-	escaped []string // mints that the team has no right to
-	granted int      // those that it has
+	closed  bool     // the team may not mint at all
+	escaped []string // mints that were not allowed
+	granted int      // mints that were allowed
 }
 
-// TestNoWriteMintsWhatIsNotOpen has a team with real policies and its own token
-// try to mint at a connection that is not open to its roles, for projects that
-// are not, and after all was closed. What counts is what GitLab is asked for.
+// TestNoWriteMintsWhatIsNotOpen attacks as a team with real policies and its
+// own token. The team tries to mint at a connection that its roles may not use,
+// for projects that are not open to it, and after everything was closed. The
+// requests that reach GitLab decide, not the answers of Vault.
 func TestNoWriteMintsWhatIsNotOpen(t *testing.T) {
 	t.Parallel()
 	a := newAuthority(t)
@@ -61,7 +63,8 @@ func TestNoWriteMintsWhatIsNotOpen(t *testing.T) {
 		})
 	}
 
-	// The attacks would mint if they were allowed, or this proves nothing.
+	// Without this the test proves nothing: the attacks mint when they are
+	// allowed.
 	a.reset(t)
 	for _, mode := range []string{"shared", "leased"} {
 		write(t, a.team, "regcred/roles/team-a-"+mode, fields{"connection": "open", "project": ownProject, "mode": mode})
@@ -101,7 +104,7 @@ func newAuthority(t *testing.T) *authority {
 	return a
 }
 
-// watch judges all requests that mint, by what the administrators have opened.
+// watch judges each request that mints by what the administrators have opened.
 func (a *authority) watch() {
 	a.foreign.Watch(func(r *http.Request) {
 		if a.foreign.MintMatch(r) {
@@ -125,7 +128,8 @@ func (a *authority) note(own bool, what string) {
 	a.escaped = append(a.escaped, what)
 }
 
-// reset makes both connections anew, and deletes what attacks have left.
+// reset writes both connections again and deletes the roles that attacks have
+// left.
 func (a *authority) reset(t *testing.T) {
 	t.Helper()
 	a.setClosed(false)
@@ -145,7 +149,7 @@ func (a *authority) reset(t *testing.T) {
 	}
 	connect(t, a.owner, "regcred/connections/open", "gitlab", a.open.Connection(), fields{"allowed_roles": "team-a-*", "allowed_targets": "group/team-a/*"})
 	connect(t, a.owner, "regcred/connections/foreign", "gitlab", a.foreign.Connection(), fields{"allowed_roles": "team-b-*", "allowed_targets": ""})
-	// What team b has is read, so that there is something to get at.
+	// Read what team b has, so that there is a credential to steal.
 	for role, others := range map[string]fields{"team-b-app": {"rotation_period": "1h"}, "team-b-ci": {"mode": "leased"}} {
 		write(t, a.owner, "regcred/roles/"+role, dynamic("foreign", issuer.Settings{"project": foreignProject}, others))
 	}
@@ -160,20 +164,21 @@ func (a *authority) setClosed(closed bool) {
 	a.closed = closed
 }
 
-// admin is a write by an administrator, which must not fail.
+// admin writes as an administrator, which must succeed.
 func (a *authority) admin(t *testing.T, path string, data fields) {
 	t.Helper()
 	write(t, a.owner, "regcred/"+path, data)
 }
 
-// close shuts the open connection, in one of the ways that there are.
+// close closes the open connection, in one of several ways.
 func (a *authority) close(t *testing.T, data fields) {
 	t.Helper()
 	a.admin(t, "connections/open", data)
 	a.setClosed(true)
 }
 
-// try writes as the team, and goes on after a refusal: the result counts.
+// try writes as the team. A refusal is no failure: the requests at GitLab
+// decide.
 func (a *authority) try(path string, data fields) {
 	_, _ = a.team.Logical().Write("regcred/"+path, data)
 }
@@ -189,11 +194,11 @@ func (a *authority) tryRead(path string) *api.Secret {
 	return secret
 }
 
-// teamNames are the roles that attacks write, and those that the team might
-// reach besides.
+// teamNames are the names of the roles that attacks write, and of others that
+// the team might reach.
 var teamNames = []string{"team-a", "team-a-app", "team-a-shared", "team-a-leased", "team-a-two", "team-b-app", "team-b-ci", "TEAM-A-app"}
 
-// useAll does everything that makes the engine mint, with every name.
+// useAll makes every request that can mint, with every name.
 func (a *authority) useAll(t *testing.T) {
 	t.Helper()
 	for _, name := range teamNames {
@@ -224,7 +229,7 @@ func (a *authority) hasEscaped() bool {
 	return len(a.escaped) > 0
 }
 
-// ownRole is one that the team may have.
+// ownRole returns the fields of a role that the team may have.
 func ownRole(others fields) fields {
 	return dynamic("open", issuer.Settings{"project": ownProject}, others)
 }
@@ -241,7 +246,7 @@ func authorityAttacks() map[string]func(*testing.T, *authority) {
 	return attacks
 }
 
-// connectionAttacks go for a connection that no role of the team may use.
+// connectionAttacks aim at a connection that none of the team's roles may use.
 var connectionAttacks = map[string]func(*testing.T, *authority, string){
 	"another connection": func(_ *testing.T, a *authority, mode string) {
 		a.try("roles/team-a-app", fields{"connection": "foreign", "project": ownProject, "mode": mode})
@@ -284,7 +289,7 @@ var connectionAttacks = map[string]func(*testing.T, *authority, string){
 		a.try("verify/team-a-app", fields{"role": "team-b-ci", "name": "team-b-ci"})
 	},
 	"a name that a connection's glob does not mean": func(_ *testing.T, a *authority, mode string) {
-		// team-a is not team-a-*: at open it may not mint either.
+		// team-a does not match team-a-*, so it may not mint at open either.
 		a.try("roles/team-a", ownRole(fields{"mode": mode, "project": foreignProject}))
 		a.try("roles/team-a", fields{"connection": "foreign", "project": foreignProject, "mode": mode})
 	},
@@ -300,7 +305,7 @@ var connectionAttacks = map[string]func(*testing.T, *authority, string){
 	},
 }
 
-// targetAttacks go for projects that the connection does not open to anybody.
+// targetAttacks aim at projects that the connection opens to nobody.
 var targetAttacks = map[string]func(*testing.T, *authority, string){
 	"another project": func(_ *testing.T, a *authority, mode string) {
 		a.try("roles/team-a-app", ownRole(fields{"project": foreignProject, "mode": mode}))
@@ -351,7 +356,7 @@ var targetAttacks = map[string]func(*testing.T, *authority, string){
 	},
 }
 
-// closingAttacks go on after the connection was closed.
+// closingAttacks continue after the connection was closed.
 var closingAttacks = map[string]func(*testing.T, *authority, string){
 	"closed before the first read": func(t *testing.T, a *authority, mode string) {
 		a.try("roles/team-a-app", ownRole(fields{"mode": mode}))
@@ -400,7 +405,7 @@ var closingAttacks = map[string]func(*testing.T, *authority, string){
 	},
 }
 
-// otherAttacks are those to which one mode matters, or none.
+// otherAttacks need one mode only, or none.
 var otherAttacks = map[string]func(*testing.T, *authority){
 	"due, and then expired, after closing": func(t *testing.T, a *authority) {
 		a.try("roles/team-a-app", ownRole(fields{"rotation_period": "5s", "grace_period": "1s"}))
@@ -443,8 +448,8 @@ var otherAttacks = map[string]func(*testing.T, *authority){
 	},
 }
 
-// waitUntilExpired waits until the credential of a shared role was due, which
-// the engine has noticed, and until it has nothing to serve any more.
+// waitUntilExpired waits until a shared role's rotation has failed and it has
+// nothing left to serve.
 func waitUntilExpired(t *testing.T, a *authority, role string) {
 	t.Helper()
 	servers.Eventually(t, func() error {
@@ -454,13 +459,13 @@ func waitUntilExpired(t *testing.T, a *authority, role string) {
 		_, err := a.owner.Logical().Read("regcred/creds/" + role)
 		got := read(t, a.owner, "regcred/roles/"+role)
 		if err == nil || got["last_error"] == nil {
-			return fmt.Errorf("want a rotation that has failed, and a read that is given nothing (error: %t), got %v", err != nil, got)
+			return fmt.Errorf("want a failed rotation and a refused read (error: %t), got %v", err != nil, got)
 		}
 		return nil
 	})
 }
 
-// raw sends a request of the team as it is, byte for byte.
+// raw sends a request as the team, byte for byte.
 func (a *authority) raw(t *testing.T, method, path, body string) {
 	t.Helper()
 	rawRequest(t, a.v.Addr, a.team.Token(), method, "/v1/regcred/"+strings.ReplaceAll(path, "\n", "%0a"), body)

@@ -14,18 +14,19 @@ import (
 	"vault-plugin-secrets-regcred/tests/servers"
 )
 
-// escalation is a way in which a team tries to read a role that does not let
-// it. before is done by the role's owner, attack by the team, which then reads
-// every name that it may; legitimate is a bundle that the owner does allow.
+// escalation is one way in which a team tries to read a role that does not
+// allow its bundles. The role's owner does before, and the team attack; then
+// the team reads every name that its policy covers. legitimate is a bundle that
+// the owner allows.
 type escalation struct {
 	before     func(t *testing.T, owner *api.Client)
 	attack     func(t *testing.T, team *api.Client)
 	legitimate string
 }
 
-// TestBundleIsNoWayToReadAnotherRole has a team that may write roles/team-a*
-// and read creds/team-a*, with real policies and its own token, and a role
-// "private" that it must not read by any sequence of writes.
+// TestBundleIsNoWayToReadAnotherRole attacks as a team with real policies and
+// its own token. The team may write roles/team-a* and read creds/team-a*. No
+// sequence of its writes may let it read the role "private".
 func TestBundleIsNoWayToReadAnotherRole(t *testing.T) {
 	t.Parallel()
 	v := servers.StartVault(t)
@@ -50,7 +51,7 @@ path "regcred/verify/team-a*" { capabilities = ["update"] }
 		return fields{"registry": "private.example.com", "username": "owner", "password": marker, "allowed_bundles": allowed}
 	}
 	own := fields{"registry": "own.example.com", "username": "team", "password": "own"}
-	// Attacks go on after a refusal: the result counts.
+	// A refusal is no failure: what the team can read decides.
 	put := func(path string, data fields) func(*testing.T, *api.Client) {
 		return func(_ *testing.T, c *api.Client) { _, _ = c.Logical().Write("regcred/roles/"+path, data) }
 	}
@@ -99,7 +100,7 @@ path "regcred/verify/team-a*" { capabilities = ["update"] }
 		"an encoded name": {before: put("private", private("")), attack: all(put("team-a%2f..%2fprivate", fields{"password": "mine"}), put("team-a/../private", fields{"allowed_bundles": "*"}), put("team-a", fields{"members": "private"}))},
 	} {
 		t.Run(name, func(t *testing.T) {
-			remove("private")(t, v.Client) // of the attack before
+			remove("private")(t, v.Client) // left by the attack before
 			e.before(t, v.Client)
 			e.attack(t, team)
 			for _, role := range []string{"team-a", "team-a1", "team-a2"} {
@@ -126,7 +127,8 @@ path "regcred/verify/team-a*" { capabilities = ["update"] }
 		t.Errorf("want one refusal that names the member (-private +missing):\n%s%s", diff, refusals["private"])
 	}
 
-	// The attacks would work if they were allowed, or this proves nothing.
+	// Without this the test proves nothing: the attack works when it is
+	// allowed.
 	put("private", private("team-a"))(t, v.Client)
 	write(t, team, "regcred/roles/team-a", fields{"members": "private"})
 	if got := read(t, team, "regcred/creds/team-a")["password"]; got != marker {
@@ -134,7 +136,7 @@ path "regcred/verify/team-a*" { capabilities = ["update"] }
 	}
 }
 
-// everything returns all that an answer tells.
+// everything returns the whole text of an answer.
 func everything(t *testing.T, secret *api.Secret, err error) string {
 	t.Helper()
 	encoded, jsonErr := json.Marshal(secret)
@@ -149,7 +151,7 @@ func everything(t *testing.T, secret *api.Secret, err error) string {
 }
 
 // TestPullFromThreeRegistriesWithOneSecret pulls from each registry of a
-// bundle, one of them under a key that is limited to a path.
+// bundle. One of them stands under a key that is limited to a path.
 func TestPullFromThreeRegistriesWithOneSecret(t *testing.T) {
 	t.Parallel()
 	v := servers.StartVault(t)
@@ -177,7 +179,7 @@ func TestPullFromThreeRegistriesWithOneSecret(t *testing.T) {
 		}
 		for reader, ask := range readers {
 			if reader == "go-containerregistry" {
-				continue // crane is that; it reads from the environment
+				continue // it is the library of crane, and reads from the environment
 			}
 			want := []clients.Found{{Credentials: []clients.Login{logins[image]}}}
 			if diff := cmp.Diff(want, ask(t, []clients.LookUp{{Config: secret, Image: image}})); diff != "" {

@@ -16,8 +16,8 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer/issuertest"
 )
 
-// connect writes a connection of a type to a path, as a test's server describes
-// it, with the fields in others beside or in place of these.
+// connect writes a connection, with the fields that a test's server gives and
+// with others, which take precedence.
 func connect(t testing.TB, client *api.Client, path, kind string, c issuer.Connection, others fields) {
 	t.Helper()
 	var registries []string
@@ -35,8 +35,8 @@ func connect(t testing.TB, client *api.Client, path, kind string, c issuer.Conne
 	write(t, client, path, data)
 }
 
-// dynamic returns the fields of a role, with others beside or in place of
-// them.
+// dynamic returns the fields of a dynamic role: those of role and others, which
+// take precedence.
 func dynamic(connection string, role issuer.Settings, others fields) fields {
 	data := fields{"connection": connection}
 	for field, value := range role {
@@ -46,8 +46,8 @@ func dynamic(connection string, role issuer.Settings, others fields) fields {
 	return data
 }
 
-// countMints counts the requests that mint from now on, whether the server
-// grants them or not.
+// countMints counts the requests that mint from now on, also those that the
+// server refuses.
 func countMints(s *issuertest.Server, mints func(*http.Request) bool) *atomic.Int64 {
 	var count atomic.Int64
 	s.Watch(func(r *http.Request) {
@@ -58,7 +58,7 @@ func countMints(s *issuertest.Server, mints func(*http.Request) bool) *atomic.In
 	return &count
 }
 
-// withToken returns a client with another token.
+// withToken returns the client with another token.
 func withToken(t testing.TB, client *api.Client, token string) *api.Client {
 	t.Helper()
 	clone, err := client.Clone()
@@ -69,7 +69,7 @@ func withToken(t testing.TB, client *api.Client, token string) *api.Client {
 	return clone
 }
 
-// credentialOf is what a read of creds/ has given.
+// credentialOf returns the credential in an answer of creds/.
 func credentialOf(data fields) issuer.Credential {
 	return issuer.Credential{
 		Username: data["username"].(string),
@@ -93,7 +93,7 @@ func leasesBelow(t testing.TB, client *api.Client, path string) []string {
 	return ids
 }
 
-// revokeNow asks for a revocation that has been done when there is an answer.
+// revokeNow returns options that make Vault answer once the lease is revoked.
 func revokeNow(lease string) *api.RevokeOptions {
 	return &api.RevokeOptions{LeaseID: lease, Sync: true}
 }

@@ -22,7 +22,7 @@ import (
 	"vault-plugin-secrets-regcred/tests/servers"
 )
 
-// TestGitHubActions: hashicorp/vault-action 3.
+// TestGitHubActions follows hashicorp/vault-action 3.
 func TestGitHubActions(t *testing.T) {
 	c := newConsumer(t, "github-actions")
 	c.does("policy.hcl", []string{"workflow.yaml"}, func(r *attempt) error {
@@ -41,7 +41,7 @@ func TestGitHubActions(t *testing.T) {
 			Env  map[string]string `json:"env"`
 		}
 		var workflow struct {
-			On          string            `json:"true"` // what YAML 1.1 makes of "on"
+			On          string            `json:"true"` // YAML 1.1 reads "on" as true
 			Permissions map[string]string `json:"permissions"`
 			Jobs        map[string]struct {
 				RunsOn string `json:"runs-on"`
@@ -62,7 +62,7 @@ func TestGitHubActions(t *testing.T) {
 				fmt.Sprint(vault.Uses, " ", vault.With.URL, " ", vault.With.Method, " ", vault.With.Role, " ", *vault.With.ExportEnv))); err != nil {
 			return err
 		}
-		// src/action.js, parseSecretsInput.
+		// As parseSecretsInput in src/action.js.
 		spec, output, found := strings.Cut(vault.With.Secrets, "|")
 		parts := strings.Fields(spec)
 		if !found || len(parts) != 2 || strings.Contains(parts[1], ".") {
@@ -95,7 +95,8 @@ func TestGitHubActions(t *testing.T) {
 	})
 }
 
-// vaultAction is getSecrets and selectData of src/secrets.js, for one field.
+// vaultAction does what getSecrets and selectData of src/secrets.js do for one
+// field.
 func vaultAction(r *attempt, path, field string) (string, error) {
 	status, body, err := r.getJSON(path, nil)
 	switch {
@@ -117,15 +118,15 @@ func vaultAction(r *attempt, path, field string) (string, error) {
 	if !ok {
 		return "", fmt.Errorf("Unable to retrieve result for data.%q. No match data was found", field)
 	}
-	if json.Valid([]byte(text)) { // JSON is escaped, and stays so
+	if json.Valid([]byte(text)) { // vault-action escapes JSON and does not undo it
 		quoted, err := json.Marshal(text)
 		return strings.Trim(string(quoted), `"`), err
 	}
 	return text, nil
 }
 
-// shell runs a script in an empty home, with nothing in its environment but
-// what is given, and looks what Docker then finds for the registry.
+// shell runs a script in an empty home and with the given environment only, and
+// returns what Docker then finds for the registry.
 func (r *attempt) shell(script string, env []string) error {
 	home, err := os.MkdirTemp("", "consumer")
 	if err != nil {
@@ -169,7 +170,7 @@ func dockerFinds(config string) error {
 	return want("what Docker finds", clients.Login{Username: exampleUsername, Password: examplePassword}, clients.Login{Username: found.Username, Password: found.Password})
 }
 
-// TestGitLabCI: GitLab Runner 19.4.
+// TestGitLabCI follows GitLab Runner 19.4.
 func TestGitLabCI(t *testing.T) {
 	c := newConsumer(t, "gitlab-ci")
 	c.does("policy.hcl", []string{"gitlab-ci.yml"}, func(r *attempt) error {
@@ -208,8 +209,8 @@ func TestGitLabCI(t *testing.T) {
 			want("job", "registry.gitlab.com/team/builder [make]", fmt.Sprint(job.Image, " ", job.Script))); err != nil {
 			return err
 		}
-		// helpers/vault/secret_engines/generic/engine.go; kv-v1 is the same engine,
-		// and kv-v2 inserts data/.
+		// As helpers/vault/secret_engines/generic/engine.go. kv-v1 is the same
+		// engine; kv-v2 inserts data/.
 		if s.Vault.Engine.Name != "generic" {
 			return fmt.Errorf("factory for engine %s not registered", s.Vault.Engine.Name)
 		}
@@ -217,8 +218,8 @@ func TestGitLabCI(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		// helpers/secrets/resolvers/vault/resolver.go: a field that is not there, and
-		// a path that is not there, are the same error.
+		// As helpers/secrets/resolvers/vault/resolver.go: a missing field and a
+		// missing path are the same error.
 		if response == nil || response.Data[s.Vault.Field] == nil {
 			return errors.New("secret not found")
 		}
@@ -232,8 +233,9 @@ func TestGitLabCI(t *testing.T) {
 	c.Run("no such role", c.absent)
 }
 
-// TestDocker runs the example with the real vault, and reads what it wrote with
-// the libraries of Docker (BuildKit has the same), and of podman and skopeo.
+// TestDocker runs the example with the real vault program, and reads the file
+// that it wrote with the libraries of Docker (which BuildKit uses too), podman
+// and skopeo.
 func TestDocker(t *testing.T) {
 	c := newConsumer(t, "docker")
 	c.does("policy.hcl", []string{"config.sh"}, func(r *attempt) error {
@@ -259,8 +261,8 @@ func TestDocker(t *testing.T) {
 	}
 }
 
-// TestDockerReadsItsEnvironment sets DOCKER_AUTH_CONFIG, in which the Docker CLI
-// accepts nothing but "auth".
+// TestDockerReadsItsEnvironment sets DOCKER_AUTH_CONFIG, in which the Docker
+// CLI accepts only the field "auth".
 func TestDockerReadsItsEnvironment(t *testing.T) {
 	v := servers.StartVault(t)
 	write(t, v.Client, "regcred/roles/my_app", fields{"registry": exampleRegistry, "username": exampleUsername, "password": examplePassword})

@@ -25,12 +25,12 @@ import (
 	"vault-plugin-secrets-regcred/tests/servers"
 )
 
-// TestVaultSecretsOperator: hashicorp/vault-secrets-operator 1.4.
+// TestVaultSecretsOperator follows hashicorp/vault-secrets-operator 1.4.
 func TestVaultSecretsOperator(t *testing.T) {
 	c := newConsumer(t, "vault-secrets-operator")
 	const group = "secrets.hashicorp.com/v1beta1"
 
-	// The fields of api/v1beta1/common.go that the examples use.
+	// Fields of api/v1beta1/common.go that the examples use.
 	type destination struct {
 		Name           string `json:"name"`
 		Create         bool   `json:"create"`
@@ -39,8 +39,9 @@ func TestVaultSecretsOperator(t *testing.T) {
 			ExcludeRaw bool `json:"excludeRaw"`
 		} `json:"transformation"`
 	}
-	// vault/client.go, (*defaultClient).Read, and helpers/secrets.go: all top-level
-	// fields are copied, and all of them once more as JSON unless that is excluded.
+	// As (*defaultClient).Read in vault/client.go, and helpers/secrets.go: all
+	// top-level fields are copied, and once more as JSON unless that is
+	// excluded.
 	sync := func(r *attempt, o object, mount, path string, d destination) error {
 		response, err := r.get(mount+"/"+path, nil)
 		if err != nil {
@@ -113,7 +114,8 @@ func TestVaultSecretsOperator(t *testing.T) {
 			want("name", metadata{Name: "regcred", Namespace: "app"}, static.Metadata),
 			want("method", "jwt jwt my_app regcred [vault]", fmt.Sprint(auth.Spec.Method, " ", auth.Spec.Mount, " ", auth.Spec.JWT.Role, " ", auth.Spec.JWT.ServiceAccount, " ", auth.Spec.JWT.Audiences)),
 			want("refreshAfter", true, refreshes(static.Spec.RefreshAfter)))
-		// vault/requests.go: only this type does not put data/ into the path.
+		// As vault/requests.go: only this type does not put data/ into the
+		// path.
 		if err == nil && static.Spec.Type != "kv-v1" {
 			err = fmt.Errorf("type %s asks for %s/data/%s", static.Spec.Type, static.Spec.Mount, static.Spec.Path)
 		}
@@ -123,9 +125,10 @@ func TestVaultSecretsOperator(t *testing.T) {
 		return sync(r, static.object, static.Spec.Mount, static.Spec.Path, static.Spec.Destination)
 	})
 
-	// controllers/vaultdynamicsecret_controller.go, computePostSyncHorizon: what is
-	// neither leased nor rotated by the engine is read again after refreshAfter
-	// only, and that only where allowStaticCreds is not set.
+	// As computePostSyncHorizon in
+	// controllers/vaultdynamicsecret_controller.go: a credential that is
+	// neither leased nor rotated by the engine is read again after
+	// refreshAfter, and only where allowStaticCreds is not set.
 	c.does("policy.hcl", []string{"dynamic-secret.yaml"}, func(r *attempt) error {
 		var dynamic struct {
 			object
@@ -157,7 +160,8 @@ func TestVaultSecretsOperator(t *testing.T) {
 			}
 		}
 	})
-	// The same file, doVault: with any params, and with requestHTTPMethod, it writes.
+	// As doVault in the same file: with params, and with requestHTTPMethod, it
+	// writes.
 	c.Run("params", func(t *testing.T) {
 		_, err := c.vault.Client.Logical().Write("regcred/creds/my_app", fields{"ttl": "1h"})
 		if !isStatus(err, http.StatusMethodNotAllowed) || !strings.Contains(err.Error(), "unsupported operation") {
@@ -168,10 +172,10 @@ func TestVaultSecretsOperator(t *testing.T) {
 	c.Run("fields", func(t *testing.T) { c.plainFields(t, "_raw") })
 }
 
-// staticCreds reads what the operator reads with allowStaticCreds, as it does:
-// vaultStaticCredsMetaDataFromData in its controllers. Where the engine does not
-// rotate there must be nothing, or the operator waits for a rotation that does
-// not come.
+// staticCreds reads what the operator reads with allowStaticCreds, as
+// vaultStaticCredsMetaDataFromData in its controllers does. Where the engine
+// does not rotate there must be nothing; otherwise the operator would wait for
+// a rotation that never comes.
 func staticCreds(data map[string]any) error {
 	for _, field := range []string{"last_vault_rotation", "rotation_period", "rotation_schedule", "ttl"} {
 		if value, found := data[field]; found {
@@ -181,10 +185,11 @@ func staticCreds(data map[string]any) error {
 	return nil
 }
 
-// TestRicobergerVaultSecretsOperator: ricoberger/vault-secrets-operator 1.28.
+// TestRicobergerVaultSecretsOperator follows ricoberger/vault-secrets-operator
+// 1.28.
 func TestRicobergerVaultSecretsOperator(t *testing.T) {
 	c := newConsumer(t, "ricoberger-vault-secrets-operator")
-	// internal/vault/client.go, GetSecret and convertData.
+	// As GetSecret and convertData in internal/vault/client.go.
 	convert := func(data map[string]any, keys []string) (map[string]string, error) {
 		converted := map[string]string{}
 		for key, value := range data {
@@ -258,7 +263,7 @@ func TestRicobergerVaultSecretsOperator(t *testing.T) {
 }
 
 // movedFromTemplate runs the template of docs/migrating-from-kv-templates.md on
-// the secret of KV as the operator does, and compares what both credentials are.
+// a KV secret, as the operator does, and compares the two pull secrets.
 func (c *consumer) movedFromTemplate(t *testing.T) {
 	blocks := blocksOf(t, filepath.Join("docs", "migrating-from-kv-templates.md"))
 	var manifests []string
@@ -290,7 +295,7 @@ func (c *consumer) movedFromTemplate(t *testing.T) {
 		t.Errorf("the Secret would not be changed in place (-before +after):\n%s", diff)
 	}
 
-	const username, password = "robot", "s3cr3t" // a template breaks on others
+	const username, password = "robot", "s3cr3t" // the template breaks on special characters
 	v := c.vault.Client
 	if err := v.Sys().Mount("kv", &api.MountInput{Type: "kv", Options: map[string]string{"version": "2"}}); err != nil {
 		t.Fatal(err)
@@ -325,13 +330,13 @@ func (c *consumer) movedFromTemplate(t *testing.T) {
 	}
 }
 
-// TestSecretsStoreCSI: hashicorp/vault-csi-provider 1.7 with
+// TestSecretsStoreCSI follows hashicorp/vault-csi-provider 1.7 with
 // kubernetes-sigs/secrets-store-csi-driver 1.5.5.
 func TestSecretsStoreCSI(t *testing.T) {
 	c := newConsumer(t, "secrets-store-csi")
 	definition := secretProviderClassSchema(t)
 	audience := boundAudience(t)
-	// internal/provider/provider.go, keyFromData.
+	// As keyFromData in internal/provider/provider.go.
 	keyFromData := func(data map[string]any, key string) (string, error) {
 		if inner, ok := data["data"].(map[string]any); ok {
 			data = inner
@@ -342,7 +347,7 @@ func TestSecretsStoreCSI(t *testing.T) {
 		}
 		return text, nil
 	}
-	// internal/client/client.go: status 404 is an error here.
+	// As internal/client/client.go: status 404 is an error here.
 	requestSecret := func(r *attempt, path string) (*api.Secret, error) {
 		r.asked[path] = true
 		response, err := r.Logical().ReadRaw(path)
@@ -445,7 +450,7 @@ func TestSecretsStoreCSI(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		// The driver: pkg/util/secretutil/secret.go, GetSecretData.
+		// The driver, as GetSecretData in pkg/util/secretutil/secret.go.
 		o := class.Spec.SecretObjects[0]
 		if o.Data[0].ObjectName != objects[0].ObjectName {
 			return fmt.Errorf("file matching objectName %s not found in the pod", o.Data[0].ObjectName)
@@ -467,7 +472,8 @@ func TestSecretsStoreCSI(t *testing.T) {
 	})
 }
 
-// boundAudience is what the role of docs/consumers/login.md demands of a token.
+// boundAudience is the audience that the role of docs/consumers/login.md
+// demands of a token.
 func boundAudience(t *testing.T) string {
 	t.Helper()
 	content, err := os.ReadFile(filepath.Join(servers.Repo(), "examples", "external-secrets", "jwt-role.json"))
@@ -483,7 +489,7 @@ func boundAudience(t *testing.T) string {
 	return role.BoundAudiences
 }
 
-// schema is a structural schema as resource definitions have it.
+// schema is a structural schema of a resource definition.
 type schema struct {
 	Type                 string            `json:"type"`
 	Properties           map[string]schema `json:"properties"`
@@ -492,7 +498,7 @@ type schema struct {
 	Required             []string          `json:"required"`
 }
 
-// secretProviderClassSchema comes from the module of the driver.
+// secretProviderClassSchema reads the schema in the module of the driver.
 func secretProviderClassSchema(t *testing.T) schema {
 	t.Helper()
 	const module = "sigs.k8s.io/secrets-store-csi-driver"
@@ -544,7 +550,7 @@ func (s schema) validate(at string, value any) error {
 			case s.AdditionalProperties != nil:
 				property = *s.AdditionalProperties
 			case at == ".metadata":
-				continue // kube-apiserver's own
+				continue // kube-apiserver adds these
 			default:
 				return fmt.Errorf("%s.%s: unknown field", at, name)
 			}

@@ -23,11 +23,11 @@ import (
 	"github.com/zclconf/go-cty/cty/function/stdlib"
 )
 
-// TestArgoCDVaultPlugin: argoproj-labs/argocd-vault-plugin 1.18.1.
+// TestArgoCDVaultPlugin follows argoproj-labs/argocd-vault-plugin 1.18.1.
 func TestArgoCDVaultPlugin(t *testing.T) {
 	c := newConsumer(t, "argocd-vault-plugin")
 	placeholder := regexp.MustCompile(`(?mU)<path:([^#]+)#([^#]+)(?:#([^#]+))?>`) // pkg/kube/util.go
-	// pkg/backends/vault.go, GetSecrets.
+	// As GetSecrets in pkg/backends/vault.go.
 	getSecrets := func(r *attempt, path, kvVersion string) (map[string]any, error) {
 		response, err := r.get(path, nil)
 		switch {
@@ -84,10 +84,10 @@ func TestArgoCDVaultPlugin(t *testing.T) {
 	c.Run("no such role", c.absent)
 }
 
-// TestBankVaultsWebhook: bank-vaults/secrets-webhook.
+// TestBankVaultsWebhook follows bank-vaults/secrets-webhook.
 func TestBankVaultsWebhook(t *testing.T) {
 	c := newConsumer(t, "bank-vaults-webhook")
-	// The injector, readVaultPath: always with a version.
+	// As readVaultPath of the injector: always with a version.
 	getValue := func(r *attempt, reference string) (string, error) {
 		at, found := strings.CutPrefix(reference, "vault:")
 		at, key, hasKey := strings.Cut(at, "#")
@@ -134,7 +134,8 @@ func TestBankVaultsWebhook(t *testing.T) {
 		}, m.Metadata.Annotations); err != nil {
 			return err
 		}
-		// pkg/provider/vault/secret.go, mutateDockerCreds and determineAuthType.
+		// As mutateDockerCreds and determineAuthType in
+		// pkg/provider/vault/secret.go.
 		var config dockerConfig
 		if err := json.Unmarshal([]byte(got.Data[".dockerconfigjson"]), &config); err != nil {
 			return err
@@ -183,8 +184,9 @@ func TestBankVaultsWebhook(t *testing.T) {
 	c.Run("no such role", c.absent)
 }
 
-// TestTerraform: hashicorp/terraform-provider-vault. The syntax is checked with
-// Terraform's own parser; the provider's schema cannot be had as a Go module.
+// TestTerraform follows hashicorp/terraform-provider-vault. Terraform's own
+// parser checks the syntax; the provider's schema is not available as a Go
+// module.
 func TestTerraform(t *testing.T) {
 	c := newConsumer(t, "terraform")
 	parse := func(r *attempt, file string, variables map[string]cty.Value, into any) (*hcl.EvalContext, error) {
@@ -206,7 +208,8 @@ func TestTerraform(t *testing.T) {
 		return v, nil
 	}
 
-	// vault/data_source_generic_secret.go, vault/util.go: versionedSecret.
+	// As vault/data_source_generic_secret.go, and versionedSecret in
+	// vault/util.go.
 	c.does("policy.hcl", []string{"secret.tf"}, func(r *attempt) error {
 		var file struct {
 			Provider struct {
@@ -240,7 +243,7 @@ func TestTerraform(t *testing.T) {
 			want("resource", "kubernetes_secret_v1 regcred", file.Resource.Type+" "+file.Resource.Name)); err != nil {
 			return err
 		}
-		// internal/provider/meta.go
+		// As internal/provider/meta.go.
 		if !file.Provider.SkipChildToken {
 			if _, err := r.Auth().Token().Create(&api.TokenCreateRequest{TTL: "1m"}); err != nil {
 				return fmt.Errorf("failed to create limited child token: %w", err)
@@ -273,7 +276,7 @@ func TestTerraform(t *testing.T) {
 	})
 	c.Run("mount with version 2", c.mountedAsKV2)
 
-	// vault/resource_generic_endpoint.go: write, read, compare, delete.
+	// As vault/resource_generic_endpoint.go: write, read, compare, delete.
 	c.does("role-policy.hcl", []string{"role.tf"}, func(r *attempt) error {
 		var file struct {
 			Variable struct {
@@ -334,11 +337,11 @@ func TestTerraform(t *testing.T) {
 	c.Run("no such role", c.absent)
 }
 
-// TestAnsible: community.hashi_vault and hvac.
+// TestAnsible follows community.hashi_vault and hvac.
 func TestAnsible(t *testing.T) {
 	c := newConsumer(t, "ansible")
 	lookup := regexp.MustCompile(`^\{\{ lookup\('community\.hashi_vault\.vault_read', '([^']+)', url='` + exampleAddress + `'\)\.data\.(\w+) \}\}$`)
-	// plugins/lookup/vault_read.py, and hvac/v1/__init__.py: read.
+	// As plugins/lookup/vault_read.py, and read in hvac/v1/__init__.py.
 	vaultRead := func(r *attempt, path string) (map[string]any, error) {
 		status, body, err := r.getJSON(path, http.Header{"X-Vault-Request": {"true"}})
 		switch {
@@ -400,7 +403,7 @@ func TestAnsible(t *testing.T) {
 	})
 }
 
-// TestVals: helmfile/vals 0.46.1.
+// TestVals follows helmfile/vals 0.46.1.
 func TestVals(t *testing.T) {
 	c := newConsumer(t, "vals")
 	reference := regexp.MustCompile(`^((secret)?ref)\+([^\+:]*:\/\/[^\+\n ]+[^\+\n ",])\+?$`) // pkg/expansion/expand_match.go
@@ -421,7 +424,7 @@ func TestVals(t *testing.T) {
 			if err := want("reference", "ref vault map[address:["+exampleAddress+"]]", fmt.Sprint(match[1], " ", uri.Scheme, " ", uri.Query())); err != nil {
 				return err
 			}
-			// vals.go, and pkg/providers/vault/vault.go: GetStringMap.
+			// As vals.go, and GetStringMap in pkg/providers/vault/vault.go.
 			data, err := r.getKV(uri.Host + uri.Path)
 			if err != nil {
 				return err

@@ -23,12 +23,12 @@ import (
 	"vault-plugin-secrets-regcred/tests/servers"
 )
 
-// The tools of consumers_*_test.go do not run here. Each test does in their
-// place what their own code does, named with the file that it stands in: which
-// request the tool derives from its example in examples/, and what it makes of
-// the answer of a real Vault. The tools that do run are tested in tests/e2e.
+// The tools of consumers_*_test.go do not run here. Each test does what the
+// tool's own code does, and names the file of that code: which request the tool
+// derives from its example in examples/, and what it makes of the answer of a
+// real Vault. The tools that do run are tested in tests/e2e.
 
-// What the examples agree on.
+// The names that the examples share.
 const (
 	exampleAddress  = "https://vault.example.com:8200"
 	exampleRegistry = "registry.gitlab.com"
@@ -37,20 +37,20 @@ const (
 	examplePassword = "gl\"dt\\-<&>'$9: Qm\n🔑"
 )
 
-// exampleConfig is the pull secret of the role in the examples, put together
-// without the engine.
+// exampleConfig is the pull secret of the role in the examples, made without
+// the engine.
 func exampleConfig() string {
 	auth := base64.StdEncoding.EncodeToString([]byte(exampleUsername + ":" + examplePassword))
 	password, _ := json.Marshal(examplePassword)
 	return fmt.Sprintf(`{"auths":{%q:{"username":%q,"password":%s,"auth":%q}}}`, exampleRegistry, exampleUsername, password, auth)
 }
 
-// exampleSecret is the Secret that every tool for Kubernetes must come to.
+// exampleSecret is the Secret that every tool for Kubernetes must make.
 func exampleSecret() secret {
 	return secret{"regcred", "app", exampleType, map[string]string{".dockerconfigjson": exampleConfig()}}
 }
 
-// secret is a Kubernetes Secret, its data not encoded.
+// secret is a Kubernetes Secret; its data is not encoded.
 type secret struct {
 	Name, Namespace, Type string
 	Data                  map[string]string
@@ -79,13 +79,13 @@ func newConsumer(t *testing.T, tool string) *consumer {
 	return c
 }
 
-// attempt is one use of a tool: its files, and what it asks of Vault with a
-// token that has the example's policy and no other, not even "default".
+// attempt is one use of a tool: its files, and its requests to Vault with a
+// token that has the policy of the example and no other, not even "default".
 type attempt struct {
 	*api.Client
 	vault *servers.Vault
 	files map[string]string
-	asked map[string]bool // paths, without those of sys
+	asked map[string]bool // paths of its requests, except those below sys
 }
 
 func (c *consumer) start(files map[string]string, policy string) (*attempt, error) {
@@ -113,9 +113,9 @@ func (c *consumer) asRoot() *attempt {
 	return &attempt{c.vault.Client, c.vault, nil, map[string]bool{}}
 }
 
-// does tests that the tool gets the pull secret with these files of its
-// example, that it asks for just what the policy allows, and that it does not
-// get there when any line is left out or any word is another.
+// does checks that the tool gets the pull secret with these files of its
+// example, that it makes only requests which the policy allows, and that it
+// fails when any line is missing or any word is misspelt.
 func (c *consumer) does(policy string, others []string, tool func(*attempt) error) {
 	c.Helper()
 	files := map[string]string{}
@@ -161,7 +161,7 @@ type change struct{ what, content string }
 
 var word = regexp.MustCompile(`[A-Za-z0-9][A-Za-z0-9_-]*`)
 
-// changes are all ways to leave out a line or to misspell a word.
+// changes returns every way to leave out a line or to misspell a word.
 func changes(content string) []change {
 	var all []change
 	lines := strings.SplitAfter(content, "\n")
@@ -182,7 +182,7 @@ func changes(content string) []change {
 	return all
 }
 
-// get reads as every tool does that is built on Vault's own client.
+// get reads as every tool does that uses Vault's own client.
 func (r *attempt) get(path string, query map[string][]string) (*api.Secret, error) {
 	r.asked[path] = true
 	return r.Logical().ReadWithData(path, query)
@@ -207,8 +207,8 @@ func (r *attempt) getJSON(path string, header http.Header) (status int, body map
 }
 
 // kvVersion asks for the mount of a path, as "vault kv" does and the tools that
-// took this over from it. It needs no policy but one that lets the token read
-// something there.
+// copied this from it. The token needs no policy for that, except one that lets
+// it read something in the mount.
 func (r *attempt) kvVersion(path string) (mount string, version int, err error) {
 	resp, err := r.Logical().ReadRaw("sys/internal/ui/mounts/" + path)
 	if err != nil {
@@ -226,7 +226,7 @@ func (r *attempt) kvVersion(path string) (mount string, version int, err error) 
 	return mount, 1, nil
 }
 
-// getKV reads as those tools go on.
+// getKV reads as those tools do after kvVersion.
 func (r *attempt) getKV(at string) (map[string]any, error) {
 	mount, version, err := r.kvVersion(at)
 	if err != nil {
@@ -248,7 +248,7 @@ func (r *attempt) getKV(at string) (map[string]any, error) {
 	return secret.Data, nil
 }
 
-// object is what all manifests for Kubernetes begin with.
+// object is the beginning of every manifest for Kubernetes.
 type object struct {
 	APIVersion string   `json:"apiVersion"`
 	Kind       string   `json:"kind"`
@@ -268,8 +268,8 @@ func (o object) is(apiVersion, kind string) error {
 	return nil
 }
 
-// parse reads the YAML documents of a file, and refuses fields that the types
-// do not have.
+// parse reads the YAML documents of a file. A field that the type does not have
+// is an error.
 func (r *attempt) parse(file string, documents ...any) error {
 	texts := strings.Split(r.files[file], "---\n")
 	if len(texts) != len(documents) {
@@ -291,7 +291,7 @@ type manifest struct {
 	StringData map[string]string `json:"stringData"`
 }
 
-// stored is what kube-apiserver stores of a manifest.
+// stored returns the Secret that kube-apiserver would store for a manifest.
 func (m manifest) stored() (secret, error) {
 	stored := secret{m.Metadata.Name, m.Metadata.Namespace, m.Type, map[string]string{}}
 	for key, value := range m.Data {
@@ -312,7 +312,7 @@ func want[T any](what string, want, got T) error {
 	return nil
 }
 
-// otherRoles adds roles of each kind that there is.
+// otherRoles writes roles of each other kind.
 func (c *consumer) otherRoles() {
 	c.Helper()
 	for name, body := range map[string]fields{
@@ -325,7 +325,7 @@ func (c *consumer) otherRoles() {
 	write(c, c.vault.Client, "regcred/roles/bundle", fields{"members": "hub,expiring,two"})
 }
 
-// creds are all paths at which the roles of otherRoles are read.
+// creds are the paths at which the roles of otherRoles are read.
 func (c *consumer) creds() []string {
 	var paths []string
 	for _, role := range []string{"my_app", "hub", "expiring", "two", "bundle"} {
@@ -336,8 +336,8 @@ func (c *consumer) creds() []string {
 	return paths
 }
 
-// plainFields tests what all tools rely on: values are texts, none has a name
-// that the tool gives a meaning of its own, and nothing is leased.
+// plainFields checks what all tools rely on: values are strings, no field has a
+// name that a tool gives a meaning of its own, and there is no lease.
 func (c *consumer) plainFields(t *testing.T, reserved ...string) {
 	t.Helper()
 	c.otherRoles()
@@ -360,9 +360,9 @@ func (c *consumer) plainFields(t *testing.T, reserved ...string) {
 	}
 }
 
-// absent tests how Vault's own client tells that there is no such role: with
-// nothing, and no error. A warning beside the status 404, as an unknown
-// parameter gives, would make it a secret without data.
+// absent checks how Vault's own client reports a role that does not exist: with
+// nil and no error. A warning beside the status 404, as an unknown parameter
+// causes, would turn that into a secret without data.
 func (c *consumer) absent(t *testing.T) {
 	t.Helper()
 	for _, form := range []string{"", "/kubernetes", "/docker"} {
@@ -374,8 +374,9 @@ func (c *consumer) absent(t *testing.T) {
 	}
 }
 
-// mountedAsKV2 tests what the option version=2 of a mount does to a tool that
-// asks for it. Vault 1.21 refuses it when a mount is enabled, but not later.
+// mountedAsKV2 checks what the option version=2 of a mount does to a tool that
+// asks for it. Vault 1.21 refuses the option when a mount is enabled, but not
+// later.
 func (c *consumer) mountedAsKV2(t *testing.T) {
 	t.Helper()
 	const mount = "versioned"
@@ -417,7 +418,7 @@ func TestEveryExampleStandsOnItsPage(t *testing.T) {
 	for _, example := range examples {
 		tool := filepath.Base(example)
 		if tool == "policies" {
-			continue // of those who run it: TestPersonas
+			continue // TestPersonas uses these
 		}
 		text := page(t, tool+".md")
 		for _, heading := range []string{"When to choose it", "What you need", "How fast a change arrives", "Leases", "What goes wrong"} {

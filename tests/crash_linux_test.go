@@ -94,8 +94,8 @@ func TestKillDuringRequestsLosesNothing(t *testing.T) {
 		}
 		t.Logf("role %d: %d writes, of which number %d is stored", i, tried[i], n)
 	}
-	// The index of expiries is written beside the roles, and may have keys too
-	// many, which find nothing, and none too few.
+	// The index of expiries is written beside the roles. It may have keys too
+	// many, which find nothing, but none too few.
 	secret, err := v.Client.Logical().ReadWithData("regcred/expiring", map[string][]string{"within": {"2000000h"}})
 	if err != nil {
 		t.Fatal(err)

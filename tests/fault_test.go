@@ -23,7 +23,7 @@ import (
 	"vault-plugin-secrets-regcred/tests/servers"
 )
 
-// minter is a registry of one type, whose API can be made to fail.
+// minter is a registry of one type whose API can be made to fail.
 type minter struct {
 	*issuertest.Server
 	kind       string
@@ -33,11 +33,11 @@ type minter struct {
 	living     func() []string
 	pulls      func(*testing.T, issuer.Credential) bool
 	repository string // for verify_repository
-	secret     string // field of the answer that mints
+	secret     string // field of the answer to a mint that has the secret
 }
 
-// registriesToFail start one of each type that has something to revoke. The Gitea is a
-// real one, behind a proxy.
+// registriesToFail starts one registry of each type that can revoke. The Gitea
+// is a real one, behind a proxy.
 func registriesToFail(g *servers.Gitea) map[string]func(*testing.T) minter {
 	return map[string]func(*testing.T) minter{
 		"gitlab": func(t *testing.T) minter {
@@ -68,13 +68,13 @@ func registriesToFail(g *servers.Gitea) map[string]func(*testing.T) minter {
 	}
 }
 
-// mintFault is something that happens when the engine mints.
+// mintFault is a fault while the engine mints.
 type mintFault struct {
 	fault issuertest.Fault // nil: the server is down
-	says  string           // to who reads
+	says  string           // what the reader gets to see
 
-	// acts says that the registry has minted all the same, and the engine
-	// cannot know the credential.
+	// acts: the registry has minted all the same, and the engine cannot know
+	// the credential.
 	acts bool
 
 	// mints is how many requests to mint one read makes.
@@ -118,8 +118,8 @@ func wrongSecret(w http.ResponseWriter, r *http.Request, act http.Handler) {
 	_ = json.NewEncoder(w).Encode(body)
 }
 
-// TestFaultsOfMinting has each fault at each type of registry, and looks at
-// what becomes of reads, and of what was minted.
+// TestFaultsOfMinting causes each fault at each type of registry, and checks
+// what reads get and what becomes of the credentials.
 func TestFaultsOfMinting(t *testing.T) {
 	t.Parallel()
 	v, g := servers.StartVaultWith(t, buildPlugin(t, "v0.1.0-dev", "-tags=killpoints")), servers.StartGitea(t)
@@ -136,9 +136,9 @@ func TestFaultsOfMinting(t *testing.T) {
 	}
 }
 
-// faultWorld is a mount and a registry of its own, with three roles: leased,
-// current (shared, and read before the fault) and first (shared, and read for
-// the first time when there is a fault).
+// faultWorld is a mount and a registry of its own, with three roles: leased;
+// current, which is shared and was read before the fault; and first, which is
+// shared and is read for the first time during the fault.
 type faultWorld struct {
 	minter
 	v     *servers.Vault
@@ -180,8 +180,8 @@ func (w *faultWorld) try(t *testing.T, f mintFault) {
 		t.Error("want the current credential to pull after the fault")
 	}
 
-	// What was refused for sure, or tried and found not to work, is gone; what
-	// may be there is found later.
+	// A credential that was certainly refused, or tried and found not to work,
+	// is gone; one that may exist is found later.
 	orphans := 0
 	if f.acts {
 		orphans = 3
@@ -193,7 +193,8 @@ func (w *faultWorld) try(t *testing.T, f mintFault) {
 	w.nothingIsOrphaned(t)
 }
 
-// whileFailing reads and rotates, all at once because some wait for long.
+// whileFailing reads and rotates. It does so all at once, because some requests
+// take long.
 func (w *faultWorld) whileFailing(t *testing.T, f mintFault, before issuer.Credential) {
 	t.Helper()
 	var trying sync.WaitGroup
@@ -239,8 +240,8 @@ func (w *faultWorld) whileFailing(t *testing.T, f mintFault, before issuer.Crede
 	}
 }
 
-// readFails returns the error of a read. One that is given something is not
-// told what is wrong.
+// readFails returns the error of a read, or an error if there is none. A read
+// that succeeds does not say what is wrong.
 func (w *faultWorld) readFails(role string) error {
 	_, err := w.v.Client.Logical().Read(w.mount + "/creds/" + role)
 	return err
@@ -271,11 +272,11 @@ func (w *faultWorld) recovers(t *testing.T, before issuer.Credential) {
 }
 
 // nothingIsOrphaned rolls back, as Vault does when write-ahead entries are five
-// minutes old. All that lives then is what is served, was served a moment ago,
-// or is leased; and with these gone, nothing does.
+// minutes old. Then exactly those credentials live that are served, were served
+// a moment ago, or are leased; and none after these are deleted.
 func (w *faultWorld) nothingIsOrphaned(t *testing.T) {
 	t.Helper()
-	w.rollsBackTo(t, 4) // current, its former one, first, leased
+	w.rollsBackTo(t, 4) // current and its former one, first, leased
 	leases := w.leases(t)
 	if len(leases) != 1 {
 		t.Fatalf("want one lease, got %q", leases)
@@ -313,8 +314,8 @@ func (w *faultWorld) leases(t *testing.T) []string {
 	return leasesBelow(t, w.v.Client, w.mount+"/creds/leased")
 }
 
-// down closes the server. The function that it returns has it answer again, at
-// the same address.
+// down closes the server. The function that it returns starts it again at the
+// same address.
 func (w *faultWorld) down(t *testing.T) (up func()) {
 	t.Helper()
 	w.Close()
@@ -329,8 +330,8 @@ func (w *faultWorld) down(t *testing.T) (up func()) {
 	}
 }
 
-// TestShortFaultsAreRetried has faults that are over when the engine tries
-// again within the same read: nobody notices.
+// TestShortFaultsAreRetried causes faults that end before the engine retries
+// within the same read, so that no reader notices.
 func TestShortFaultsAreRetried(t *testing.T) {
 	t.Parallel()
 	v, g := servers.StartVault(t), servers.StartGitea(t)
@@ -353,8 +354,9 @@ func TestShortFaultsAreRetried(t *testing.T) {
 	}
 }
 
-// TestFaultsOfRevoking has registries that do not revoke. What is not revoked
-// is kept, shown and tried again; what is gone already counts as revoked.
+// TestFaultsOfRevoking uses registries that do not revoke. A credential that is
+// not revoked is kept, shown and tried again; one that is gone already counts
+// as revoked.
 func TestFaultsOfRevoking(t *testing.T) {
 	t.Parallel()
 	v, g := servers.StartVault(t), servers.StartGitea(t)
@@ -375,7 +377,7 @@ func TestFaultsOfRevoking(t *testing.T) {
 				t.Error("want the lease kept that could not be revoked")
 			}
 			write(t, v.Client, w.mount+"/rotate/current", nil)
-			w.creds(t, "current") // has what is due done
+			w.creds(t, "current") // starts the work that is due
 			servers.Eventually(t, func() error {
 				role := read(t, v.Client, w.mount+"/roles/current")
 				if waiting := fmt.Sprint(role["pending_revocations"]); !strings.Contains(waiting, "answered 403") {
@@ -410,8 +412,8 @@ func TestFaultsOfRevoking(t *testing.T) {
 	}
 }
 
-// TestReaderThatGivesUp has readers that do not wait for a slow registry. What
-// is minted for them is served to others, or revoked.
+// TestReaderThatGivesUp uses readers that do not wait for a slow registry. A
+// credential that is minted for them is served to others, or revoked.
 func TestReaderThatGivesUp(t *testing.T) {
 	t.Parallel()
 	v, g := servers.StartVault(t), servers.StartGitea(t)
@@ -432,7 +434,7 @@ func TestReaderThatGivesUp(t *testing.T) {
 			for _, role := range []string{"leased", "first"} {
 				reading.Go(func() {
 					if _, err := v.Client.Logical().ReadWithContext(ctx, w.mount+"/creds/"+role); err == nil {
-						t.Errorf("the role %s: want a read that has given up", role)
+						t.Errorf("the role %s: want the reader to give up", role)
 					}
 				})
 			}
@@ -440,7 +442,7 @@ func TestReaderThatGivesUp(t *testing.T) {
 			<-reached
 			giveUp()
 			reading.Wait()
-			time.Sleep(time.Second) // until Vault has told the plugin
+			time.Sleep(time.Second) // until Vault has cancelled the request
 			close(goOn)
 
 			servers.Eventually(t, func() error {
@@ -450,7 +452,7 @@ func TestReaderThatGivesUp(t *testing.T) {
 				return nil
 			})
 			if !w.pulls(t, w.creds(t, "first")) || w.asked.Load() != 2 {
-				t.Errorf("want what was minted for who gave up served to others, got %d mints", w.asked.Load())
+				t.Errorf("want the credential of the reader that gave up served to others, got %d mints", w.asked.Load())
 			}
 			if leases := w.leases(t); len(leases) != 0 {
 				t.Errorf("want no lease, got %q", leases)

@@ -58,13 +58,14 @@ var keyKinds = []struct {
 	{"registry.example.com:443", "registry.example.com:443/team/app", nil},
 	{"127.0.0.1:5000", "127.0.0.1:5000/team/app", nil},
 	{"localhost:5000", "localhost:5000/app", nil},
-	{"[::1]:5000", "[::1]:5000/team/app", []string{"containers"}}, // cannot even name such an image
+	{"[::1]:5000", "[::1]:5000/team/app", []string{"containers"}}, // it cannot even name such an image
 	{"registry.example.com/team", "registry.example.com/team/app", nil},
 	{"docker.io/acme", "docker.io/acme/app", []string{"docker", "go-containerregistry"}},
 	{"*.example.com", "registry.example.com/team/app", []string{"docker", "go-containerregistry", "containers"}},
 }
 
-// TestBytesAreThoseOfKubectl compares with what a real kubectl writes.
+// TestBytesAreThoseOfKubectl compares pull secrets with those of a real
+// kubectl.
 func TestBytesAreThoseOfKubectl(t *testing.T) {
 	t.Parallel()
 	v := servers.StartVault(t)
@@ -89,8 +90,8 @@ func TestBytesAreThoseOfKubectl(t *testing.T) {
 	}
 }
 
-// kubectlDockerConfig returns the Docker config in the Secret that kubectl
-// makes of the same input.
+// kubectlDockerConfig returns the Docker config that kubectl makes of the same
+// input.
 func kubectlDockerConfig(t *testing.T, registry string, l clients.Login, email string) string {
 	t.Helper()
 	args := []string{
@@ -119,8 +120,8 @@ func kubectlDockerConfig(t *testing.T, registry string, l clients.Login, email s
 	return string(secret.Data[".dockerconfigjson"])
 }
 
-// readers are the libraries with which tools read pull secrets, each by what
-// it is called here.
+// readers are the libraries with which tools read pull secrets, by their names
+// in this test.
 var readers = map[string]func(*testing.T, []clients.LookUp) []clients.Found{
 	"kubelet":              func(t *testing.T, l []clients.LookUp) []clients.Found { return clients.Ask(t, "read-kubelet", l) },
 	"containers":           func(t *testing.T, l []clients.LookUp) []clients.Found { return clients.Ask(t, "read-containers", l) },
@@ -129,8 +130,8 @@ var readers = map[string]func(*testing.T, []clients.LookUp) []clients.Found{
 }
 
 // TestEveryReaderFindsTheCredential reads pull secrets from a real Vault and
-// looks an image up in them as each tool would. It sets the environment, from
-// which go-containerregistry learns where its file is, and so is not parallel.
+// looks up an image in them as each tool would. It is not parallel, because
+// go-containerregistry finds its file by an environment variable.
 func TestEveryReaderFindsTheCredential(t *testing.T) {
 	v := servers.StartVault(t)
 	type question struct {
@@ -192,7 +193,7 @@ func askEach(ask func(*testing.T, clients.LookUp) clients.Found) func(*testing.T
 	}
 }
 
-// askDocker reads as the Docker CLI does, which looks Docker Hub up under the
+// askDocker reads as the Docker CLI does, which looks up Docker Hub under the
 // address of its old index.
 func askDocker(_ *testing.T, q clients.LookUp) clients.Found {
 	host, _, _ := strings.Cut(q.Image, "/")

@@ -28,7 +28,7 @@ import (
 	"vault-plugin-secrets-regcred/tests/servers"
 )
 
-// TestGiteaIssuer tries what mints at Gitea on a real one.
+// TestGiteaIssuer tests the issuer on a real Gitea.
 func TestGiteaIssuer(t *testing.T) {
 	t.Parallel()
 	g := servers.StartGitea(t)
@@ -75,7 +75,8 @@ func giteaSubject(t *testing.T, g *servers.Gitea, proxy *servers.GiteaProxy) iss
 	}
 }
 
-// pushedToGitea pushes an image that only its account and administrators may pull.
+// pushedToGitea pushes an image that only its account and administrators may
+// pull.
 func pushedToGitea(t *testing.T, g *servers.Gitea, a servers.Account) (image string) {
 	t.Helper()
 	image = g.Host + "/" + strings.ToLower(a.Name) + "/app:1"
@@ -83,7 +84,8 @@ func pushedToGitea(t *testing.T, g *servers.Gitea, a servers.Account) (image str
 	return image
 }
 
-// pulls reports whether an image can be pulled, or is refused.
+// pulls reports whether an image can be pulled; the only other outcome is a
+// refusal.
 func pulls(t *testing.T, image string, c issuer.Credential) bool {
 	t.Helper()
 	err := pull(t, image, c)
@@ -125,7 +127,7 @@ func pull(t *testing.T, image string, c issuer.Credential) error {
 	return nil
 }
 
-// openGitea opens a connection by an account's credential, for a role.
+// openGitea opens a connection with an account's credential, for a role.
 func openGitea(t *testing.T, url, username, secret, user string) (*issuer.Client, issuer.Target) {
 	t.Helper()
 	role := issuer.Settings{}
@@ -154,7 +156,7 @@ func mintAtGitea(t *testing.T, client *issuer.Client, target issuer.Target) (nam
 	return name, minted
 }
 
-// mintRefused mints and wants a definite error that holds a text.
+// mintRefused mints, and wants a definite error that contains a text.
 func mintRefused(t *testing.T, client *issuer.Client, target issuer.Target, want string) {
 	t.Helper()
 	_, err := client.Mint(t.Context(), issuer.Request{Name: issuer.NewName("app"), For: target.Settings, ExpiresAt: time.Now().Add(time.Hour)})
@@ -187,7 +189,7 @@ func giteaAuthority(t *testing.T, g *servers.Gitea) {
 		})
 		t.Run("another, by "+name, func(t *testing.T) {
 			client, target := openGitea(t, g.URL, ordinary.Name, secret, other.Name)
-			// Gitea says of a private account that there is none.
+			// To others Gitea says that a private account does not exist.
 			mintRefused(t, client, target, "404")
 			client, target = openGitea(t, g.URL, ordinary.Name, secret, public(t, g, admin).Name)
 			mintRefused(t, client, target, "doer should be the site admin")
@@ -209,7 +211,7 @@ func giteaAuthority(t *testing.T, g *servers.Gitea) {
 	})
 }
 
-// public makes an account visible to all others.
+// public makes an account visible to others.
 func public(t *testing.T, g *servers.Gitea, a servers.Account) servers.Account {
 	t.Helper()
 	g.Operate(t, http.MethodPatch, "/admin/users/"+a.Name, http.StatusOK,
@@ -307,7 +309,7 @@ func giteaPages(t *testing.T, g *servers.Gitea) {
 	proxy := g.Proxy(t)
 	client, target := issuertest.Subject{Type: gitea.Type(), Connection: proxy.Connection(), Role: proxy.Role()}.Open(t)
 	first, _ := mintAtGitea(t, client, target)
-	for i := range 101 { // two whole pages and one on the third
+	for i := range 101 { // two full pages, and one token on the third
 		g.AddToken(t, proxy.Puller, fmt.Sprintf("other-%d", i), "read:package")
 	}
 	if err := client.RevokeNamed(t.Context(), target.Settings, first); err != nil {
@@ -355,8 +357,8 @@ func giteaRenamedAccount(t *testing.T, g *servers.Gitea) {
 	mintRefused(t, client, target, "write user="+renamed)
 }
 
-// An administrator who is one no longer is told of a private account that there
-// is none. That must not count as revoked.
+// Gitea tells an account that is no longer an administrator that a private
+// account does not exist. That must not count as revoked.
 func giteaHiddenAccount(t *testing.T, g *servers.Gitea) {
 	proxy := g.Proxy(t)
 	client, target := issuertest.Subject{Type: gitea.Type(), Connection: proxy.Connection(), Role: proxy.Role()}.Open(t)
@@ -397,7 +399,7 @@ func giteaPasswordLikeToken(t *testing.T, g *servers.Gitea) {
 		t.Fatalf("PrepareRoot: %v", err)
 	}
 	if tokens := g.Tokens(t, admin.Name); len(tokens) != 0 {
-		t.Errorf("want no token for what is a password, got %q", tokens)
+		t.Errorf("want a password and no token, got %q", tokens)
 	}
 	if err := client.ActivateRoot(t.Context(), root); err != nil {
 		t.Fatalf("ActivateRoot: %v", err)
@@ -416,7 +418,7 @@ func giteaOrdinaryPassword(t *testing.T, g *servers.Gitea) {
 	client, _ := openGitea(t, g.URL, ordinary.Name, ordinary.Password, "")
 	_, err := client.PrepareRoot(t.Context(), issuer.NewName("root"))
 	wantRefusal(t, err, "is not a site administrator")
-	// By token it can be done.
+	// With a token it works.
 	client, _ = openGitea(t, g.URL, ordinary.Name, g.AddToken(t, ordinary, "vault", "write:user"), "")
 	name := issuer.NewName("root")
 	if _, err := client.PrepareRoot(t.Context(), name); err != nil {
@@ -444,7 +446,7 @@ func giteaUnansweredActivation(t *testing.T, g *servers.Gitea) {
 	if err := client.ActivateRoot(t.Context(), root); err != nil {
 		t.Errorf("want success, because it is in force already, got %v", err)
 	}
-	// One that is neither in force nor can be put in force is an error.
+	// A password that is not set, and cannot be set, is an error.
 	unknown := issuer.Root{Secrets: issuer.Secrets{"password": dockerconfig.NewSecret("never-" + rand.Text())}}
 	if err := client.ActivateRoot(t.Context(), unknown); issuer.StatusOf(err) != http.StatusUnauthorized {
 		t.Errorf("want the refusal of the old one, got %v", err)
@@ -459,8 +461,8 @@ func giteaUnansweredRetirement(t *testing.T, g *servers.Gitea) {
 	if _, err := client.PrepareRoot(t.Context(), name); err != nil {
 		t.Fatal(err)
 	}
-	// What cuts the connection is met by each retry, all but the first of which
-	// are refused, because the token is gone.
+	// Each retry meets the cut connection. All retries except the first are
+	// refused, because the token is gone.
 	proxy.InjectFault(1, issuertest.Method(http.MethodDelete), issuertest.CutAfterActing)
 	for range 2 {
 		if err := client.RetireRoot(t.Context()); err != nil {

@@ -16,14 +16,14 @@ import (
 	"vault-plugin-secrets-regcred/tests/servers"
 )
 
-// marker stands in every secret of these tests, so that a leak shows.
+// marker is in every secret of these tests, so that a leak shows.
 const marker = "s3cr3t"
 
 // fields are the body of a write.
 type fields = map[string]any
 
-// credential returns the fields of a good static role, with others in place of
-// some of them; nil takes a field out.
+// credential returns the fields of a valid static role. The fields in others
+// replace some of them; nil removes one.
 func credential(others fields) fields {
 	all := fields{"registry": "registry.example.com", "username": "robot", "password": marker}
 	for name, value := range others {
@@ -187,7 +187,7 @@ func TestBadRoleNamesAreRefused(t *testing.T) {
 	}
 }
 
-// TestAcceptedInput has the rows of docs/api.md that change or warn.
+// TestAcceptedInput has the rows of docs/api.md that change a value or warn.
 func TestAcceptedInput(t *testing.T) {
 	t.Parallel()
 	v := servers.StartVault(t)
@@ -281,7 +281,7 @@ func TestAThousandRegistries(t *testing.T) {
 	}
 }
 
-// manyRegistries returns a Docker config as the engine writes it.
+// manyRegistries returns a Docker config in the bytes that the engine writes.
 func manyRegistries(t testing.TB, n int) string {
 	t.Helper()
 	type entry struct {

@@ -24,7 +24,7 @@ import (
 const manyReads = 1000
 
 // TestManyFirstReadsAreOneMint reads a shared role a thousand times at once.
-// GitLab is made to wait with its answer until all reads have been sent.
+// GitLab answers only when all reads have been sent.
 func TestManyFirstReadsAreOneMint(t *testing.T) {
 	t.Parallel()
 	v, lab := servers.StartVault(t), gitlabtest.New(t)
@@ -51,8 +51,8 @@ func TestManyFirstReadsAreOneMint(t *testing.T) {
 	}
 }
 
-// TestExpiredWhileSealedIsOneMint seals Vault until a shared credential has
-// expired, and then reads a thousand times at once.
+// TestExpiredWhileSealedIsOneMint keeps Vault sealed until a shared credential
+// has expired, and then reads a thousand times at once.
 func TestExpiredWhileSealedIsOneMint(t *testing.T) {
 	t.Parallel()
 	v, lab := servers.StartRaftVault(t), gitlabtest.New(t)
@@ -69,21 +69,21 @@ func TestExpiredWhileSealedIsOneMint(t *testing.T) {
 		}
 		return nil
 	})
-	// What Vault calls expired is what GitLab does, to the second.
+	// Vault and GitLab agree on the expiry to the second.
 	time.Sleep(time.Second)
 
 	mints, held := holdMints(lab)
 	v.Unseal(t)
 	password := readManyAtOnce(t, v.Client, "regcred/creds/my_app", held)
 	if got := mints.Load(); got != 1 {
-		t.Errorf("want one mint for %d reads of what has expired, got %d", manyReads, got)
+		t.Errorf("want one mint for %d reads of an expired credential, got %d", manyReads, got)
 	}
 	if password.Password.Reveal() == old.Password.Reveal() || !lab.Pulls(password, gitlabtest.Project) {
 		t.Error("want a new credential that pulls")
 	}
 }
 
-// holdMints counts mints, and has each wait until the channel is closed.
+// holdMints counts mints, and holds each until the channel is closed.
 func holdMints(lab *gitlabtest.Server) (*atomic.Int64, chan struct{}) {
 	var mints atomic.Int64
 	held := make(chan struct{})
@@ -96,8 +96,9 @@ func holdMints(lab *gitlabtest.Server) (*atomic.Int64, chan struct{}) {
 	return &mints, held
 }
 
-// readManyAtOnce returns the credential that all reads are given, and fails the
-// test if it is not one. held, unless nil, is closed when all have been sent.
+// readManyAtOnce returns the credential that all reads get, and fails the test
+// if they get different ones. It closes held, unless that is nil, when all
+// reads have been sent.
 func readManyAtOnce(t *testing.T, client *api.Client, path string, held chan struct{}) issuer.Credential {
 	t.Helper()
 	var (
@@ -122,7 +123,7 @@ func readManyAtOnce(t *testing.T, client *api.Client, path string, held chan str
 	}
 	sent.Wait()
 	if held != nil {
-		time.Sleep(time.Second) // until they have reached the plugin, for most
+		time.Sleep(time.Second) // until most of them have reached the plugin
 		close(held)
 	}
 	reads.Wait()
@@ -135,7 +136,7 @@ func readManyAtOnce(t *testing.T, client *api.Client, path string, held chan str
 	return issuer.Credential{}
 }
 
-// untilSoon has GitLab give a deploy token that ends sooner than was asked for.
+// untilSoon makes GitLab mint a deploy token that ends sooner than requested.
 func untilSoon(lifetime time.Duration) issuertest.Fault {
 	return func(w http.ResponseWriter, r *http.Request, act http.Handler) {
 		var body map[string]any

@@ -18,8 +18,8 @@ var (
 	logRow  = regexp.MustCompile("(?m)^\\| `([^`]+)` \\|")
 )
 
-// TestLogLinesAreDocumented compares the lines that the plugin writes at the levels
-// warn and error with the table in docs/operations.md.
+// TestLogLinesAreDocumented compares the plugin's log lines of level WARN and
+// ERROR with the table in docs/operations.md.
 func TestLogLinesAreDocumented(t *testing.T) {
 	t.Parallel()
 	_, section, found := strings.Cut(operationsSection(t, "Monitoring and alerts"), "\n### Log lines\n")
@@ -49,7 +49,7 @@ func TestLogLinesAreDocumented(t *testing.T) {
 	}
 	for line := range written {
 		if !documented[line] {
-			t.Errorf("docs/operations.md does not say what it means when the log says %q", line)
+			t.Errorf("docs/operations.md does not explain the log line %q", line)
 		}
 	}
 	for line := range documented {

@@ -15,7 +15,7 @@ import (
 	"vault-plugin-secrets-regcred/tests/servers"
 )
 
-// Those for whom there is a policy in examples/policies.
+// The personas, each with a policy in examples/policies.
 const (
 	platform    = "platform-engineer"
 	registries  = "registry-admin"
@@ -26,16 +26,16 @@ const (
 	auditor     = "auditor"
 )
 
-// asked is a request, and who may make it; nobody else may.
+// asked is a request, and the personas that may make it; no other may.
 type asked struct {
 	method, path string
 	may          []string
 }
 
-// personaTable has every operation of the engine, on what is of team a and what is
-// not, and what of Vault's own API comes near. team-a-web, team-b-web and the
-// connection gitlab exist, so that a write is an update; names that end in -new do
-// not, so that it is a create.
+// personaTable has every operation of the engine, on names of team a and on
+// other names, and the requests of Vault's own API that come close to them.
+// team-a-web, team-b-web and the connection gitlab exist, so a write of them is
+// an update; names that end in -new do not exist, so a write creates.
 var personaTable = []asked{
 	{"GET", "regcred/creds/team-a-web", nil},
 	{"GET", "regcred/creds/team-a-web/kubernetes", []string{application, syncTool}},
@@ -112,16 +112,16 @@ var personaTable = []asked{
 	{"GET", "sys/audit", nil},
 	{"PUT", "auth/token/create", nil},
 
-	{"PUT", "sys/step-down", []string{platform}}, // last, because it is done
+	{"PUT", "sys/step-down", []string{platform}}, // last, because it is carried out
 }
 
-// TestPersonas gives each persona a token with its policy in examples/policies and
-// nothing else, and has it make every request of the table. What a policy does not
-// allow is status 403; what it allows is whatever the request comes to, which is an
-// error for many of them, since their bodies are empty.
+// TestPersonas gives each persona a token with its policy in examples/policies
+// and no other, and makes every request of the table. A request that the policy
+// does not allow is status 403. One that it allows may have any other outcome;
+// many are errors, because their bodies are empty.
 func TestPersonas(t *testing.T) {
 	t.Parallel()
-	v := servers.StartRaftVaultWith(t, servers.RaftOptions{Settings: []string{servers.RawStorage}}) // a dev server gives its metrics to everybody
+	v := servers.StartRaftVaultWith(t, servers.RaftOptions{Settings: []string{servers.RawStorage}}) // a dev server shows its metrics to everybody
 	for _, role := range []string{"team-a-web", "team-b-web"} {
 		write(t, v.Client, "regcred/roles/"+role, credential(nil))
 	}
@@ -149,7 +149,7 @@ func TestPersonas(t *testing.T) {
 	}
 }
 
-// personaTokens returns a token with each policy of examples/policies alone.
+// personaTokens returns a token for each policy of examples/policies.
 func personaTokens(t *testing.T, v *servers.Vault) map[string]string {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(servers.Repo(), "examples", "policies", "*.hcl"))
@@ -191,8 +191,8 @@ func statusOf(t *testing.T, addr, token, method, path string) int {
 	return resp.StatusCode
 }
 
-// wholeEngineIsIn reports operations of the engine that the table does not have, by
-// Vault's OpenAPI document: who may use a new one is to be decided.
+// wholeEngineIsIn reports operations in Vault's OpenAPI document that the table
+// lacks: somebody must decide who may use a new one.
 func wholeEngineIsIn(t *testing.T, v *servers.Vault, table []asked) {
 	t.Helper()
 	document, err := v.Client.Logical().ReadRaw("sys/internal/specs/openapi")

@@ -15,8 +15,8 @@ import (
 	"vault-plugin-secrets-regcred/tests/servers"
 )
 
-// dieWhileMinting ends the plugin while it mints: killed, and with a dump of
-// what all of it is at, as that of a panic.
+// dieWhileMinting ends the plugin while it mints: once killed, and once with a
+// dump of its goroutines, like that of a panic.
 func (p *planting) dieWhileMinting(s *gitlabtest.Server) {
 	p.t.Helper()
 	for _, signal := range []syscall.Signal{syscall.SIGKILL, syscall.SIGQUIT} {
@@ -47,7 +47,8 @@ func (p *planting) dieWhileMinting(s *gitlabtest.Server) {
 	})
 }
 
-// lookAtProcess looks at what everybody on the machine sees of the plugin.
+// lookAtProcess searches what every user of the machine can see of the plugin's
+// process.
 func (p *planting) lookAtProcess() {
 	p.t.Helper()
 	for _, file := range []string{"cmdline", "environ"} {

@@ -6,7 +6,7 @@ package tests
 
 import "vault-plugin-secrets-regcred/backend/issuer/gitlab/gitlabtest"
 
-// Elsewhere the tests do not find the plugin's process.
+// On other systems the tests do not find the plugin's process.
 func (*planting) dieWhileMinting(*gitlabtest.Server) {}
 
 func (*planting) lookAtProcess() {}

@@ -29,22 +29,23 @@ import (
 	"vault-plugin-secrets-regcred/tests/servers"
 )
 
-// planting is a Vault, logging at trace and auditing to a file, in which secrets
-// are planted and looked for.
+// planting is a Vault that logs at level trace and audits to a file. Tests
+// plant secrets in it and search for them.
 type planting struct {
 	t *testing.T
 	*servers.Vault
 	audit string
 
-	// secrets must be nowhere but in the fields of creds/ that are for them.
+	// secrets must appear in no place except the fields of creds/ that are for
+	// them.
 	secrets leaktest.Marks
 
-	// keys are secrets that stand as the key of an object, which Vault itself
-	// does not hide in the audit file.
+	// keys are secrets that were sent as the key of an object. Vault itself
+	// does not hide those in the audit file.
 	keys leaktest.Marks
 
-	// personal are values of fields that are read back: they may be in answers,
-	// and neither in a log nor in the audit file.
+	// personal are values of fields that are read back. They may be in answers,
+	// but not in a log or the audit file.
 	personal leaktest.Marks
 
 	requests int
@@ -60,7 +61,7 @@ func newPlanting(t *testing.T) *planting {
 	return p
 }
 
-// holdsNone looks for secrets in what anybody may see.
+// holdsNone searches a text that others can see.
 func (p *planting) holdsNone(where, text string) {
 	p.t.Helper()
 	for _, leak := range p.secrets.In(text) {
@@ -68,7 +69,7 @@ func (p *planting) holdsNone(where, text string) {
 	}
 }
 
-// holdsNoKeys is the same for what is not the audit file.
+// holdsNoKeys searches a text that is not the audit file.
 func (p *planting) holdsNoKeys(where, text string) {
 	p.t.Helper()
 	for _, leak := range p.keys.In(text) {
@@ -76,11 +77,12 @@ func (p *planting) holdsNoKeys(where, text string) {
 	}
 }
 
-// core are the fields of an answer whose job is to hold a credential.
+// core are the fields of an answer that hold a credential by design.
 var core = []string{"dockerconfigjson", ".dockerconfigjson", "config.json", "password"}
 
-// send sends a request, and looks for secrets in all that comes back, headers
-// included: of creds/ in all but the core, which is looked for from then on.
+// send sends a request and searches all that comes back, headers included. In
+// answers of creds/ it leaves out the core, and searches for the core
+// everywhere from then on.
 func (p *planting) send(method, path string, body any) (status int, answer map[string]any) {
 	p.t.Helper()
 	p.requests++
@@ -126,7 +128,7 @@ func (p *planting) send(method, path string, body any) (status int, answer map[s
 	return resp.StatusCode, answer
 }
 
-// plantCore takes the core out of an answer, and has it looked for elsewhere.
+// plantCore removes the core from an answer and adds it to the secrets.
 func (p *planting) plantCore(path string, data map[string]any) {
 	p.t.Helper()
 	for _, text := range []any{data[".dockerconfigjson"], data["config.json"]} {
@@ -147,7 +149,7 @@ func (p *planting) plantCore(path string, data map[string]any) {
 	}
 }
 
-// must is a request that succeeds.
+// must sends a request that must succeed.
 func (p *planting) must(method, path string, body any) map[string]any {
 	p.t.Helper()
 	status, answer := p.send(method, path, body)
@@ -158,15 +160,16 @@ func (p *planting) must(method, path string, body any) map[string]any {
 }
 
 // TestPlantedSecretsAreNowhere plants secrets in every field of every path, and
-// in every fault, and looks for them, whole and in pieces and in every form, in
-// all that is answered, logged, audited or kept of a process.
+// in every fault. It searches for them, whole, in pieces and in every encoding,
+// in all answers, logs and audit entries, and in what the system shows of the
+// process.
 func TestPlantedSecretsAreNowhere(t *testing.T) {
 	t.Parallel()
 	p := newPlanting(t)
 	p.plantInFields()
 	p.plantInDockerConfigs()
 	p.plantInWrongPlaces()
-	p.must(http.MethodDelete, "regcred/config", nil) // which may allow some registries only
+	p.must(http.MethodDelete, "regcred/config", nil) // the config may allow some registries only
 	for kind, start := range echoing {
 		mount := "regcred/connections/" + kind
 		p.plantInFaults(kind, mount, start(p))
@@ -178,8 +181,8 @@ func TestPlantedSecretsAreNowhere(t *testing.T) {
 	p.lookAtLogs()
 }
 
-// described returns the fields of each operation that writes, by path, as the
-// OpenAPI document has them.
+// described returns the fields of each operation that writes, by path, from the
+// OpenAPI document.
 func (p *planting) described() map[string]map[string]map[string]any {
 	p.t.Helper()
 	_, document := p.send(http.MethodGet, "sys/internal/specs/openapi", nil)
@@ -197,7 +200,7 @@ func (p *planting) described() map[string]map[string]map[string]any {
 			if !isOperation {
 				continue
 			}
-			// The reference to it is lost on the way from the plugin.
+			// The plugin protocol loses the reference.
 			schema, _ := schemas[camelCase(id)+"Request"].(map[string]any)
 			all[rest][strings.ToUpper(method)], _ = schema["properties"].(map[string]any)
 		}
@@ -205,7 +208,7 @@ func (p *planting) described() map[string]map[string]map[string]any {
 	return all
 }
 
-// camelCase makes RegcredWriteRole of regcred-write-role.
+// camelCase returns RegcredWriteRole for regcred-write-role.
 func camelCase(id string) string {
 	var name strings.Builder
 	for part := range strings.SplitSeq(id, "-") {
@@ -214,7 +217,8 @@ func camelCase(id string) string {
 	return name.String()
 }
 
-// shapes are forms in which a secret may come in a field: right and wrong.
+// shapes are the forms in which a secret may be sent in a field, right ones and
+// wrong ones.
 var shapes = map[string]func(string) any{
 	"as text":            func(s string) any { return s },
 	"with special":       func(s string) any { return s[:12] + `<&>"\'%+ é` + s[12:] },
@@ -228,7 +232,7 @@ var shapes = map[string]func(string) any{
 	"in a URL":           func(s string) any { return "https://robot:" + s + "@registry.example.com/" },
 }
 
-// plantInFields puts a secret into each field of each path, in every shape.
+// plantInFields sends a secret in each field of each path, in every shape.
 func (p *planting) plantInFields() {
 	p.t.Helper()
 	server := issuertest.NewServer(p.t, http.NotFoundHandler())
@@ -268,7 +272,7 @@ func (p *planting) plantInFields() {
 		}
 	}
 	if len(planted) < 40 {
-		p.t.Errorf("want the fields of all paths, which are more than forty, got %d: %v", len(planted), planted)
+		p.t.Errorf("want the fields of all paths, more than forty, got %d: %v", len(planted), planted)
 	}
 }
 
@@ -281,10 +285,10 @@ func with(base, more fields) fields {
 	return all
 }
 
-// planted returns a secret for a field. What a field that is no secret holds is
-// shown to those who may read it, and said in what is wrong with it; what a
-// registry was stored as is in warnings, which Vault's audit file has as they
-// are.
+// planted returns a secret for a field. The value of a field that is no secret
+// is shown to those who may read it, and repeated in errors. The name under
+// which a registry was stored is in warnings, which Vault writes to its audit
+// file as they are.
 func (p *planting) planted(field, shape, where string) string {
 	registries := []string{"registry", "hostname", "allowed_registries"}
 	secretFields := []string{"password", "dockerconfigjson", "token", "secret_access_key", "ca_pem", "pasword"}
@@ -301,7 +305,7 @@ func (p *planting) planted(field, shape, where string) string {
 	return p.personal.New(where)
 }
 
-// plantInDockerConfigs puts secrets into Docker configs, whole and broken.
+// plantInDockerConfigs sends secrets in Docker configs, valid and broken.
 func (p *planting) plantInDockerConfigs() {
 	p.t.Helper()
 	basic := func(password string) string {
@@ -350,7 +354,7 @@ func (p *planting) plantInDockerConfigs() {
 	}
 }
 
-// plantInWrongPlaces puts secrets where people have put them.
+// plantInWrongPlaces sends secrets where people have put them by mistake.
 func (p *planting) plantInWrongPlaces() {
 	p.t.Helper()
 	key := p.secrets.New("a private key in ca_pem")
@@ -371,14 +375,14 @@ func (p *planting) plantInWrongPlaces() {
 	p.send(http.MethodPost, "regcred/nothing", fields{"password": p.secrets.New("a path that is not there")})
 }
 
-// echoServer is a registry whose API gives back what it was sent, and more.
+// echoServer is a registry whose API returns what it was sent, and more.
 type echoServer struct {
 	*issuertest.Server
 	fields, role fields
 	rotates      bool
 }
 
-// echoing start one of each type.
+// echoing starts one of each type.
 var echoing = map[string]func(*planting) echoServer{
 	"gitlab": func(p *planting) echoServer {
 		s := gitlabtest.New(p.t)
@@ -401,7 +405,7 @@ var echoing = map[string]func(*planting) echoServer{
 		return echoServer{s.Server, connected("ecr", c), dynamic("ecr", s.Role(), nil), true}
 	},
 	"gitea": func(p *planting) echoServer {
-		// It only gives back: a real one is in other tests.
+		// It only echoes; other tests use a real Gitea.
 		s := issuertest.NewServer(p.t, http.NotFoundHandler())
 		return echoServer{s, fields{"type": "gitea", "url": s.URL, "registry": s.Host(), "username": "alice", "password": p.secrets.New("password of connections/gitea")}, fields{"connection": "gitea", "user": "alice"}, false}
 	},
@@ -424,8 +428,8 @@ func connected(kind string, c issuer.Connection) fields {
 	return all
 }
 
-// echo answers with all that a request holds, in every place where an answer can
-// have it, and with what else the registry knows.
+// echo answers with all that a request holds, in every place that an answer
+// has, and with other secrets of the registry.
 func echo(status int, known string) issuertest.Fault {
 	return func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
 		body, _ := io.ReadAll(r.Body)
@@ -455,7 +459,7 @@ func echo(status int, known string) issuertest.Fault {
 	}
 }
 
-// plantInFaults has the API of a registry give secrets back whatever it is asked.
+// plantInFaults makes the API of a registry return secrets in every answer.
 func (p *planting) plantInFaults(kind, path string, s echoServer) {
 	p.t.Helper()
 	known := ""
@@ -473,7 +477,7 @@ func (p *planting) plantInFaults(kind, path string, s echoServer) {
 		p.must(http.MethodGet, "regcred/creds/"+kind+"-leased", nil)
 	}
 	for _, status := range []int{200, 201, 204, 307, 400, 401, 403, 404, 412, 429, 500} {
-		// One that was replaced cannot be known for a secret.
+		// The engine cannot recognise a secret that was replaced.
 		p.send(http.MethodPost, path, with(s.fields, fields{"verify_connection": false}))
 		s.InjectFault(-1, nil, echo(status, known))
 		for _, asked := range []struct {
@@ -498,12 +502,12 @@ func (p *planting) plantInFaults(kind, path string, s echoServer) {
 		}
 		s.ClearFaults()
 	}
-	p.send(http.MethodPost, path+"/rotate-root", nil) // one that works, and whose secrets nobody sees
+	p.send(http.MethodPost, path+"/rotate-root", nil) // a connection that works, and whose secrets nobody sees
 	p.send(http.MethodGet, path, nil)
 }
 
-// plantInVerification has a registry, which is asked to prove a pull, give the
-// credential back.
+// plantInVerification uses a registry that returns the credential when it is
+// asked to prove a pull.
 func (p *planting) plantInVerification() {
 	p.t.Helper()
 	password := p.secrets.New("password of roles/verified")
@@ -527,11 +531,11 @@ func (p *planting) plantInVerification() {
 			server.Close()
 		}
 	}
-	p.must(http.MethodPost, "regcred/verify/verified", nil) // of what is down now
+	p.must(http.MethodPost, "regcred/verify/verified", nil) // of the registry that is down now
 }
 
-// plantInLeases looks at what Vault tells of the leases, and kills the plugin
-// and has it tell what it was at, with a mint under way.
+// plantInLeases searches what Vault shows of the leases. It also kills the
+// plugin, once with a dump of its goroutines, while a mint is in progress.
 func (p *planting) plantInLeases() {
 	p.t.Helper()
 	s := gitlabtest.New(p.t)
@@ -553,7 +557,7 @@ func (p *planting) plantInLeases() {
 	p.must(http.MethodPut, "sys/leases/revoke", lease)
 }
 
-// lookAtEverything reads all that can be read, listed or asked for help.
+// lookAtEverything reads and lists every path, and asks each for its help.
 func (p *planting) lookAtEverything() {
 	p.t.Helper()
 	for path, operations := range p.described() {
@@ -582,7 +586,7 @@ func (p *planting) lookAtEverything() {
 	p.send(http.MethodGet, "sys/plugins/catalog/secret/"+servers.PluginName, nil)
 }
 
-// lookAtLogs looks at what was logged, by Vault and by the plugin, and audited.
+// lookAtLogs searches the audit file, and the log of Vault and the plugin.
 func (p *planting) lookAtLogs() {
 	p.t.Helper()
 	content, err := os.ReadFile(p.audit)
@@ -604,7 +608,7 @@ func (p *planting) lookAtLogs() {
 	}
 	log := p.Log()
 	if !strings.Contains(log, "[TRACE]") || !strings.Contains(log, "a rotation failed") {
-		p.t.Error("want a log at level trace, with what the plugin logs")
+		p.t.Error("want a log at level TRACE with the lines of the plugin")
 	}
 	p.holdsNoKeys("the log", log)
 	for where, text := range map[string]string{"the audit file": string(content), "the log": log} {

@@ -14,8 +14,9 @@ import (
 	"vault-plugin-secrets-regcred/tests/servers"
 )
 
-// TestNoSpellingGetsRoundADeny sends paths as no client would write them, byte
-// for byte: a policy that allows creds/* and denies one role must hold for all.
+// TestNoSpellingGetsRoundADeny sends paths that no client would write, byte for
+// byte. A policy that allows creds/* and denies one role must hold for all of
+// them.
 func TestNoSpellingGetsRoundADeny(t *testing.T) {
 	t.Parallel()
 	v := servers.StartVault(t)
@@ -51,7 +52,7 @@ path "regcred/creds/denied/*" { capabilities = ["deny"] }
 	}
 }
 
-// rawGet sends the path as it is, which net/http would not.
+// rawGet sends the path unchanged, which net/http would not do.
 func rawGet(t *testing.T, addr, token, path string) string {
 	t.Helper()
 	return rawRequest(t, addr, token, http.MethodGet, path, "")

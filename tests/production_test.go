@@ -42,9 +42,8 @@ func TestRolesSurviveSealAndRestart(t *testing.T) {
 	}
 }
 
-// TestRegisterReloadAndUpgrade is the life of the plugin on a production
-// server: registered by checksum and version, reloaded, and upgraded to a second
-// build.
+// TestRegisterReloadAndUpgrade follows the plugin on a production server:
+// registered by checksum and version, reloaded, and upgraded to a second build.
 func TestRegisterReloadAndUpgrade(t *testing.T) {
 	t.Parallel()
 	v := servers.StartRaftVault(t)
@@ -57,7 +56,7 @@ func TestRegisterReloadAndUpgrade(t *testing.T) {
 		}
 	}
 
-	// A binary that is not the registered one is never run.
+	// Vault never runs a binary that is not the registered one.
 	if err := os.WriteFile(filepath.Join(v.PluginDir, "tampered"), []byte("#!/bin/sh\nexit 0\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +89,7 @@ func TestRegisterReloadAndUpgrade(t *testing.T) {
 	unchanged("a restart of the upgraded engine")
 }
 
-// reload has Vault start the plugin's process anew.
+// reload makes Vault start a new process of the plugin.
 func reload(t *testing.T, v *servers.Vault) {
 	t.Helper()
 	if out := v.CLI(t, "", "plugin", "reload", "-type=secret", "-plugin="+servers.PluginName); !strings.Contains(out, "Success!") {
@@ -103,7 +102,7 @@ func tune(t *testing.T, v *servers.Vault, version string) {
 	v.CLI(t, "", "secrets", "tune", "-plugin-version="+version, servers.Mount)
 }
 
-// runningVersion is what the plugin says its version is.
+// runningVersion returns the version that the plugin reports.
 func runningVersion(t *testing.T, v *servers.Vault) string {
 	t.Helper()
 	mounts, err := v.Client.Sys().ListMounts()
@@ -113,8 +112,7 @@ func runningVersion(t *testing.T, v *servers.Vault) string {
 	return mounts[servers.Mount+"/"].RunningVersion
 }
 
-// buildPlugin builds the plugin once more, as another version or with other
-// flags.
+// buildPlugin builds the plugin with another version or other flags.
 func buildPlugin(t *testing.T, version string, flags ...string) string {
 	t.Helper()
 	binary := filepath.Join(t.TempDir(), servers.PluginName)
@@ -136,7 +134,7 @@ func TestPluginTellsItsVersion(t *testing.T) {
 			t.Errorf("%s: want %q, got %q, %v", flag, want, out, err)
 		}
 	}
-	// Run by hand it says what it is instead of waiting for ever.
+	// Run by hand, it says what it is instead of waiting forever.
 	out, err := exec.Command(binary).CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "plugin") {
 		t.Errorf("run by hand: want an error that speaks of a plugin, got %v\n%s", err, out)

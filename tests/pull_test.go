@@ -10,8 +10,8 @@ import (
 	"vault-plugin-secrets-regcred/tests/servers"
 )
 
-// TestPull pulls from a registry that asks for a password, with the pull
-// secret as Vault gives it and nothing else.
+// TestPull pulls from a registry with passwords, with the pull secret that
+// Vault returns and nothing else.
 func TestPull(t *testing.T) {
 	t.Parallel()
 	const username, password = "robot$team+puller", `p"4\ss:<&>$`

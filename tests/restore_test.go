@@ -21,11 +21,10 @@ import (
 	"vault-plugin-secrets-regcred/tests/servers"
 )
 
-// A snapshot of Vault takes the registry back to nothing: what docs/operations.md
-// says of restoring an old one is what these tests find.
+// A snapshot restores Vault but not the registry. These tests find what
+// docs/operations.md says about that.
 
-// mintedBy returns the names of the credentials that come to be at a registry
-// while something is done.
+// mintedBy returns the names of the credentials that do adds at a registry.
 func mintedBy(living func() []string, do func()) []string {
 	before := living()
 	do()
@@ -39,7 +38,8 @@ func mustDelete(t *testing.T, client *api.Client, path string) {
 	}
 }
 
-// TestRestoringAnOldSnapshot has a mount go on after a snapshot, and restores it.
+// TestRestoringAnOldSnapshot uses a mount after a snapshot was saved, and then
+// restores the snapshot.
 func TestRestoringAnOldSnapshot(t *testing.T) {
 	t.Parallel()
 	v, lab := servers.StartRaftVault(t), gitlabtest.New(t)
@@ -63,7 +63,7 @@ func TestRestoringAnOldSnapshot(t *testing.T) {
 	}
 	snapshot := v.SaveSnapshot(t)
 
-	// What happens after it.
+	// After the snapshot:
 	newer := map[string]issuer.Credential{}
 	var newLease *api.Secret
 	orphans := mintedBy(lab.Living, func() {
@@ -80,7 +80,7 @@ func TestRestoringAnOldSnapshot(t *testing.T) {
 	if len(orphans) != 4 {
 		t.Fatalf("want four credentials minted, got %q", orphans)
 	}
-	write(t, v.Client, "regcred/rotate/often", nil) // which the engine may do as well
+	write(t, v.Client, "regcred/rotate/often", nil) // the engine may do so by itself as well
 	write(t, v.Client, "regcred/roles/static", fields{"password": marker + "-newer"})
 	mustDelete(t, v.Client, "regcred/roles/deleted")
 	if err := v.Client.Sys().RevokeWithOptions(revokeNow(oldLease.LeaseID)); err != nil {
@@ -88,7 +88,7 @@ func TestRestoringAnOldSnapshot(t *testing.T) {
 	}
 	write(t, v.Client, "regcred/connections/gitlab", fields{"allowed_roles": "daily,often,later"})
 	servers.Eventually(t, func() error {
-		creds("daily") // which notices that a grace period is over
+		creds("daily") // starts the work that is due
 		if pulls(old["daily"]) {
 			return errors.New("the old credential still works")
 		}
@@ -111,7 +111,7 @@ func TestRestoringAnOldSnapshot(t *testing.T) {
 	t.Run("what was replaced or deleted since is served, and dead", func(t *testing.T) {
 		for _, role := range []string{"daily", "deleted"} {
 			if got := creds(role); !same(got, old[role]) || pulls(got) {
-				t.Errorf("%s: want the old credential, which pulls no more; same: %t, pulls: %t", role, same(got, old[role]), pulls(got))
+				t.Errorf("%s: want the old credential, which no longer pulls; same: %t, pulls: %t", role, same(got, old[role]), pulls(got))
 			}
 		}
 		if _, err := v.Client.Sys().Renew(oldLease.LeaseID, 60); err != nil {
@@ -128,7 +128,7 @@ func TestRestoringAnOldSnapshot(t *testing.T) {
 			}
 		}
 		if _, err := v.Client.Sys().Lookup(newLease.LeaseID); err == nil || !strings.Contains(err.Error(), "invalid lease") {
-			t.Errorf("want no lease that was given since, got %v", err)
+			t.Errorf("want no lease from after the snapshot, got %v", err)
 		}
 	})
 
@@ -145,11 +145,11 @@ func TestRestoringAnOldSnapshot(t *testing.T) {
 		}
 	})
 	t.Run("the operator's part", func(t *testing.T) {
-		// No more of these, whose credentials come and go.
+		// Rotate often no more, because its credentials would come and go.
 		write(t, v.Client, "regcred/roles/often", fields{"rotation_period": "24h"})
 		mustDelete(t, v.Client, "regcred/roles/deleted")
 		left := orphansAfterRotating(t, v, lab.Living, "daily", "often")
-		// The one of often had a lifetime of 65 seconds, and may be over.
+		// The credential of often lives 65 seconds, and may have ended.
 		if left = slices.DeleteFunc(left, isOf("often")); len(left) != 3 {
 			t.Errorf("want three orphans, got %q", left)
 		}
@@ -165,7 +165,7 @@ func TestRestoringAnOldSnapshot(t *testing.T) {
 			lab.DeleteDeployToken(name)
 		}
 		if pulls(newer["daily"]) || !pulls(creds("daily")) {
-			t.Error("want an end of the orphans and of nothing else")
+			t.Error("want only the orphans revoked")
 		}
 	})
 }
@@ -174,8 +174,9 @@ func isOf(role string) func(string) bool {
 	return func(name string) bool { return strings.HasPrefix(name, "regcred-"+role+"-") }
 }
 
-// orphansAfterRotating is how docs/operations.md finds them: what is there before all
-// that Vault knows is replaced, and still there when that is revoked.
+// orphansAfterRotating finds orphans as docs/operations.md says: it replaces
+// and revokes all that Vault knows, and returns what was there before and is
+// still there.
 func orphansAfterRotating(t *testing.T, v *servers.Vault, living func() []string, roles ...string) []string {
 	t.Helper()
 	before := living()
@@ -200,8 +201,8 @@ func orphansAfterRotating(t *testing.T, v *servers.Vault, living func() []string
 	return slices.DeleteFunc(living(), func(name string) bool { return !slices.Contains(before, name) })
 }
 
-// TestRestoringFromBeforeRotateRoot loses the root credential that only
-// Vault knew.
+// TestRestoringFromBeforeRotateRoot loses the root credential that only Vault
+// knew.
 func TestRestoringFromBeforeRotateRoot(t *testing.T) {
 	t.Parallel()
 	v, lab := servers.StartRaftVault(t), gitlabtest.New(t)
@@ -220,7 +221,7 @@ func TestRestoringFromBeforeRotateRoot(t *testing.T) {
 		t.Errorf("rotate: want status 502 and %q, got %v", refused, err)
 	}
 	if got := credentialOf(read(t, v.Client, "regcred/creds/my_app")); !same(got, before) || !lab.Pulls(got, gitlabtest.Project) {
-		t.Error("want what was minted served as before, and working")
+		t.Error("want the credential served as before, and working")
 	}
 	if len(lost) != 1 || !slices.Contains(lab.Admins(), lost[0]) {
 		t.Errorf("want one token lost that works at GitLab, got %q of %q", lost, lab.Admins())
@@ -234,12 +235,13 @@ func TestRestoringFromBeforeRotateRoot(t *testing.T) {
 		t.Error("want a new credential that pulls, once there is a token again")
 	}
 	if !slices.Contains(lab.Admins(), lost[0]) {
-		t.Errorf("%q was ended; docs/operations.md says that nobody but the operator does", lost)
+		t.Errorf("%q was revoked; docs/operations.md says that only the operator does so", lost)
 	}
 }
 
-// TestRestoringFromWithinAMint restores a snapshot that has a write-ahead entry of a
-// credential that came to be served. It is not known any more, and revoked.
+// TestRestoringFromWithinAMint restores a snapshot that has the write-ahead
+// entry of a credential that was served later. Vault no longer knows the
+// credential, and revokes it.
 func TestRestoringFromWithinAMint(t *testing.T) {
 	t.Parallel()
 	v, lab := servers.StartRaftVaultWith(t, servers.RaftOptions{Plugin: buildPlugin(t, "v0.1.0-dev", "-tags=killpoints")}), gitlabtest.New(t)
@@ -259,20 +261,21 @@ func TestRestoringFromWithinAMint(t *testing.T) {
 	v.RestoreSnapshot(t, snapshot)
 
 	if !lab.Pulls(after, gitlabtest.Project) {
-		t.Fatal("want what was served last alive until write-ahead entries are looked at")
+		t.Fatal("want the last served credential alive until rollback")
 	}
 	if _, err := v.Client.Logical().Write("regcred/killpoints/rollback", nil); err != nil {
 		t.Fatal(err)
 	}
 	if lab.Pulls(after, gitlabtest.Project) {
-		t.Error("want what Vault does not know any more revoked")
+		t.Error("want the credential revoked that Vault no longer knows")
 	}
 	if got := credentialOf(read(t, v.Client, "regcred/creds/my_app")); !same(got, before) || !lab.Pulls(got, gitlabtest.Project) {
 		t.Error("want the one that was served then served again, and working")
 	}
 }
 
-// TestRestoringAtGitea finds and ends by hand what Gitea would keep for ever.
+// TestRestoringAtGitea finds and deletes by hand the tokens that Gitea would
+// keep forever.
 func TestRestoringAtGitea(t *testing.T) {
 	t.Parallel()
 	v, g := servers.StartRaftVault(t), servers.StartGitea(t)
@@ -299,7 +302,7 @@ func TestRestoringAtGitea(t *testing.T) {
 	v.RestoreSnapshot(t, snapshot)
 
 	if got := credentialOf(read(t, v.Client, "regcred/creds/my_app")); !same(got, old) || pulls(t, image, got) {
-		t.Error("want the old credential served, which pulls no more")
+		t.Error("want the old credential served, which no longer pulls")
 	}
 	left := orphansAfterRotating(t, v, proxy.Living, "my_app")
 	if diff := cmp.Diff(orphans, left); diff != "" || len(left) != 2 {
@@ -312,12 +315,12 @@ func TestRestoringAtGitea(t *testing.T) {
 		g.Operate(t, http.MethodDelete, "/users/"+proxy.Puller.Name+"/tokens/"+name, http.StatusNoContent, nil, nil)
 	}
 	if pulls(t, image, since) || !pulls(t, image, credentialOf(read(t, v.Client, "regcred/creds/my_app"))) {
-		t.Error("want an end of the orphans and of nothing else")
+		t.Error("want only the orphans revoked")
 	}
 }
 
-// TestRestoringFromBeforeAnUpgrade restores a plugin catalog that names a program
-// that is not there any more.
+// TestRestoringFromBeforeAnUpgrade restores a plugin catalog that names a
+// program which is gone.
 func TestRestoringFromBeforeAnUpgrade(t *testing.T) {
 	t.Parallel()
 	v := servers.StartRaftVault(t)

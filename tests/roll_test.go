@@ -22,17 +22,17 @@ const (
 	rollReaders = 8
 	rolls       = 2 // forward and back
 
-	// slowMint is how long a registry takes that is asked while Vault replaces the
-	// plugin. Vault waits for it.
+	// slowMint is how long the registry takes for a mint while Vault replaces
+	// the plugin. Vault waits for it.
 	slowMint = time.Second
 
 	rollFrom, rollTo = "v0.1.0", "v0.2.0"
 )
 
-// TestRollForwardAndBackUnderLoad upgrades the plugin as docs/installation.md says,
-// and goes back, more than once, while clients read and write. No request fails,
-// no read is given less than what was last written, and all that is minted is one
-// credential.
+// TestRollForwardAndBackUnderLoad upgrades the plugin as docs/installation.md
+// says, and rolls back, more than once, while clients read and write. No
+// request fails, no read returns less than what was last written, and only one
+// credential is minted.
 func TestRollForwardAndBackUnderLoad(t *testing.T) {
 	t.Parallel()
 	v, lab := servers.StartRaftVault(t), gitlabtest.New(t)
@@ -69,7 +69,7 @@ func TestRollForwardAndBackUnderLoad(t *testing.T) {
 	}
 }
 
-// registerVersion builds the plugin as a version and registers it under it.
+// registerVersion builds a version of the plugin and registers it.
 func registerVersion(t *testing.T, v *servers.Vault, version string) {
 	t.Helper()
 	name := servers.PluginName + "-" + version
@@ -77,7 +77,7 @@ func registerVersion(t *testing.T, v *servers.Vault, version string) {
 	v.CLI(t, "", "plugin", "register", "-sha256="+sum, "-command="+name, "-version="+version, "secret", servers.PluginName)
 }
 
-// rollLoad is what clients do meanwhile.
+// rollLoad is the clients that read and write meanwhile.
 type rollLoad struct {
 	*testing.T
 	client *api.Client
@@ -85,7 +85,7 @@ type rollLoad struct {
 
 	clients             sync.WaitGroup
 	ended               chan struct{}
-	written             atomic.Int64 // the last password that a write of it was answered
+	written             atomic.Int64 // the last password whose write was acknowledged
 	reads, writes, errs atomic.Int64
 }
 
@@ -99,7 +99,7 @@ func startRollLoad(t *testing.T, client *api.Client, shared string) *rollLoad {
 	return l
 }
 
-// repeat does something until the load is stopped, or does too often what fails.
+// repeat calls do until the load is stopped, or until it has failed too often.
 func (l *rollLoad) repeat(do func()) {
 	for {
 		select {
@@ -176,9 +176,9 @@ func (l *rollLoad) readBundle() {
 	l.atLeast(least, docker.Auths["registry.example.com"].Password)
 }
 
-// startSlowRead begins to read a new role, whose mint GitLab is slow to answer, and
-// returns when GitLab has been asked. The channel that it returns is closed when
-// there is an answer, which must not be an error.
+// startSlowRead starts to read a new role, whose mint takes GitLab long, and
+// returns when GitLab has received the mint. The channel is closed when the
+// read is answered; an error fails the test.
 func (l *rollLoad) startSlowRead(lab *gitlabtest.Server, role string) <-chan struct{} {
 	l.Helper()
 	write(l.T, l.client, "regcred/roles/"+role, dynamic("gitlab", lab.Role(), nil))
@@ -197,7 +197,7 @@ func (l *rollLoad) startSlowRead(lab *gitlabtest.Server, role string) <-chan str
 	return answered
 }
 
-// goesOn waits until there have been more reads and writes.
+// goesOn waits for further reads and writes.
 func (l *rollLoad) goesOn(t *testing.T) {
 	t.Helper()
 	reads, writes := l.reads.Load(), l.writes.Load()

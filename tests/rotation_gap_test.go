@@ -20,17 +20,17 @@ import (
 
 const (
 	gapRotations = 50
-	gapAsked     = 10 // of these by rotate/<role>; the others are the engine's own
+	gapAsked     = 10 // of these, by rotate/<role>; the engine does the others
 	gapPeriod    = 5 * time.Second
 	gapGrace     = 20 * time.Second
 	gapNodes     = 3
 )
 
-// TestNoPullFailsOverFiftyRotations has nodes that read a shared role and pull
-// with what they have read, and with what they have read before, from a real
-// registry, while the credential is replaced again and again. No pull that ends
-// within the grace period of its read may fail; and in the end, all but the
-// last credential are refused.
+// TestNoPullFailsOverFiftyRotations runs nodes that read a shared role and pull
+// from a real registry, with the credential that they have just read and with
+// older ones, while the engine replaces it again and again. No pull that ends
+// within the grace period of its read may fail. At the end, the registry
+// refuses all credentials except the last.
 func TestNoPullFailsOverFiftyRotations(t *testing.T) {
 	t.Parallel()
 	v, g := servers.StartVault(t), servers.StartGitea(t)
@@ -59,7 +59,7 @@ func TestNoPullFailsOverFiftyRotations(t *testing.T) {
 	asked := w.rotations(t)
 	close(ended)
 	nodes.Wait()
-	// A long period from now on: what is current stays so.
+	// With a long period, the current credential stays current.
 	write(t, v.Client, "regcred/roles/my_app", fields{"rotation_period": "24h"})
 	servers.Eventually(t, func() error {
 		w.readOnce(t)
@@ -77,7 +77,7 @@ func TestNoPullFailsOverFiftyRotations(t *testing.T) {
 	w.onlyCurrentIsLeft(t, proxy)
 }
 
-// gapWorld is what the nodes of the test have seen.
+// gapWorld is what the nodes have seen.
 type gapWorld struct {
 	v     *servers.Vault
 	image string
@@ -87,16 +87,16 @@ type gapWorld struct {
 	pulls int
 }
 
-// heldCredential is one that was read. lastRead is when the last read was sent
-// that answered with it.
+// heldCredential is a credential that was read. lastRead is when the last read
+// that returned it was sent.
 type heldCredential struct {
 	issuer.Credential
 	config   string
 	lastRead time.Time
 }
 
-// node reads and pulls, and pulls once more with an older credential that may
-// be used still.
+// node reads and pulls, and pulls again with an older credential that is still
+// within its grace period.
 func (w *gapWorld) node(t *testing.T) {
 	c := w.readOnce(t)
 	if c == nil {
@@ -114,8 +114,7 @@ func (w *gapWorld) node(t *testing.T) {
 	}
 }
 
-// readOnce notes what a read has given. A credential that is new is pulled with
-// by all clients.
+// readOnce records the credential that a read returns.
 func (w *gapWorld) readOnce(t *testing.T) *heldCredential {
 	sent := time.Now()
 	secret, err := w.v.Client.Logical().Read("regcred/creds/my_app")
@@ -155,8 +154,8 @@ func (w *gapWorld) mayBeUsed(c *heldCredential) bool {
 	return time.Since(c.lastRead) < gapGrace
 }
 
-// mustPull pulls. A failure is one if the credential may be used still when the
-// pull has ended.
+// mustPull pulls. A failure counts only if the credential is still within its
+// grace period when the pull has ended.
 func (w *gapWorld) mustPull(t *testing.T, c *heldCredential) {
 	err := pull(t, w.image, c.Credential)
 	w.judge(t, "go-containerregistry", c, err, "")
@@ -172,8 +171,8 @@ func (w *gapWorld) judge(t *testing.T, client string, c *heldCredential, err err
 	}
 }
 
-// rotations waits until there were enough, asks for some of them, and has the
-// real clients pull after some others. It returns how many it asked for.
+// rotations waits for gapRotations rotations. It asks for some of them, and
+// makes the real clients pull after others. It returns how many it asked for.
 func (w *gapWorld) rotations(t *testing.T) (asked int) {
 	t.Helper()
 	seen := map[string]bool{}
@@ -204,8 +203,8 @@ func (w *gapWorld) rotations(t *testing.T) (asked int) {
 }
 
 // onlyCurrentIsLeft waits until the grace period of the last rotation is over
-// and the engine has revoked what it must: nobody reads, so it does so by
-// itself, each minute.
+// and the engine has revoked the former credentials. No read starts that work,
+// so the engine does it by itself, once a minute.
 func (w *gapWorld) onlyCurrentIsLeft(t *testing.T, proxy *servers.GiteaProxy) {
 	t.Helper()
 	servers.Eventually(t, func() error {
@@ -230,8 +229,8 @@ func (w *gapWorld) onlyCurrentIsLeft(t *testing.T, proxy *servers.GiteaProxy) {
 }
 
 // TestSharedOutlivesTheTokenThatReadIt revokes the token that has read a shared
-// and a leased credential: the first still pulls, as sync tools need it, and
-// the second ends with its lease.
+// and a leased credential. The shared one still pulls, as sync tools need; the
+// leased one ends with its lease.
 func TestSharedOutlivesTheTokenThatReadIt(t *testing.T) {
 	t.Parallel()
 	v, g := servers.StartVault(t), servers.StartGitea(t)

@@ -17,8 +17,8 @@ import (
 )
 
 // TestScripts runs each session in testdata/script against a dev server of its
-// own. The sessions call the real CLI, as "vault …"; "! vault …" is a command
-// that must fail. After it, stdout and stderr hold what it wrote.
+// own. A session calls the real CLI as "vault …"; a command with "! vault …"
+// must fail. After each command, stdout and stderr hold its output.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 filepath.Join("testdata", "script"),
@@ -58,7 +58,7 @@ func cmdVault(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// cmdLogin goes on with a new token that has the named policies only, or with
+// cmdLogin continues with a new token that has only the named policies, or with
 // the root token: "login app", "login root".
 func cmdLogin(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) == 0 {
@@ -75,8 +75,8 @@ func cmdLogin(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv("BAO_TOKEN", token)
 }
 
-// cmdSub stores what the last command wrote to standard output in a variable,
-// as the shell's NAME=$(…) does: "sub NAME".
+// cmdSub puts the last command's standard output into a variable, as the
+// shell's NAME=$(…) does: "sub NAME".
 func cmdSub(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: sub NAME")
@@ -86,9 +86,9 @@ func cmdSub(ts *testscript.TestScript, neg bool, args []string) {
 
 var rfc3339 = regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ`)
 
-// cmdShows compares what the last command wrote to standard output with a
-// file, in which TIME stands for any time, and gitlab.example.com and
-// registry.example.com for the GitLab: "shows role.txt".
+// cmdShows compares the last command's standard output with a file: "shows
+// role.txt". In the file, TIME stands for any time, and gitlab.example.com and
+// registry.example.com stand for the GitLab of the session.
 func cmdShows(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: shows FILE")

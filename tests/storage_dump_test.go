@@ -30,8 +30,8 @@ import (
 	"vault-plugin-secrets-regcred/tests/servers"
 )
 
-// These are for scripts/dump-storage.sh, which has another build of the plugin
-// write what TestDumpStorage asks for. Tests of upgrades read the dumps.
+// Flags for scripts/dump-storage.sh, which makes another build of the plugin
+// write the dump of TestDumpStorage. The tests of upgrades read the dumps.
 var (
 	dumpFile   = flag.String("dump-file", "", "where TestDumpStorage writes a dump")
 	dumpPlugin = flag.String("dump-plugin", "", "the plugin's binary that it runs")
@@ -40,11 +40,11 @@ var (
 )
 
 const (
-	// dumpSecret stands in every secret of a dump that the dumper chooses. Tests
-	// in package backend search all that they see for it.
+	// dumpSecret is in every secret of a dump that the dumper chooses. Tests of
+	// package backend search their output for it.
 	dumpSecret = "S3cr3t-Marker"
 
-	// years is for what should not come of age with the dump.
+	// years is a period that does not end as long as the dump is used.
 	years = "43800h"
 )
 
@@ -69,7 +69,7 @@ func TestDumpStorage(t *testing.T) {
 	}
 	mount := d.v.RawMount(t, servers.Mount)
 	dump := &storagetest.Dump{Build: *dumpBuild}
-	// Vault has the engine do what is due once a minute, which may be now.
+	// Vault starts the work that is due once a minute, perhaps now.
 	servers.Eventually(t, func() error {
 		dump.Storage = d.values(mount)
 		dump.Answers = d.answers()
@@ -102,7 +102,7 @@ func (d *dumper) read(path string) {
 	read(d, d.v.Client, servers.Mount+"/"+path)
 }
 
-// fails expects a request to fail because of the registry.
+// fails makes a request that must fail because of the registry.
 func (d *dumper) fails(err error) {
 	d.Helper()
 	if !isStatus(err, http.StatusBadGateway) {
@@ -122,7 +122,7 @@ func (d *dumper) writeFails(path string) {
 	d.fails(err)
 }
 
-// static writes what needs nothing but itself.
+// static writes what needs no other entry.
 func (d *dumper) static() {
 	d.write("config", fields{"allowed_registries": "*.example.com,registry.example.com:5000,ghcr.io/team,docker.io,[::1]:5000,*.amazonaws.com,127.0.0.1:1", "expiry_warning": "720h"})
 	d.write("roles/single", fields{"registry": "registry.example.com", "username": "robot", "password": dumpSecret})
@@ -137,7 +137,7 @@ func (d *dumper) static() {
 		"ghcr.io/team/app":{"username":"<team>","password":"`+dumpSecret+`&"}}}`))
 }
 
-// bundle writes what came with bundles.
+// bundle writes what bundles added.
 func (d *dumper) bundle() {
 	d.write("config", fields{"ca_pem": servers.CA(d)})
 	d.write("roles/member", fields{"registry": "one.example.com", "username": "robot", "password": dumpSecret, "allowed_bundles": "all,team-*,mixed", "verify_repository": "group/app:1"})
@@ -145,7 +145,7 @@ func (d *dumper) bundle() {
 	d.write("roles/all", fields{"members": "member,member-that-expires"})
 }
 
-// dynamic writes what came with connections.
+// dynamic writes what connections added.
 func (d *dumper) dynamic() {
 	d.v.CLI(d, "", "secrets", "tune", "-max-lease-ttl=350400h", servers.Mount)
 	lab := gitlabtest.New(d)
@@ -182,8 +182,8 @@ func (d *dumper) dynamic() {
 	d.write("connections/unasked", fields{"type": "harbor", "url": "https://127.0.0.1:1", "registry": "unasked.example.com,also.example.com", "username": "vault", "password": dumpSecret, "verify_connection": false})
 }
 
-// tried writes a role whose credential is tried before it is served, which the
-// first build with connections could not.
+// tried writes a role whose credential is tried before it is served. The first
+// build with connections could not do that.
 func (d *dumper) tried() {
 	lab := gitlabtest.New(d)
 	disguise(lab.Server, lab.MintMatch)
@@ -222,7 +222,7 @@ func (d *dumper) pair(connection string, role fields) {
 	d.read("creds/leased-" + connection)
 }
 
-// minted writes and reads roles whose credentials are as they should be.
+// minted writes and reads roles whose credentials are complete.
 func (d *dumper) minted() {
 	d.pair("gitlab", fields{"project": gitlabtest.Project, "access": "push"})
 	d.read("creds/leased-gitlab")
@@ -235,7 +235,7 @@ func (d *dumper) minted() {
 	d.write("roles/gitlab-never-read", fields{"connection": "gitlab", "project": gitlabtest.Project, "rotation_period": years})
 }
 
-// interrupted writes roles for which GitLab has failed in something. It goes on
+// interrupted writes roles for which GitLab failed at some point. GitLab keeps
 // refusing to revoke.
 func (d *dumper) interrupted(lab *gitlabtest.Server) {
 	role := func(grace string) fields {
@@ -248,7 +248,7 @@ func (d *dumper) interrupted(lab *gitlabtest.Server) {
 
 	lab.InjectFault(-1, issuertest.Method(http.MethodDelete), issuertest.Status(http.StatusServiceUnavailable, "", "Retry-After", "3600"))
 	d.write("rotate/gitlab-not-revoked", nil)
-	d.read("creds/gitlab-not-revoked") // which has what is due done
+	d.read("creds/gitlab-not-revoked") // starts the work that is due
 	servers.Eventually(d, func() error {
 		waiting := read(d, d.v.Client, servers.Mount+"/roles/gitlab-not-revoked")["pending_revocations"].([]any)
 		if waiting[0].(fields)["last_error"] == nil {
@@ -271,13 +271,13 @@ func (d *dumper) interrupted(lab *gitlabtest.Server) {
 	lab.InjectFault(-1, issuertest.Method(http.MethodDelete), issuertest.Status(http.StatusServiceUnavailable, "", "Retry-After", "3600"))
 }
 
-// readMints are roles whose credential is minted by a read.
+// readMints are roles of which each read mints.
 var readMints = regexp.MustCompile("^(leased-.*|gitlab-never-read|gitlab-refused|gitlab-unanswered)$")
 
 var mintedSecret = regexp.MustCompile(`"(token|secret|sha1|authorizationToken)":"[^"]+"`)
 
-// disguise has a registry answer a mint with a credential that is obviously made
-// up. It would not pull: a dump needs no more of it than its form.
+// disguise makes a registry answer a mint with a credential that is obviously
+// made up. It would not pull, but a dump needs only its form.
 func disguise(s *issuertest.Server, mints func(*http.Request) bool) {
 	s.InjectFault(-1, mints, func(w http.ResponseWriter, r *http.Request, act http.Handler) {
 		recorded := httptest.NewRecorder()
@@ -296,8 +296,8 @@ func disguise(s *issuertest.Server, mints func(*http.Request) bool) {
 	})
 }
 
-// root writes a connection and has its root credential replaced,
-// unless a fault keeps that from its end.
+// root writes a connection and replaces its root credential, unless a fault
+// interrupts that.
 func (d *dumper) root(name string, fault func(*gitlabtest.Server)) {
 	d.Helper()
 	lab := gitlabtest.New(d)
@@ -310,7 +310,7 @@ func (d *dumper) root(name string, fault func(*gitlabtest.Server)) {
 	d.writeFails("connections/" + name + "/rotate-root")
 }
 
-// values returns what Vault's storage has below a prefix.
+// values returns the entries of Vault's storage below a prefix.
 func (d *dumper) values(prefix string) map[string]storagetest.Value {
 	d.Helper()
 	values := map[string]storagetest.Value{}
@@ -320,7 +320,7 @@ func (d *dumper) values(prefix string) map[string]storagetest.Value {
 	return values
 }
 
-// answers reads all that can be read without a mint.
+// answers reads every path that does not mint.
 func (d *dumper) answers() map[string]storagetest.Answer {
 	d.Helper()
 	paths := []string{"config", "roles/"}

@@ -24,9 +24,9 @@ import (
 	"vault-plugin-secrets-regcred/tests/servers"
 )
 
-// TestSymptoms provokes each symptom in the tables of docs/operations.md on a real
-// Vault, and compares: what a row says that one sees must be seen, and what is seen
-// here must be in a row.
+// TestSymptoms provokes each symptom in the tables of docs/operations.md on a
+// real Vault. Each row must have a scene that shows its symptom, and each
+// symptom that a scene shows must be in a row.
 func TestSymptoms(t *testing.T) {
 	t.Parallel()
 	seen := &symptoms{texts: map[string][]string{}}
@@ -65,13 +65,13 @@ func TestSymptoms(t *testing.T) {
 	for name, texts := range seen.texts {
 		for _, text := range texts {
 			if !slices.ContainsFunc(spans, func(s symptomSpan) bool { return s.pattern.MatchString(text) }) {
-				t.Errorf("docs/operations.md: no row has what the scene %q shows: %q", name, text)
+				t.Errorf("docs/operations.md: no row has the symptom of the scene %q: %q", name, text)
 			}
 		}
 	}
 }
 
-// symptoms are what scenes show.
+// symptoms are what the scenes show.
 type symptoms struct {
 	mu    sync.Mutex
 	texts map[string][]string // by scene
@@ -86,7 +86,7 @@ func (s *symptoms) any(pattern *regexp.Regexp) bool {
 	return false
 }
 
-// symptomSpan is what a row says that one sees; "…" stands for any text.
+// symptomSpan is the symptom of a row; "…" stands for any text.
 type symptomSpan struct {
 	text    string
 	pattern *regexp.Regexp
@@ -113,7 +113,7 @@ func symptomSpans(t *testing.T) []symptomSpan {
 	return spans
 }
 
-// scenery is a mount with the connection gitlab to a GitLab.
+// scenery is a mount with the connection gitlab to a GitLab in memory.
 type scenery struct {
 	*gitlabtest.Server
 
@@ -191,7 +191,7 @@ func (s *scenery) warns(path string) {
 	})
 }
 
-// symptomScenes are on a dev server, which they share.
+// symptomScenes share one dev server.
 var symptomScenes = map[string]func(*scenery){
 	"a misspelt field": func(s *scenery) { s.writeFails("roles/app", fields{"pasword": marker}) },
 	"a role without a password": func(s *scenery) {
@@ -382,15 +382,16 @@ var symptomScenes = map[string]func(*scenery){
 	},
 }
 
-// newTokenMatch matches what asks with another token than the first one.
+// newTokenMatch matches requests with a token other than the first one.
 func (s *scenery) newTokenMatch(r *http.Request) bool {
 	return strings.HasPrefix(r.URL.Path, "/api/") && r.Header.Get("PRIVATE-TOKEN") != s.Connection().Secrets["token"].Reveal()
 }
 
-// raftScenes have a server each, with integrated storage.
+// raftScenes have one server each, with integrated storage.
 var raftScenes = map[string]func(*scenery){
 	"an entry that storage does not take": func(s *scenery) {
-		// The Docker config is below its own limit, the entry around it is not.
+		// The Docker config is within its own limit, but the storage entry is
+		// too large.
 		s.writeFails("roles/app", credential(fields{"registry": "r.example.com", "password": strings.Repeat("p", 449_320)}))
 	},
 	"entries of a newer plugin, and damaged ones": func(s *scenery) {

@@ -36,7 +36,7 @@ auto_auth {
   }
 }
 `
-	// Each rendering is noted, beside the file that is rendered.
+	// Each rendering is appended to a second file.
 	agentTemplate = `
 template {
   contents    = "{{ with secret ` + "`regcred/creds/%[1]s`" + ` }}{{ index .Data ` + "`.dockerconfigjson`" + ` }}{{ end }}"
@@ -48,8 +48,8 @@ template {
 `
 )
 
-// rendered is a role that Vault Agent renders, with a GitLab of its own, so that
-// its mints can be told from others.
+// rendered is a role that Vault Agent renders. It has a GitLab of its own,
+// which counts its mints.
 type rendered struct {
 	role  string
 	dir   string
@@ -57,9 +57,9 @@ type rendered struct {
 	mints *atomic.Int64
 }
 
-// TestVaultAgentFollowsRotationsAndLeases has Vault Agent render a shared role,
-// whose credential is replaced by the engine, and a leased one, whose lease
-// Agent renews and at its end replaces. Each credential is to be rendered once.
+// TestVaultAgentFollowsRotationsAndLeases makes Vault Agent render a shared
+// role, whose credential the engine replaces, and a leased one, whose lease
+// Agent renews and finally replaces. Agent must render each credential once.
 func TestVaultAgentFollowsRotationsAndLeases(t *testing.T) {
 	t.Parallel()
 	v, dir := servers.StartVault(t), t.TempDir()
@@ -75,7 +75,7 @@ func TestVaultAgentFollowsRotationsAndLeases(t *testing.T) {
 		servers.Eventually(t, func() error { return r.wasRendered(wantedRenderings) })
 		r.eachOnce(t)
 	}
-	// The lease of the credential that was replaced has ended, and it with it.
+	// The lease of the first credential has ended, and the credential with it.
 	first := leased.renderings(t)[0]
 	servers.Eventually(t, func() error {
 		if leased.lab.Pulls(parsed(t, first), gitlabtest.Project) {
@@ -117,7 +117,7 @@ func startAgentFor(t *testing.T, v *servers.Vault, dir string, all ...*rendered)
 	servers.StartVaultAgent(t, filepath.Join(dir, "agent.hcl"), []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir})
 }
 
-// renderings are the Docker configs that were rendered, in order.
+// renderings returns the Docker configs that were rendered, in order.
 func (r *rendered) renderings(t *testing.T) []string {
 	t.Helper()
 	content, err := os.ReadFile(filepath.Join(r.dir, r.role+".renderings"))
@@ -142,8 +142,8 @@ func (r *rendered) wasRendered(times int) error {
 	return nil
 }
 
-// eachOnce waits for a moment at which all that was minted is rendered, and
-// fails the test if any credential was rendered twice.
+// eachOnce waits until every minted credential is rendered, and fails the test
+// if one was rendered twice.
 func (r *rendered) eachOnce(t *testing.T) {
 	t.Helper()
 	servers.Eventually(t, func() error {
@@ -157,13 +157,13 @@ func (r *rendered) eachOnce(t *testing.T) {
 	for _, config := range r.renderings(t) {
 		parsed(t, config)
 		if seen[config] {
-			t.Errorf("%s: rendered anew without a new credential", r.role)
+			t.Errorf("%s: rendered again without a new credential", r.role)
 		}
 		seen[config] = true
 	}
 }
 
-// isRenewed returns nil if a lease is there and was renewed.
+// isRenewed returns nil if a lease exists and was renewed.
 func isRenewed(t *testing.T, v *servers.Vault, lease string) error {
 	t.Helper()
 	secret, err := v.Client.Sys().Lookup(lease)

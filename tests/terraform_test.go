@@ -23,8 +23,9 @@ import (
 	"vault-plugin-secrets-regcred/tests/servers"
 )
 
-// terraformArguments are those of the provider's schema: vault/resource_plugin.go,
-// resource_mount.go and resource_generic_endpoint.go, as release 5.6.0 has them.
+// terraformArguments are the arguments of the provider's schema, as in
+// vault/resource_plugin.go, resource_mount.go and resource_generic_endpoint.go
+// of release 5.6.0.
 var terraformArguments = map[string][]string{
 	"vault_plugin":           {"args", "command", "env", "name", "oci_image", "runtime", "sha256", "type", "version"},
 	"vault_mount":            {"default_lease_ttl_seconds", "description", "max_lease_ttl_seconds", "options", "path", "plugin_version", "seal_wrap", "type"},
@@ -32,11 +33,11 @@ var terraformArguments = map[string][]string{
 }
 
 // TestTerraformInstalls does what the provider does with the resources that
-// install the engine and set it up: creates them in order, reads them for the
-// next plan, writes them again with and without the root credential,
-// and deletes them in reverse. It has a token
-// with the example's policies and no other. "make e2e-terraform" does it with
-// OpenTofu, and an old provider.
+// install and set up the engine: it creates them in order, reads them for the
+// next plan, writes them again with and without the root credential, and
+// deletes them in reverse order. Its token has the policies of the example and
+// no other. "make e2e-terraform" does the same with OpenTofu and an old
+// provider.
 func TestTerraformInstalls(t *testing.T) {
 	t.Parallel()
 	v := servers.StartVault(t)
@@ -99,7 +100,7 @@ func TestTerraformInstalls(t *testing.T) {
 	}
 	update(resources)
 
-	// From then on without the token, which is another after rotate-root.
+	// From now on without the token, which rotate-root has replaced.
 	resources = plan(cty.NullVal(cty.String))
 	update(resources)
 	write(t, v.Client, "regcred/connections/gitlab", fields{"service_account_group": "group"})
@@ -139,8 +140,8 @@ type terraformResource struct {
 	arguments     map[string]cty.Value
 }
 
-// terraformResources reads files with Terraform's own parser, in the order in
-// which they depend on one another.
+// terraformResources reads files with Terraform's own parser, and returns their
+// resources in the order of their dependencies.
 func terraformResources(t *testing.T, stands map[string]string, variables map[string]cty.Value, names ...string) []terraformResource {
 	t.Helper()
 	known := map[string]map[string]cty.Value{}
@@ -195,7 +196,7 @@ func terraformResources(t *testing.T, stands map[string]string, variables map[st
 	return resources
 }
 
-// text is an argument as text; empty if it is not there or false.
+// text returns an argument as text; empty if it is missing or false.
 func (r terraformResource) text(argument string) string {
 	value, found := r.arguments[argument]
 	switch {

@@ -14,7 +14,8 @@ import (
 	"vault-plugin-secrets-regcred/tests/servers"
 )
 
-// craneWith runs crane with one credential, and trust in a CA if given.
+// craneWith runs crane with one credential, and makes it trust a CA unless that
+// is empty.
 func craneWith(t *testing.T, registry, username, password, ca string, args ...string) (string, error) {
 	t.Helper()
 	home := t.TempDir()
@@ -49,8 +50,8 @@ func pushEmpty(t *testing.T, image, username, password, ca string) {
 	}
 }
 
-// TestTokenRegistry shows that the test's own token server is one that a real
-// registry and a real client work with.
+// TestTokenRegistry shows that a real registry and a real client work with the
+// test's own token server.
 func TestTokenRegistry(t *testing.T) {
 	t.Parallel()
 	users := map[string]servers.TokenUser{

@@ -16,9 +16,9 @@ import (
 	"vault-plugin-secrets-regcred/tests/servers"
 )
 
-// TestDumpsOnARealVault puts what each earlier build wrote into the storage of a
-// Vault, with Vault's own entries for the leases, and has today's build serve it and
-// go on with it. What the earlier build left half done, Vault has ended.
+// TestDumpsOnARealVault puts what each earlier build stored into the storage of
+// a Vault, with Vault's own entries for the leases. Today's build must serve it
+// and continue with it, and end what the earlier build left half done.
 func TestDumpsOnARealVault(t *testing.T) {
 	t.Parallel()
 	for name, dump := range storagetest.Load(t) {
@@ -43,7 +43,7 @@ type restored struct {
 	mount      string // in Vault's storage
 }
 
-// restore returns with all registries failing, so that nothing changes.
+// restore returns with all registries failing, so that nothing changes yet.
 func restore(t *testing.T, dump *storagetest.Dump) *restored {
 	t.Helper()
 	v := servers.StartRaftVaultWith(t, servers.RaftOptions{Settings: []string{servers.RawStorage}})
@@ -55,7 +55,7 @@ func restore(t *testing.T, dump *storagetest.Dump) *restored {
 	for id, value := range dump.Leases {
 		v.RawWrite(t, "sys/expire/id/"+id, string(value))
 	}
-	// Vault finds leases when it is unsealed.
+	// Vault reads its leases when it is unsealed.
 	if err := v.Client.Sys().Seal(); err != nil {
 		t.Fatal(err)
 	}
@@ -63,7 +63,7 @@ func restore(t *testing.T, dump *storagetest.Dump) *restored {
 	return r
 }
 
-// roles returns the names of the roles of which something is true.
+// roles returns the names of the roles for which a function is true.
 func (r *restored) roles(t *testing.T, is func(role fields) bool) []string {
 	t.Helper()
 	var names []string
@@ -76,7 +76,7 @@ func (r *restored) roles(t *testing.T, is func(role fields) bool) []string {
 	return names
 }
 
-// isDue reports whether a role's credential has come of age since the dump was
+// isDue reports whether a role's credential has become due since the dump was
 // made.
 func isDue(t *testing.T, role fields) bool {
 	t.Helper()
@@ -91,7 +91,7 @@ func isDue(t *testing.T, role fields) bool {
 	return time.Until(at) < time.Hour
 }
 
-// serves compares with the answers of the earlier build.
+// serves compares the answers with those of the earlier build.
 func (r *restored) serves(t *testing.T) {
 	t.Helper()
 	due := r.roles(t, func(role fields) bool { return isDue(t, role) })
@@ -109,7 +109,7 @@ func (r *restored) serves(t *testing.T) {
 			delete(want.Data, "ttl")
 			delete(got.Data, "ttl")
 		}
-		if path == "roles/expired" || strings.HasPrefix(path, "creds/expired") { // they say since when
+		if path == "roles/expired" || strings.HasPrefix(path, "creds/expired") { // they hold a time
 			want.Warnings, got.Warnings = nil, nil
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
@@ -130,7 +130,7 @@ func number(t *testing.T, value any) int64 {
 	return n
 }
 
-// goesOn updates static roles, and rotates shared ones.
+// goesOn updates static roles and rotates shared ones.
 func (r *restored) goesOn(t *testing.T) {
 	t.Helper()
 	for _, name := range r.roles(t, func(role fields) bool { return role["type"] == "static" }) {
@@ -142,7 +142,7 @@ func (r *restored) goesOn(t *testing.T) {
 			t.Errorf("%s: want the password that was written, got %q", name, got)
 		}
 	}
-	for _, name := range r.roles(t, func(role fields) bool { return role["mode"] == "shared" && role["connection"] != "gitea" }) { // what stands in for it cannot mint
+	for _, name := range r.roles(t, func(role fields) bool { return role["mode"] == "shared" && role["connection"] != "gitea" }) { // its stand-in cannot mint
 		before := r.dump.Answers["creds/"+name].Data["password"]
 		write(t, r.Client, "regcred/rotate/"+name, nil)
 		if got := read(t, r.Client, "regcred/creds/"+name)["password"]; got == before {
@@ -196,7 +196,8 @@ func (r *restored) endsWhatWasHalfDone(t *testing.T) {
 	}
 }
 
-// deletesAll deletes roles, then connections, which nothing may use any more.
+// deletesAll deletes roles, and then connections, which nothing may use any
+// more.
 func (r *restored) deletesAll(t *testing.T) {
 	t.Helper()
 	names := r.roles(t, func(fields) bool { return true })

@@ -17,7 +17,7 @@ import (
 	"vault-plugin-secrets-regcred/tests/servers"
 )
 
-// verified is what verify/<role> answers for one registry.
+// verified is the answer of verify/<role> for one registry.
 type verified struct{ verdict, message string }
 
 func verify(t *testing.T, v *servers.Vault, role string, body fields) verified {
@@ -30,7 +30,7 @@ func verify(t *testing.T, v *servers.Vault, role string, body fields) verified {
 	return verified{secret.Data["verdict"].(string), message}
 }
 
-// check compares a verdict, and looks for secrets in the message.
+// check compares a verdict, and searches the message for secrets.
 func (got verified) check(t *testing.T, what, verdict, message string) {
 	t.Helper()
 	if got.verdict != verdict || !strings.Contains(got.message, message) {
@@ -81,7 +81,7 @@ func TestVerifyAtARegistryWithPasswords(t *testing.T) {
 	}
 }
 
-// A login proves little: this registry accepts it and refuses the pull.
+// A login proves little: this registry accepts the login and refuses the pull.
 func TestVerifyAtARegistryWithTokens(t *testing.T) {
 	t.Parallel()
 	registry := servers.StartTokenRegistry(t, map[string]servers.TokenUser{
@@ -109,7 +109,7 @@ func TestVerifyAtARegistryWithTokens(t *testing.T) {
 	verify(t, v, "puller", fields{"repository": "team/app:1.4"}).check(t, "a wrong password", "denied", "")
 }
 
-// TestVerifyOfABundleAnswersForEachMember has one member that pulls, and one
+// TestVerifyOfABundleAnswersForEachMember has one member that can pull, and one
 // whose registry is down.
 func TestVerifyOfABundleAnswersForEachMember(t *testing.T) {
 	t.Parallel()
@@ -141,8 +141,8 @@ func TestVerifyOfABundleAnswersForEachMember(t *testing.T) {
 	}
 }
 
-// TestVerifySurvivesWhatRegistriesDo has a registry for each fault. Each gives
-// a verdict within the time limit, and no server but the registry is sent a
+// TestVerifySurvivesWhatRegistriesDo has one registry for each fault. Each gets
+// a verdict within the time limit, and no server except the registry receives a
 // credential.
 func TestVerifySurvivesWhatRegistriesDo(t *testing.T) {
 	t.Parallel()

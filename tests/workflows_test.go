@@ -18,8 +18,8 @@ import (
 	"vault-plugin-secrets-regcred/tests/servers"
 )
 
-// workflow is what TestWorkflows looks at in a file of .github/workflows; that
-// it is one, "make lint" checks.
+// workflow is the part of a workflow that TestWorkflows checks. "make lint"
+// checks that the file is valid.
 type workflow struct {
 	Permissions map[string]string
 	Concurrency any
@@ -42,8 +42,8 @@ var (
 	matrixTarget = "${{ matrix.target }}"
 )
 
-// TestWorkflows: they call the Makefile and nothing else, take no action that
-// its owner could exchange, and may no more than they need.
+// TestWorkflows: workflows call only the Makefile, pin every action to a
+// commit, and have no more permissions than they need.
 func TestWorkflows(t *testing.T) {
 	t.Parallel()
 	makefile, err := os.ReadFile(filepath.Join(servers.Repo(), "Makefile"))
@@ -59,7 +59,7 @@ func TestWorkflows(t *testing.T) {
 		t.Fatalf("found no workflows: %v", err)
 	}
 
-	versions := map[string]string{} // of each action, with its commit
+	versions := map[string]string{} // by action, with its commit
 	for _, file := range files {
 		name := filepath.Base(file)
 		content, err := os.ReadFile(file)
@@ -92,7 +92,8 @@ func TestWorkflows(t *testing.T) {
 			if job.TimeoutMinutes == 0 {
 				t.Errorf("%s: job %s: has no timeout-minutes", name, jobName)
 			}
-			// Only what was tested and built by another job is published.
+			// The job that publishes runs only after another job has built and
+			// tested.
 			if len(job.Permissions) > 0 && (name != "release.yml" || jobName != "publish") {
 				t.Errorf("%s: job %s: has permissions of its own: %v", name, jobName, job.Permissions)
 			}
@@ -123,7 +124,8 @@ func TestWorkflows(t *testing.T) {
 	}
 }
 
-// dependabot is what TestDependabotCoversEveryModule looks at in its file.
+// dependabot is the part of its file that TestDependabotCoversEveryModule
+// checks.
 type dependabot struct {
 	Updates []struct {
 		Ecosystem   string `json:"package-ecosystem"`

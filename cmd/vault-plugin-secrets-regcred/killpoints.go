@@ -19,10 +19,11 @@ import (
 // A build with the tag killpoints is for tests of crashes. It kills itself
 // where a test says, and answers two paths of its own:
 //
-//	killpoints/arm       path, after: dies at the nth kill point of the next
-//	                     requests for that path; 0 disarms
-//	killpoints/rollback  does what Vault asks for every minute, with no regard
-//	                     to the age of write-ahead entries
+//	killpoints/arm       fields path and after: the process dies at the nth
+//	                     kill point of the next requests for that path;
+//	                     after=0 disarms it
+//	killpoints/rollback  does the work that Vault asks for every minute, without
+//	                     regard to the age of write-ahead entries
 const (
 	pathArm      = "killpoints/arm"
 	pathRollback = "killpoints/rollback"
@@ -46,8 +47,8 @@ type killable struct {
 	logical.PluginVersioner
 
 	mu   sync.Mutex
-	path string // of the requests that are meant
-	left int    // kill points until it dies; 0: it does not
+	path string // armed for requests of this path
+	left int    // kill points until the process dies; 0: disarmed
 }
 
 // HandleRequest implements [logical.Backend].
@@ -70,7 +71,7 @@ func (k *killable) HandleRequest(ctx context.Context, req *logical.Request) (*lo
 		err = resp.Error()
 	}
 	if err != nil {
-		return logical.ErrorResponse(err.Error()), nil // Vault hides other errors
+		return logical.ErrorResponse(err.Error()), nil // Vault hides the text of other errors
 	}
 	return nil, nil
 }
@@ -93,7 +94,7 @@ func (k *killable) isArmedFor(path string) bool {
 	return k.left > 0 && k.path == path
 }
 
-// point is a kill point.
+// point counts a kill point, and kills the process at the last one.
 func (k *killable) point() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -104,7 +105,7 @@ func (k *killable) point() {
 		if self, err := os.FindProcess(os.Getpid()); err == nil {
 			_ = self.Kill()
 		}
-		select {} // nothing more happens
+		select {} // wait for the kill to take effect
 	}
 }
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MPL-2.0
 
-// Command vault-plugin-secrets-regcred is the regcred secrets engine as a
-// plugin of HashiCorp Vault or OpenBao, which starts it. Run by hand it can
-// only tell its version.
+// Command vault-plugin-secrets-regcred is the regcred secrets engine, a plugin
+// of HashiCorp Vault and OpenBao. Vault starts it; run by hand, it only prints
+// its version.
 package main
 
 import (
@@ -22,7 +22,7 @@ import (
 // only semantic versions with a leading "v".
 var version = "v0.0.0-dev"
 
-// newFactory makes what makes the engine; a build for tests has another.
+// newFactory returns the factory of the engine. Builds for tests replace it.
 var newFactory = backend.Factory
 
 func main() {
@@ -34,8 +34,8 @@ func main() {
 }
 
 func run(args []string) error {
-	// The flags are those with which a Vault before 1.12 starts a plugin, for
-	// TLS back to itself; a newer one uses AutoMTLS and none of them.
+	// A Vault before 1.12 starts a plugin with these flags, for TLS back to
+	// itself. A newer one uses AutoMTLS and passes none of them.
 	apiMeta := &api.PluginAPIClientMeta{}
 	flags := apiMeta.FlagSet()
 	showVersion := flags.Bool("version", false, "print the version and exit")

@@ -14,14 +14,15 @@ import (
 	"time"
 )
 
-// A build with the tag profile can be looked into. If the environment variable
-// REGCRED_PROFILE of Vault names a directory, each process of the plugin serves
-// what net/http/pprof has, on a Unix socket there that is named after its id:
+// A build with the tag profile serves its profiles. If Vault's environment
+// variable REGCRED_PROFILE names a directory, each process of the plugin serves
+// the paths of net/http/pprof on a Unix socket there, named after its process
+// id:
 //
 //	curl --unix-socket $REGCRED_PROFILE/4711.sock -o cpu.pprof http://plugin/debug/pprof/profile?seconds=10
 //
-// A directory, because Vault starts the plugin more than once: to ask for its
-// version, and anew after a reload, while the former process still runs.
+// It is a directory because Vault starts the plugin more than once: to ask for
+// its version, and again after a reload, while the former process still runs.
 const profileVariable = "REGCRED_PROFILE"
 
 func init() {
@@ -35,7 +36,7 @@ func init() {
 		os.Exit(1)
 	}
 	mux := http.NewServeMux()
-	mux.HandleFunc("/debug/pprof/", pprof.Index) // and all profiles by their names
+	mux.HandleFunc("/debug/pprof/", pprof.Index) // also serves each profile below it
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}

@@ -23,11 +23,11 @@ const (
 )
 
 // tuneRuntime sets what "make bench" has found to be better than Go's defaults.
-// Environment variables win, such as those of "vault plugin register
-// -env=GOGC=100". GOMAXPROCS keeps Go's default: on two cores, which Vault and
-// the client shared, GOMAXPROCS=1 made single requests 6 to 9 % faster and did
-// not change throughput; on more cores it would limit throughput, and one long
-// list would block all reads.
+// Environment variables take precedence, such as those of "vault plugin
+// register -env=GOGC=100". GOMAXPROCS keeps Go's default: on two cores, which
+// Vault and the client shared, GOMAXPROCS=1 made single requests 6 to 9 %
+// faster and did not change throughput; on more cores it would limit
+// throughput, and one long list would block all reads.
 func tuneRuntime(lookup func(string) (string, bool)) {
 	if _, set := lookup("GOGC"); !set {
 		debug.SetGCPercent(gcPercent)
@@ -38,7 +38,7 @@ func tuneRuntime(lookup func(string) (string, bool)) {
 }
 
 func memoryLimitOn(goos string) int64 {
-	if goos == "windows" { // where the entries of the cache lie in Go's heap
+	if goos == "windows" { // there the entries of the cache are in Go's heap
 		return memoryLimit + cache.EntriesSize
 	}
 	return memoryLimit

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// The environment's settings are those that Go took at the start of the process.
+// Go has read the environment at the start of the process.
 func TestEnvironmentHasTheLastWordOnTheRuntime(t *testing.T) {
 	gc, limit := debug.SetGCPercent(100), debug.SetMemoryLimit(math.MaxInt64)
 	t.Cleanup(func() {

@@ -12,8 +12,8 @@ import (
 
 type fields = map[string]any
 
-// differs compares the data of two answers. The seconds until the next rotation
-// go down meanwhile, and may differ in their digits only.
+// differs compares the data of two answers. Only the digits of ttl may differ,
+// because time passes between the two.
 func differs(regcred, floor fields) string {
 	return cmp.Diff(timeless(regcred), timeless(floor))
 }

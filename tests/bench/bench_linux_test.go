@@ -18,27 +18,29 @@ import (
 	"vault-plugin-secrets-regcred/tests/servers"
 )
 
-// What a run is given in the environment, which "make bench" passes on.
+// Environment variables of a run, which "make bench" passes on.
 const (
-	// sizeVariable is "full"; "short", which shows in less than a minute that the
-	// measurement works; "requests", which leaves out what takes long to fill; or
-	// "many", which is less of everything but the roles.
+	// sizeVariable is one of: "full"; "short", which shows in less than a
+	// minute that the measurement works; "requests", which leaves out what
+	// takes long to write; "many", which has all roles and less of everything
+	// else.
 	sizeVariable = "BENCH"
 
-	// envVariable has variables for regcred's processes: "GOGC=400 GOMAXPROCS=1".
+	// envVariable holds variables for regcred's processes: "GOGC=400
+	// GOMAXPROCS=1".
 	envVariable = "BENCH_ENV"
 
-	// compareVariable has the same for further processes, one for each part
-	// that ends with a semicolon. They are compared with those that have
-	// envVariable: "GOGC=400; GOGC=400 GOMAXPROCS=1".
+	// compareVariable holds variables for further processes of regcred,
+	// separated by semicolons: "GOGC=400; GOGC=400 GOMAXPROCS=1". Each process
+	// is compared with the one that has envVariable.
 	compareVariable = "BENCH_COMPARE"
 )
 
-// plan says how much is measured.
+// plan is how much is measured.
 type plan struct {
 	rounds, turns int
-	slice         time.Duration // for one thing in one turn
-	roles         []int         // numbers of roles, each in a mount of its own; growing
+	slice         time.Duration // of one thing in one turn
+	roles         []int         // numbers of roles, ascending; each in a mount of its own
 }
 
 var plans = map[string]plan{
@@ -53,13 +55,14 @@ func (p plan) most() int { return p.roles[len(p.roles)-1] }
 
 func TestMain(m *testing.M) {
 	servers.CleanEnv()
-	// The client's garbage collector takes from the same cores.
+	// The client's garbage collector would take time from the cores that are
+	// measured.
 	debug.SetGCPercent(400)
 	os.Exit(m.Run())
 }
 
 // TestBench measures, prints the result and writes it to .bench/result.json. It
-// fails if something cannot be measured, never for a figure.
+// fails if something cannot be measured, and never because of a figure.
 func TestBench(t *testing.T) {
 	size := cmp.Or(os.Getenv(sizeVariable), "full")
 	p, known := plans[size]
@@ -87,8 +90,8 @@ func TestBench(t *testing.T) {
 	}
 }
 
-// settings are the environments of the processes of regcred: the one that is
-// measured, and those that are compared with it.
+// settings are the environments of the processes of regcred: first the one that
+// is measured, then those that are compared with it.
 func settings(t *testing.T) [][]string {
 	t.Helper()
 	all := [][]string{strings.Fields(os.Getenv(envVariable))}
@@ -105,7 +108,7 @@ func settings(t *testing.T) [][]string {
 	return all
 }
 
-// group is what is measured in turns, because it is compared.
+// group is a set of things that are compared, and so measured in turns.
 type group struct {
 	concurrency int
 	things      []thing
@@ -116,9 +119,8 @@ type thing struct {
 	act  func() error
 }
 
-// measure measures all groups in every round. Within a round the things of a
-// group take turns, in another order in each, so that none always comes after
-// the same one.
+// measure measures all groups in every round. In each round the things of a
+// group take turns in another order, so that none always follows the same one.
 func measure(t *testing.T, p plan, groups []group) []Series {
 	t.Helper()
 	var all []Series

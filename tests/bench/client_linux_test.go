@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// client makes requests and leaves the answers unread, as far as their status
-// allows: it runs on the cores that are measured.
+// client makes requests. It checks their status and decodes no answer, because it
+// runs on the cores that are measured.
 type client struct {
 	addr, token string
 	transport   *http.Transport
@@ -22,13 +22,13 @@ type client struct {
 
 func newClient(addr, token string) client {
 	return client{addr, token, &http.Transport{
-		MaxIdleConnsPerHost:   workers, // all are kept
+		MaxIdleConnsPerHost:   workers, // keep all connections open
 		DisableCompression:    true,
 		ResponseHeaderTimeout: time.Minute,
 	}}
 }
 
-// do makes one request below /v1/ that must succeed.
+// do makes one request below /v1/, which must succeed.
 func (c client) do(method, path string, body []byte) error {
 	req, err := http.NewRequest(method, c.addr+"/v1/"+path, bytes.NewReader(body))
 	if err != nil {
@@ -50,8 +50,8 @@ func (c client) do(method, path string, body []byte) error {
 
 func (c client) read(path string) error { return c.do(http.MethodGet, path, nil) }
 
-// run has as many workers as concurrency says act again and again for a while,
-// and returns what each act took.
+// run calls act from as many workers as concurrency says, for a while, and
+// returns how long each call took.
 func run(t testing.TB, concurrency int, slice time.Duration, act func() error) (took []time.Duration, elapsed time.Duration) {
 	t.Helper()
 	var (
@@ -85,8 +85,8 @@ func run(t testing.TB, concurrency int, slice time.Duration, act func() error) (
 	return took, elapsed
 }
 
-// each acts once for each number below n, with as many workers as concurrency
-// says.
+// each calls act once for each number below n, from as many workers as
+// concurrency says.
 func each(t testing.TB, concurrency, n int, act func(int) error) {
 	t.Helper()
 	var (

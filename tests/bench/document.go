@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// Document puts the result into a page, between the lines "<!-- begin NAME -->"
-// and "<!-- end NAME -->" of each of its parts.
+// Document puts the result into a page: each part between its lines "<!-- begin
+// NAME -->" and "<!-- end NAME -->".
 func (r *Result) Document(page string) (string, error) {
 	if r.Run.Size != "full" {
 		return "", fmt.Errorf("the result is of a run of size %q: the page shows those of \"make bench\" without BENCH", r.Run.Size)

@@ -20,7 +20,7 @@ const (
 	plotTop, plotBottom = 50.0, 300.0
 )
 
-// plot is what the template shows.
+// plot is the data of the template.
 type plot struct {
 	Description              string
 	Left, Right, Top, Bottom float64
@@ -33,14 +33,14 @@ type tick struct {
 	Label string
 }
 
-// line is one of the plot; its points are [x, y].
+// line is one line of the plot; its points are [x, y].
 type line struct {
 	Class, Label string
 	LabelAt      float64
 	Points       [][2]float64
 }
 
-// Polyline returns the points as SVG has them.
+// Polyline returns the points in the form of SVG.
 func (l line) Polyline() string {
 	var points []string
 	for _, p := range l.Points {
@@ -120,7 +120,7 @@ func niceStep(least float64) float64 {
 	return 10 * power
 }
 
-// listed says in words what a line shows.
+// listed describes a line in words.
 func listed(roles []int, values []float64) string {
 	var parts []string
 	for i, n := range roles {

@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// Ratio compares two things of one run: the median over the rounds of the
-// ratio in each.
+// Ratio compares two things of one run. Its value is the median of the rounds'
+// ratios.
 type Ratio struct {
 	What        string  `json:"what"`
 	Figure      string  `json:"figure"` // p50, throughput, or MiB
@@ -20,10 +20,10 @@ type Ratio struct {
 	Target      *Target `json:"target,omitempty"` // nil: for information
 }
 
-// Target is what a ratio is to reach.
+// Target is the limit that a ratio must keep.
 type Target struct {
 	Limit   float64 `json:"limit"`
-	AtLeast bool    `json:"at_least"` // else at most
+	AtLeast bool    `json:"at_least"` // the limit is a minimum, else a maximum
 }
 
 func atMost(limit float64) *Target { return &Target{Limit: limit} }
@@ -36,7 +36,7 @@ func (r Ratio) Met() bool {
 	return r.Value <= r.Target.Limit
 }
 
-// concurrencies are those at which requests are measured.
+// concurrencies are the numbers of concurrent requests that are measured.
 var concurrencies = []int{1, 4, 32}
 
 // Names of what is measured.
@@ -66,7 +66,7 @@ func listOf(server string) string { return of(server, "list") }
 
 func mebibytes(bytes int64) float64 { return float64(bytes) / (1 << 20) }
 
-// with is regcred's name with further variables in its environment.
+// with returns the name of regcred with further variables in its environment.
 func with(variables []string) string { return regcred + " with " + strings.Join(variables, " ") }
 
 // compare fills in the ratios of a result.

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// Result is what one run has measured.
+// Result is the result of one run.
 type Result struct {
 	Machine Machine  `json:"machine"`
 	Run     Run      `json:"run"`
@@ -30,17 +30,17 @@ type Machine struct {
 	SDK    string `json:"vault_sdk"`
 	Plugin string `json:"plugin"`
 
-	Env     []string   `json:"plugin_environment,omitempty"` // what regcred was given beside the usual
+	Env     []string   `json:"plugin_environment,omitempty"` // variables of regcred's processes beside the usual ones
 	Compare [][]string `json:"compared_environments,omitempty"`
 }
 
-// Run says how long was measured.
+// Run is how long and how often was measured.
 type Run struct {
 	Size    string    `json:"size"`
 	Began   time.Time `json:"began"`
 	Seconds float64   `json:"seconds"`
 	Rounds  int       `json:"rounds"`
-	Roles   []int     `json:"roles,omitempty"` // numbers of roles that reads were measured with
+	Roles   []int     `json:"roles,omitempty"` // numbers of roles for which reads were measured
 }
 
 // short reports whether the run shows only that the measurement works.
@@ -53,7 +53,7 @@ type Series struct {
 	Rounds      []Round `json:"rounds"`
 }
 
-// Round is what the requests of one round took.
+// Round is the figures of one round.
 type Round struct {
 	Requests  int     `json:"requests"`
 	P50       float64 `json:"p50_ms"`
@@ -73,11 +73,11 @@ type Memory struct {
 	Idle  int64 `json:"idle"`
 	Roles int   `json:"roles"`
 	Read  int64 `json:"read"`  // after Roles roles were read once each
-	Twice int64 `json:"twice"` // after as many more
+	Twice int64 `json:"twice"` // after twice as many roles
 }
 
-// summary summarises a round of one thing: what each request took, in any
-// order, and the time in which they were made.
+// summary returns the figures of a round: took is the duration of each request,
+// in any order, and elapsed the time in which all were made.
 func summary(took []time.Duration, elapsed time.Duration) Round {
 	if len(took) == 0 {
 		return Round{}
@@ -91,8 +91,8 @@ func summary(took []time.Duration, elapsed time.Duration) Round {
 	}
 }
 
-// percentile returns the smallest value that p of 100 are not above (nearest
-// rank).
+// percentile returns the smallest value that at least p of 100 values do not
+// exceed (nearest rank).
 func percentile(sorted []time.Duration, p int) time.Duration {
 	rank := (len(sorted)*p + 99) / 100
 	return sorted[max(rank, 1)-1]
@@ -109,7 +109,7 @@ func median(values []float64) float64 {
 	return (sorted[(n-1)/2] + sorted[n/2]) / 2
 }
 
-// median returns that of one figure over the rounds.
+// median returns the median of one figure over the rounds.
 func (s Series) median(of figure) float64 {
 	var values []float64
 	for _, r := range s.Rounds {
@@ -118,8 +118,8 @@ func (s Series) median(of figure) float64 {
 	return median(values)
 }
 
-// find returns the series of a name and concurrency; one without rounds where
-// there is none.
+// find returns the series with a name and concurrency; where there is none, one
+// without rounds.
 func (r *Result) find(name string, concurrency int) Series {
 	for _, s := range r.Series {
 		if s.Name == name && s.Concurrency == concurrency {
@@ -141,7 +141,7 @@ func (r *Result) Write(file string) error {
 	return os.WriteFile(file, append(text, '\n'), 0o644)
 }
 
-// Read reads what [Result.Write] wrote.
+// Read reads a file that [Result.Write] wrote.
 func Read(file string) (*Result, error) {
 	text, err := os.ReadFile(file)
 	if err != nil {

@@ -30,7 +30,7 @@ func TestSummaryTakesNearestRanks(t *testing.T) {
 	}
 }
 
-// example is a result in which each thing has a figure of its own.
+// example is a result in which each thing has different figures.
 func example() *Result {
 	r := &Result{
 		Machine: Machine{OS: "linux", Arch: "amd64", Cores: 2, Go: "go1.26.0", Vault: "1.21.0", SDK: "v0.25.1", Plugin: "v0.1.0"},
@@ -60,7 +60,7 @@ func example() *Result {
 	return r
 }
 
-// TestRatioIsMedianOfThoseOfRounds, in which what is busy cancels out.
+// TestRatioIsMedianOfThoseOfRounds: a busy machine cancels out.
 func TestRatioIsMedianOfThoseOfRounds(t *testing.T) {
 	a := Series{Concurrency: 4, Rounds: []Round{{P50: 30}, {P50: 6}, {P50: 2}}}
 	b := Series{Concurrency: 4, Rounds: []Round{{P50: 10}, {P50: 5}, {P50: 1}}}
@@ -90,7 +90,7 @@ func TestTargetIsMetAtItsLimit(t *testing.T) {
 	}
 }
 
-// TestTargetsAreThoseThatWereSet, each of the right two things.
+// TestTargetsAreThoseThatWereSet: each target compares the right two things.
 func TestTargetsAreThoseThatWereSet(t *testing.T) {
 	r := example()
 	p := func(name string) float64 { return r.find(name, 1).Rounds[0].P50 }
@@ -161,14 +161,14 @@ func TestDocumentReplacesWhatStandsBetweenItsLines(t *testing.T) {
 		}
 	}
 	if strings.Contains(got, "of the last run") {
-		t.Errorf("what stood there must go:\n%s", got)
+		t.Errorf("the former text must go:\n%s", got)
 	}
 	if again, err := r.Document(got); err != nil || again != got {
 		t.Errorf("the second time must change nothing: %v\n%s", err, cmp.Diff(got, again))
 	}
 }
 
-// TestPageHasPlaceForResult is about the real page.
+// TestPageHasPlaceForResult checks docs/performance.md itself.
 func TestPageHasPlaceForResult(t *testing.T) {
 	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "performance.md"))
 	if err != nil {
@@ -217,7 +217,7 @@ func TestPlotDrawsEachNumberOfRoles(t *testing.T) {
 	if circles != 4 {
 		t.Errorf("want p50 and p99 of two numbers of roles, got %d circles", circles)
 	}
-	// Of the round in the middle: 10 and 11 times 2.
+	// The round in the middle has 10 and 11, times 2.
 	for _, want := range []string{"p50: 20.00 ms with 10, 22.00 ms with 100,000.", "p99: 40.00 ms with 10, 44.00 ms with 100,000.", "100,000\n", "50 ms"} {
 		if !strings.Contains(text.String(), want) {
 			t.Errorf("want %q in the text, got:\n%s", want, text.String())

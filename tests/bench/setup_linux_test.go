@@ -25,11 +25,12 @@ import (
 	"vault-plugin-secrets-regcred/tests/servers"
 )
 
-// workers write all entries, and read all roles. More do not write faster.
+// workers write all entries and read all roles. More workers do not write
+// faster.
 const workers = 32
 
-// Mounts, which are the names of the plugins as well: each name has a process
-// of its own.
+// Paths of mounts, and names of their plugins: each name has a process of its
+// own.
 const (
 	mountRegcred = "regcred"
 	mountFloor   = "floor"
@@ -39,27 +40,27 @@ const (
 	mountNames   = "kv1-names"
 )
 
-// mountWith is that of the process with further variables.
+// mountWith returns the mount of the process with further variables.
 func mountWith(i int) string { return fmt.Sprintf("regcred-with-%d", i) }
 
 func mountOf(roles int) string { return fmt.Sprintf("regcred-%d", roles) }
 
-// setup is a Vault with all that is measured in it.
+// setup is a Vault with everything that is measured.
 type setup struct {
 	*testing.T
 	plan    plan
 	vault   *servers.Vault
 	env     []string // of regcred's processes
 	root    client
-	reader  client // with a token that a consumer might have
+	reader  client // its token is one that a consumer could have
 	machine Machine
 }
 
-// contents are the roles that are read, by what they are called in the result.
+// contents are the roles that are read, by their names in the result.
 var contents = map[string]string{static: "static", bundle: "bundle", shared: "shared"}
 
-// newSetup starts it. The first of the environments is that of regcred, and each
-// of the others that of a process which is compared with it.
+// newSetup starts Vault. The first environment is for the regcred that is
+// measured, each other one for a process that is compared with it.
 func newSetup(t *testing.T, p plan, settings [][]string) *setup {
 	t.Helper()
 	s := &setup{T: t, plan: p, env: settings[0], machine: machine(t)}
@@ -87,7 +88,7 @@ func newSetup(t *testing.T, p plan, settings [][]string) *setup {
 	return s
 }
 
-// writeMany writes what there are many of.
+// writeMany writes the entries that there are many of.
 func (s *setup) writeMany() {
 	s.Helper()
 	s.mount(mountNames, &api.MountInput{Type: "kv", Options: map[string]string{"version": "1"}})
@@ -95,7 +96,7 @@ func (s *setup) writeMany() {
 	for _, n := range s.plan.roles {
 		s.mountPlugin(servers.Plugin(s), mountOf(n), s.env...)
 		s.fill(mountOf(n)+"/roles", 0, n)
-		// So that no read is the first of its role.
+		// Read each role once, so that no measured read is the first.
 		s.readRoles(mountOf(n), 0, n)
 	}
 	s.write(mountFloor+"/names", fields{"count": s.plan.most(), "format": roleFormat})
@@ -128,7 +129,7 @@ func (s *setup) vaultVersion() string {
 	return health.Version
 }
 
-// newReader returns a client whose token may read and list only.
+// newReader returns a client whose token may only read and list.
 func (s *setup) newReader() client {
 	s.Helper()
 	if err := s.vault.Client.Sys().PutPolicy("reader", `path "*" { capabilities = ["read", "list"] }`); err != nil {
@@ -160,7 +161,7 @@ func (s *setup) data(path string) fields {
 	return secret.Data
 }
 
-// credential is of the kind that a registry has, and the same for the same number.
+// credential returns fields like a registry's; the same for the same number.
 func credential(i int) fields {
 	return fields{
 		"hostname": fmt.Sprintf("registry%d.example.com", i),
@@ -169,8 +170,8 @@ func credential(i int) fields {
 	}
 }
 
-// writeContents writes a static role, a bundle of three and a shared role, whose
-// credential a GitLab in memory mints.
+// writeContents writes a static role, a bundle of three roles, and a shared
+// role whose credential a GitLab in memory mints.
 func (s *setup) writeContents(mount string, lab *gitlabtest.Server) {
 	s.Helper()
 	var members []string
@@ -193,7 +194,7 @@ func (s *setup) writeContents(mount string, lab *gitlabtest.Server) {
 	})
 }
 
-// writeKV writes the static credentials as a team without regcred has them.
+// writeKV writes the static credentials as a team without regcred would.
 func (s *setup) writeKV() {
 	s.Helper()
 	s.mount(mountKV1, &api.MountInput{Type: "kv", Options: map[string]string{"version": "1"}})
@@ -202,7 +203,7 @@ func (s *setup) writeKV() {
 		secret := credential(i + 1)
 		s.write(fmt.Sprintf("%s/%d", mountKV1, i), secret)
 		var err error
-		for range 100 { // it is being made ready
+		for range 100 { // Vault is still preparing the mount
 			if _, err = s.vault.Client.Logical().Write(fmt.Sprintf("%s/data/%d", mountKV2, i), fields{"data": secret}); err == nil {
 				break
 			}
@@ -214,20 +215,20 @@ func (s *setup) writeKV() {
 	}
 }
 
-// copyToFloor gives a floor what regcred answers, and checks that it then answers
-// the same.
+// copyToFloor writes regcred's answer to a floor, and checks that the floor
+// then gives the same answer.
 func (s *setup) copyToFloor(floor string) {
 	s.Helper()
 	for _, role := range contents {
 		path := "/creds/" + role
 		s.write(floor+path, s.data(mountRegcred+path))
 		if diff := differs(s.data(mountRegcred+path), s.data(floor+path)); diff != "" {
-			s.Fatalf("%s%s must answer what regcred does (-regcred +floor):\n%s", floor, path, diff)
+			s.Fatalf("%s%s must give regcred's answer (-regcred +floor):\n%s", floor, path, diff)
 		}
 	}
 }
 
-// listed is what a list answers.
+// listed is the answer to a list.
 func (s *setup) listed(path string) fields {
 	s.Helper()
 	secret, err := s.vault.Client.Logical().List(path)
@@ -241,7 +242,7 @@ const roleFormat = "role-%06d"
 
 func roleName(i int) string { return fmt.Sprintf(roleFormat, i) }
 
-// fill writes credentials below a path, for the numbers from one to another.
+// fill writes credentials below a path, for the numbers in a range.
 func (s *setup) fill(path string, from, to int) {
 	s.Helper()
 	began := time.Now()
@@ -255,7 +256,7 @@ func (s *setup) fill(path string, from, to int) {
 	s.logSince(began, "wrote %s to %s", count(to-from), path)
 }
 
-// readRoles reads the roles from one number to another once each.
+// readRoles reads the roles with the numbers in a range, each once.
 func (s *setup) readRoles(mount string, from, to int) {
 	s.Helper()
 	began := time.Now()
@@ -270,7 +271,7 @@ func (s *setup) logSince(began time.Time, format string, args ...any) {
 	}
 }
 
-// groups are what is compared.
+// groups returns the things that are compared.
 func (s *setup) groups() []group {
 	var things []thing
 	for _, content := range []string{static, bundle, shared} {
@@ -307,7 +308,7 @@ func (s *setup) groups() []group {
 	}})
 }
 
-// reads is what reads paths one after the other.
+// reads returns the thing that reads paths in sequence.
 func (s *setup) reads(name string, paths ...string) thing {
 	return thing{name, func() error {
 		for _, path := range paths {
@@ -319,8 +320,8 @@ func (s *setup) reads(name string, paths ...string) thing {
 	}}
 }
 
-// measureMemory measures that of the process with the most roles, once it is
-// started anew, and then has twice as many.
+// measureMemory starts the process with the most roles again, and measures its
+// memory: idle, after the roles were read, and after twice as many were.
 func (s *setup) measureMemory() Memory {
 	s.Helper()
 	n := s.plan.most()
@@ -329,7 +330,7 @@ func (s *setup) measureMemory() Memory {
 	if _, err := s.vault.Client.Sys().ReloadPlugin(&api.ReloadPluginInput{Plugin: mount}); err != nil {
 		s.Fatal(err)
 	}
-	s.readRoles(mount, 0, 1) // starts it
+	s.readRoles(mount, 0, 1) // starts the process
 	m := Memory{Roles: n, Idle: s.resident(mount)}
 	s.readRoles(mount, 0, n)
 	m.Read = s.resident(mount)
@@ -338,7 +339,7 @@ func (s *setup) measureMemory() Memory {
 	return m
 }
 
-// resident is the resident memory of a plugin's process, in bytes.
+// resident returns the resident memory of a plugin's process, in bytes.
 func (s *setup) resident(plugin string) int64 {
 	s.Helper()
 	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.vault.PIDOf(s, plugin)))
@@ -359,7 +360,8 @@ func (s *setup) resident(plugin string) int64 {
 	return 0
 }
 
-// machine describes it, and checks that the two plugins are built alike.
+// machine describes the machine, and checks that the two plugins are built
+// alike.
 func machine(t *testing.T) Machine {
 	t.Helper()
 	regcred, floor := buildOf(t, servers.Plugin(t)), buildOf(t, servers.Bin(t, "bench-floor"))
@@ -378,7 +380,8 @@ func machine(t *testing.T) Machine {
 
 const sdkModule = "github.com/hashicorp/vault/sdk"
 
-// buildOf returns what decides how fast a plugin answers, beside its own code.
+// buildOf returns what a plugin was built with, which decides how fast it
+// answers, beside its own code.
 func buildOf(t *testing.T, program string) map[string]string {
 	t.Helper()
 	info, err := buildinfo.ReadFile(program)

@@ -24,7 +24,7 @@ func (r *Result) Print(w io.Writer) {
 	}
 }
 
-// summary says on what was measured.
+// summary returns the versions and the machine of a run, in one line.
 func (r *Result) summary() string {
 	m := r.Machine
 	text := fmt.Sprintf("regcred %s on Vault %s, %d cores (%s/%s), plugins built with %s and Vault's SDK %s; %d rounds, %s",
@@ -79,7 +79,7 @@ func (r *Result) seriesRows() [][]string {
 	return rows
 }
 
-// String says what the plugin's process takes.
+// String describes the memory of the plugin's process.
 func (m Memory) String() string {
 	return fmt.Sprintf("Resident memory of the plugin: %.1f MiB idle, %.1f MiB after %s roles were read, %.1f MiB after %s.",
 		mebibytes(m.Idle), mebibytes(m.Read), count(m.Roles), mebibytes(m.Twice), count(2*m.Roles))
@@ -87,7 +87,7 @@ func (m Memory) String() string {
 
 func times(ratio float64) string { return fmt.Sprintf("%.2f×", ratio) }
 
-// count writes a number with commas.
+// count formats a number with commas.
 func count(n int) string {
 	text := strconv.Itoa(n)
 	for i := len(text) - 3; i > 0; i -= 3 {
@@ -104,7 +104,7 @@ func columns(w io.Writer, rows [][]string) {
 	_ = table.Flush()
 }
 
-// markdown writes rows, of which the first is the heading.
+// markdown formats rows, of which the first is the heading.
 func markdown(rows [][]string) string {
 	var text strings.Builder
 	for i, row := range rows {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-// Package clients pulls images, and looks credentials up in pull secrets, as the
-// tools do that read them.
+// Package clients pulls images and looks up credentials in pull secrets, as the
+// real tools do.
 package clients
 
 import (
@@ -18,8 +18,8 @@ import (
 	"vault-plugin-secrets-regcred/tests/servers"
 )
 
-// Pullers pull an image from a registry with plain http, with the credentials
-// of a Docker config and no others, each with a real client.
+// Pullers pull an image from a registry with plain http. Each is a real client,
+// which has the credentials of a Docker config and no others.
 var Pullers = map[string]func(t testing.TB, image, config string) (output string, err error){
 	"crane": func(t testing.TB, image, config string) (string, error) {
 		return run(t, config, servers.Bin(t, "crane"), "pull", "--insecure", image, filepath.Join(t.TempDir(), "image.tar"))
@@ -46,7 +46,7 @@ func run(t testing.TB, config, program string, args ...string) (string, error) {
 	return string(out), err
 }
 
-// Push pushes an image of random content.
+// Push pushes an image with random content.
 func Push(t testing.TB, image, username, password string) {
 	t.Helper()
 	tag, err := name.NewTag(image, name.Insecure)

@@ -11,7 +11,7 @@ import (
 	"vault-plugin-secrets-regcred/tests/servers"
 )
 
-// Login is a user name and a password as a reader of a pull secret finds them.
+// Login is a user name and password that a reader finds in a pull secret.
 type Login struct {
 	Username string `json:"username"`
 	Password string `json:"password"`
@@ -30,8 +30,8 @@ type Found struct {
 	Error       string  `json:"error"`
 }
 
-// Ask asks a reader whose library needs a module of its own: "read-kubelet" or
-// "read-containers".
+// Ask asks a reader that is a program, because its library needs a module of
+// its own: "read-kubelet" or "read-containers".
 func Ask(t testing.TB, reader string, questions []LookUp) []Found {
 	t.Helper()
 	in, err := json.Marshal(questions)

@@ -14,29 +14,31 @@ import (
 	"vault-plugin-secrets-regcred/tests/servers"
 )
 
-// minKills is how often the plugin must die at least for each type.
+// minKills is the least number of kills for each type.
 const minKills = 200
 
 // TestKills kills the plugin (kill -9) at every step of minting, rotating,
-// revoking and replacing the root credential: before and after each
-// write to storage, before each call of the registry's API, and after the
-// registry has done what a call asks for but has not answered. Each time, once
+// revoking and replacing the root credential: before and after each write to
+// storage, before each call of the registry's API, and after the registry has
+// done what a call asks for but has not answered. After each kill, once
 // rollback has run, all of this must hold:
 //
 //   - The registry has exactly the credentials that Vault serves, will revoke
 //     (the role's read-back names them) or has leased.
-//   - Every read serves a credential that pulls; after every other kill also
-//     before rollback has run.
-//   - Every leased credential pulls until it is revoked, and never after.
-//   - There are as many root credentials as at the start, and those
-//     of all connections work.
+//   - Every read serves a credential that pulls; after every other kill, reads
+//     before rollback do so too.
+//   - Every leased credential pulls until it is revoked, and never afterwards.
+//   - There are as many root credentials as at the start, and those of all
+//     connections work.
 //
-// One window is known: Vault learns of a lease by the answer, so a kill between
-// the end of the write-ahead entry and the answer leaves a credential without a
-// lease. The engine ends it a minute after its max_ttl. So of each sweep over
-// the steps of such a read at most one may be left, and none at the end.
+// One window is known: Vault learns of a lease from the answer, so a kill
+// between the deletion of the write-ahead entry and the answer leaves a
+// credential without a lease. The engine revokes it a minute after its max_ttl.
+// So each sweep over the steps of such a read may leave one credential, and
+// none may be left at the end.
 //
-// At AWS nothing can be revoked or is listed; there the first point is left out.
+// At AWS nothing can be revoked or listed, so the first point does not apply
+// there.
 func TestKills(t *testing.T) {
 	for kind, start := range map[string]func(*testing.T) registry{"gitlab": gitlab, "harbor": harbor, "gitea": gitea, "ecr": ecr} {
 		t.Run(kind, func(t *testing.T) {
@@ -55,13 +57,13 @@ func TestKills(t *testing.T) {
 	}
 }
 
-// operation is something during which the plugin is killed.
+// operation is an operation during which the plugin is killed.
 type operation struct {
 	name    string
 	path    string // of the request, below the mount
 	prepare func()
 	run     func() error
-	finish  func() // what is done after rollback has run
+	finish  func() // runs after rollback
 }
 
 func (h *harness) operations() []operation {
@@ -116,7 +118,7 @@ func (h *harness) operations() []operation {
 	return ops
 }
 
-// trigger has a process die at the nth of its kill points during an operation.
+// trigger kills a process at the nth of its kill points during an operation.
 type trigger struct {
 	name string
 	arm  func(op operation, pid, n int) (disarm func())
@@ -139,7 +141,8 @@ func (h *harness) triggers() []trigger {
 	}
 }
 
-// killAtCall returns what kills a process at the nth call of the registry.
+// killAtCall returns a function that kills a process at the nth call of the
+// registry.
 func (h *harness) killAtCall(pid, n int, then func()) func(*http.Request) {
 	var calls atomic.Int64
 	return func(*http.Request) {
@@ -153,8 +156,8 @@ func (h *harness) killAtCall(pid, n int, then func()) func(*http.Request) {
 	}
 }
 
-// sweep runs an operation until it is through, each time with the plugin killed
-// one step later.
+// sweep runs an operation again and again, each time with the plugin killed one
+// step later, until the operation succeeds.
 func (h *harness) sweep(op operation) {
 	h.unansweredIn(op)
 	for _, trigger := range h.triggers() {
@@ -171,7 +174,7 @@ func (h *harness) kill(op operation, trigger trigger, n int) bool {
 	pid := h.vault.PluginPID(h)
 	disarm := trigger.arm(op, pid, n)
 	err := op.run()
-	// A process that was killed may take a moment longer than what it answers.
+	// A killed process may end a moment later than its request.
 	killed := !servers.Running(pid) || err != nil && servers.Ends(h, pid)
 	if !killed && err != nil {
 		h.Fatalf("%s: was not reached, and the operation failed: %v", h.doing, err)
@@ -190,12 +193,12 @@ func (h *harness) kill(op operation, trigger trigger, n int) bool {
 	return killed
 }
 
-// leaveNothing waits until the engine has ended what was minted for answers
-// that were lost. Then everything can be deleted, and nothing is left.
+// leaveNothing waits until the engine has revoked the credentials whose answers
+// were lost. Then everything can be deleted, and nothing may be left.
 func (h *harness) leaveNothing() {
 	h.doing = "the end"
 	time.Sleep(time.Until(h.unansweredAt.Add(briefTTL + leaseMargin)))
-	h.vault.KillPlugin(h) // it looks for what has ended when it starts, and seldom later
+	h.vault.KillPlugin(h) // it looks for ended leases when it starts, and rarely later
 	h.mustRollBack()
 	h.unanswered, h.maxUnanswered = nil, 0
 	h.check()

@@ -15,7 +15,7 @@ import (
 	"vault-plugin-secrets-regcred/tests/servers"
 )
 
-// What a plugin that was built with the tag killpoints answers itself.
+// Paths of a plugin that was built with the tag killpoints.
 const (
 	pathArm      = "killpoints/arm"
 	pathRollback = "killpoints/rollback"
@@ -28,16 +28,15 @@ const (
 	briefTTL    = 15 * time.Second
 	leaseMargin = time.Minute // as in the engine
 
-	// maxLooks is how often to look for what was begun in the background. It is
-	// a number, because with more time the engine's own sweeps would end what
-	// a rollback has left.
+	// maxLooks is how often to look for work that a read started in the
+	// background. It is a number of looks, not a time, because the engine's own
+	// sweeps would later hide what a rollback has left.
 	maxLooks = 500
 
-	randomTail = 27 // what stands behind the role in the name of a credential
+	randomTail = 27 // length of what follows the role in a credential's name
 )
 
-// sharedRoles are served, and after a rotation revoke the former credential in
-// an hour or at once.
+// sharedRoles are the shared roles with their grace periods.
 var sharedRoles = map[string]string{"fresh": "0s", "app": "0s", "slow": "1h"}
 
 type harness struct {
@@ -49,11 +48,11 @@ type harness struct {
 	doing string
 	kills int
 
-	leases map[string]login // by ID: all that were given and not revoked
-	ended  *login           // the one that was last revoked
-	former login            // what slow served before its rotation
+	leases map[string]login // by ID: all leases that were not revoked
+	ended  *login           // the last credential that was revoked
+	former login            // the credential of slow before its rotation
 
-	// Credentials for answers that were lost, by name.
+	// Credentials whose answers were lost, by name.
 	unanswered    map[string]bool
 	unansweredAt  time.Time
 	maxUnanswered int
@@ -118,7 +117,7 @@ func (h *harness) mustRemove(path string) {
 	}
 }
 
-// read returns nil where there is nothing.
+// read returns nil where nothing is.
 func (h *harness) read(path string) (map[string]any, error) {
 	secret, err := h.vault.Client.Logical().Read(at(path))
 	if err != nil || secret == nil {
@@ -136,7 +135,7 @@ func (h *harness) mustRead(path string) map[string]any {
 	return data
 }
 
-// renew makes a shared role anew, which has no credential then.
+// renew deletes and writes a shared role, which then has no credential.
 func (h *harness) renew(name string) {
 	h.Helper()
 	h.mustRemove("roles/" + name)
@@ -154,7 +153,7 @@ func (h *harness) mustPull(what string, l login) {
 	}
 }
 
-// served returns what a shared role serves.
+// served returns the credential that a shared role serves.
 func (h *harness) served(name string) login {
 	h.Helper()
 	data := h.mustRead("creds/" + name)
@@ -164,7 +163,7 @@ func (h *harness) served(name string) login {
 	return loginOf(data)
 }
 
-// lease reads a leased role, and keeps what it is given.
+// lease reads a leased role and records the lease.
 func (h *harness) lease(name string) error {
 	secret, err := h.vault.Client.Logical().Read(at("creds/" + name))
 	if err != nil {
@@ -197,7 +196,8 @@ func (h *harness) revoke(id string) error {
 	return err
 }
 
-// revokeAll revokes the leases of a role. A failed revocation can be repeated.
+// revokeAll revokes the leases of a role, also those whose revocation failed
+// before.
 func (h *harness) revokeAll(name string) {
 	h.Helper()
 	for _, id := range h.leasesOf(name) {
@@ -209,8 +209,7 @@ func (h *harness) revokeAll(name string) {
 
 func (h *harness) rollBack() error { return h.write(pathRollback, nil) }
 
-// mustRollBack does what Vault has the engine do every minute, until nothing is
-// left to be done.
+// mustRollBack does the engine's work of each minute until it succeeds.
 func (h *harness) mustRollBack() {
 	h.Helper()
 	servers.Eventually(h, func() error {
@@ -222,7 +221,7 @@ func (h *harness) mustRollBack() {
 	})
 }
 
-// check checks what TestKills says.
+// check checks the points that TestKills lists.
 func (h *harness) check() {
 	h.Helper()
 	if h.registry.living != nil {
@@ -246,18 +245,18 @@ func (h *harness) check() {
 	}
 }
 
-// checkReads checks that every shared role serves what pulls.
+// checkReads checks that every shared role serves a credential that pulls.
 func (h *harness) checkReads() {
 	h.Helper()
 	for name := range sharedRoles {
-		if data := h.mustRead("creds/" + name); data != nil { // else it was deleted
+		if data := h.mustRead("creds/" + name); data != nil { // nil: the role was deleted
 			h.mustPull("what "+name+" serves", loginOf(data))
 		}
 	}
 }
 
-// checkLiving checks what the registry has. A read can have begun something in
-// the background, which is waited for.
+// checkLiving checks the credentials at the registry. It waits for work that a
+// read may have started in the background.
 func (h *harness) checkLiving() {
 	h.Helper()
 	var problem string
@@ -270,8 +269,9 @@ func (h *harness) checkLiving() {
 	h.Fatalf("%s: %s", h.doing, problem)
 }
 
-// compareLiving returns how what the registry has differs from what Vault
-// serves, will revoke or has leased; empty if it does not.
+// compareLiving compares the credentials at the registry with those that Vault
+// serves, will revoke or has leased. It returns the difference, empty if there
+// is none.
 func (h *harness) compareLiving() string {
 	h.Helper()
 	want := map[string]int{}
@@ -312,7 +312,7 @@ func (h *harness) compareLiving() string {
 	return ""
 }
 
-// leasedByVault counts the leases that Vault has on what a role has minted.
+// leasedByVault counts Vault's leases of a role.
 func (h *harness) leasedByVault(name string) int {
 	h.Helper()
 	secret, err := h.vault.Client.Logical().List("sys/leases/lookup/" + at("creds/"+name))
@@ -329,16 +329,15 @@ func (h *harness) leasedByVault(name string) int {
 	return len(ids)
 }
 
-// unansweredIn begins a sweep, which may leave one credential without a lease
-// if it reads a leased role.
+// unansweredIn allows one credential without a lease for a sweep that reads the
+// leased role brief.
 func (h *harness) unansweredIn(op operation) {
 	if op.path == "creds/"+brief {
 		h.maxUnanswered++
 	}
 }
 
-// noteUnanswered takes note of a credential without a lease, as far as one may
-// be there.
+// noteUnanswered records credentials without a lease, as many as are allowed.
 func (h *harness) noteUnanswered(living []string, leased int) {
 	for _, name := range living {
 		if strings.HasPrefix(name, "regcred-"+brief+"-") && !h.unanswered[name] && leased == 0 && len(h.unanswered) < h.maxUnanswered {

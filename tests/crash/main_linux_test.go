@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-// Package crash kills the plugin at every step of what it does at a registry,
-// and looks what is left. "make crash" builds what it needs and runs it.
+// Package crash kills the plugin at every step of its work at a registry, and
+// checks what is left. "make crash" builds what it needs and runs it.
 package crash
 
 import (

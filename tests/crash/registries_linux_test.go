@@ -23,25 +23,25 @@ import (
 	"vault-plugin-secrets-regcred/tests/servers"
 )
 
-// registry is what is minted at.
+// registry is a registry that mints.
 type registry struct {
-	*issuertest.Server // of the API
+	*issuertest.Server // the registry's API
 
 	kind        string
-	image       string                       // that a role's credential pulls
-	connections map[string]issuer.Connection // minting is what roles use
+	image       string                       // pulled with a role's credential
+	connections map[string]issuer.Connection // by name; the roles use minting
 	role        issuer.Settings
 
-	living func() []string // names of credentials; nil where none can be ended
-	admins func() []string // what the root credentials are called
+	living func() []string // names of credentials; nil where none can be revoked
+	admins func() []string // names of root credentials
 }
 
-// minting is the connection that the roles have.
+// minting is the connection that the roles use.
 const minting = "minting"
 
 func gitlab(t *testing.T) registry {
 	s := gitlabtest.New(t)
-	// Nothing expires there, so that what is forgotten stays to be seen.
+	// The clock stands, so that no forgotten credential expires.
 	start := time.Now()
 	s.SetNow(func() time.Time { return start })
 	return registry{
@@ -88,10 +88,10 @@ func ecr(t *testing.T) registry {
 	}
 }
 
-// login is a credential as it is read.
+// login is a credential in the form that creds/ returns.
 type login struct{ username, password string }
 
-// pulls reports whether the registry gives the image for a credential.
+// pulls reports whether the registry serves the image for a credential.
 func (r registry) pulls(t *testing.T, l login) bool {
 	t.Helper()
 	tag, err := name.NewTag(r.image, name.Insecure)

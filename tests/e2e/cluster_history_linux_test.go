@@ -10,25 +10,26 @@ import (
 	"sync"
 )
 
-// register is what one writer changes, one operation after the other, while
-// others read it: a role, or the mount's config. It knows what has been asked
-// for and what is certainly done, and so which answers of a read are right.
+// register is a role or the mount's config, which one writer changes, one
+// operation after the other, while others read it. It records which operations
+// were sent and which are certainly done, and so knows which answers of a read
+// are right.
 //
-// An operation that failed may have been done or not. But it is not done later
-// than the next one: what the leader that died has not put into the cluster's
+// A failed operation may have been done or not. It is not done later than the
+// next one: an operation that the dead leader did not put into the cluster's
 // log is lost, and the next leader does nothing before the end of that log.
 type register struct {
 	path string // in the mount
 
 	mu   sync.Mutex
-	ops  []op // that were asked for; the first is what there was before
+	ops  []op // all that were sent; the first stands for the state before
 	done int  // the last op that was acknowledged, or seen by a read
 }
 
-// op is a write of its index as the version, or a deletion.
+// op is a write, whose version is its index, or a deletion.
 type op struct{ deletes bool }
 
-// What a read finds that sees no version.
+// What a read without a version has found.
 const (
 	absent  = -1
 	present = -2
@@ -38,7 +39,7 @@ func newRegister(path string) *register {
 	return &register{path: path, ops: []op{{deletes: true}}}
 }
 
-// begin notes an operation before it is asked for, and returns its version.
+// begin records an operation before it is sent, and returns its version.
 func (r *register) begin(deletes bool) (version int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -46,7 +47,7 @@ func (r *register) begin(deletes bool) (version int) {
 	return len(r.ops) - 1
 }
 
-// isDone notes that an operation was acknowledged, or seen by a read.
+// isDone records that an operation was acknowledged, or seen by a read.
 func (r *register) isDone(version int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -61,15 +62,15 @@ func (r *register) certain() int {
 	return r.done
 }
 
-// deletedSince reports whether a deletion was asked for after an operation.
+// deletedSince reports whether a deletion was sent after an operation.
 func (r *register) deletedSince(version int) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Contains(r.ops[version+1:], op{deletes: true})
 }
 
-// found judges what a read has found that began when the given operation was
-// certain: a version, absent or present.
+// found judges the answer of a read: a version, absent or present. certain is
+// what certain returned before the read was sent.
 func (r *register) found(version, certain int) error {
 	r.mu.Lock()
 	ops := slices.Clone(r.ops)

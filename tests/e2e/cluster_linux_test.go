@@ -32,37 +32,39 @@ import (
 const (
 	leadersKilled = 20
 
-	// The least period there is, so that a rotation is due after each failover.
+	// The shortest period that is allowed, so that a rotation is due after each
+	// failover.
 	clusterPeriod = 5 * time.Second
 	clusterGrace  = 10 * time.Second
 
-	// clusterPause is between two requests of one client: two cores carry the
-	// clients, three nodes and the registry.
+	// clusterPause is the pause between two requests of one client. Two cores
+	// carry the clients, three nodes and the registry.
 	clusterPause = 10 * time.Millisecond
 
-	// storingMargin is how long it may take to store a new credential. Who reads
-	// the former one meanwhile has so much less of its grace period.
+	// storingMargin is how long storing a new credential may take. A reader
+	// that gets the former one meanwhile has that much less of its grace
+	// period.
 	storingMargin = 2 * time.Second
 
 	pathRollback = "regcred/killpoints/rollback"
 )
 
-// TestClusterLosesItsLeaders has clients write and read through any node of a
-// cluster while its leader is killed again and again, at any time or just while
-// the registry mints or revokes, with its plugin or leaving that behind; and at
-// times hands over. All of this must hold:
+// TestClusterLosesItsLeaders makes clients write and read through any node of a
+// cluster while its leader is killed again and again: at any time, or just
+// while the registry mints or revokes; with its plugin, or without it. At times
+// a leader steps down instead. All of this must hold:
 //
-//   - What was acknowledged is never lost: a read that begins afterwards does
-//     not find anything older, through whichever node, at any time. The same
-//     goes for what another read has found before.
-//   - While no node leads, requests may fail, with an error that says so. At all
-//     other times none does, and the nodes that do not lead forward.
+//   - An acknowledged operation is never lost: a read that begins afterwards
+//     finds nothing older, through any node, at any time. The same holds for
+//     what another read has found before.
+//   - While no node leads, requests may fail with an error that says so. At all
+//     other times no request fails, and the nodes that do not lead forward.
 //   - Every credential that is read pulls, and does so for its grace period.
-//   - After each failover, shared credentials are replaced as before, each once:
-//     never before its period is over, and at most one mint for each role is in
-//     vain for each leader that dies.
-//   - In the end the registry has what the engine serves, and nothing once the
-//     roles are deleted.
+//   - After each failover, the engine replaces shared credentials as before,
+//     each once: never before its period is over, and with at most one mint in
+//     vain for each role and each leader that dies.
+//   - At the end the registry has the credentials that the engine serves, and
+//     none once the roles are deleted.
 func TestClusterLosesItsLeaders(t *testing.T) {
 	w := newClusterWorld(t)
 	stop := w.work()
@@ -82,34 +84,34 @@ func TestClusterLosesItsLeaders(t *testing.T) {
 	w.report()
 }
 
-// clusterWorld is a cluster, what is in it, and what its clients have seen.
+// clusterWorld is a cluster, its content, and what its clients have seen.
 type clusterWorld struct {
 	*testing.T
 	cluster *servers.Cluster
 	lab     *recordedLab
 
 	static []*register   // roles that are written and deleted all the time
-	member *register     // one that is written only, and joins the bundle
+	member *register     // a role that is never deleted, and joins the bundle
 	config *register     // of the mount
-	quiet  *register     // a role that is written while all is well
-	shared []*sharedRole // that the engine rotates
-	asked  *sharedRole   // rotated when asked for
-	remade *sharedRole   // deleted and made again
-	exists *register     // whether remade is there
+	quiet  *register     // a role that is written while the cluster is undisturbed
+	shared []*sharedRole // the engine rotates them
+	asked  *sharedRole   // rotated by rotate/ only
+	remade *sharedRole   // deleted and written again
+	exists *register     // whether remade exists
 
 	season atomic.Int64 // odd while the cluster is disturbed
-	since  time.Time    // when the leader came to lead
+	since  time.Time    // when the leader began to lead
 
 	reads, writes, deletions, pulls atomic.Int64
 
 	mu       sync.Mutex
-	failures map[string]int // excused, by what they say
+	failures map[string]int // excused failures, by their text
 	suspects []error        // failures while the cluster was not disturbed
 	problems int
 	failover []time.Duration
 
-	handovers          map[int]int // changes of the leader without a death, by reign
-	stepsDown, unasked int         // those that the test made, and the others
+	handovers          map[int]int // changes of the leader without a kill, by reign
+	stepsDown, unasked int         // changes that the test asked for, and others
 }
 
 func newClusterWorld(t *testing.T) *clusterWorld {
@@ -158,7 +160,7 @@ func (w *clusterWorld) mustDelete(path string) {
 	})
 }
 
-// must sends a request through any node, again while no node leads.
+// must sends a request through any node, and repeats it while no node leads.
 func (w *clusterWorld) must(what string, request func(*api.Logical) error) {
 	w.Helper()
 	servers.Eventually(w.T, func() error {
@@ -186,7 +188,7 @@ func (w *clusterWorld) dynamic(more map[string]any) map[string]any {
 	return fields
 }
 
-// staticRole returns the fields of a static role in a version.
+// staticRole returns the fields of a version of a static role.
 func staticRole(r *register, version int) map[string]any {
 	return map[string]any{
 		"registry": strings.TrimPrefix(r.path, "roles/") + ".example.com", "allowed_bundles": "bundle",
@@ -194,7 +196,7 @@ func staticRole(r *register, version int) map[string]any {
 	}
 }
 
-// work starts the clients. Each works until the function it returns is called.
+// work starts the clients, and returns the function that stops them.
 func (w *clusterWorld) work() (stop func()) {
 	var clients sync.WaitGroup
 	ended := make(chan struct{})
@@ -234,8 +236,9 @@ func (w *clusterWorld) work() (stop func()) {
 	})
 }
 
-// ask sends a request through a node, and reports whether it was answered. If
-// not, the cluster must have been disturbed, and the error say so.
+// ask sends a request through a node, and reports whether it succeeded. A
+// failure is allowed only while the cluster is disturbed, and only with an
+// error that says so.
 func (w *clusterWorld) ask(v *servers.Vault, what string, request func(*api.Logical) error) bool {
 	season := w.season.Load()
 	err := request(v.Client.Logical())
@@ -260,8 +263,8 @@ func (w *clusterWorld) ask(v *servers.Vault, what string, request func(*api.Logi
 
 // saysNoLeader reports whether an error is one that a client of a cluster must
 // expect: the node is down, sealed, without a leader to forward to, or has just
-// ceased to lead. That the request is wrong, is denied or finds nothing is no
-// such thing: somebody would act on it.
+// ceased to lead. An error that the request is wrong, is denied or finds
+// nothing is not one, because the client would act on it.
 func saysNoLeader(err error) bool {
 	for _, down := range []error{syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EPIPE, io.EOF, io.ErrUnexpectedEOF, servers.ErrRedirected} {
 		if errors.Is(err, down) {
@@ -272,11 +275,11 @@ func saysNoLeader(err error) bool {
 	return errors.As(err, &answer) && answer.StatusCode >= 500 && noLeader.MatchString(strings.Join(answer.Errors, "; "))
 }
 
-// noLeader is what Vault says of itself. "leader" and "context canceled" are of
-// a node that ceases to lead while it is at work.
+// noLeader matches errors of Vault itself. "leader" and "context canceled" come
+// from a node that ceases to lead during a request.
 var noLeader = regexp.MustCompile(`Vault is sealed|active cluster node not found|no active Vault instance|leader|context canceled`)
 
-// kindOf returns what an error says, whatever it was about.
+// kindOf returns the text of an error without its context.
 func kindOf(err error) string {
 	if errors.Is(err, servers.ErrRedirected) {
 		return servers.ErrRedirected.Error()
@@ -291,7 +294,7 @@ func kindOf(err error) string {
 	return err.Error()
 }
 
-// fail reports a problem, unless there were many.
+// fail reports a problem, unless there were too many.
 func (w *clusterWorld) fail(err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -300,15 +303,15 @@ func (w *clusterWorld) fail(err error) {
 	}
 }
 
-// check reports what a judgement says is wrong with the answer of a node.
+// check reports an error about a node's answer.
 func (w *clusterWorld) check(v *servers.Vault, err error) {
 	if err != nil {
 		w.fail(fmt.Errorf("node %s: %w", v.Name(), err))
 	}
 }
 
-// change writes the next version of a role or the config, or deletes it, and
-// returns it if that was acknowledged, else 0.
+// change writes the next version of a role or of the config, or deletes it. It
+// returns the version if the operation was acknowledged, else 0.
 func (w *clusterWorld) change(v *servers.Vault, r *register, deletes bool) (version int) {
 	version = r.begin(deletes)
 	data := staticRole(r, version)
@@ -337,8 +340,8 @@ func (w *clusterWorld) change(v *servers.Vault, r *register, deletes bool) (vers
 	return version
 }
 
-// remake deletes and makes a shared role from time to time. What was read
-// before it was deleted is never served again.
+// remake deletes and writes a shared role from time to time. A credential that
+// was read before the deletion is never served again.
 func (w *clusterWorld) remake(n int) {
 	if n%20 != 0 {
 		return
@@ -349,12 +352,12 @@ func (w *clusterWorld) remake(n int) {
 	}
 }
 
-// read returns what is at a path, nil if there is nothing.
+// read returns the data of a path, nil if there is none.
 func (w *clusterWorld) read(v *servers.Vault, path string) (data map[string]any, ok bool) {
 	return w.readUnless(v, path, func(error) bool { return false })
 }
 
-// readUnless is read, with errors that are as good as an answer.
+// readUnless is read; an error for which answers is true counts as an answer.
 func (w *clusterWorld) readUnless(v *servers.Vault, path string, answers func(error) bool) (data map[string]any, ok bool) {
 	ok = w.ask(v, "reading "+path, func(c *api.Logical) error {
 		secret, err := c.Read(at(path))
@@ -372,7 +375,7 @@ func (w *clusterWorld) readUnless(v *servers.Vault, path string, answers func(er
 	return data, ok
 }
 
-// readStatic reads a role in one of its forms, and returns the version.
+// readStatic reads a static role in one of two ways, and returns the version.
 func (w *clusterWorld) readStatic(v *servers.Vault, r *register) (version int, ok bool) {
 	path := []string{r.path, strings.Replace(r.path, "roles/", "creds/", 1)}[rand.IntN(2)]
 	certain := r.certain()
@@ -388,8 +391,8 @@ func (w *clusterWorld) readStatic(v *servers.Vault, r *register) (version int, o
 	return version, true
 }
 
-// versionOf returns the version of a login, 0 if it is not of one. A nil
-// password is not asked for.
+// versionOf returns the version of a login, or 0 if it has none. A nil password
+// is not compared.
 func versionOf(username, password any) int {
 	version, err := strconv.Atoi(strings.TrimPrefix(fmt.Sprint(username), "v"))
 	if err != nil || password != nil && password != strconv.Itoa(version) {
@@ -399,7 +402,7 @@ func versionOf(username, password any) int {
 }
 
 func (w *clusterWorld) readConfig(v *servers.Vault) {
-	const otherwise = "1209600" // 336h, if nobody has set it
+	const otherwise = "1209600" // 336h, the default
 	certain := w.config.certain()
 	data, ok := w.read(v, "config")
 	if !ok {
@@ -407,7 +410,7 @@ func (w *clusterWorld) readConfig(v *servers.Vault) {
 	}
 	version := absent
 	if got := fmt.Sprint(data["expiry_warning"]); got != otherwise {
-		version, _ = strconv.Atoi(got) // 0 is a version that nobody has written
+		version, _ = strconv.Atoi(got) // 0 is no version
 	}
 	w.check(v, w.config.found(version, certain))
 }
@@ -421,7 +424,7 @@ func (w *clusterWorld) readShared(v *servers.Vault, s *sharedRole) (ok bool) {
 	return ok
 }
 
-// readBundle reads what a static and a shared role are joined in.
+// readBundle reads the bundle of a static and a shared role.
 func (w *clusterWorld) readBundle(v *servers.Vault) {
 	joined := w.shared[len(w.shared)-1]
 	sent, certain, newest := time.Now(), w.member.certain(), joined.certain()
@@ -454,14 +457,14 @@ func (w *clusterWorld) readRemade(v *servers.Vault) {
 	w.check(v, err)
 	pulls := w.lab.Pulls(c, gitlabtest.Project)
 	if w.exists.deletedSince(certain) {
-		return // and what it served has been revoked, or will be
+		return // its credential has been revoked, or will be
 	}
 	w.check(v, w.remade.found(c, time.Time{}, sent, newest))
 	w.checkPull(v, w.remade, c, pulls, sent)
 }
 
-// checkShared judges the answer of a read that was given the credential of a
-// shared role. Nothing is no answer, because the role is never deleted.
+// checkShared judges the answer to a read of a shared role. It must not be
+// empty, because the role is never deleted.
 func (w *clusterWorld) checkShared(v *servers.Vault, s *sharedRole, data map[string]any, sent time.Time, certain int64) {
 	c, err := credentialFor(data, w.lab.key())
 	if err != nil {
@@ -474,8 +477,8 @@ func (w *clusterWorld) checkShared(v *servers.Vault, s *sharedRole, data map[str
 	w.checkPull(v, s, c, w.lab.Pulls(c, gitlabtest.Project), sent)
 }
 
-// checkPull judges a pull with a credential that was read, and that has to work
-// for the grace period.
+// checkPull judges a pull with a credential that was read. It must work for the
+// grace period.
 func (w *clusterWorld) checkPull(v *servers.Vault, s *sharedRole, c issuer.Credential, pulls bool, sent time.Time) {
 	w.pulls.Add(1)
 	if took := time.Since(sent); !pulls && took < clusterGrace-storingMargin {
@@ -483,12 +486,12 @@ func (w *clusterWorld) checkPull(v *servers.Vault, s *sharedRole, c issuer.Crede
 	}
 }
 
-// way is one to kill a leader.
+// way is one way to kill a leader.
 type way struct {
 	name    string
 	catch   func(r *http.Request, role string) bool // nil: at any time
 	acted   bool
-	machine bool // the plugin dies with it
+	machine bool // kill the plugin too
 }
 
 // rotating matches the mint of a rotation.
@@ -509,7 +512,7 @@ var ways = []way{
 	{"after a mint, which its plugin lives to see", rotating, true, false},
 }
 
-// killLeader kills the leader, and waits until the next one has proven itself.
+// killLeader kills the leader, and waits until the next one works.
 func (w *clusterWorld) killLeader(n int) {
 	way := ways[n%len(ways)]
 	leader := w.leaderInPeace()
@@ -518,7 +521,7 @@ func (w *clusterWorld) killLeader(n int) {
 		var caught <-chan struct{}
 		caught, free = w.lab.holdNext(w.T, way.catch, way.acted)
 		servers.Receive(w.T, caught, fmt.Sprintf("the registry is not asked for anything any more: wanted to kill node %s %s", leader.Name(), way.name))
-		leader = w.cluster.WaitUntilServed(w.T) // it may have changed without being asked
+		leader = w.cluster.WaitUntilServed(w.T) // the leader may have changed by itself
 	}
 	w.season.Add(1)
 	killed := time.Now()
@@ -527,7 +530,8 @@ func (w *clusterWorld) killLeader(n int) {
 		w.cluster.EndOrphans(w.T)
 		free(false)
 	}
-	// What its plugin has begun comes at once, what the next leader does not.
+	// Requests of the old plugin arrive at once, those of the next leader
+	// later.
 	time.Sleep(500 * time.Millisecond)
 	w.lab.nextReign()
 	w.cluster.WaitUntilServed(w.T)
@@ -540,8 +544,8 @@ func (w *clusterWorld) killLeader(n int) {
 	w.proven(fmt.Sprintf("%2d: node %s killed %s", n+1, leader.Name(), way.name), killed, served)
 }
 
-// stepDown has a leader hand over, and stay alive, so that it can lead again
-// with what it has in memory.
+// stepDown makes a leader step down. It stays alive, so it can lead again with
+// what it has in memory.
 func (w *clusterWorld) stepDown() {
 	leader := w.leaderInPeace()
 	w.season.Add(1)
@@ -560,15 +564,16 @@ func (w *clusterWorld) stepDown() {
 	w.proven(fmt.Sprintf("    node %s stepped down", leader.Name()), asked, time.Now())
 }
 
-// leaderInPeace returns the leader at a random time, while all is well.
+// leaderInPeace returns the leader at a random time while the cluster is
+// undisturbed.
 func (w *clusterWorld) leaderInPeace() *servers.Vault {
 	time.Sleep(time.Duration(rand.IntN(1000)) * time.Millisecond)
 	w.judgeSuspects()
 	return w.cluster.WaitUntilServed(w.T)
 }
 
-// proven waits until the cluster is whole, and the new leader does what the
-// former one did.
+// proven waits until the cluster is whole and the new leader does all of a
+// leader's work.
 func (w *clusterWorld) proven(what string, from, served time.Time) {
 	leader := w.cluster.WaitUntilWhole(w.T)
 	_, w.since = w.cluster.Leader()
@@ -578,9 +583,9 @@ func (w *clusterWorld) proven(what string, from, served time.Time) {
 	w.rotationsGoOn(served)
 }
 
-// judgeSuspects reports failures while the cluster was not disturbed, unless
-// the leader has changed by itself, as it does if the machine stands still for
-// a second.
+// judgeSuspects reports failures while the cluster was undisturbed, unless the
+// leader has changed by itself, as it does when the machine stands still for a
+// second.
 func (w *clusterWorld) judgeSuspects() {
 	_, since := w.cluster.Leader()
 	w.mu.Lock()
@@ -598,7 +603,7 @@ func (w *clusterWorld) judgeSuspects() {
 	}
 }
 
-// nothingIsLost reads all through the nodes that are left.
+// nothingIsLost reads all static roles through the nodes that run.
 func (w *clusterWorld) nothingIsLost() {
 	for _, v := range w.cluster.Nodes {
 		if v.Ended() {
@@ -635,9 +640,10 @@ func (w *clusterWorld) allForward(leader *servers.Vault) {
 	w.rotateOnce(w.anyNode())
 }
 
-// rotateOnce asks for a rotation, which is one mint, and read through all nodes.
+// rotateOnce asks for one rotation, which must be one mint, and reads the role
+// through all nodes.
 func (w *clusterWorld) rotateOnce(v *servers.Vault) {
-	if !w.readShared(v, w.asked) { // the first one mints
+	if !w.readShared(v, w.asked) { // the first read mints
 		return
 	}
 	before := w.lab.of(w.asked.name)
@@ -658,8 +664,8 @@ func (w *clusterWorld) rotateOnce(v *servers.Vault) {
 	}
 }
 
-// rotationsGoOn waits until each shared role is served with what was minted
-// after a time.
+// rotationsGoOn waits until each shared role serves a credential that was
+// minted after a time.
 func (w *clusterWorld) rotationsGoOn(after time.Time) {
 	for _, s := range w.shared {
 		servers.Eventually(w.T, func() error {
@@ -672,8 +678,7 @@ func (w *clusterWorld) rotationsGoOn(after time.Time) {
 	}
 }
 
-// eachOnce judges by the registry's record what the engine has done for the
-// roles that it rotates.
+// eachOnce judges the engine's rotations by the registry's record.
 func (w *clusterWorld) eachOnce() {
 	for _, s := range w.shared {
 		var last *token
@@ -689,7 +694,7 @@ func (w *clusterWorld) eachOnce() {
 				w.fail(fmt.Errorf("%s: rotated %s after the last time", s.name, t.rotated.Sub(last.rotated)))
 			}
 			if !t.ended.IsZero() && t.ended.Sub(t.lastRead) < clusterGrace-storingMargin {
-				w.fail(fmt.Errorf("%s: revoked %s after a read was given it", t.name, t.ended.Sub(t.lastRead)))
+				w.fail(fmt.Errorf("%s: revoked %s after a read returned it", t.name, t.ended.Sub(t.lastRead)))
 			}
 			last = &t
 			w.fewAreAlive(s, t.minted)
@@ -699,8 +704,8 @@ func (w *clusterWorld) eachOnce() {
 
 // fewAreAlive judges how many credentials of a role were alive at a time.
 func (w *clusterWorld) fewAreAlive(s *sharedRole, when time.Time) {
-	// The new one, the former one, those in their grace period, and one that is
-	// about to be revoked.
+	// The new one, the former one, those within their grace period, and one
+	// that is about to be revoked.
 	const most = 3 + int(clusterGrace/clusterPeriod)
 	alive := 0
 	for _, t := range w.lab.of(s.name) {
@@ -713,12 +718,12 @@ func (w *clusterWorld) fewAreAlive(s *sharedRole, when time.Time) {
 	}
 }
 
-// leaveNothing has the engine end what the dead leaders have left at the
-// registry, which takes five minutes unless it is a build for tests that does
+// leaveNothing makes the engine revoke what dead leaders have left at the
+// registry. A normal build waits five minutes for that; the one for tests does
 // it at once.
 func (w *clusterWorld) leaveNothing() {
 	roles := append(slices.Clone(w.shared), w.asked, w.remade)
-	for _, s := range roles { // so that what they serve stays
+	for _, s := range roles { // so that their credentials stay
 		w.mustWrite("roles/"+s.name, w.dynamic(map[string]any{"rotation_period": "24h"}))
 	}
 	w.cluster.ReplacePlugin(w.T, servers.Bin(w.T, "regcred-killpoints"))
@@ -737,8 +742,8 @@ func (w *clusterWorld) leaveNothing() {
 	w.mustDelete("connections/gitlab") // refused while there is anything left to revoke
 }
 
-// rollBackUntil has the engine do what it does every minute until what the
-// registry has is what is wanted.
+// rollBackUntil does the engine's work of each minute until the registry has
+// exactly the wanted credentials.
 func (w *clusterWorld) rollBackUntil(want func() []string) {
 	w.Helper()
 	servers.Eventually(w.T, func() error {
@@ -754,7 +759,7 @@ func (w *clusterWorld) rollBackUntil(want func() []string) {
 	})
 }
 
-// servedBy returns the name of the credential that a role serves, if any.
+// servedBy returns the name of a role's credential, if it has one.
 func (w *clusterWorld) servedBy(s *sharedRole) []string {
 	var role *api.Secret
 	w.must("reading roles/"+s.name, func(c *api.Logical) (err error) {

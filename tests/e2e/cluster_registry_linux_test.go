@@ -23,14 +23,13 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer/gitlab/gitlabtest"
 )
 
-// recordedLab is a GitLab that keeps a record of what it mints and revokes, and
-// can hold an answer back. Its tokens do not expire, so that whatever is left
-// behind stays.
+// recordedLab is a GitLab that records what it mints and revokes, and can hold
+// back an answer. Its tokens do not expire, so that forgotten ones stay.
 type recordedLab struct {
 	*gitlabtest.Server
 
 	mu     sync.Mutex
-	tokens []*token // in the order of their IDs, which is that of minting
+	tokens []*token // in the order of their IDs, and so of minting
 	reign  int      // how many leaders have been killed
 	held   *hold
 }
@@ -42,19 +41,19 @@ type token struct {
 	role     string
 	username string
 	minted   time.Time
-	reign    int       // in which it was asked for
+	reign    int       // the reign in which it was requested
 	ended    time.Time // zero: it is alive
 
-	lastRead time.Time // when the last read was sent that was answered with it; zero: none was
+	lastRead time.Time // when the last read that returned it was sent; zero: never
 	rotated  time.Time // last_vault_rotation of that answer
 }
 
-// hold is a request that is to be held back.
+// hold is a request to hold back.
 type hold struct {
 	match  func(r *http.Request, role string) bool
-	acted  bool // before the answer, not before acting
+	acted  bool // hold after acting and before the answer
 	caught chan struct{}
-	freed  chan bool // whether to go on as if nothing had happened
+	freed  chan bool // true: continue as if nothing had happened
 }
 
 func newRecordedLab(t *testing.T) *recordedLab {
@@ -64,12 +63,12 @@ func newRecordedLab(t *testing.T) *recordedLab {
 	return lab
 }
 
-// revokes matches the request that revokes a deploy token.
+// revokes matches the revocation of a deploy token.
 func revokes(r *http.Request) bool {
 	return r.Method == http.MethodDelete && strings.HasSuffix(path.Dir(r.URL.Path), "/deploy_tokens")
 }
 
-// record does what is asked for, and notes it.
+// record handles a request and records it.
 func (lab *recordedLab) record(w http.ResponseWriter, r *http.Request, act http.Handler) {
 	role := ""
 	if lab.MintMatch(r) {
@@ -88,19 +87,19 @@ func (lab *recordedLab) record(w http.ResponseWriter, r *http.Request, act http.
 	_, _ = w.Write(answer.Body.Bytes())
 }
 
-// withoutExpiry takes the expiry out of a request that mints, and returns the
-// name that is asked for.
+// withoutExpiry removes the expiry from a request that mints, and returns the
+// requested name.
 func withoutExpiry(r *http.Request) (name string) {
 	var body map[string]any
-	_ = json.NewDecoder(r.Body).Decode(&body) // else GitLab refuses what is left
+	_ = json.NewDecoder(r.Body).Decode(&body) // GitLab then refuses the request
 	delete(body, "expires_at")
 	text, _ := json.Marshal(body) // of what was decoded
 	r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(text)), int64(len(text))
 	return fmt.Sprint(body["name"])
 }
 
-// roleOf returns the role that a credential was minted for: its name is
-// regcred-, the role, - and 26 random letters and digits.
+// roleOf returns the role of a credential. Its name is regcred-, the role, a
+// hyphen, and 26 random letters and digits.
 func roleOf(name string) string {
 	return strings.TrimPrefix(name[:max(0, len(name)-len("-")-26)], "regcred-")
 }
@@ -129,9 +128,9 @@ func (lab *recordedLab) note(r *http.Request, reign int, answer *httptest.Respon
 	}
 }
 
-// holdNext has the next request that matches held back, before or after the
-// registry has acted. The first channel is closed once it is; free lets it go,
-// to be answered or, where the asker is dead, not.
+// holdNext holds back the next request that matches, before or after the
+// registry has acted. caught is closed once it is held; free lets it continue,
+// or drops it if its sender is dead.
 func (lab *recordedLab) holdNext(t *testing.T, match func(r *http.Request, role string) bool, acted bool) (caught <-chan struct{}, free func(answer bool)) {
 	held := &hold{match: match, acted: acted, caught: make(chan struct{}), freed: make(chan bool, 1)}
 	lab.mu.Lock()
@@ -143,8 +142,8 @@ func (lab *recordedLab) holdNext(t *testing.T, match func(r *http.Request, role 
 	return held.caught, free
 }
 
-// arrive returns whether a request is to be held back, and in which reign it
-// has come. role is what it mints for, if it mints.
+// arrive returns whether a request is to be held back, and its reign. role is
+// the role that it mints for, if it mints.
 func (lab *recordedLab) arrive(r *http.Request, role string) (*hold, int) {
 	lab.mu.Lock()
 	defer lab.mu.Unlock()
@@ -166,32 +165,32 @@ func (lab *recordedLab) waitFor(held *hold, acted bool) {
 	}
 }
 
-// nextReign notes that a leader was killed.
+// nextReign records that a leader was killed.
 func (lab *recordedLab) nextReign() {
 	lab.mu.Lock()
 	defer lab.mu.Unlock()
 	lab.reign++
 }
 
-// nowReigns is how many leaders have been killed.
+// nowReigns returns how many leaders have been killed.
 func (lab *recordedLab) nowReigns() int {
 	lab.mu.Lock()
 	defer lab.mu.Unlock()
 	return lab.reign
 }
 
-// sharedRole is a role whose credential the engine keeps current.
+// sharedRole is a shared role.
 type sharedRole struct {
 	name string
 	lab  *recordedLab
 
 	mu     sync.Mutex
-	newest int64 // ID of the newest credential that a read was given
-	over   int64 // ID of one that is not served any more
+	newest int64 // ID of the newest credential that a read returned
+	over   int64 // ID of a credential that is no longer served
 }
 
-// certain returns the ID of the oldest credential that a read may be given that
-// begins now: what was read before is not followed by anything older.
+// certain returns the ID of the oldest credential that a read which begins now
+// may return: no read may return an older one than a read before it.
 func (s *sharedRole) certain() int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -204,7 +203,7 @@ func (s *sharedRole) newestRead() int64 {
 	return s.newest
 }
 
-// isOver notes that the role does not serve a credential any more.
+// isOver records that the role no longer serves a credential.
 func (s *sharedRole) isOver(id int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -217,23 +216,23 @@ func (s *sharedRole) isRead(id int64) {
 	s.newest = max(s.newest, id)
 }
 
-// found judges what a read was given that was sent at a time, when the given
-// credential was certain.
+// found judges the credential that a read returned. certain is what certain
+// returned before the read was sent.
 func (s *sharedRole) found(c issuer.Credential, rotated time.Time, sent time.Time, certain int64) error {
 	t := s.lab.noteRead(c.Username, rotated, sent)
 	switch {
 	case t == nil:
-		return fmt.Errorf("%s: a read is given %q, which the registry has not minted", s.name, c.Username)
+		return fmt.Errorf("%s: a read returns %q, which the registry has not minted", s.name, c.Username)
 	case t.role != s.name:
-		return fmt.Errorf("%s: a read is given %s, which was minted for another role", s.name, t.name)
+		return fmt.Errorf("%s: a read returns %s, which was minted for another role", s.name, t.name)
 	case t.id < certain:
-		return fmt.Errorf("%s: a stale read: it is given %s, which had been replaced or dropped before it began: its ID at the registry is %d, and must be %d at least", s.name, t.name, t.id, certain)
+		return fmt.Errorf("%s: a stale read: it returns %s, which had been replaced or dropped before it began: its ID at the registry is %d, and must be %d at least", s.name, t.name, t.id, certain)
 	}
 	s.isRead(t.id)
 	return nil
 }
 
-// noteRead notes that a read was answered with a token, nil if there is none.
+// noteRead records that a read returned a token; nil if there is no such token.
 func (lab *recordedLab) noteRead(username string, rotated, sent time.Time) *token {
 	lab.mu.Lock()
 	defer lab.mu.Unlock()
@@ -249,7 +248,7 @@ func (lab *recordedLab) noteRead(username string, rotated, sent time.Time) *toke
 	return nil
 }
 
-// of returns copies of what was minted for a role, in order.
+// of returns copies of a role's tokens, in order.
 func (lab *recordedLab) of(role string) []token {
 	lab.mu.Lock()
 	defer lab.mu.Unlock()
@@ -262,10 +261,10 @@ func (lab *recordedLab) of(role string) []token {
 	return tokens
 }
 
-// key is the registry key of what is minted.
+// key returns the registry key of minted credentials.
 func (lab *recordedLab) key() dockerconfig.Key { return dockerconfig.Key(lab.Host()) }
 
-// credentialFor returns the credential for a registry in what creds/ answers.
+// credentialFor returns the credential for a registry in an answer of creds/.
 func credentialFor(data map[string]any, key dockerconfig.Key) (issuer.Credential, error) {
 	config, err := dockerconfig.Decode([]byte(fmt.Sprint(data[".dockerconfigjson"])))
 	if err != nil {

@@ -68,8 +68,8 @@ func testExternalSecretsBase64(t *testing.T, k *servers.Kubernetes) {
 	}
 }
 
-// testExternalSecretsPolicy asks for what the policy does not allow, and from a
-// namespace that the role in Vault does not let in.
+// testExternalSecretsPolicy asks for a role that the policy does not allow, and
+// from a namespace that the role in Vault does not accept.
 func testExternalSecretsPolicy(t *testing.T, k *servers.Kubernetes) {
 	w := newWorld(t)
 	w.vault.CLI(t, "", "write", "regcred/roles/other", "registry="+w.registry.Addr, "username=u", "password=p")
@@ -100,8 +100,8 @@ func testExternalSecretsPolicy(t *testing.T, k *servers.Kubernetes) {
 	}
 }
 
-// testExternalSecretsExamplesAreMinimal leaves out one line at a time: each
-// time the Secret must not come, or not as it should.
+// testExternalSecretsExamplesAreMinimal removes one line at a time. Each time
+// there must be no Secret, or a wrong one.
 func testExternalSecretsExamplesAreMinimal(t *testing.T, k *servers.Kubernetes) {
 	w := newWorld(t)
 	w.usePolicy(t, example(t, "external-secrets/policy.hcl"))
@@ -135,8 +135,9 @@ func (w *world) externalSecret(t *testing.T, name string, oldnew ...string) stri
 	return example(t, "external-secrets/"+name+".yaml", append(oldnew, exampleVault, w.vault.Addr)...)
 }
 
-// trustCluster has Vault let in the service account regcred of namespaces, by
-// the key with which the cluster signs the tokens of service accounts.
+// trustCluster makes Vault accept the service account regcred of some
+// namespaces, by the key with which the cluster signs the tokens of service
+// accounts.
 func (w *world) trustCluster(t *testing.T, k *servers.Kubernetes, namespaces ...string) {
 	t.Helper()
 	subjects := make([]string, len(namespaces))
@@ -149,8 +150,8 @@ func (w *world) trustCluster(t *testing.T, k *servers.Kubernetes, namespaces ...
 	w.vault.CLI(t, role, "write", "auth/jwt/role/my_app", "-")
 }
 
-// syncsAsTheExample applies a manifest and checks all that the example stands
-// for, but for the passing of its refresh interval.
+// syncsAsTheExample applies a manifest and checks everything that the example
+// promises, except that its refresh interval works.
 func syncsAsTheExample(k *servers.Kubernetes, manifest string, want map[string]string, limit time.Time) error {
 	if err := applyAndWait(k, manifest, limit); err != nil {
 		return err

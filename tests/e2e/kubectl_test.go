@@ -40,8 +40,8 @@ func testKubectlMakesSecret(t *testing.T, k *servers.Kubernetes) {
 	}
 }
 
-// testKubectlAfterPlainApply goes over from a plain "kubectl apply", as the page
-// says.
+// testKubectlAfterPlainApply changes over from a plain "kubectl apply", as the
+// page says.
 func testKubectlAfterPlainApply(t *testing.T, k *servers.Kubernetes) {
 	w := newWorld(t)
 	w.usePolicy(t, example(t, "kubectl/policy.hcl"))
@@ -68,8 +68,8 @@ func testKubectlAfterPlainApply(t *testing.T, k *servers.Kubernetes) {
 	}
 }
 
-// testKubectlRefusals makes the mistakes that users make. What they read must
-// name the key, or say that the type cannot be changed.
+// testKubectlRefusals makes mistakes that users make. The error must name the
+// key, or say that the type cannot be changed.
 func testKubectlRefusals(t *testing.T, k *servers.Kubernetes) {
 	w := newWorld(t)
 	w.usePolicy(t, example(t, "kubectl/policy.hcl"))
@@ -131,8 +131,8 @@ func testKubectlRefusals(t *testing.T, k *servers.Kubernetes) {
 	}
 }
 
-// runScript runs one of the scripts for kubectl with a token that has the
-// policy my_app and no other.
+// runScript runs one of the scripts for kubectl with a token that has only the
+// policy my_app.
 func runScript(t *testing.T, w *world, k *servers.Kubernetes, script string) (string, error) {
 	t.Helper()
 	token, err := w.vault.NewToken("my_app")
@@ -145,7 +145,7 @@ func runScript(t *testing.T, w *world, k *servers.Kubernetes, script string) (st
 	return string(out), err
 }
 
-// toolPath is a PATH that finds the programs under test first.
+// toolPath returns a PATH that finds the programs in .bin first.
 func toolPath() string {
 	return filepath.Join(servers.Repo(), ".bin") + string(os.PathListSeparator) + os.Getenv("PATH")
 }

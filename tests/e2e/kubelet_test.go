@@ -18,11 +18,11 @@ import (
 	"vault-plugin-secrets-regcred/tests/servers"
 )
 
-// unauthorized is the registry's answer as the events of a pod have it.
+// unauthorized is the registry's answer in the events of a pod.
 const unauthorized = "401 Unauthorized"
 
-// TestKubelet has a real kubelet run pods from the registry, with Secrets that
-// the scripts for kubectl made.
+// TestKubelet makes a real kubelet run pods from the registry, with Secrets
+// that the scripts for kubectl made.
 func TestKubelet(t *testing.T) {
 	k := servers.StartKubernetes(t)
 	node := servers.StartNode(t, k)
@@ -71,7 +71,8 @@ func testKubeletRefusesPod(t *testing.T, k *servers.Kubernetes, node *servers.No
 	servers.Eventually(t, func() error { return runs(k, "app") })
 	t.Logf("the pod ran %s after its Secret was right", time.Since(corrected).Round(100*time.Millisecond))
 
-	// Once the password has changed, what runs goes on, but nothing new is pulled.
+	// After the password has changed, running pods continue, but nothing new is
+	// pulled.
 	w.login.Password = "an0ther"
 	w.registry.SetPassword(t, w.login.Username, w.login.Password)
 	w.image = w.registry.Addr + "/team/next:1"
@@ -83,7 +84,7 @@ func testKubeletRefusesPod(t *testing.T, k *servers.Kubernetes, node *servers.No
 	}
 }
 
-// testKubeletNamesMissingSecret has a pod that is there before its Secret.
+// testKubeletNamesMissingSecret starts a pod before its Secret exists.
 func testKubeletNamesMissingSecret(t *testing.T, k *servers.Kubernetes, node *servers.Node) {
 	w := newPodWorld(t, node)
 	k = k.Namespace(t, "kubelet-missing")
@@ -93,8 +94,8 @@ func testKubeletNamesMissingSecret(t *testing.T, k *servers.Kubernetes, node *se
 	servers.Eventually(t, func() error { return runs(k, "app") })
 }
 
-// testKubeletChecksImagesItHas: since Kubernetes 1.35 an image that one pod was
-// allowed to pull is not there for all.
+// testKubeletChecksImagesItHas: since Kubernetes 1.35, an image that one pod
+// was allowed to pull is not available to all pods.
 func testKubeletChecksImagesItHas(t *testing.T, k *servers.Kubernetes, node *servers.Node) {
 	w := newPodWorld(t, node)
 	k = k.Namespace(t, "kubelet-image-present")
@@ -118,7 +119,7 @@ func newPodWorld(t *testing.T, node *servers.Node) *world {
 	return w
 }
 
-// push pushes the image anew, as one whose container prints the image's name.
+// push pushes an image whose container prints the name of the image.
 func (w *world) push(t *testing.T) {
 	t.Helper()
 	tag, err := name.NewTag(w.image, name.Insecure)
@@ -139,8 +140,8 @@ func (w *world) makeSecret(t *testing.T, k *servers.Kubernetes, script string) {
 	}
 }
 
-// startPod creates a pod that runs the image on the node, with a pull secret
-// unless that is empty.
+// startPod creates a pod that runs the image on the node. It has a pull secret
+// unless secret is empty.
 func (w *world) startPod(t *testing.T, k *servers.Kubernetes, node *servers.Node, name, secret string) {
 	t.Helper()
 	pullSecrets := "[]"

@@ -2,10 +2,10 @@
 
 //go:build e2e
 
-// Package e2e proves that the tools that read pull secrets get one that pulls,
-// each as its real program in or beside a real Kubernetes API server. Every
-// manifest is the one in examples, with nothing replaced but addresses and the
-// paths of files. It also proves what a cluster of Vaults keeps to when its
+// Package e2e proves that the tools that read pull secrets get one that pulls.
+// Each tool is the real program, in or beside a real Kubernetes API server.
+// Every manifest is the one in examples; only addresses and file paths are
+// replaced. The package also tests what a cluster of Vaults guarantees when its
 // leaders die.
 package e2e
 
@@ -25,8 +25,8 @@ import (
 	"vault-plugin-secrets-regcred/tests/servers"
 )
 
-// TestConsumers has one cluster for all tests; each has a Vault, a registry and
-// namespaces of its own.
+// TestConsumers uses one cluster for all tests; each test has a Vault, a
+// registry and namespaces of its own.
 func TestConsumers(t *testing.T) {
 	k := servers.StartKubernetes(t)
 	servers.StartExternalSecrets(t, k)
@@ -34,7 +34,7 @@ func TestConsumers(t *testing.T) {
 		name string
 		run  func(*testing.T, *servers.Kubernetes)
 	}{
-		// Those that wait for an interval to pass come first.
+		// Tests that wait for an interval come first.
 		{"a changed password reaches every consumer", testRotation},
 		{"Vault Agent supervises a child", testVaultAgentSupervisor},
 		{"kubectl makes a Secret that pulls", testKubectlMakesSecret},
@@ -61,8 +61,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// world is a registry with a private image, and a Vault in which the role
-// my_app holds the password for it.
+// world is a registry with a private image, and a Vault whose role my_app has
+// the password for it.
 type world struct {
 	vault    *servers.Vault
 	registry *servers.Registry
@@ -108,8 +108,8 @@ func (w *world) creds(t *testing.T, path string) map[string]string {
 	return data
 }
 
-// pulls proves that the image can be pulled with a Docker config, and that the
-// kubelet finds the credential in it.
+// pulls proves that a Docker config can pull the image, and that the kubelet
+// finds the credential in it.
 func (w *world) pulls(t *testing.T, config string) {
 	t.Helper()
 	for client, pull := range clients.Pullers {
@@ -135,13 +135,14 @@ func (w *world) isRefused(t *testing.T, config string) {
 	}
 }
 
-// kubernetesSecret is what a Secret holds beside what tools note in it.
+// kubernetesSecret is the part of a Secret that tools do not annotate.
 type kubernetesSecret struct {
 	Type string
 	Data map[string]string
 }
 
-// pullSecret is a Secret of the type that a pod's imagePullSecrets must have.
+// pullSecret returns a Secret of the type that a pod's imagePullSecrets must
+// have.
 func pullSecret(data map[string]string) kubernetesSecret {
 	return kubernetesSecret{Type: "kubernetes.io/dockerconfigjson", Data: data}
 }
@@ -180,8 +181,8 @@ func compareSecret(got, want kubernetesSecret) error {
 	return nil
 }
 
-// dockerConfig returns what the Secret regcred holds, which must be nothing
-// but a Docker config.
+// dockerConfig returns the Docker config in the Secret regcred, which must hold
+// nothing else.
 func dockerConfig(k *servers.Kubernetes) (string, error) {
 	secret, err := getSecret(k)
 	if err != nil {
@@ -191,8 +192,8 @@ func dockerConfig(k *servers.Kubernetes) (string, error) {
 	return config, compareSecret(secret, pullSecret(map[string]string{".dockerconfigjson": config}))
 }
 
-// example returns a file of examples in which the given strings are replaced,
-// as strings.NewReplacer does it. All of them must be there.
+// example returns a file of examples with strings replaced, as
+// strings.NewReplacer does. Each of them must be in the file.
 func example(t *testing.T, path string, oldnew ...string) string {
 	t.Helper()
 	content, err := os.ReadFile(filepath.Join(servers.Repo(), "examples", path))
@@ -207,8 +208,8 @@ func example(t *testing.T, path string, oldnew ...string) string {
 	return strings.NewReplacer(oldnew...).Replace(string(content))
 }
 
-// linesToCut names the lines of a text that say something, by number. Line 0
-// is none.
+// linesToCut returns names for the lines of a text that have a meaning, by
+// number. Line 0 stands for no line.
 func linesToCut(text string) map[int]string {
 	names := map[int]string{0: "nothing"}
 	number := 0
@@ -229,8 +230,9 @@ func withoutLine(text string, line int) string {
 	return strings.Join(slices.Delete(lines, line-1, line), "")
 }
 
-// cutLimit returns until when to watch an example without a line: 10 seconds,
-// because most never work. The whole example, line 0, has all the time there is.
+// cutLimit returns until when to wait for an example without a line: 10
+// seconds, because most never work. The whole example, line 0, has all the time
+// of the test.
 func cutLimit(t *testing.T, line int) time.Time {
 	t.Helper()
 	if line == 0 {
@@ -239,8 +241,8 @@ func cutLimit(t *testing.T, line int) time.Time {
 	return time.Now().Add(10 * time.Second)
 }
 
-// wantNeeded judges what came of an example without a line: with line 0 left
-// out it works, or the test proves nothing.
+// wantNeeded judges the outcome of an example without a line. With line 0
+// removed it must work, or the test proves nothing.
 func wantNeeded(t *testing.T, line int, err error) {
 	t.Helper()
 	switch {

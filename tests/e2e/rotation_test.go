@@ -15,9 +15,9 @@ import (
 	"vault-plugin-secrets-regcred/tests/servers"
 )
 
-// testRotation changes a password once and waits for all consumers: each gets
-// the new one, which pulls; the old one is refused. It prints how long each
-// took, with the intervals of the examples.
+// testRotation changes a password once and waits for all consumers. Each must
+// get the new password, which pulls; the registry refuses the old one. It
+// prints how long each took, with the intervals of the examples.
 func testRotation(t *testing.T, k *servers.Kubernetes) {
 	w := newWorld(t)
 	w.usePolicy(t, strings.Join([]string{
@@ -26,7 +26,7 @@ func testRotation(t *testing.T, k *servers.Kubernetes) {
 	w.trustCluster(t, k, prefixed("rotation-", externalSecretsExamples)...)
 	w.useAppRole(t)
 
-	// current is what each consumer gives, once it is at work.
+	// current returns each consumer's Docker config, once the consumer works.
 	current := map[string]func() (string, error){}
 	for _, name := range externalSecretsExamples {
 		k := k.Namespace(t, "rotation-"+name)
@@ -62,7 +62,8 @@ func testRotation(t *testing.T, k *servers.Kubernetes) {
 
 	w.changePassword(t, "an0ther")
 	changed := time.Now()
-	// Not subtests: those would wait for one another, and the times be wrong.
+	// Not subtests, which would wait for one another and so make the times
+	// wrong.
 	var consumers sync.WaitGroup
 	for name, get := range current {
 		consumers.Go(func() {

@@ -20,17 +20,17 @@ import (
 type agent struct {
 	example agentExample
 	k       *servers.Kubernetes
-	dir     string // stands for all folders that the example names
+	dir     string // replaces all folders that the example names
 	process *servers.Process
 }
 
 // agentExample is a configuration of Vault Agent.
 type agentExample struct {
 	file   string
-	folder string // that the file names beside /etc/vault-agent
+	folder string // the folder that the file names beside /etc/vault-agent
 	form   string // of the pull secret: creds/<role>/<form>
 	field  string
-	// current returns the Docker config that the agent has passed on.
+	// current returns the Docker config that the agent has delivered.
 	current func(*agent) (string, error)
 }
 
@@ -58,7 +58,7 @@ func testVaultAgentConfigJSON(t *testing.T, _ *servers.Kubernetes) {
 	want := a.example.want(t, w, "my_app")
 	w.pulls(t, want)
 
-	// The agent may be started again: it has not used its secret up.
+	// The agent can be started again, because its secret-id stays valid.
 	a.process.Stop(t)
 	if err := os.Remove(filepath.Join(a.dir, "config.json")); err != nil {
 		t.Fatal(err)
@@ -103,8 +103,8 @@ func testVaultAgentSupervisor(t *testing.T, _ *servers.Kubernetes) {
 	})
 }
 
-// testVaultAgentExamplesAreMinimal leaves out one line of a file at a time:
-// each time something must be missing or wrong.
+// testVaultAgentExamplesAreMinimal removes one line of a file at a time. Each
+// time something must be missing or wrong.
 func testVaultAgentExamplesAreMinimal(t *testing.T, k *servers.Kubernetes) {
 	w := newWorld(t)
 	w.usePolicy(t, example(t, "vault-agent/policy.hcl", "creds/my_app", "creds/+"))
@@ -133,8 +133,8 @@ func testVaultAgentExamplesAreMinimal(t *testing.T, k *servers.Kubernetes) {
 	}
 }
 
-// rendersAsTheExample starts an agent for a role and checks all that the
-// example stands for. The agent reads every two seconds.
+// rendersAsTheExample starts an agent for a role and checks everything that the
+// example promises. The agent reads every two seconds.
 func (w *world) rendersAsTheExample(t *testing.T, a *agent, role string, line int) error {
 	t.Helper()
 	for i, password := range []string{"first", "second"} {
@@ -145,7 +145,7 @@ func (w *world) rendersAsTheExample(t *testing.T, a *agent, role string, line in
 		}
 		if err := servers.TryUntil(cutLimit(t, line), func() error {
 			if a.process.Ended() {
-				return nil // it will give nothing more
+				return nil // it will deliver nothing more
 			}
 			return a.gives(want)
 		}); err != nil {
@@ -159,13 +159,13 @@ func (w *world) rendersAsTheExample(t *testing.T, a *agent, role string, line in
 	return err
 }
 
-// want is the Docker config that the example is to pass on.
+// want returns the Docker config that the agent must deliver.
 func (e agentExample) want(t *testing.T, w *world, role string) string {
 	t.Helper()
 	return w.creds(t, role+"/"+e.form)[e.field]
 }
 
-// useAppRole has Vault let agents in with the policy my_app.
+// useAppRole makes Vault accept agents, with the policy my_app.
 func (w *world) useAppRole(t *testing.T) {
 	t.Helper()
 	w.vault.CLI(t, "", "auth", "enable", "approle")
@@ -175,8 +175,8 @@ func (w *world) useAppRole(t *testing.T) {
 const (
 	manifestTemplate = "regcred.yaml.tpl"
 
-	// childScript is the program that the agent supervises: it keeps the
-	// Docker config it was given, and runs until it is stopped.
+	// childScript is the agent's child: it stores the Docker config from its
+	// environment, and runs until it is stopped.
 	childScript = `#!/bin/sh
 umask 077
 echo $$ >%[1]s/pid
@@ -186,7 +186,7 @@ exec sleep 300
 `
 )
 
-// newAgent lays out the files of an agent, which it does not start.
+// newAgent writes the files of an agent. It does not start the agent.
 func (w *world) newAgent(t *testing.T, e agentExample, k *servers.Kubernetes) *agent {
 	t.Helper()
 	a := &agent{example: e, k: k, dir: t.TempDir()}
@@ -201,7 +201,8 @@ func (w *world) newAgent(t *testing.T, e agentExample, k *servers.Kubernetes) *a
 	return a
 }
 
-// startAgent starts an agent and waits until it has made what it is to make.
+// startAgent starts an agent and waits until it has delivered the Docker
+// config.
 func (w *world) startAgent(t *testing.T, e agentExample, k *servers.Kubernetes) *agent {
 	t.Helper()
 	a := w.newAgent(t, e, k)
@@ -220,7 +221,7 @@ func (a *agent) start(t *testing.T) {
 	a.process = servers.StartVaultAgent(t, filepath.Join(a.dir, a.example.file), env)
 }
 
-// gives returns nil when the agent has passed this Docker config on.
+// gives returns nil when the agent has delivered this Docker config.
 func (a *agent) gives(want string) error {
 	got, err := a.example.current(a)
 	if err == nil && got != want {
@@ -229,7 +230,7 @@ func (a *agent) gives(want string) error {
 	return err
 }
 
-// child is the process id of what the agent supervises.
+// child returns the process id of the agent's child.
 func (a *agent) child(t *testing.T) int {
 	t.Helper()
 	pid, err := strconv.Atoi(strings.TrimSpace(a.read(t, "pid")))
@@ -257,7 +258,7 @@ func (a *agent) write(t *testing.T, file, content string) {
 	}
 }
 
-// readPrivate reads a file that nobody but its owner may read.
+// readPrivate reads a file that only its owner may read.
 func readPrivate(path string) (string, error) {
 	info, err := os.Stat(path)
 	if err != nil {

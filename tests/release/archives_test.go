@@ -35,8 +35,8 @@ import (
 	"vault-plugin-secrets-regcred/tests/servers"
 )
 
-// TestChecksums: SHA256SUMS names each file that is for download, and
-// SHA256SUMS.binaries each program by its platform, as sha256sum writes it.
+// TestChecksums: SHA256SUMS names each file for download, and
+// SHA256SUMS.binaries each program by its platform, in the form of sha256sum.
 func TestChecksums(t *testing.T) {
 	t.Parallel()
 	wantFiles := []string{"SHA256SUMS.binaries"}
@@ -61,7 +61,7 @@ func TestChecksums(t *testing.T) {
 		}
 	}
 
-	// Nothing lies there to be published that the list does not know.
+	// dist/ has no file for download that the list lacks.
 	entries, err := os.ReadDir(dist())
 	if err != nil {
 		t.Fatal(err)
@@ -76,7 +76,7 @@ func TestChecksums(t *testing.T) {
 
 var checksumLine = regexp.MustCompile(`^([0-9a-f]{64})  (\S+)\n$`)
 
-// checksums reads a list in dist/: names and their checksums.
+// checksums reads a list in dist/ and returns the checksums by name.
 func checksums(t *testing.T, list string) map[string]string {
 	t.Helper()
 	sums := map[string]string{}
@@ -103,8 +103,8 @@ type member struct {
 	Content string // its checksum
 }
 
-// TestArchives: each archive has the program and what explains it, and nothing
-// of who packed it; the program is one for the platform.
+// TestArchives: each archive has the program and its documents, and no trace of
+// who packed it. The program is one for the platform.
 func TestArchives(t *testing.T) {
 	t.Parallel()
 	at := commitTime(t)
@@ -131,7 +131,7 @@ func TestArchives(t *testing.T) {
 	}
 }
 
-// TestVersion: the program of this platform says the version that Vault asks
+// TestVersion: the program of this platform prints the version that Vault asks
 // for.
 func TestVersion(t *testing.T) {
 	t.Parallel()
@@ -149,7 +149,7 @@ func hostBinary(t *testing.T) string {
 		t.Fatalf("PLATFORMS lacks %s, on which the tests run", platform)
 	}
 	dir := t.TempDir()
-	// Not with Go, which wrote it.
+	// Not with Go's own packages, which wrote it.
 	if out, err := exec.CommandContext(t.Context(), "tar", "-xzf", dist(archive(platform)), "-C", dir).CombinedOutput(); err != nil {
 		t.Fatalf("unpacking %s: %v\n%s", archive(platform), err, out)
 	}
@@ -202,7 +202,7 @@ func readZip(t *testing.T, path string) map[string]member {
 	return members
 }
 
-// commitTime is the time that all released files have.
+// commitTime returns the time that all released files have.
 func commitTime(t *testing.T) time.Time {
 	t.Helper()
 	seconds := os.Getenv("SOURCE_DATE_EPOCH")
@@ -222,8 +222,8 @@ func commitTime(t *testing.T) time.Time {
 	return time.Unix(epoch, 0).UTC()
 }
 
-// isProgramFor tells by its header whether a file is a program for a platform
-// that needs no library there.
+// isProgramFor checks by its header that a file is a program for a platform,
+// and needs no library there.
 func isProgramFor(platform string, content []byte) error {
 	r := bytes.NewReader(content)
 	os, arch, _ := strings.Cut(platform, "/")
@@ -268,7 +268,8 @@ func isProgramFor(platform string, content []byte) error {
 	return nil
 }
 
-// isCleanBuild reads in the program how it was built.
+// isCleanBuild checks how the program was built, which the program itself
+// records.
 func isCleanBuild(t *testing.T, platform string, content []byte) {
 	t.Helper()
 	info := buildInfo(t, content)
@@ -276,7 +277,7 @@ func isCleanBuild(t *testing.T, platform string, content []byte) {
 	for _, setting := range info.Settings {
 		settings[setting.Key] = setting.Value
 		if strings.HasPrefix(setting.Key, "vcs") {
-			t.Errorf("has %s=%s, which a source archive has not", setting.Key, setting.Value)
+			t.Errorf("has %s=%s, which a source archive lacks", setting.Key, setting.Value)
 		}
 	}
 	for key, want := range map[string]string{
@@ -315,8 +316,8 @@ func goEnv(t *testing.T, name string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// TestBillsOfMaterials: the one of each platform has what the program says it
-// was built from, Go included, and nothing that differs from build to build.
+// TestBillsOfMaterials: the one of each platform lists what the program was
+// built from, Go included, and nothing that differs from build to build.
 func TestBillsOfMaterials(t *testing.T) {
 	t.Parallel()
 	for _, platform := range platforms {
@@ -343,7 +344,7 @@ func TestBillsOfMaterials(t *testing.T) {
 			}
 			content := readFile(t, dist(folder(platform), binary(platform)))
 			if !slices.Contains(bill.Metadata.Properties, struct{ Name, Value string }{"cdx:gomod:binary:hash:SHA-256", sha256Hex(content)}) {
-				t.Errorf("is not of the program that is released")
+				t.Errorf("describes another program than the released one")
 			}
 
 			info := buildInfo(t, content)

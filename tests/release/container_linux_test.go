@@ -13,8 +13,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 )
 
-// TestImageRunsAlone runs the entrypoint with nothing around it but the image,
-// as its user, as a container would.
+// TestImageRunsAlone runs the entrypoint as a container would: as the image's
+// user, and with nothing but the image around it.
 func TestImageRunsAlone(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {

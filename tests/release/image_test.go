@@ -33,8 +33,8 @@ func linuxPlatforms() []string {
 	return slices.DeleteFunc(slices.Clone(platforms), func(p string) bool { return !strings.HasPrefix(p, "linux/") })
 }
 
-// TestImageLayout: dist/oci is a valid layout with one image for each Linux,
-// and the tar file is that folder.
+// TestImageLayout: dist/oci is a valid layout with one image for each Linux
+// platform, and the tar file is that folder.
 func TestImageLayout(t *testing.T) {
 	t.Parallel()
 	index := imageIndex(t)
@@ -83,7 +83,7 @@ func TestImageLayout(t *testing.T) {
 	}
 }
 
-// imageIndex is the image for all platforms in dist/oci.
+// imageIndex returns the index of dist/oci.
 func imageIndex(t *testing.T) v1.ImageIndex {
 	t.Helper()
 	path, err := layout.FromPath(dist("oci"))
@@ -108,9 +108,9 @@ func imageIndex(t *testing.T) v1.ImageIndex {
 	return index
 }
 
-// TestImageIsPulled: from a real registry, to which scripts/push.sh pushed the
-// folder, and skopeo the tar file. What comes out is what the archive has, and
-// lies where Vault and OpenBao look.
+// TestImageIsPulled pulls from a real registry, to which scripts/push.sh pushed
+// the folder, and skopeo the tar file. The result has the program of the
+// archive, where Vault and OpenBao look for it.
 func TestImageIsPulled(t *testing.T) {
 	t.Parallel()
 	const username, password = "releaser", "pushes"
@@ -149,7 +149,7 @@ func TestImageIsPulled(t *testing.T) {
 
 	sums := checksums(t, "SHA256SUMS.binaries")
 	for _, platform := range linuxPlatforms() {
-		// The list itself skopeo 1.9 writes anew.
+		// skopeo 1.9 rewrites the list itself.
 		if tar, folder := run("crane", "digest", "--insecure", "--platform="+platform, image+":from-tar"),
 			run("crane", "digest", "--insecure", "--platform="+platform, image+":"+version); tar != folder {
 			t.Errorf("%s: the tar file has the image %s, the folder %s", platform, tar, folder)
@@ -178,7 +178,7 @@ func TestImageIsPulled(t *testing.T) {
 	}
 
 	// As OpenBao does: by the platform of the server, flattened, and the first
-	// plain file in the root folder with the name in binary_name.
+	// regular file in the root folder whose name is binary_name.
 	reference, err := name.ParseReference(image+":"+version, name.Insecure)
 	if err != nil {
 		t.Fatal(err)
@@ -209,7 +209,7 @@ func dockerConfig(t *testing.T, registry, username, password string) string {
 	return dir
 }
 
-// tarFile is a file of an image.
+// tarFile is a file in an image.
 type tarFile struct {
 	mode    int64
 	content []byte
@@ -236,12 +236,13 @@ func tarFiles(t *testing.T, r io.Reader) map[string]tarFile {
 	}
 }
 
-// rootsFile is the first of the places where Go on Linux looks for root
-// certificates; the engine has no other.
+// rootsFile is the first place where Go on Linux looks for root certificates,
+// and the only one in the image.
 const rootsFile = "etc/ssl/certs/ca-certificates.crt"
 
-// TestImageHoldsTheProgramAndRoots: and nothing else. Without root
-// certificates a plugin in a container trusts no registry.
+// TestImageHoldsTheProgramAndRoots: the image has the program, root
+// certificates, and nothing else. Without root certificates, a plugin in a
+// container would trust no registry.
 func TestImageHoldsTheProgramAndRoots(t *testing.T) {
 	t.Parallel()
 	index := imageIndex(t)

@@ -18,7 +18,7 @@ const program = "vault-plugin-secrets-regcred"
 
 var (
 	version   = os.Getenv("VERSION")
-	platforms = strings.Fields(os.Getenv("PLATFORMS")) // as in linux/amd64
+	platforms = strings.Fields(os.Getenv("PLATFORMS")) // such as linux/amd64
 	released  = program + "_" + strings.TrimPrefix(version, "v")
 )
 
@@ -31,15 +31,15 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// dist is the path of something below dist/.
+// dist returns the path of a file below dist/.
 func dist(name ...string) string {
 	return filepath.Join(append([]string{servers.Repo(), "dist"}, name...)...)
 }
 
-// folder is a platform as it stands in names.
+// folder returns a platform in the form that names have.
 func folder(platform string) string { return strings.ReplaceAll(platform, "/", "_") }
 
-// binary is the name of the program on a platform.
+// binary returns the name of the program on a platform.
 func binary(platform string) string {
 	if strings.HasPrefix(platform, "windows/") {
 		return program + ".exe"
@@ -47,7 +47,7 @@ func binary(platform string) string {
 	return program
 }
 
-// archive is the name of a platform's archive.
+// archive returns the name of a platform's archive.
 func archive(platform string) string {
 	if strings.HasPrefix(platform, "windows/") {
 		return released + "_" + folder(platform) + ".zip"

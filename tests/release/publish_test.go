@@ -13,10 +13,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestPublish: what scripts/publish.sh asks of cosign and of gh, which cannot
-// be had here: two programs of these names write down their arguments. It
-// checks that every file is published that the checksums name, with them, and
-// nothing else; not that GitHub or Sigstore would take it.
+// TestPublish checks the arguments that scripts/publish.sh passes to cosign and
+// gh. The two are replaced by programs that write down their arguments. Every
+// file that the checksums name must be published, with the checksums, and no
+// other file. The test does not show that GitHub or Sigstore would accept it.
 func TestPublish(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -70,10 +70,10 @@ func TestPublish(t *testing.T) {
 		t.Errorf("published (-want +got):\n%s", diff)
 	}
 
-	// Another version than the one that was built is not published.
+	// A version that was not built is not published.
 	other := exec.CommandContext(t.Context(), filepath.Join(dir, "scripts", "publish.sh"), "v99.0.0")
 	other.Env = cmd.Env
-	if out, err := other.CombinedOutput(); err == nil || !strings.Contains(string(out), "dist/ is not of v99.0.0") {
+	if out, err := other.CombinedOutput(); err == nil || !strings.Contains(string(out), "dist/ does not hold v99.0.0") {
 		t.Errorf("publishing another version: %v, %s", err, out)
 	}
 }

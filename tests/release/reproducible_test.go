@@ -15,10 +15,10 @@ import (
 	"vault-plugin-secrets-regcred/tests/servers"
 )
 
-// TestReproducible builds everything a second time, as somebody else would:
-// elsewhere, with an empty build cache, in a repository with another history,
-// with other settings of Go, another umask and another time zone. All files
-// must be the same, byte for byte.
+// TestReproducible builds everything a second time, as somebody else would: in
+// another folder, with an empty build cache, in a repository with another
+// history, with other settings of Go, another umask and another time zone. All
+// files must be the same, byte for byte.
 func TestReproducible(t *testing.T) {
 	t.Parallel()
 	copied := filepath.Join(t.TempDir(), "some", "where else")
@@ -56,7 +56,7 @@ func TestReproducible(t *testing.T) {
 	}
 }
 
-// copySource copies the files of the repository, as they are now.
+// copySource copies the files of the repository in their present state.
 func copySource(t *testing.T, to string) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")

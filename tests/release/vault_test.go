@@ -13,15 +13,16 @@ import (
 	"vault-plugin-secrets-regcred/tests/servers"
 )
 
-// TestVaultTakesIt: a real Vault registers the program out of the archive by
-// the checksum in SHA256SUMS.binaries, lists its version, and serves a pull
-// secret with it.
+// TestVaultTakesIt: a real Vault registers the program of the archive by the
+// checksum in SHA256SUMS.binaries, lists its version, and serves a pull secret
+// with it.
 func TestVaultTakesIt(t *testing.T) {
 	t.Parallel()
 	v := servers.StartVaultWith(t, hostBinary(t))
 	sum := checksums(t, "SHA256SUMS.binaries")[runtime.GOOS+"_"+runtime.GOARCH+"/"+program]
 
-	// The dev server has registered it with no version, under the same name.
+	// The dev server has registered the plugin under the same name, without a
+	// version.
 	v.CLI(t, "", "plugin", "register", "-sha256="+sum, "-version="+version, "secret", program)
 	list := v.CLI(t, "", "plugin", "list", "-detailed", "secret")
 	if !regexp.MustCompile(`(?m)^` + program + ` +secret +` + regexp.QuoteMeta(version) + `\b`).MatchString(list) {
@@ -41,7 +42,7 @@ func TestVaultTakesIt(t *testing.T) {
 		t.Errorf("creds/my_app: %s", got)
 	}
 
-	// Under another version than its own, Vault refuses it.
+	// Vault refuses a version other than the one that the plugin reports.
 	err = v.Client.Sys().RegisterPlugin(&api.RegisterPluginInput{
 		Name: program, Type: api.PluginTypeSecrets, Command: program, SHA256: sum, Version: "v99.0.0",
 	})

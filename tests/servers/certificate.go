@@ -20,8 +20,8 @@ import (
 	"time"
 )
 
-// certificate is one for 127.0.0.1 and localhost by a CA of its own. A nil one
-// stands for plain http.
+// certificate is a certificate for 127.0.0.1 and localhost, by a CA of its own.
+// nil stands for plain http.
 type certificate struct {
 	ca                string // PEM
 	certFile, keyFile string
@@ -92,7 +92,7 @@ func sign(t testing.TB, parentKey *ecdsa.PrivateKey, parent, template *x509.Cert
 	return key, signed
 }
 
-// config is the part of a registry's configuration under "http".
+// config returns the TLS part of a registry's configuration, below "http".
 func (c *certificate) config() string {
 	if c == nil {
 		return ""

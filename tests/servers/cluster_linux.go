@@ -12,23 +12,24 @@ import (
 	"github.com/hashicorp/vault/api"
 )
 
-// Cluster is one Vault of three nodes, with integrated storage. At any time one
-// of them leads, and the others forward to it what they are asked.
+// Cluster is one Vault of three nodes, with integrated storage. One node leads
+// at a time, and the others forward requests to it.
 type Cluster struct {
 	Nodes []*Vault
 
-	orphans []int // processes of plugins whose node was killed
+	orphans []int // plugin processes whose node was killed
 }
 
-// StartCluster starts a cluster with the plugin in the plugin directory of each
-// node, registered with its checksum, and enabled at [Mount]. The clients of
-// the nodes take it for an error if they are redirected to the leader.
+// StartCluster starts a cluster. Each node has the plugin in its plugin
+// directory; it is registered with its checksum and enabled at [Mount]. For the
+// nodes' clients, a redirect to the leader is an error.
 func StartCluster(t testing.TB) *Cluster {
 	t.Helper()
 	options := RaftOptions{LogLevel: "debug"}
 	first := StartRaftVaultWith(t, options)
 	c := &Cluster{Nodes: []*Vault{first}}
-	// Not by the client's own method, which sends what only Enterprise takes.
+	// Not with the client's own method, which sends fields that only Vault
+	// Enterprise accepts.
 	soon := map[string]any{"server_stabilization_time": "1s"}
 	if _, err := first.Client.Logical().Write("sys/storage/raft/autopilot/configuration", soon); err != nil {
 		t.Fatalf("having nodes vote soon after they join: %v", err)
@@ -53,7 +54,7 @@ func StartCluster(t testing.TB) *Cluster {
 	return c
 }
 
-// Name is what the cluster calls a node.
+// Name is the name of a node in the cluster.
 func (v *Vault) Name() string { return v.node }
 
 // connectStrictly replaces the client by one that follows no redirect.
@@ -70,11 +71,11 @@ func (v *Vault) connectStrictly(t testing.TB) {
 	v.Client = client
 }
 
-// ErrRedirected is that a node has named the leader in place of forwarding.
+// ErrRedirected says that a node has named the leader instead of forwarding.
 var ErrRedirected = errors.New("redirected to the leader")
 
-// strict makes errors of redirects. The client of Vault would follow them, and
-// if told not to, would take them for answers with nothing in them.
+// strict turns redirects into errors. Vault's client would follow them, or else
+// take them for empty answers.
 type strict struct{ http.RoundTripper }
 
 // RoundTrip implements [http.RoundTripper].
@@ -87,7 +88,7 @@ func (s strict) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// Leader returns the node that leads, and since when; nil if none does now.
+// Leader returns the node that leads, and since when; nil if none leads now.
 func (c *Cluster) Leader() (leader *Vault, since time.Time) {
 	for _, v := range c.Nodes {
 		if v.Ended() {
@@ -111,7 +112,7 @@ func (c *Cluster) Kill(t testing.TB, v *Vault) {
 	<-v.done
 }
 
-// EndOrphans ends, with SIGKILL, the plugins of nodes that were killed.
+// EndOrphans kills the plugin processes of killed nodes.
 func (c *Cluster) EndOrphans(t testing.TB) {
 	for _, pid := range c.orphans {
 		KillProcess(t, pid)
@@ -119,15 +120,15 @@ func (c *Cluster) EndOrphans(t testing.TB) {
 	c.orphans = nil
 }
 
-// Revive starts a node again that was killed, and unseals it.
+// Revive starts a killed node again and unseals it.
 func (c *Cluster) Revive(t testing.TB, v *Vault) {
 	t.Helper()
 	v.launchRaft(t)
 	v.unsealWithKey(t)
 }
 
-// WaitUntilServed waits until one of the nodes leads, and all that run serve,
-// and returns the leader.
+// WaitUntilServed waits until one node leads and all running nodes serve, and
+// returns the leader.
 func (c *Cluster) WaitUntilServed(t testing.TB) (leader *Vault) {
 	t.Helper()
 	Eventually(t, func() error {
@@ -139,7 +140,7 @@ func (c *Cluster) WaitUntilServed(t testing.TB) (leader *Vault) {
 	return leader
 }
 
-// serve asks all nodes that run.
+// serve sends a request to each running node.
 func (c *Cluster) serve() error {
 	for _, v := range c.Nodes {
 		if v.Ended() {
@@ -152,8 +153,8 @@ func (c *Cluster) serve() error {
 	return nil
 }
 
-// WaitUntilWhole waits until all nodes run, vote, serve, and have all that had
-// been stored when it began to wait, and returns the leader.
+// WaitUntilWhole waits until all nodes run, vote, serve, and have applied
+// everything that was stored when it was called. It returns the leader.
 func (c *Cluster) WaitUntilWhole(t testing.TB) (leader *Vault) {
 	t.Helper()
 	var stored uint64
@@ -164,8 +165,8 @@ func (c *Cluster) WaitUntilWhole(t testing.TB) (leader *Vault) {
 	return leader
 }
 
-// whole reports why the cluster is not whole. stored is how far the log was at
-// first, which is found out if it is 0.
+// whole returns why the cluster is not whole. stored is the index that each
+// node's log must reach; if it is 0, whole sets it.
 func (c *Cluster) whole(leader *Vault, stored *uint64) error {
 	state, err := leader.Client.Sys().RaftAutopilotState()
 	if err != nil {
@@ -193,8 +194,8 @@ func (c *Cluster) whole(leader *Vault, stored *uint64) error {
 	return nil
 }
 
-// unsealWithKey unseals a node, whether it comes to lead or not. The first
-// time, it has the answer to the leader's challenge and joins by itself.
+// unsealWithKey unseals a node, whether it leads afterwards or not. At its
+// first unseal a node can answer the leader's challenge, and joins by itself.
 func (v *Vault) unsealWithKey(t testing.TB) {
 	t.Helper()
 	if _, err := v.Client.Sys().Unseal(v.unseal); err != nil {
@@ -209,7 +210,7 @@ func (v *Vault) unsealWithKey(t testing.TB) {
 	})
 }
 
-// ReplacePlugin has all nodes run another binary of the plugin.
+// ReplacePlugin makes all nodes run another binary of the plugin.
 func (c *Cluster) ReplacePlugin(t testing.TB, binary string) {
 	t.Helper()
 	const name = PluginName + "-replaced"

@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// CleanEnv unsets what the user has set up for other servers, so that it does
-// not reach the programs under test. Each TestMain calls it.
+// CleanEnv unsets the variables that the user has set for other servers, so
+// that they do not reach the programs under test. Each TestMain calls it.
 func CleanEnv() {
 	for _, variable := range os.Environ() {
 		name, _, _ := strings.Cut(variable, "=")

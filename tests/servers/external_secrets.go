@@ -17,10 +17,12 @@ const externalSecretsModule = "github.com/external-secrets/external-secrets"
 // in the cluster and starts its controller, which watches all namespaces.
 func StartExternalSecrets(t testing.TB, k *Kubernetes) *Process {
 	t.Helper()
-	// On the server, because the definitions do not fit the annotation that kubectl would keep them in.
+	// Applied by the server, because the definitions are too large for the
+	// annotation in which kubectl would keep them.
 	k.Kubectl(t, "", "apply", "--server-side", "-f", filepath.Join(moduleDir(t, "external-secrets", externalSecretsModule), "deploy", "crds", "bundle.yaml"))
 	Eventually(t, func() error {
-		// It fails, instead of waiting, for a definition that has no conditions yet.
+		// kubectl fails, instead of waiting, for a definition that has no
+		// conditions yet.
 		_, err := k.TryKubectl("", "wait", "--for=condition=Established", "--timeout=10s", "crd", "--all")
 		return err
 	})
@@ -40,7 +42,8 @@ func StartExternalSecrets(t testing.TB, k *Kubernetes) *Process {
 	})
 }
 
-// moduleDir is where Go keeps the sources of a module that a tool is built from.
+// moduleDir returns the folder with the sources of a module that a tool is
+// built from.
 func moduleDir(t testing.TB, tool, module string) string {
 	t.Helper()
 	cmd := exec.Command("go", "list", "-mod=readonly", "-m", "-f", "{{.Dir}}", module)

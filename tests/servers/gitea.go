@@ -28,22 +28,22 @@ import (
 
 const giteaModule = "code.gitea.io/gitea"
 
-// Gitea is a running Gitea with its container registry. What accounts push can
-// be pulled by themselves and by administrators only.
+// Gitea is a running Gitea with its container registry. Only the account that
+// pushed an image, and administrators, can pull it.
 type Gitea struct {
 	*Process
 	URL  string // of its API
 	Host string // host:port, as in image names
 
 	dir      string
-	limit    time.Time // of the test, at which calls of the API end
-	operator Account   // of the tests: a site administrator that nothing else uses
+	limit    time.Time // end of waiting; calls of the API stop then
+	operator Account   // a site administrator that only this package uses
 }
 
-// Account is one of a Gitea.
+// Account is an account of a Gitea.
 type Account struct{ Name, Password string }
 
-// newAccount returns one with a name that is unique.
+// newAccount returns an account with a unique name.
 func newAccount(name string) Account {
 	return Account{name + "-" + strings.ToLower(rand.Text()[:8]), randomToken()}
 }
@@ -91,13 +91,14 @@ func (g *Gitea) command(t testing.TB, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command(Bin(t, "gitea"), append(args, "--config="+g.configFile())...)
 	cmd.Env = []string{
-		"HOME=" + g.dir, "TMPDIR=" + g.dir, "PATH=" + os.Getenv("PATH"), // git is on it
-		"GITEA_I_AM_BEING_UNSAFE_RUNNING_AS_ROOT=true", // which it refuses otherwise; for other users it means nothing
+		"HOME=" + g.dir, "TMPDIR=" + g.dir, "PATH=" + os.Getenv("PATH"), // with git
+		"GITEA_I_AM_BEING_UNSAFE_RUNNING_AS_ROOT=true", // Gitea refuses to run as root without it
 	}
 	return cmd
 }
 
-// config is that of a server which calls nobody and hashes fast.
+// config returns the configuration of a server that calls no other server and
+// hashes fast.
 func (g *Gitea) config(t testing.TB, port string) string {
 	t.Helper()
 	return fmt.Sprintf(`
@@ -142,7 +143,8 @@ LEVEL = Info
 `, g.dir, port, g.Host, moduleDir(t, "gitea", giteaModule), randomToken(), randomToken())
 }
 
-// try calls the API and decodes an answer of the status that is wanted.
+// try calls the API. An answer with another status than the wanted one is an
+// error.
 func (g *Gitea) try(as Account, method, path string, status int, in, out any) error {
 	body, err := json.Marshal(in)
 	if err != nil {
@@ -174,8 +176,8 @@ func (g *Gitea) try(as Account, method, path string, status int, in, out any) er
 	return json.Unmarshal(text, out)
 }
 
-// Call calls the API as an account, below /api/v1, and decodes the answer. A
-// status other than the one that is wanted fails the test.
+// Call calls the API below /api/v1 as an account, and decodes the answer. It
+// fails the test if the status is not the wanted one.
 func (g *Gitea) Call(t testing.TB, as Account, method, path string, status int, in, out any) {
 	t.Helper()
 	if err := g.try(as, method, path, status, in, out); err != nil {
@@ -183,13 +185,13 @@ func (g *Gitea) Call(t testing.TB, as Account, method, path string, status int, 
 	}
 }
 
-// Operate is Call as a site administrator of the tests' own.
+// Operate is Call as a site administrator.
 func (g *Gitea) Operate(t testing.TB, method, path string, status int, in, out any) {
 	t.Helper()
 	g.Call(t, g.operator, method, path, status, in, out)
 }
 
-// AddUser adds an account. The name is made unique.
+// AddUser adds an account, whose name it makes unique.
 func (g *Gitea) AddUser(t testing.TB, name string) Account {
 	t.Helper()
 	a := newAccount(name)
@@ -199,7 +201,7 @@ func (g *Gitea) AddUser(t testing.TB, name string) Account {
 	return a
 }
 
-// AddAdmin adds an account that is a site administrator.
+// AddAdmin adds a site administrator.
 func (g *Gitea) AddAdmin(t testing.TB, name string) Account {
 	t.Helper()
 	a := newAccount(name)
@@ -236,16 +238,16 @@ func (g *Gitea) Tokens(t testing.TB, user string) []string {
 	}
 }
 
-// GiteaProxy stands in front of the API of a Gitea, so that faults can be
-// planted. It has accounts of its own there; the registry is reached directly.
+// GiteaProxy is a proxy for the API of a Gitea, in which faults can be planted.
+// It has two accounts of its own. The registry is reached directly.
 type GiteaProxy struct {
 	*issuertest.Server
-	Admin  Account // of the connection, a site administrator
-	Puller Account // for which tokens are minted
+	Admin  Account // the connection's account, a site administrator
+	Puller Account // the account that tokens are minted for
 
 	t     testing.TB
 	gitea *Gitea
-	token string // stands in for the admin's password unless empty
+	token string // replaces the admin's password, unless it is empty
 }
 
 // Proxy starts a proxy with two new accounts.
@@ -258,9 +260,9 @@ func (g *Gitea) Proxy(t testing.TB) *GiteaProxy {
 	handler := &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(target)
-			r.Out.Host = r.In.Host // Gitea tells from it where it is
+			r.Out.Host = r.In.Host // Gitea makes its URLs from it
 		},
-		ErrorLog: log.New(io.Discard, "", 0), // of clients that give up, which is what is tested
+		ErrorLog: log.New(io.Discard, "", 0), // clients give up in these tests
 	}
 	return &GiteaProxy{
 		Server: issuertest.NewServer(t, handler),
@@ -271,13 +273,14 @@ func (g *Gitea) Proxy(t testing.TB) *GiteaProxy {
 	}
 }
 
-// UseToken has an access token of the admin stand in for the password.
+// UseToken makes connections use an access token of Admin in place of the
+// password.
 func (p *GiteaProxy) UseToken() {
 	p.t.Helper()
 	p.token = p.gitea.AddToken(p.t, p.Admin, "vault", "write:user")
 }
 
-// Connection returns one to the proxy, by the credential of Admin.
+// Connection returns a connection to the proxy, with Admin's credential.
 func (p *GiteaProxy) Connection() issuer.Connection {
 	secret := p.Admin.Password
 	if p.token != "" {
@@ -291,7 +294,7 @@ func (p *GiteaProxy) Connection() issuer.Connection {
 	}
 }
 
-// Role returns the fields of a role for Puller.
+// Role returns the fields of a role that mints for Puller.
 func (p *GiteaProxy) Role() issuer.Settings { return issuer.Settings{"user": p.Puller.Name} }
 
 // MintMatch matches the request that mints for Puller.
@@ -302,6 +305,6 @@ func (p *GiteaProxy) MintMatch(r *http.Request) bool {
 // Living returns the names of the access tokens that Puller has, sorted.
 func (p *GiteaProxy) Living() []string { return p.gitea.Tokens(p.t, p.Puller.Name) }
 
-// Admins returns the names of the access tokens that Admin has, sorted. Beside
-// them there is always one password.
+// Admins returns the names of the access tokens that Admin has, sorted. The
+// password is not among them.
 func (p *GiteaProxy) Admins() []string { return p.gitea.Tokens(p.t, p.Admin.Name) }

@@ -20,16 +20,16 @@ import (
 )
 
 // Kubernetes is a running kube-apiserver on an etcd of its own. It has no
-// controllers: nothing but what a test creates is in a namespace, not even the
+// controllers: a namespace holds only what a test creates, and lacks even the
 // service account "default".
 type Kubernetes struct {
 	*Process
-	Kubeconfig string // a path; the user in it may do everything
+	Kubeconfig string // a path; its user may do everything
 	PublicKey  string // PEM; verifies the tokens of service accounts
 	Issuer     string // of the tokens of service accounts
 
 	home  string    // where kubectl caches what the server offers
-	limit time.Time // of the test, at which kubectl is stopped
+	limit time.Time // end of waiting; kubectl is stopped then
 }
 
 // StartKubernetes starts etcd and kube-apiserver on loopback.
@@ -64,7 +64,7 @@ func StartKubernetes(t testing.TB) *Kubernetes {
 		"--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", "--secure-port="+port,
 		"--token-auth-file="+tokens, "--authorization-mode=RBAC",
 		"--service-account-issuer="+k.Issuer, "--service-account-signing-key-file="+key, "--service-account-key-file="+key,
-		// No controller makes the service accounts that this one would wait for.
+		// Without controllers, no service account would ever be created.
 		"--disable-admission-plugins=ServiceAccount",
 		"--service-cluster-ip-range=10.0.0.0/24")
 	cmd.Env = []string{"HOME=" + dir}
@@ -86,7 +86,7 @@ func startEtcd(t testing.TB) (url string) {
 	cmd := exec.Command(Bin(t, "etcd"), "--name=one", "--data-dir="+dir, "--log-level=warn",
 		"--listen-client-urls="+url, "--advertise-client-urls="+url,
 		"--listen-peer-urls="+peer, "--initial-advertise-peer-urls="+peer, "--initial-cluster=one="+peer,
-		"--unsafe-no-fsync") // what it stores dies with the test
+		"--unsafe-no-fsync") // the data is not needed after the test
 	cmd.Env = []string{"HOME=" + dir}
 	start(t, "etcd", cmd, func() error { return dial(client) })
 	return url
@@ -116,8 +116,8 @@ current-context: test
 `, addr, ca, token)
 }
 
-// Namespace creates a namespace and returns the same cluster with a kubeconfig
-// whose current namespace that is.
+// Namespace creates a namespace and returns the cluster with a kubeconfig whose
+// current namespace it is.
 func (k *Kubernetes) Namespace(t testing.TB, name string) *Kubernetes {
 	t.Helper()
 	k.Kubectl(t, "", "create", "namespace", name)
@@ -134,8 +134,8 @@ func (k *Kubernetes) Namespace(t testing.TB, name string) *Kubernetes {
 	return &in
 }
 
-// Kubectl runs kubectl as an administrator and returns what it wrote to
-// standard output. It fails the test if kubectl fails.
+// Kubectl runs kubectl as an administrator and returns its standard output. It
+// fails the test if kubectl fails.
 func (k *Kubernetes) Kubectl(t testing.TB, stdin string, args ...string) string {
 	t.Helper()
 	out, err := k.TryKubectl(stdin, args...)
@@ -145,8 +145,8 @@ func (k *Kubernetes) Kubectl(t testing.TB, stdin string, args ...string) string 
 	return out
 }
 
-// TryKubectl is [Kubernetes.Kubectl] for a command that may fail; the error
-// holds what kubectl wrote to standard error.
+// TryKubectl is [Kubernetes.Kubectl] for a command that may fail. The error
+// holds the standard error of kubectl.
 func (k *Kubernetes) TryKubectl(stdin string, args ...string) (string, error) {
 	ctx, cancel := context.WithDeadline(context.Background(), k.limit)
 	defer cancel()

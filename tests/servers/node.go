@@ -30,7 +30,7 @@ import (
 )
 
 // Node is a running kubelet with a containerd of its own, registered with a
-// cluster. It has no network of its own: its pods must ask for the host's.
+// cluster. It has no network of its own, so its pods must use the host's.
 type Node struct {
 	*Process
 	Name string // for a pod's nodeName, as there is no scheduler
@@ -39,7 +39,8 @@ type Node struct {
 }
 
 const (
-	// pauseImage keeps a pod's namespaces. It is imported, not pulled.
+	// pauseImage is the image that keeps a pod's namespaces. It is imported,
+	// not pulled.
 	pauseImage = "localhost/pause:1"
 
 	cgroups      = "/sys/fs/cgroup"
@@ -47,9 +48,10 @@ const (
 )
 
 // isolate runs a program as the first process of new namespaces, which end with
-// it: no container and no mount outlives containerd, however the test ends. What
-// it and the kubelet write elsewhere than they are told goes to $1 instead, and
-// so do the settings of the kernel that the kubelet would change for the machine.
+// it, so that no container and no mount outlives containerd. Files that
+// containerd and the kubelet write outside their configured folders go to $1
+// instead, and so do the kernel settings that the kubelet would change on the
+// machine.
 const isolate = `
 mount --make-rprivate /
 mount -t proc proc /proc
@@ -66,9 +68,9 @@ shift
 exec "$@"
 `
 
-// StartNode starts containerd and a kubelet, which needs root. Nothing of them
-// is left on the machine when the test ends; if it is killed, then only empty
-// cgroups are, and temporary files.
+// StartNode starts containerd and a kubelet, which needs root. When the test
+// ends it leaves nothing on the machine; when the test is killed, it leaves
+// only empty cgroups and temporary files.
 func StartNode(t testing.TB, k *Kubernetes) *Node {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -94,7 +96,7 @@ func StartNode(t testing.TB, k *Kubernetes) *Node {
 func (n *Node) startContainerd(t testing.TB) *Process {
 	t.Helper()
 	t.Cleanup(func() { n.removeCgroups(t) })
-	// A mount needs a folder to cover.
+	// A mount needs an existing folder.
 	if err := os.Mkdir(runtimeState, 0o711); err == nil {
 		t.Cleanup(func() { _ = os.Remove(runtimeState) })
 	} else if !errors.Is(err, fs.ErrExist) {
@@ -166,7 +168,8 @@ volumePluginDir: "%[1]s/volume-plugins"
 		"--root-dir="+filepath.Join(n.dir, "kubelet"), "--cert-dir="+filepath.Join(n.dir, "kubelet", "pki"),
 		"--hostname-override="+n.Name)
 	cmd.Env = n.env()
-	// What is stopped is nsenter. The kubelet, which has its standard output, ends with containerd.
+	// The stopped process is nsenter. The kubelet shares its standard output
+	// and ends with containerd.
 	cmd.WaitDelay = time.Second
 	n.Process = start(t, "kubelet", cmd, func() error {
 		if err := dial(health); err != nil {
@@ -186,12 +189,12 @@ volumePluginDir: "%[1]s/volume-plugins"
 }
 
 // env has no credentials for registries, which the kubelet would look for in
-// its home. The last one keeps mount and umount from making /run/mount.
+// its home. The last variable keeps mount and umount from creating /run/mount.
 func (n *Node) env() []string {
 	return []string{"PATH=" + os.Getenv("PATH"), "HOME=" + n.dir, "TMPDIR=" + n.dir, "LIBMOUNT_UTAB=" + filepath.Join(n.dir, "utab")}
 }
 
-// PullOverHTTP has containerd talk to a registry without TLS.
+// PullOverHTTP makes containerd talk to a registry without TLS.
 func (n *Node) PullOverHTTP(t testing.TB, registry string) {
 	t.Helper()
 	n.write(t, filepath.Join("registries", registry, "hosts.toml"), fmt.Sprintf(`
@@ -201,7 +204,7 @@ server = "http://%[1]s"
 `, registry))
 }
 
-// ContainerLog is what the containers of a pod have written.
+// ContainerLog returns the output of the containers of a pod.
 func (n *Node) ContainerLog(t testing.TB, namespace, pod string) string {
 	t.Helper()
 	logs, err := filepath.Glob(filepath.Join(n.dir, "pod-logs", namespace+"_"+pod+"_*", "*", "*.log"))
@@ -253,8 +256,8 @@ func (n *Node) write(t testing.TB, file, content string) {
 	}
 }
 
-// PauseImage returns an image with a program that prints its arguments, first
-// those given here, and waits until it is told to end.
+// PauseImage returns an image with a program that prints its arguments,
+// beginning with the given ones, and waits for a signal to end.
 func PauseImage(t testing.TB, args ...string) v1.Image {
 	t.Helper()
 	program, err := os.ReadFile(Bin(t, "pause"))
@@ -301,8 +304,9 @@ func withProgram(t testing.TB, image v1.Image, entrypoint []string) *v1.ConfigFi
 	return config
 }
 
-// removeCgroups removes those of the containers that have ended with
-// containerd, in the one hierarchy of version 2 or in all those of version 1.
+// removeCgroups removes the cgroups of the containers that ended with
+// containerd, in the one hierarchy of version 2 or in all hierarchies of
+// version 1.
 func (n *Node) removeCgroups(t testing.TB) {
 	t.Helper()
 	containers, err := filepath.Glob(filepath.Join(n.dir, "containerd-state", "io.containerd.runtime.v2.task", "k8s.io", "*"))
@@ -326,8 +330,8 @@ func (n *Node) removeCgroups(t testing.TB) {
 	}
 }
 
-// removeAll removes the cgroups that match a pattern. They have no
-// others in them, and their files go with them.
+// removeAll removes the cgroups that match a pattern. They have no child
+// groups, and the kernel removes their files.
 func removeAll(pattern string) error {
 	found, err := filepath.Glob(pattern)
 	for _, group := range found {

@@ -12,8 +12,8 @@ import (
 	"testing"
 )
 
-// KillPlugin sends SIGKILL to the plugin's process, once it serves requests,
-// and returns its id.
+// KillPlugin waits until the plugin serves requests, kills its process with
+// SIGKILL, and returns the process id.
 func (v *Vault) KillPlugin(t testing.TB) int {
 	t.Helper()
 	pid := v.PluginPID(t)
@@ -23,7 +23,7 @@ func (v *Vault) KillPlugin(t testing.TB) int {
 	return pid
 }
 
-// PluginPID returns the id of the plugin's process, once it serves requests.
+// PluginPID waits until the plugin serves requests, and returns its process id.
 func (v *Vault) PluginPID(t testing.TB) int {
 	t.Helper()
 	v.WaitUntilServed(t)
@@ -34,8 +34,8 @@ func (v *Vault) PluginPID(t testing.TB) int {
 	return pids[0]
 }
 
-// WaitUntilServed reads until there is an answer: requests fail until Vault
-// has noticed that the process is gone, and the next one starts it again.
+// WaitUntilServed reads until there is an answer. Requests fail until Vault has
+// noticed that the process is gone; the next request starts it again.
 func (v *Vault) WaitUntilServed(t testing.TB) {
 	t.Helper()
 	Eventually(t, func() error {
@@ -67,8 +67,8 @@ func (v *Vault) PluginPIDs(t testing.TB) []int {
 	return pids
 }
 
-// PIDOf returns the id of the process of the plugin that is registered under a
-// name by [Vault.RegisterAs], and has been asked something.
+// PIDOf returns the process id of a plugin that was registered under a name by
+// [Vault.RegisterAs] and has received a request.
 func (v *Vault) PIDOf(t testing.TB, name string) int {
 	t.Helper()
 	var found []int
@@ -105,9 +105,9 @@ func parentOf(pid int) (parent int, running bool) {
 	return parent, err == nil
 }
 
-// KillProcess sends SIGKILL to a process and reports whether it has ended then.
+// KillProcess kills a process with SIGKILL and reports whether it ends.
 func KillProcess(t testing.TB, pid int) bool {
-	_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
+	_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended already
 	return Ends(t, pid)
 }
 

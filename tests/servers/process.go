@@ -20,27 +20,27 @@ import (
 
 const (
 	stopLimit  = 20 * time.Second // after it, a server that does not end is killed
-	shownLines = 40               // of each server's log when a test fails
+	shownLines = 40               // of each server's log, in a failed test
 )
 
-// Repo is the root of the repository.
+// Repo returns the root of the repository.
 func Repo() string {
 	_, file, _, _ := runtime.Caller(0)
 	return filepath.Dir(filepath.Dir(filepath.Dir(file)))
 }
 
-// Bin returns the path of a program in .bin, and fails the test if "make" has
-// not put it there.
+// Bin returns the path of a program in .bin. It fails the test if the program
+// is missing.
 func Bin(t testing.TB, name string) string {
 	t.Helper()
 	path := filepath.Join(Repo(), ".bin", name)
 	if _, err := os.Stat(path); err != nil {
-		t.Fatalf("%s is missing: run \"make test\", \"make crash\" or \"make e2e\", which build what they need", path)
+		t.Fatalf("%s is missing: run \"make test\", \"make crash\" or \"make e2e\", which build it", path)
 	}
 	return path
 }
 
-// Plugin is the path of the plugin's binary.
+// Plugin returns the path of the plugin's binary.
 func Plugin(t testing.TB) string {
 	t.Helper()
 	path := filepath.Join(Repo(), "bin", "vault-plugin-secrets-regcred")
@@ -80,7 +80,7 @@ func start(t testing.TB, name string, cmd *exec.Cmd, ready func() error) *Proces
 
 	Eventually(t, func() error {
 		err := ready()
-		// Another process may have taken the port, and answer in its place.
+		// Another process may have taken the port, and answer instead.
 		if p.Ended() {
 			t.Fatalf("%s ended while starting", name)
 		}
@@ -99,7 +99,7 @@ func (p *Process) Stop(t testing.TB) {
 	Receive(t, p.done, p.name+" has not ended")
 }
 
-// stopOrKill ends the process, if it has not ended, when the test is over.
+// stopOrKill ends the process at the end of the test, unless it has ended.
 func (p *Process) stopOrKill() {
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
 	select {
@@ -123,10 +123,10 @@ func (p *Process) Ended() bool {
 // PID is the process id.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
 
-// Log is all that the process has written so far.
+// Log returns everything that the process has written so far.
 func (p *Process) Log() string { return p.log.String() }
 
-// logBuffer collects what a process writes.
+// logBuffer collects the output of a process.
 type logBuffer struct {
 	mu   sync.Mutex
 	text bytes.Buffer
@@ -144,8 +144,7 @@ func (l *logBuffer) String() string {
 	return l.text.String()
 }
 
-// tail returns the last lines that matter: those of level trace, which the
-// tests search for secrets, do not.
+// tail returns the last n lines, without those of level TRACE.
 func (l *logBuffer) tail(n int) string {
 	lines := strings.Split(strings.TrimRight(l.String(), "\n"), "\n")
 	lines = slices.DeleteFunc(lines, func(line string) bool { return strings.Contains(line, "[TRACE]") })

@@ -7,8 +7,8 @@ import (
 	"syscall"
 )
 
-// endWithParent has the kernel end the server when the tests die without
-// cleaning up. With SIGTERM a Vault still ends its plugins.
+// endWithParent makes the kernel end the server if the tests die without
+// cleaning up. It uses SIGTERM, at which Vault still ends its plugins.
 func endWithParent(cmd *exec.Cmd) {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}

@@ -6,5 +6,5 @@ package servers
 
 import "os/exec"
 
-// endWithParent can do nothing where the kernel has no such signal.
+// endWithParent does nothing: this kernel has no such signal.
 func endWithParent(*exec.Cmd) {}

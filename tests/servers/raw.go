@@ -7,11 +7,11 @@ import (
 	"testing"
 )
 
-// RawStorage is one of the Settings of [RaftOptions], which opens Vault's storage
-// to [Vault.RawKeys], [Vault.RawRead] and [Vault.RawWrite].
+// RawStorage is a line for the Settings of [RaftOptions]. It opens Vault's
+// storage to [Vault.RawKeys], [Vault.RawRead] and [Vault.RawWrite].
 const RawStorage = "raw_storage_endpoint = true"
 
-// RawMount is where Vault's storage has that of the engine at a path.
+// RawMount returns the prefix in Vault's storage of the engine at a path.
 func (v *Vault) RawMount(t testing.TB, path string) string {
 	t.Helper()
 	mounts, err := v.Client.Sys().ListMounts()
@@ -21,7 +21,7 @@ func (v *Vault) RawMount(t testing.TB, path string) string {
 	return "logical/" + mounts[path+"/"].UUID + "/"
 }
 
-// RawKeys returns all keys below a prefix, without it.
+// RawKeys returns all keys below a prefix, without the prefix.
 func (v *Vault) RawKeys(t testing.TB, prefix string) []string {
 	t.Helper()
 	secret, err := v.Client.Logical().List("sys/raw/" + prefix)
@@ -44,11 +44,11 @@ func (v *Vault) RawKeys(t testing.TB, prefix string) []string {
 	return keys
 }
 
-// RawRead returns what stands under a key.
+// RawRead returns the value of a key.
 func (v *Vault) RawRead(t testing.TB, key string) string {
 	t.Helper()
-	// Vault compresses none of what the tests look at, and with the default it
-	// refuses to read what is empty.
+	// Vault does not compress the values that the tests read, and without this
+	// parameter it refuses to read an empty value.
 	secret, err := v.Client.Logical().ReadWithData("sys/raw/"+key, map[string][]string{"compressed": {"false"}})
 	if err != nil || secret == nil {
 		t.Fatalf("reading %s from the storage: %v, %v", key, secret, err)
@@ -56,7 +56,7 @@ func (v *Vault) RawRead(t testing.TB, key string) string {
 	return secret.Data["value"].(string)
 }
 
-// RawWrite puts a value under a key.
+// RawWrite writes the value of a key.
 func (v *Vault) RawWrite(t testing.TB, key, value string) {
 	t.Helper()
 	if _, err := v.Client.Logical().Write("sys/raw/"+key, map[string]any{"value": value}); err != nil {

@@ -50,8 +50,8 @@ func startHtpasswdRegistry(t testing.TB, username, password string, cert *certif
 	return r
 }
 
-// startDistribution starts a registry with the given member "auth" of its
-// configuration, and waits until it asks for a credential.
+// startDistribution starts a registry whose configuration has the given member
+// "auth", and waits until it asks for a credential.
 func startDistribution(t testing.TB, addr string, cert *certificate, auth string) *Process {
 	t.Helper()
 	dir := t.TempDir()
@@ -73,15 +73,15 @@ auth:%shttp:
 	return start(t, "registry", cmd, func() error { return asksForCredential(client, scheme, addr) })
 }
 
-// SetPassword replaces the user of the registry. It holds from the next request
-// on, because the registry reads the file again when it has changed.
+// SetPassword replaces the user of the registry. The next request sees it,
+// because the registry reads the file again when it has changed.
 func (r *Registry) SetPassword(t testing.TB, username, password string) {
 	t.Helper()
 	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
 	if err != nil {
 		t.Fatal(err)
 	}
-	// A rename, so that the registry never reads half a file.
+	// Rename, so that the registry never reads half a file.
 	if err := os.WriteFile(r.htpasswd+".new", fmt.Appendf(nil, "%s:%s\n", username, hash), 0o600); err != nil {
 		t.Fatal(err)
 	}

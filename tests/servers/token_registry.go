@@ -27,25 +27,25 @@ const (
 	tokenKeyID   = "tests"
 )
 
-// TokenUser is a user of a [TokenRegistry]. One who may neither pull nor push
-// can still log in.
+// TokenUser is a user of a [TokenRegistry]. A user who may neither pull nor
+// push can still log in.
 type TokenUser struct {
 	Password string
 	Pull     []string // repositories
-	Push     []string // and pull
+	Push     []string // repositories, also for pulling
 }
 
-// TokenRequest is what the token server was asked, and its answer.
+// TokenRequest is a request to the token server, and its answer.
 type TokenRequest struct {
 	Username string // empty if there was none
 	Password string
-	Scopes   []string // as asked for
+	Scopes   []string // as requested
 	Status   int
 }
 
 // TokenRegistry is a running OCI registry that accepts the bearer tokens of a
-// token server, by the distribution token specification. The token server
-// runs in the process of the tests.
+// token server, as the distribution token specification says. The token server
+// runs in the test's own process.
 type TokenRegistry struct {
 	*Process
 	Addr  string // host:port, as in image names
@@ -66,7 +66,8 @@ func StartTokenRegistry(t testing.TB, users map[string]TokenUser) *TokenRegistry
 	return startTokenRegistry(t, users, nil)
 }
 
-// StartTLSTokenRegistry does the same with TLS for both, by a private CA.
+// StartTLSTokenRegistry does the same with TLS for both, with certificates of a
+// private CA.
 func StartTLSTokenRegistry(t testing.TB, users map[string]TokenUser) *TokenRegistry {
 	t.Helper()
 	return startTokenRegistry(t, users, newCertificate(t))
@@ -124,16 +125,16 @@ func (r *TokenRegistry) SetUsers(users map[string]TokenUser) {
 	r.users = users
 }
 
-// SetTokenLifetime sets how long tokens are good from when they are given out.
-// A negative one makes them expired from the start; the registry allows a
-// minute for clocks that differ.
+// SetTokenLifetime sets how long new tokens are valid. With a negative lifetime
+// they have expired from the start; the registry tolerates a clock difference
+// of one minute.
 func (r *TokenRegistry) SetTokenLifetime(lifetime time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.lifetime = lifetime
 }
 
-// TokenRequests returns what the token server was asked so far.
+// TokenRequests returns the requests that the token server has received.
 func (r *TokenRegistry) TokenRequests() []TokenRequest {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -144,7 +145,7 @@ func (r *TokenRegistry) serveToken(w http.ResponseWriter, req *http.Request) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if req.Method != http.MethodGet || req.URL.Path != "/token" {
-		http.NotFound(w, req) // clients then use GET, by the specification
+		http.NotFound(w, req) // then clients use GET, as the specification says
 		return
 	}
 	asked := TokenRequest{Status: http.StatusOK}
@@ -173,8 +174,8 @@ type access struct {
 	Actions []string `json:"actions"`
 }
 
-// access returns what a user may do of what was asked for: a token server
-// leaves the rest out of the token, and it is for the registry to refuse.
+// access returns what a user may do of what was requested. A token server
+// leaves the rest out of the token, and the registry refuses it.
 func (u TokenUser) access(scopes []string) []access {
 	granted := []access{}
 	for _, scope := range scopes {

@@ -33,7 +33,7 @@ type Vault struct {
 	Addr      string // as in VAULT_ADDR
 	Token     string // a root token
 	PluginDir string
-	LogDir    string // of a server with integrated storage, which logs to vault.log there
+	LogDir    string // of a server with integrated storage, which logs to vault.log in it
 	Client    *api.Client
 
 	program string
@@ -41,18 +41,18 @@ type Vault struct {
 	listen  string
 	unseal  string
 
-	// Of a server with integrated storage.
+	// For a server with integrated storage:
 	node    string // its name in the cluster
-	cluster string // where it listens for the others
+	cluster string // its address for the other nodes
 	options RaftOptions
 }
 
-// RaftOptions say what is unusual about a server with integrated storage.
+// RaftOptions are options of a server with integrated storage.
 type RaftOptions struct {
-	Plugin   string   // its binary; empty: that of "make build"
-	Empty    bool     // the plugin is not registered, nor the engine enabled
+	Plugin   string   // path of its binary; empty: the one that "make build" has built
+	Empty    bool     // do not register the plugin and do not enable the engine
 	LogLevel string   // empty: trace
-	Env      []string // of the server beside [Vault.Env], and so of the plugin
+	Env      []string // further variables for the server, and so for the plugin
 	Settings []string // further lines of its configuration
 }
 
@@ -119,8 +119,8 @@ func (v *Vault) SaveSnapshot(t testing.TB) []byte {
 	return snapshot.Bytes()
 }
 
-// RestoreSnapshot restores a snapshot and waits until the server is active again,
-// which it is not yet when it answers.
+// RestoreSnapshot restores a snapshot and waits until the server is active
+// again. It answers before that.
 func (v *Vault) RestoreSnapshot(t testing.TB, snapshot []byte) {
 	t.Helper()
 	const active = "core: post-unseal setup complete"
@@ -267,9 +267,9 @@ func (v *Vault) Register(t testing.TB, binary, name, version string) {
 	v.register(t, binary, api.RegisterPluginInput{Name: PluginName, Command: name, Version: version})
 }
 
-// RegisterAs registers a plugin binary under a name, which is that of its copy
-// as well, with variables for its environment ("NAME=value"). Vault serves the
-// mounts of one name from one process, and those of another from another.
+// RegisterAs registers a plugin binary under a name, which its copy has too,
+// with variables for its environment ("NAME=value"). Vault runs one process for
+// each name.
 func (v *Vault) RegisterAs(t testing.TB, binary, name string, env ...string) {
 	t.Helper()
 	v.register(t, binary, api.RegisterPluginInput{Name: name, Command: name, Env: env})
@@ -292,7 +292,7 @@ func (v *Vault) CopyPlugin(t testing.TB, binary, name string) (sha string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// A rename, because a running binary cannot be written to.
+	// Rename, because a running binary cannot be written to.
 	path := filepath.Join(v.PluginDir, name)
 	if err := os.WriteFile(path+".new", content, 0o700); err != nil {
 		t.Fatal(err)
@@ -312,7 +312,7 @@ func (v *Vault) Enable(t testing.TB, path string) {
 	}
 }
 
-// Env is the environment in which the CLI talks to this server as root.
+// Env returns the environment in which the CLI talks to this server as root.
 func (v *Vault) Env() []string {
 	env := []string{
 		"PATH=" + filepath.Dir(v.program) + string(os.PathListSeparator) + os.Getenv("PATH"),
@@ -325,8 +325,8 @@ func (v *Vault) Env() []string {
 	return env
 }
 
-// CLI runs the vault program against this server as root, and returns what it
-// wrote to standard output. It fails the test if the program does.
+// CLI runs the vault program against this server as root, and returns its
+// standard output. It fails the test if the program fails.
 func (v *Vault) CLI(t testing.TB, stdin string, args ...string) string {
 	t.Helper()
 	cmd := exec.Command(v.program, args...)

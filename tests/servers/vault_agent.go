@@ -8,8 +8,8 @@ import (
 )
 
 // StartVaultAgent starts "vault agent" with a configuration file and an
-// environment. It does not wait: the agent is ready when it has made what the
-// configuration says.
+// environment. It does not wait, because only the caller knows what the
+// configuration makes.
 func StartVaultAgent(t testing.TB, config string, env []string) *Process {
 	t.Helper()
 	cmd := exec.Command(Bin(t, "vault"), "agent", "-config="+config)

@@ -41,7 +41,7 @@ func Limit(t testing.TB) time.Time {
 func Eventually(t testing.TB, check func() error) {
 	t.Helper()
 	if err := TryUntil(Limit(t), check); err != nil {
-		t.Fatalf("still at the test's time limit: %v", err)
+		t.Fatalf("at the test's time limit: %v", err)
 	}
 }
 
@@ -67,7 +67,7 @@ func Receive[T any](t testing.TB, from <-chan T, what string) T {
 	case value := <-from:
 		return value
 	case <-timer.C:
-		t.Fatalf("still at the test's time limit: %s", what)
+		t.Fatalf("at the test's time limit: %s", what)
 		panic("unreachable")
 	}
 }

@@ -24,10 +24,10 @@ const (
 	leaseTTL = 20 * time.Second
 	leaseMax = time.Minute
 
-	// tickMargin is for times that are answered in whole seconds.
+	// tickMargin allows for times that are in whole seconds.
 	tickMargin = time.Second
 
-	mostHeld = 20 // credentials that a worker holds
+	mostHeld = 20 // how many credentials a worker holds at most
 )
 
 func (w *world) registryKey() string { return w.gitlab.Host() }
@@ -44,7 +44,8 @@ type held struct {
 	until time.Time
 }
 
-// mustPull pulls. That it fails is wrong only if it ended in time.
+// mustPull pulls. A failure is wrong only if the pull ended before the
+// credential may end.
 func (w *worker) mustPull(h held) {
 	w.load.RLock()
 	defer w.load.RUnlock()
@@ -54,15 +55,15 @@ func (w *worker) mustPull(h held) {
 	w.count("pull", "as it should be")
 }
 
-// sharedRole is a shared role that is not deleted. GitLab numbers its tokens,
-// so it is known which of two is newer.
+// sharedRole is a shared role that is never deleted. GitLab numbers its tokens,
+// so the test knows which of two is newer.
 type sharedRole struct {
 	name   string
 	period time.Duration
 
 	mu     sync.Mutex
-	newest int64            // number of the newest token that was read
-	logins map[int64]string // passwords by number: they do not change
+	newest int64            // number of the newest token that a read returned
+	logins map[int64]string // passwords by number; they do not change
 }
 
 func (s *sharedRole) sent() int64 {
@@ -71,7 +72,8 @@ func (s *sharedRole) sent() int64 {
 	return s.newest
 }
 
-// sawToken notes a token that was read, and returns what is wrong with it.
+// sawToken records a token that a read returned, and returns what is wrong with
+// it.
 func (s *sharedRole) sawToken(before, number int64, password string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -86,7 +88,7 @@ func (s *sharedRole) sawToken(before, number int64, password string) string {
 	return ""
 }
 
-// replaced notes that all tokens up to a number were replaced.
+// replaced records that all tokens up to a number were replaced.
 func (s *sharedRole) replaced(number int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -101,7 +103,7 @@ func (s *sharedRole) served() int {
 
 const tokenUser = "gitlab+deploy-token-"
 
-// readShared reads a shared role and pulls with what it gives, now or later.
+// readShared reads a shared role and pulls with its credential, now or later.
 func (w *worker) readShared(s *sharedRole) {
 	name, before := pick(w, forms), s.sent()
 	a := w.read("read of a shared role", "creds/"+s.name+name)
@@ -121,8 +123,8 @@ func (w *worker) readShared(s *sharedRole) {
 	}
 }
 
-// checkShared checks a shared credential that was read. Once it is replaced, it
-// works for the grace period.
+// checkShared checks a shared credential that was read. After it is replaced,
+// it works for the grace period.
 func (w *worker) checkShared(s *sharedRole, before int64, l login, a answer) {
 	number, err := strconv.ParseInt(strings.TrimPrefix(l.username, tokenUser), 10, 64)
 	if err != nil || l.password == "" {
@@ -141,7 +143,7 @@ func (w *worker) checkShared(s *sharedRole, before int64, l login, a answer) {
 			h.until = expires.Add(-tickMargin)
 		}
 	} else {
-		h.until = a.sent.Add(tickMargin) // this form does not say when it ends
+		h.until = a.sent.Add(tickMargin) // this form does not say when the credential ends
 	}
 	if w.oneIn(2) {
 		w.mustPull(h)
@@ -150,7 +152,7 @@ func (w *worker) checkShared(s *sharedRole, before int64, l login, a answer) {
 	}
 }
 
-// hold keeps a credential, to pull with it later.
+// hold keeps a credential for a later pull.
 func (w *worker) hold(h held) {
 	w.holding = append(w.holding, h)
 	w.holding = slices.DeleteFunc(w.holding, func(h held) bool { return time.Now().After(h.until) })
@@ -161,7 +163,7 @@ func (w *worker) hold(h held) {
 	}
 }
 
-// rotate replaces a shared credential. Reads that are sent afterwards give a
+// rotate replaces a shared credential. Reads that are sent afterwards return a
 // newer one.
 func (w *worker) rotate(s *sharedRole) {
 	before := s.sent()
@@ -175,7 +177,7 @@ func (w *worker) rotate(s *sharedRole) {
 	}
 }
 
-// readBackShared reads a shared role, which shows no password.
+// readBackShared reads the fields of a shared role, which show no password.
 func (w *worker) readBackShared(s *sharedRole) {
 	a := w.read("read of a role", "roles/"+s.name)
 	if a.outcome != acknowledged {
@@ -187,8 +189,8 @@ func (w *worker) readBackShared(s *sharedRole) {
 	}
 }
 
-// beginAndEnd makes a shared role, reads it from many sides at once, and
-// deletes it: one credential is minted, and none works in the end.
+// beginAndEnd writes a shared role, reads it with several clients at once, and
+// deletes it. One credential is minted, and none works at the end.
 func (w *worker) beginAndEnd() {
 	const name = "passing"
 	var minted []login
@@ -232,7 +234,7 @@ func (w *worker) beginAndEnd() {
 	if left := w.read("read of no role", "creds/"+name); left.outcome == acknowledged && left.Secret != nil {
 		w.wrong("creds/%s after its deletion: %v", name, left)
 	}
-	warned := a.Secret != nil && len(a.Warnings) > 0 // that something is revoked later
+	warned := a.Secret != nil && len(a.Warnings) > 0 // a warning that something is revoked later
 	for _, l := range minted {
 		if !warned && w.alive(l) {
 			w.wrong("roles/%s is deleted, and what it served pulls: %s", name, l.username)
@@ -240,7 +242,7 @@ func (w *worker) beginAndEnd() {
 	}
 }
 
-// removeForSure deletes until that is acknowledged.
+// removeForSure deletes until a deletion is acknowledged.
 func (w *worker) removeForSure(path string) (a answer) {
 	for w.ending.Err() == nil {
 		if a = w.remove("delete of a role", path); a.outcome == acknowledged {
@@ -270,13 +272,13 @@ func (w *world) leased(tokenType string) map[string]any {
 type lease struct {
 	held
 	id   string
-	ends time.Time // cannot be renewed longer
+	ends time.Time // cannot be renewed beyond this
 }
 
-// locked is a leased role that the connection is closed to at times.
+// locked is a leased role that the connection does not allow at times.
 const locked = "locked"
 
-// readLeased mints.
+// readLeased reads a leased role, which mints.
 func (w *worker) readLeased(role string) {
 	name, oldest := pick(w, forms), w.open.sent()
 	a := w.read("read of a leased role", "creds/"+role+name, refusal{http.StatusBadRequest, "cannot use connection"})
@@ -295,7 +297,7 @@ func (w *worker) readLeased(role string) {
 		w.wrong("creds/%s%s: want one registry on a lease that can be renewed, got %v", role, name, a)
 		return
 	}
-	lasts := time.Duration(a.LeaseDuration) * time.Second // counted from when Vault has it stored
+	lasts := time.Duration(a.LeaseDuration) * time.Second // counted from when Vault has stored the lease
 	if lasts > leaseTTL || lasts < leaseTTL-a.got.Sub(a.sent)-tickMargin {
 		w.wrong("creds/%s: want a lease of %s, got %s", role, leaseTTL, lasts)
 	}
@@ -304,7 +306,7 @@ func (w *worker) readLeased(role string) {
 	w.leases = append(w.leases, l)
 }
 
-// useLease does something with a lease that the worker holds.
+// useLease pulls with, renews or revokes a lease that the worker holds.
 func (w *worker) useLease() {
 	w.leases = slices.DeleteFunc(w.leases, func(l *lease) bool { return time.Now().After(l.until) })
 	if len(w.leases) == 0 {
@@ -359,7 +361,7 @@ func (w *worker) revoke(l *lease) {
 // administer changes, checks and rotates connections.
 func (w *worker) administer() {
 	const path = "connections/gitlab"
-	asks := refusal{http.StatusBadRequest, "\x00"} // never: that the registry does not answer is a fault
+	asks := refusal{http.StatusBadRequest, "\x00"} // matches no error: a registry that does not answer is a fault
 	switch w.IntN(8) {
 	case 0, 1, 2:
 		open, verify := w.oneIn(2), w.oneIn(2)
@@ -397,7 +399,7 @@ func (w *worker) administer() {
 	}
 }
 
-// allowedRoles are all, or all but the role locked.
+// allowedRoles allows all roles, or all roles except locked.
 func (w *world) allowedRoles(open bool) []string {
 	if open {
 		return []string{"*"}
@@ -405,7 +407,7 @@ func (w *world) allowedRoles(open bool) []string {
 	return []string{"shared-*", "leased", "robot", "passing", "brief"}
 }
 
-// spare makes a connection that nothing uses, and deletes it.
+// spare writes a connection that nothing uses, and deletes it.
 func (w *worker) spare() {
 	const path = "connections/spare"
 	w.write("write of a connection", path, map[string]any{
@@ -416,8 +418,8 @@ func (w *worker) spare() {
 	w.remove("delete of a connection", path)
 }
 
-// beginAndEndLeased makes a leased role and deletes it: what it has minted
-// lasts as long as its lease, which cannot be renewed.
+// beginAndEndLeased writes a leased role and deletes it. Its credential lasts
+// as long as its lease, which then cannot be renewed.
 func (w *worker) beginAndEndLeased() {
 	const name = "brief"
 	w.write("write of a leased role", "roles/"+name, w.leased("deploy_token"))
@@ -438,8 +440,8 @@ func (w *worker) beginAndEndLeased() {
 	w.revoke(l)
 }
 
-// verified is a static role for a real registry, with a password that is right
-// or not.
+// verified is a static role for a real registry, whose password is right or
+// wrong.
 const (
 	verified = "verified"
 	pullUser = "puller"
@@ -472,8 +474,7 @@ func (w *worker) verifyMinted(role string) {
 	}
 }
 
-// writeVerified writes a password, which is refused if it is wrong and to be
-// verified.
+// writeVerified writes a password. With verify=true, a wrong one is refused.
 func (w *worker) writeVerified() {
 	right, verify := w.oneIn(2), w.oneIn(2)
 	fields := map[string]any{"registry": w.pulls.Addr, "username": pullUser, "password": "wr0ng", "verify": verify}

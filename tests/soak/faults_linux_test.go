@@ -17,13 +17,13 @@ import (
 )
 
 const (
-	// faultMemory is for how long after a fault an error may come from it: a
-	// call has 30 seconds, and a role remembers why it failed.
+	// faultMemory is how long after a fault it may still cause an error: a call
+	// has 30 seconds, and a role remembers why it failed.
 	faultMemory = 45 * time.Second
 )
 
-// A faultKind is something that the registry's API does wrong. An error that
-// comes from it says so.
+// faultKind is a kind of fault of the registry's API, and the texts of the
+// errors that it causes.
 type faultKind struct {
 	name  string
 	fault issuertest.Fault // nil: nothing listens
@@ -54,7 +54,7 @@ var faultKinds = []faultKind{
 
 func (k faultKind) hangs() bool { return slices.Equal(k.says, silent) }
 
-// faults is what stands before the API of a registry.
+// faults plants faults in the API of a registry.
 type faults struct {
 	server *issuertest.Server
 	addr   string
@@ -63,13 +63,13 @@ type faults struct {
 
 	mu     sync.Mutex
 	open   net.Listener
-	hits   map[string][]window // by kind; one without an end is under way
+	hits   map[string][]window // by kind; a fault without an end is in progress
 	counts map[string]int      // requests that met a fault, by kind
-	mend   chan struct{}       // closed when those must end that are under way
+	mend   chan struct{}       // closed to end the faults that are in progress
 }
 
-// newFaults has a server answer at another address as well, which can be made
-// to refuse connections.
+// newFaults makes a server answer at a second address, which can be made to
+// refuse connections.
 func newFaults(t *testing.T, server *issuertest.Server) *faults {
 	t.Helper()
 	f := &faults{server: server, hits: map[string][]window{}, counts: map[string]int{}, mend: make(chan struct{})}
@@ -86,8 +86,8 @@ func newFaults(t *testing.T, server *issuertest.Server) *faults {
 
 func (f *faults) url() string { return "http://" + f.addr }
 
-// listen listens again at the same address, which another program may have for a
-// moment.
+// listen listens again at the same address, which another program may have for
+// a moment.
 func (f *faults) listen(limit time.Time) error {
 	return servers.TryUntil(limit, func() error {
 		listener, err := net.Listen("tcp", f.addr)
@@ -105,15 +105,15 @@ func (f *faults) serve(listener net.Listener) {
 	go func() { _ = f.http.Serve(listener) }() // until the listener is closed
 }
 
-// refuse has new connections refused; those that there are stay.
+// refuse refuses new connections; existing ones stay.
 func (f *faults) refuse() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	_ = f.open.Close()
 }
 
-// begin notes that a fault of a kind happens. The function that it returns
-// notes that it is over.
+// begin records that a fault begins. The function that it returns records that
+// it ends.
 func (f *faults) begin(kind string) (end func(), mended <-chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -133,8 +133,8 @@ func (f *faults) begin(kind string) (end func(), mended <-chan struct{}) {
 	}, f.mend
 }
 
-// explain returns the kind of fault that an error comes from, empty if none: of
-// those that it may be, what happened last.
+// explain returns the kind of fault that caused an error, empty if none did. Of
+// several kinds it returns the one that happened last.
 func (f *faults) explain(a answer) (name string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -152,7 +152,7 @@ func (f *faults) explain(a answer) (name string) {
 	return name
 }
 
-// mended takes all faults away, and has those end that are under way.
+// mended removes all faults, and ends those that are in progress.
 func (f *faults) mended() {
 	f.server.ClearFaults()
 	f.mu.Lock()
@@ -161,7 +161,7 @@ func (f *faults) mended() {
 	f.mend = make(chan struct{})
 }
 
-// happen has some faults happen, for up to some seconds.
+// happen plants one kind of fault, for up to some seconds.
 func (w *worker) happen() {
 	if len(w.kinds) == 0 {
 		w.kinds = slices.Clone(faultKinds)
@@ -170,11 +170,11 @@ func (w *worker) happen() {
 	kind := w.kinds[0]
 	w.kinds = w.kinds[1:]
 	if kind.hangs() && !w.oneIn(3) {
-		return // or there would hardly be a time without
+		return // otherwise there would hardly be a time without one
 	}
 	times, method := 1+w.IntN(5), pick(w, []string{"", http.MethodGet, http.MethodPost, http.MethodPost, http.MethodDelete, http.MethodDelete})
 	lasts := time.Duration(200+w.IntN(2500)) * time.Millisecond
-	w.load.RLock() // so that none happens while none must
+	w.load.RLock() // so that no fault happens during a measurement
 	defer w.load.RUnlock()
 	if kind.fault == nil {
 		end, _ := w.faults.begin(kind.name)
@@ -196,7 +196,7 @@ func (w *worker) happen() {
 		defer end()
 		kind.fault(rw, until(r, mended), act)
 		if kind.hangs() {
-			panic(http.ErrAbortHandler) // cuts
+			panic(http.ErrAbortHandler) // cut the connection
 		}
 	})
 	time.Sleep(lasts)

@@ -4,14 +4,14 @@ package soak
 
 import "sync"
 
-// history is what something was made to be by its one writer, state by state.
-// It knows what a read may see: nothing older than what was acknowledged, or
-// seen by another read, before the read was sent; and nothing that was not yet
-// written when it was answered.
+// history is the states that one writer has given to something, in order. It
+// knows which states a read may see: none older than one that was acknowledged,
+// or seen by another read, before the read was sent; and none that was written
+// after the answer.
 type history[S any] struct {
 	mu     sync.Mutex
 	states []written[S]
-	oldest int // that a read which is sent now may see
+	oldest int // the oldest state that a read which is sent now may see
 }
 
 type written[S any] struct {
@@ -23,7 +23,7 @@ func newHistory[S any](first S) *history[S] {
 	return &history[S]{states: []written[S]{{value: first}}}
 }
 
-// last returns the state as far as the writer knows; certain says that the last
+// last returns the last state that the writer knows of; certain says that its
 // write was acknowledged.
 func (h *history[S]) last() (value S, certain bool) {
 	h.mu.Lock()
@@ -35,8 +35,8 @@ func (h *history[S]) last() (value S, certain bool) {
 	return h.states[i].value, h.oldest >= i
 }
 
-// write has a state written. Until it is acknowledged, or another one is, both
-// it and what was before may be seen.
+// write sends a write. Until it or a later one is acknowledged, reads may see
+// the old state or the new one.
 func (h *history[S]) write(value S, send func() outcome) outcome {
 	h.mu.Lock()
 	h.states = append(h.states, written[S]{value: value})
@@ -54,22 +54,23 @@ func (h *history[S]) write(value S, send func() outcome) outcome {
 	return came
 }
 
-// sent is called before a read is sent. What it returns is for the functions
-// below, which are called once it was answered.
+// sent is called before a read is sent. Its result is for the functions below,
+// which are called after the answer.
 func (h *history[S]) sent() (oldest int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.oldest
 }
 
-// maySee reports whether a read may see a state for which a function is true.
+// maySee reports whether a read may see a state for which is returns true.
 func (h *history[S]) maySee(oldest int, is func(S) bool) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.first(oldest, is) >= 0
 }
 
-// saw is maySee of a read that saw such a state: no later one may see an older.
+// saw is maySee, and records that the read saw the state: no later read may see
+// an older one.
 func (h *history[S]) saw(oldest int, is func(S) bool) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()

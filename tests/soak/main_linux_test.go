@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MPL-2.0
 
-// Package soak has a real Vault and the plugin do everything at once for half
-// an hour, or for as long as one likes, and checks every answer. "make soak"
-// builds what it needs and runs it.
+// Package soak makes a real Vault and the plugin do everything at once, for
+// half an hour by default, and checks every answer. "make soak" builds what it
+// needs and runs it.
 package soak
 
 import (

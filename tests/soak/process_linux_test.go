@@ -20,25 +20,25 @@ import (
 )
 
 const (
-	restTime  = 2 * time.Second // at most, in which what is under way ends
+	restTime  = 2 * time.Second // at most, for requests in progress to end
 	restTries = 5
 )
 
-// sample is how large the plugin's process is while nothing is asked of it.
+// sample is the size of the plugin's process while it has no requests.
 type sample struct {
-	after      time.Duration // the begin of the load
+	after      time.Duration // since the load began
 	pid        int
 	done       int64
 	goroutines int
 	files      int
 	heap       int // bytes in use after a collection
-	resident   int // bytes of memory that is not the program itself
+	resident   int // bytes of anonymous memory
 	living     int // credentials at the registry
 	stacks     string
 }
 
-// rest holds the load up and measures. What was under way has a moment to end:
-// the least of some tries counts.
+// rest stops the load and measures. It measures several times, and the smallest
+// values count, because requests in progress need a moment to end.
 func (w *world) rest(lasts time.Duration) sample {
 	w.holdUp()
 	defer w.load.Unlock()
@@ -54,8 +54,8 @@ func (w *world) rest(lasts time.Duration) sample {
 	return s
 }
 
-// holdUp waits until no request is under way, and lets none begin. Calls that
-// hang are cut.
+// holdUp waits until no request is in progress, and lets none begin. It cuts
+// calls that hang.
 func (w *world) holdUp() {
 	held := make(chan struct{})
 	go func() {
@@ -100,7 +100,7 @@ func (w *world) profile(pid int, query string) string {
 	return string(body)
 }
 
-// goroutines is their number, with those that answer this question.
+// goroutines returns their number, including those that answer this request.
 func (w *world) goroutines(stacks string) int {
 	first, _, _ := strings.Cut(stacks, "\n")
 	return w.number(first, "goroutine profile: total ")
@@ -149,7 +149,7 @@ func (w *world) number(line, after string) int {
 	return n
 }
 
-// growth is how much more of something there may be in the end.
+// growth is how much a value may grow.
 type growth struct {
 	what   string
 	of     func(sample) int
@@ -164,18 +164,18 @@ var growths = []growth{
 	{"resident bytes", func(s sample) int { return s.resident }, 1.15, 6 << 20},
 }
 
-// checkFlat compares the medians of an early quarter of the samples of one
-// process with those of the last one. The first quarter is for warming up.
+// checkFlat compares the medians of the second and the last quarter of the
+// samples, which are of one process. The first quarter is for warming up.
 func (w *world) checkFlat(samples []sample) {
 	quarter := len(samples) / 4
 	early, late := samples[quarter:2*quarter], samples[len(samples)-quarter:]
 	for _, g := range growths {
 		before, after := median(early, g.of), median(late, g.of)
 		most := int(float64(before)*g.factor) + g.more
-		w.Logf("%s: %d at first, %d in the end, may be %d", g.what, before, after, most)
+		w.Logf("%s: %d at first, %d at the end, at most %d", g.what, before, after, most)
 		if after > most {
-			w.Errorf("the plugin's process grows: %d %s at first, and %d in the end; may be %d", before, g.what, after, most)
-			w.Logf("its goroutines in the end:\n%.4000s", late[len(late)-1].stacks)
+			w.Errorf("the plugin's process grows: %d %s at first and %d at the end; want at most %d", before, g.what, after, most)
+			w.Logf("its goroutines at the end:\n%.4000s", late[len(late)-1].stacks)
 		}
 	}
 	for _, s := range samples {

@@ -21,26 +21,26 @@ import (
 )
 
 const (
-	// roughPart is for how much of the load's time Vault is sealed and the
-	// engine reloaded again and again: first, and once more at the end. Either
-	// replaces the plugin's process. In between it stays, so that it is seen
-	// whether it grows.
+	// roughPart is the share of the load's time, at its beginning and again at
+	// its end, in which Vault is sealed and the engine reloaded again and
+	// again. Both replace the plugin's process. In between the process stays,
+	// so that its growth can be measured.
 	roughPart = 0.2
 
 	samples = 12
 
-	// surround is for what is before and after the load. After it, a lease whose
-	// answer was lost ends by itself, a minute after its max_ttl.
+	// surround is the time for what is before and after the load. After the
+	// load, a credential whose answer was lost ends a minute after its max_ttl.
 	surround = 20 * time.Minute
 
-	pathRollback = "killpoints/rollback" // of a plugin that was built with that tag
-	second       = "regcred-second"      // a mount that comes and goes
+	pathRollback = "killpoints/rollback" // of a plugin that was built with the tag killpoints
+	second       = "regcred-second"      // a mount that is enabled and disabled
 )
 
-// model is what is known of what is stored.
+// model is what the test knows of the stored data.
 type model struct {
 	statics []*static
-	owned   [][]*static // by each of two workers
+	owned   [][]*static // one list for each of two workers
 	bundles []*bundle
 	varied  *bundle
 	shareds []*sharedRole
@@ -55,22 +55,23 @@ type model struct {
 	profiles   string // directory
 }
 
-// TestSoak has workers do all that there is to do, for as long as it is told,
+// TestSoak makes workers use everything at once, for as long as -soaktime says,
 // while the registry's API fails in every way, the engine is reloaded and Vault
 // is sealed and unsealed. All of this must hold:
 //
-//   - No request fails but for what the test itself does at that moment.
-//   - A read of a static role gives the bytes of its last acknowledged write, or
-//     of one that is under way; a bundle those of its members, and is refused
-//     if one is missing or does not allow it; a shared role never gives a
-//     credential that was replaced before the read was sent.
+//   - No request fails, except because of what the test itself does at that
+//     moment.
+//   - A read of a static role returns the bytes of its last acknowledged write,
+//     or of one in progress. A read of a bundle returns those of its members,
+//     and is refused if one is missing or does not allow it. A shared role
+//     never returns a credential that was replaced before the read was sent.
 //   - The registry accepts every minted credential that was read, as long as
-//     its lease lasts or its grace period; and none whose lease was revoked or
-//     whose role was deleted.
+//     its lease or its grace period lasts. It accepts none whose lease was
+//     revoked or whose role was deleted.
 //   - The plugin's process has as many goroutines and open files at the end as
 //     it had early on, and as much memory.
-//   - When all roles are deleted, nothing is left at the registry, and nothing
-//     in storage.
+//   - When all roles are deleted, nothing is left at the registry or in
+//     storage.
 func TestSoak(t *testing.T) {
 	watchdog := time.AfterFunc(*soakTime+surround, func() { panic("the soak does not end") })
 	defer watchdog.Stop()
@@ -102,7 +103,7 @@ func newWorld(t *testing.T) *world {
 	}
 	t.Logf("to repeat the choices: make soak SOAKTIME=%s SOAKSEED=%d", *soakTime, seed)
 	g := gitlabtest.New(t)
-	// Nothing expires there, so that what is forgotten stays to be seen.
+	// The clock stands, so that no forgotten credential expires.
 	start := time.Now()
 	g.SetNow(func() time.Time { return start })
 	w := &world{
@@ -129,7 +130,7 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// prepare stores what the workers begin with.
+// prepare writes what the workers begin with.
 func (w *world) prepare() {
 	w.config, w.open, w.pulling = newHistory(settings{warns: true}), newHistory(true), newHistory(true)
 	w.spareToken = w.gitlab.AddToken(w.gitlab.AddUser("spare", false), "spare", []string{"api"}, 90)
@@ -156,7 +157,7 @@ func (w *world) prepare() {
 		"registry": "expiring.example.com", "username": fencedLogin.username, "password": fencedLogin.password,
 		"expires_at": time.Now().Add(expiresIn).UTC().Format(time.RFC3339),
 	})
-	// The first is only ever rotated when it is due.
+	// The first one is rotated only when it is due.
 	for i, period := range []time.Duration{10 * time.Second, 20 * time.Second, time.Hour, time.Hour} {
 		s := &sharedRole{name: fmt.Sprintf("shared-%d", i), period: period, logins: map[int64]string{}}
 		w.shareds = append(w.shareds, s)
@@ -205,7 +206,7 @@ const (
 	slow = 150 * time.Millisecond
 )
 
-// startWorkers starts who does what.
+// startWorkers starts the workers, each with its task.
 func (w *world) startWorkers(workers *sync.WaitGroup) {
 	number := 0
 	add := func(pause time.Duration, step func(*worker)) {
@@ -241,7 +242,7 @@ func (w *world) startWorkers(workers *sync.WaitGroup) {
 	add(4*time.Second, (*worker).happen)
 }
 
-// lookAround reads something.
+// lookAround makes a random read.
 func (w *worker) lookAround() {
 	switch n := w.IntN(20); {
 	case n < 8:
@@ -261,7 +262,7 @@ func (w *worker) lookAround() {
 	}
 }
 
-// readSeldom reads what is read seldom.
+// readSeldom makes a read that is rare.
 func (w *worker) readSeldom() {
 	if w.oneIn(2) {
 		if a := w.read("read of no role", "creds/none"); a.outcome == acknowledged && a.Secret != nil {
@@ -277,12 +278,12 @@ func (w *worker) readSeldom() {
 	}
 }
 
-// disturb seals Vault and replaces the plugin's process until a time.
+// disturb seals Vault and replaces the plugin's process, until a time.
 func (w *world) disturb(until time.Time, part uint64) {
 	me := &worker{world: w, Rand: rand.New(rand.NewPCG(w.seed, part<<32))}
 	for next := 0; time.Now().Before(until); next++ {
 		time.Sleep(time.Duration(2000+me.IntN(6000)) * time.Millisecond)
-		w.faults.mended() // a reload waits for calls that hang, and all requests for it
+		w.faults.mended() // a reload waits for calls that hang, and all requests wait for the reload
 		switch next % 3 {
 		case 0:
 			me.seal()
@@ -311,8 +312,8 @@ func (w *worker) seal() {
 	w.countLocked("seal and unseal", "as it should be")
 }
 
-// reload has Vault make the engine anew. It waits for the requests that are
-// under way, and all others wait for it.
+// reload makes Vault create the engine again. It waits for the requests in
+// progress, and all others wait for it.
 func (w *worker) reload(operation string, input *api.ReloadPluginInput) {
 	if _, err := w.client.Sys().ReloadPlugin(input); err != nil {
 		w.wrong("%s: %v", operation, err)
@@ -324,7 +325,7 @@ func (w *worker) reloadMount() {
 	w.reload("reload of the mount", &api.ReloadPluginInput{Mounts: []string{servers.Mount + "/"}})
 }
 
-// mountAnother has the process make another engine, and end it.
+// mountAnother enables a second mount of the engine, uses it, and disables it.
 func (w *worker) mountAnother() {
 	w.vault.Enable(w, second)
 	fields := map[string]any{"registry": "registry.example.com", "username": "robot", "password": "another"}
@@ -391,8 +392,7 @@ func (w *world) report(taken []sample) {
 	w.Log("\n" + text.String())
 }
 
-// checkRotations checks that the engine has rotated by itself what nobody asked
-// it to.
+// checkRotations checks that the engine has rotated by itself.
 func (w *world) checkRotations() {
 	s := w.shareds[0]
 	periods := int(*soakTime / s.period)
@@ -402,7 +402,7 @@ func (w *world) checkRotations() {
 	w.Logf("%s: %d credentials served in %d periods of %s", s.name, s.served(), periods, s.period)
 }
 
-// settle reads once more what is stored, deletes it, and waits until nothing is
+// settle reads everything once more, deletes it, and waits until nothing is
 // left at the registry and in storage.
 func (w *world) settle() {
 	w.ending = context.Background()
@@ -453,7 +453,7 @@ func (w *world) settle() {
 	}
 }
 
-// checkStorage checks that the engine has nothing stored.
+// checkStorage checks that the storage of the engine is empty.
 func (w *world) checkStorage() {
 	mounts, err := w.client.Sys().ListMounts()
 	if err != nil {
@@ -483,12 +483,12 @@ func (w *world) checkStorage() {
 	}
 }
 
-// eventually tries until there is no error.
+// eventually tries until there is no error, and logs how long that took.
 func (w *world) eventually(what string, try func() error) {
 	w.Helper()
 	began := time.Now()
 	if err := servers.TryUntil(servers.Limit(w), try); err != nil {
-		w.Errorf("not so at the test's time limit: %s: %v", what, err)
+		w.Errorf("at the test's time limit, not yet: %s: %v", what, err)
 		return
 	}
 	w.Logf("%s after %s", what, time.Since(began).Round(time.Millisecond))

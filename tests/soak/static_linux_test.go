@@ -14,10 +14,11 @@ import (
 	"time"
 )
 
-// login is a credential as it is written and read.
+// login is a credential of a static role.
 type login struct{ username, password, email string }
 
-// configJSON is the JSON that a pull secret must be, by registry key.
+// configJSON returns the JSON that a pull secret must have, for logins by
+// registry key.
 func configJSON(logins map[string]login) string {
 	type entry struct {
 		Username string `json:"username"`
@@ -32,7 +33,7 @@ func configJSON(logins map[string]login) string {
 	return encoded(map[string]any{"auths": auths})
 }
 
-// authOnly is what creds/<role>/docker must have.
+// authOnly returns the JSON that creds/<role>/docker must have.
 func authOnly(logins map[string]login) string {
 	auths := map[string]map[string]string{}
 	for key, l := range logins {
@@ -53,10 +54,10 @@ func (l login) auth() string {
 	return base64.StdEncoding.EncodeToString([]byte(l.username + ":" + l.password))
 }
 
-// The forms in which creds/ is read.
+// The forms of creds/.
 var forms = []string{"", "/kubernetes", "/docker"}
 
-// form is what a form of creds/ must answer with for a pull secret.
+// form returns the fields that a form of creds/ must have for a pull secret.
 func form(name string, logins map[string]login) map[string]any {
 	switch config := configJSON(logins); name {
 	case "/kubernetes":
@@ -68,7 +69,7 @@ func form(name string, logins map[string]login) map[string]any {
 	}
 }
 
-// same compares fields of an answer. Their numbers are texts.
+// same compares the fields of an answer. Numbers are strings in it.
 func same(got, want map[string]any) bool { return reflect.DeepEqual(got, want) }
 
 // static is a static role that its writer changes all the time.
@@ -89,7 +90,7 @@ func newStatic(name, registry, key string) *static {
 	return &static{name, registry, key, newHistory(staticState{})}
 }
 
-// creds is what a form of creds/ answers with; nil is status 404.
+// creds returns what a form of creds/ must answer; nil is status 404.
 func (s staticState) creds(role *static, name string) map[string]any {
 	if !s.exists {
 		return nil
@@ -110,7 +111,7 @@ func (s staticState) bundles() string {
 	return ""
 }
 
-// newPassword has what encodings get wrong.
+// newPassword returns a password with characters that encodings get wrong.
 func (w *worker) newPassword() string {
 	odd := []string{`"`, `\`, "<", ">", "&", ":", "é", "😀", " ", "%", "\n", "'"}
 	text := fmt.Sprintf("%08x", w.Uint32())
@@ -120,7 +121,7 @@ func (w *worker) newPassword() string {
 	return text
 }
 
-// change does something with one of the worker's static roles.
+// change changes one of the worker's static roles.
 func (w *worker) change(role *static) {
 	now, certain := role.last()
 	switch {
@@ -134,7 +135,7 @@ func (w *worker) change(role *static) {
 	next := now
 	what := w.IntN(20)
 	if !now.joins && w.oneIn(2) {
-		what = 10 // not for long, or bundles would be refused most of the time
+		what = 10 // join again soon, or bundles would be refused most of the time
 	}
 	switch what / 2 {
 	case 0, 1, 2:
@@ -174,12 +175,12 @@ func (w *worker) change(role *static) {
 	}
 }
 
-// store writes a state and keeps what is known of it.
+// store writes a state and records it.
 func (w *worker) store(role *static, next staticState, send func() answer) {
 	role.write(next, func() outcome { return send().outcome })
 }
 
-// writeWhole creates a role, or names all fields of one that may be there.
+// writeWhole writes all fields of a role, whether it exists or not.
 func (w *worker) writeWhole(role *static) {
 	next := staticState{exists: true, login: login{fmt.Sprintf("robot%d", w.IntN(100)), w.newPassword(), ""}, joins: !w.oneIn(8)}
 	w.store(role, next, func() answer {
@@ -189,7 +190,7 @@ func (w *worker) writeWhole(role *static) {
 	})
 }
 
-// readBack reads a role whose state its writer knows.
+// readBack reads the fields of a role whose state the worker knows.
 func (w *worker) readBack(role *static, now staticState) {
 	a := w.read("read of a role", "roles/"+role.name)
 	if a.outcome != acknowledged {
@@ -224,16 +225,16 @@ func (w *worker) readStatic(role *static) {
 
 func stamp(t time.Time) string { return t.UTC().Format("15:04:05.000") }
 
-// bundle is a bundle of static roles, and of shared ones.
+// bundle is a bundle of static roles, and perhaps a shared one.
 type bundle struct {
 	name               string
-	statics            map[string]*static // that it may join, by name
-	shared             *sharedRole        // that it joins, if any
-	*history[[]string]                    // names of the statics
+	statics            map[string]*static // static roles that it may join, by name
+	shared             *sharedRole        // the shared role that it joins, if any
+	*history[[]string]                    // names of the static roles that it joins
 }
 
-// readBundle reads a bundle, which must be made of what its members were, or be
-// refused if one was not there or did not allow it.
+// readBundle reads a bundle. It must consist of possible states of its members,
+// or be refused if a member was missing or did not allow it.
 func (w *worker) readBundle(b *bundle) {
 	name, oldest := pick(w, forms), b.sent()
 	oldestOf := map[string]int{}
@@ -283,7 +284,7 @@ func (w *worker) checkBundle(b *bundle, name string, oldest int, oldestOf map[st
 			if !there || !s.maySee(oldestOf[member], func(state staticState) bool {
 				want := state.login
 				if name == "/docker" {
-					want.email = "" // it is not in this form
+					want.email = "" // not in this form
 				}
 				return state.exists && state.joins && want == l
 			}) {
@@ -305,7 +306,8 @@ func (w *worker) checkBundle(b *bundle, name string, oldest int, oldestOf map[st
 	}
 }
 
-// loginsIn reads a Docker config, in whichever form, by registry key.
+// loginsIn returns the logins in a Docker config of either form, by registry
+// key.
 func loginsIn(data map[string]any, name string) (map[string]login, bool) {
 	field := ".dockerconfigjson"
 	if name == "/docker" {
@@ -330,7 +332,7 @@ func loginsIn(data map[string]any, name string) (map[string]login, bool) {
 	return logins, len(logins) > 0
 }
 
-// rewrite changes what the bundle "varied" joins, if its members can be joined.
+// rewrite changes the members of the bundle "varied", if they can be joined.
 func (w *worker) rewrite(b *bundle) {
 	names := slices.Sorted(maps.Keys(b.statics))
 	members := names[:1+w.IntN(len(names))]
@@ -344,7 +346,7 @@ func (w *worker) rewrite(b *bundle) {
 	})
 }
 
-// listRoles lists the roles, of which some are there at all times.
+// listRoles lists the roles. Those that are never deleted must be in the list.
 func (w *worker) listRoles() {
 	oldestOf := make([]int, len(w.statics))
 	for i, s := range w.statics {
@@ -371,9 +373,9 @@ func (w *worker) listRoles() {
 	}
 }
 
-// settings is what the config was made to be.
+// settings is a state of the config.
 type settings struct {
-	narrow bool // allowed_registries has no room for the role "fenced"
+	narrow bool // allowed_registries excludes the role "fenced"
 	warns  bool // expiry_warning is so long that the role "expiring" warns
 }
 
@@ -408,7 +410,7 @@ func (w *world) roomForAllBut() string {
 	return "*.example.com,docker.io," + w.gitlab.Host() + "," + w.pulls.Addr
 }
 
-// readByConfig reads what depends on the config.
+// readByConfig reads a role whose answer depends on the config.
 func (w *worker) readByConfig() {
 	oldest := w.config.sent()
 	switch w.IntN(3) {

@@ -22,74 +22,73 @@ import (
 	"vault-plugin-secrets-regcred/tests/servers"
 )
 
-// mostWrong is how many wrong answers are shown.
+// mostWrong is how many wrong answers are printed.
 const mostWrong = 20
 
-// world is the servers, and what is known of them.
+// world is the servers, and what the test knows of them.
 type world struct {
 	*testing.T
 	vault  *servers.Vault
 	client *api.Client
 	gitlab *gitlabtest.Server
-	pulls  *servers.Registry // a real one
+	pulls  *servers.Registry // a real registry
 	faults *faults
 	seed   uint64
 	began  time.Time
 
-	deadline time.Time // of the test, for which "go test" has no time limit
+	deadline time.Time // of the test; "go test" has none here
 
-	ending context.Context // is over when there is no more load
-	// load is held by each request for reading, and by what wants none to be
-	// under way.
+	ending context.Context // done when the load ends
+	// load is held for reading by each request, and for writing by what must
+	// have no request in progress.
 	load sync.RWMutex
 
 	mu     sync.Mutex
-	counts map[string]map[string]int // by operation and what came of it
-	shown  map[string]int            // errors that were excused, by what they say
+	counts map[string]map[string]int // by operation and outcome
+	shown  map[string]int            // excused errors, by their text
 	sealed []window
 	wrongs int
 
-	done atomic.Int64 // requests
+	done atomic.Int64 // number of requests
 
 	model
 }
 
-// Deadline is that of [testing.T], for [servers.Limit].
+// Deadline replaces that of [testing.T], for [servers.Limit].
 func (w *world) Deadline() (deadline time.Time, ok bool) { return w.deadline, true }
 
-// window is a time during which something holds.
-type window struct{ from, to time.Time } // to is zero while it lasts
+// window is a span of time.
+type window struct{ from, to time.Time } // to is zero as long as it lasts
 
 func (w window) overlaps(from, to time.Time) bool {
 	return !to.Before(w.from) && (w.to.IsZero() || !from.After(w.to))
 }
 
-// outcome is what came of a request.
+// outcome is the outcome of a request.
 type outcome int
 
 const (
 	acknowledged outcome = iota
-	refused              // as it had to be: nothing was changed
-	unknown              // an error that was caused by the test
+	refused              // rightly: nothing was changed
+	unknown              // an error that the test itself caused
 )
 
-// answer is what came back.
+// answer is the answer to a request.
 type answer struct {
 	*api.Secret // nil is status 404
 	outcome
 	sent, got time.Time
-	says      string // an error's
+	says      string // the text of an error
 }
 
-// refusal is an error that a request may be answered with, if what is known
-// agrees with it.
+// refusal is an error that is right for a request in the present state.
 type refusal struct {
 	status int
 	says   string
 }
 
-// ask sends a request. An error that is neither one of the refusals nor caused
-// by the test is wrong.
+// ask sends a request. An error is wrong unless it is one of the refusals, or
+// the test itself caused it.
 func (w *world) ask(operation string, send func(context.Context) (*api.Secret, error), may ...refusal) answer {
 	w.load.RLock()
 	defer w.load.RUnlock()
@@ -124,11 +123,10 @@ func (w *world) ask(operation string, send func(context.Context) (*api.Secret, e
 	return a
 }
 
-// varying is what is another each time in an error.
+// varying matches the parts of errors that differ each time.
 var varying = regexp.MustCompile(`(127\.0\.0\.1:\d+->)?127\.0\.0\.1:\d+|\(tried at .*|role "[^"]*"`)
 
-// cause returns what the test has done that an error comes from, empty if
-// nothing.
+// cause returns how the test itself caused an error, empty if it did not.
 func (w *world) cause(a answer, status int) string {
 	if kind := w.faults.explain(a); kind != "" {
 		return kind
@@ -142,7 +140,7 @@ func (w *world) cause(a answer, status int) string {
 	return ""
 }
 
-// sealedSays are what else Vault answers when it is sealed during a request, or
+// sealedSays are further answers of a Vault that is sealed during a request, or
 // is not active yet.
 var sealedSays = []string{
 	"local node not active but active cluster node not found",
@@ -174,7 +172,7 @@ func (w *world) countLocked(operation, result string) {
 	w.counts[operation][result]++
 }
 
-// wrong fails the test, and says why unless that was said often enough.
+// wrong fails the test, and prints the reason unless many were printed.
 func (w *world) wrong(format string, args ...any) {
 	w.Helper()
 	w.mu.Lock()
@@ -187,19 +185,19 @@ func (w *world) wrong(format string, args ...any) {
 	w.Fail()
 }
 
-// worker does one thing after the other until there is no more load. What it
-// chooses depends on the seed and on what it was answered.
+// worker does one step after the other until the load ends. Its choices depend
+// on the seed and on the answers.
 type worker struct {
 	*world
 	*rand.Rand
 
 	holding []held      // shared credentials
 	leases  []*lease    // that the worker was given
-	kinds   []faultKind // that are still to happen in this round
+	kinds   []faultKind // still to happen in this round
 }
 
-// work runs a worker until the load ends. pause is the longest between two
-// steps.
+// work runs a worker until the load ends. pause is the longest pause between
+// two steps.
 func (w *world) work(workers *sync.WaitGroup, number int, pause time.Duration, step func(*worker)) {
 	me := &worker{world: w, Rand: rand.New(rand.NewPCG(w.seed, uint64(number)))}
 	workers.Go(func() {
@@ -213,7 +211,7 @@ func (w *world) work(workers *sync.WaitGroup, number int, pause time.Duration, s
 	})
 }
 
-// oneIn is true once in so many times.
+// oneIn returns true once in n times.
 func (w *worker) oneIn(n int) bool { return w.IntN(n) == 0 }
 
 func pick[T any](w *worker, of []T) T { return of[w.IntN(len(of))] }

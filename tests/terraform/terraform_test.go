@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MPL-2.0
 
-// Package terraform applies examples/terraform with real programs: OpenTofu, and
-// the provider for Vault as release 1.9.0 has it, the last one that can be built
-// from its Go module. That knows no vault_plugin and no
-// plugin_version, so the test registers the plugin; the rest is applied as it
-// stands. "make e2e-terraform" builds what it needs and runs it.
+// Package terraform applies examples/terraform with real programs: OpenTofu,
+// and release 1.9.0 of the provider for Vault, the last one that can be built
+// from its Go module. That release lacks vault_plugin and plugin_version, so
+// the test registers the plugin itself; the rest is applied unchanged. "make
+// e2e-terraform" builds what it needs and runs it.
 package terraform
 
 import (
@@ -29,8 +29,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// TestTerraform installs, changes, repairs and removes what the examples say,
-// with the policies of the examples. After each apply a plan must be empty.
+// TestTerraform applies the examples with their policies: it installs, changes,
+// repairs and removes. After each apply, a plan must be empty.
 func TestTerraform(t *testing.T) {
 	v := servers.StartVault(t)
 	if err := v.Client.Sys().Unmount(servers.Mount); err != nil {
@@ -55,8 +55,9 @@ func TestTerraform(t *testing.T) {
 		t.Error("the state does not have the token: the page says that it does")
 	}
 
-	// The page: applied once more without the token, the state has it no more,
-	// and the connection goes on working with the one that rotate-root made.
+	// As the page says: after an apply without the token, the state no longer
+	// has it, and the connection keeps working with the token that rotate-root
+	// made.
 	tf.unset("token")
 	tf.run("apply", "-auto-approve")
 	tf.changesNothing()
@@ -67,7 +68,7 @@ func TestTerraform(t *testing.T) {
 	v.CLI(t, "", "write", "-f", "regcred/connections/gitlab/rotate-root")
 	tf.changesNothing()
 
-	// A change, and what somebody else did.
+	// A change in the examples, and one by somebody else.
 	tf.edit("connection.tf", `["group/*"]`, `["group/*", "other/*"]`)
 	tf.edit("dynamic-role.tf", "86400", "43200")
 	tf.run("apply", "-auto-approve")
@@ -103,7 +104,7 @@ func readField(t *testing.T, v *servers.Vault, path, field string) string {
 	return strings.TrimSuffix(v.CLI(t, "", "read", "-field="+field, path), "\n")
 }
 
-// terraform is a folder with the examples, and how the program is called in it.
+// terraform is a folder with the examples, and how to run the program in it.
 type terraform struct {
 	*testing.T
 	program, dir string
@@ -132,8 +133,8 @@ func newTerraform(t *testing.T, v *servers.Vault, stands *strings.Replacer) *ter
 	// As the page says for a role beside the mount.
 	tf.edit("role.tf", `"regcred/roles`, `"${vault_mount.regcred.path}/roles`)
 	tf.write("provider.tf", "provider \"vault\" {\n  address         = \""+v.Addr+"\"\n  skip_tls_verify = false\n}\n")
-	// The old provider makes a token of its own for each run, which it cannot be
-	// told not to, and asks for all mounts to read one.
+	// The old provider always creates a token of its own for each run, and
+	// lists all mounts to read one.
 	policies := `
 path "auth/token/create" { capabilities = ["update"] }
 path "auth/token/lookup-self" { capabilities = ["read"] }
@@ -149,7 +150,7 @@ path "sys/mounts" { capabilities = ["read"] }
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Of its own version: what vault_plugin would do.
+	// With the version that it reports, as vault_plugin would.
 	if err := v.Client.Sys().RegisterPlugin(&api.RegisterPluginInput{
 		Name: servers.PluginName, Type: api.PluginTypeSecrets, Command: servers.PluginName,
 		SHA256: v.CopyPlugin(t, servers.Plugin(t), servers.PluginName),
@@ -174,7 +175,7 @@ path "sys/mounts" { capabilities = ["read"] }
 	return tf
 }
 
-// forOldProvider takes out of install.tf what release 1.9.0 does not know.
+// forOldProvider removes from install.tf what release 1.9.0 does not know.
 func forOldProvider(t *testing.T, content string) string {
 	t.Helper()
 	file, diagnostics := hclwrite.ParseConfig([]byte(content), "install.tf", hcl.InitialPos)
@@ -218,8 +219,8 @@ func (tf *terraform) command(args ...string) *exec.Cmd {
 	return cmd
 }
 
-// run is what is typed, with no "init": where the provider is, the
-// configuration says.
+// run runs a command. "init" is not needed, because the configuration says
+// where the provider is.
 func (tf *terraform) run(args ...string) {
 	tf.Helper()
 	if out, err := tf.command(args...).CombinedOutput(); err != nil {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MPL-2.0
 
 // Command floor is a plugin of Vault that answers a read of creds/<name> with
-// the data that was last written there, from memory, and does nothing else. No
-// plugin on the same SDK answers faster, so it is what regcred is measured
-// against. In the same way it answers a list of names/ with as many names as
-// count says; Vault lets nobody write that many.
+// the data that was last written there, from memory, and does nothing else. It
+// answers as fast as a plugin on this SDK can, so regcred is measured against
+// it. A list of names/ has as many names as its field count says, because Vault
+// does not allow so many to be written.
 package main
 
 import (
@@ -36,8 +36,8 @@ func main() {
 	}
 }
 
-// The paths have Callbacks: with Operations the framework asks Vault for the state
-// of its replication at each request, which is a second round trip.
+// The paths have Callbacks. With Operations, the framework asks Vault for the
+// state of its replication at each request, which is a second round trip.
 func factory(ctx context.Context, conf *logical.BackendConfig) (logical.Backend, error) {
 	b := &framework.Backend{
 		BackendType: logical.TypeLogical,
@@ -51,7 +51,7 @@ func pathCreds() *framework.Path {
 	return &framework.Path{
 		Pattern: "creds/" + framework.GenericNameRegex("name"),
 		Fields:  map[string]*framework.FieldSchema{"name": {Type: framework.TypeString}},
-		Callbacks: map[logical.Operation]framework.OperationFunc{ //nolint:staticcheck // Operations cost a round trip
+		Callbacks: map[logical.Operation]framework.OperationFunc{ //nolint:staticcheck // not Operations, as above
 			logical.UpdateOperation: func(_ context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 				answers.Store(data.Get("name"), &logical.Response{Data: req.Data})
 				return nil, nil
@@ -73,9 +73,9 @@ func pathNames() *framework.Path {
 		Pattern: "names/?$",
 		Fields: map[string]*framework.FieldSchema{
 			"count":  {Type: framework.TypeInt},
-			"format": {Type: framework.TypeString}, // as package fmt has it
+			"format": {Type: framework.TypeString}, // as package fmt prints it
 		},
-		Callbacks: map[logical.Operation]framework.OperationFunc{ //nolint:staticcheck // Operations cost a round trip
+		Callbacks: map[logical.Operation]framework.OperationFunc{ //nolint:staticcheck // not Operations, as above
 			logical.UpdateOperation: func(_ context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 				keys := make([]string, data.Get("count").(int))
 				for i := range keys {

@@ -17,16 +17,16 @@ import (
 	"time"
 )
 
-// file is a member of an archive or of a layer: root's, and as old as the
-// release.
+// file is a file in an archive or a layer. It belongs to root, and has the time
+// of the release.
 type file struct {
 	name string
 	mode fs.FileMode
 	data []byte
 }
 
-// writeArchive packs files side by side, without their folders. Those that may
-// be executed here may be so where they are unpacked.
+// writeArchive packs files side by side, without their folders. It keeps
+// whether a file is executable.
 func writeArchive(archive string, paths []string, at time.Time) error {
 	var files []file
 	for _, path := range paths {

@@ -22,30 +22,29 @@ import (
 	"golang.org/x/crypto/x509roots/fallback/bundle"
 )
 
-// rootsFile is where Go on Linux looks for root certificates first.
+// rootsFile is the first place where Go on Linux looks for root certificates.
 const rootsFile = "etc/ssl/certs/ca-certificates.crt"
 
-// nobody is a user that owns nothing: the number that images without a shell
-// have for it.
+// nobody is a user that owns nothing. Images without a shell use this number.
 const nobody = "65532:65532"
 
-// image is what Vault runs a plugin from in a container, and what OpenBao
-// takes one out of. Both need the program in the root folder, OpenBao in the
-// name of its option binary_name, Vault as the entrypoint.
+// image is the image from which Vault runs a plugin in a container, and from
+// which OpenBao extracts one. Both need the program in the root folder: OpenBao
+// under the name in its option binary_name, Vault as the entrypoint.
 //
-// There is nothing in it but the program and root certificates: with none, it
-// could not talk to a registry. They are Mozilla's, as the Go project publishes
-// them in a module, so that go.sum says which they are. In a layer of their
-// own, they are the same blob for all platforms and leave the program the bytes
-// that the archives have.
+// The image has nothing but the program and root certificates, without which it
+// could not talk to a registry. The certificates are Mozilla's, from a module
+// of the Go project, so that go.sum pins them. They are in a layer of their
+// own, which is the same blob for all platforms, and the program keeps the
+// bytes that it has in the archives.
 type image struct {
 	version string
 	program string
 	created time.Time
 }
 
-// write makes an OCI image layout for the given PLATFORM=PATH pairs, in a
-// folder and as a tar file of that.
+// write writes an OCI image layout for the given PLATFORM=PATH pairs, as a
+// folder and as a tar file of that folder.
 func (i image) write(folder, archive string, programs []string) error {
 	index, err := i.index(programs)
 	if err != nil {
@@ -55,7 +54,8 @@ func (i image) write(folder, archive string, programs []string) error {
 	if err != nil {
 		return err
 	}
-	// By this name "skopeo copy oci-archive:FILE:NAME" and "podman load" know it.
+	// "skopeo copy oci-archive:FILE:NAME" and "podman load" find it by this
+	// name.
 	if err := images.AppendIndex(index, layout.WithAnnotations(map[string]string{
 		"org.opencontainers.image.ref.name": i.version,
 	})); err != nil {
@@ -126,8 +126,9 @@ func (i image) forPlatform(platform *v1.Platform, path string, roots mutate.Adde
 	return mutate.ConfigFile(img, config)
 }
 
-// roots is the layer of root certificates. A few of them hold for certificates
-// of before some day only, which a file of them cannot say: those are left out.
+// roots returns the layer of root certificates. A few of them are valid only
+// for certificates issued before some day; a file cannot say that, so they are
+// left out.
 func (i image) roots() (mutate.Addendum, error) {
 	var certificates bytes.Buffer
 	for root := range bundle.Roots() {
@@ -160,7 +161,7 @@ func (i image) layer(what string, files []file) (mutate.Addendum, error) {
 	}, err
 }
 
-// filesBelow reads all that is in a folder, in the order of the names.
+// filesBelow reads all files in a folder, in the order of their names.
 func filesBelow(folder string) ([]file, error) {
 	var files []file
 	err := filepath.WalkDir(folder, func(path string, entry fs.DirEntry, err error) error {

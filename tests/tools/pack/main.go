@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-// Command pack makes of built programs the files that are released. The same
-// input gives the same bytes: nothing of the machine, the user, or the hour
+// Command pack packs built programs into the files of a release. The same input
+// gives the same bytes: nothing of the machine, the user or the time of day
 // gets into them, only the time in $SOURCE_DATE_EPOCH.
 //
 //	pack archive FILE.tar.gz|FILE.zip PATH...

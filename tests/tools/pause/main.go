@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-// Command pause is all that the containers of the tests run: it prints its
-// arguments and waits until it is told to end.
+// Command pause is the program in the containers of the tests: it prints its
+// arguments and waits for a signal to end.
 package main
 
 import (

@@ -62,8 +62,8 @@ func run() error {
 	}
 	defer func() { _ = os.RemoveAll(folder) }()
 
-	// Its own auth file and an empty registries.conf: nothing that the user or
-	// the system has set up can answer in place of the config.
+	// An auth file of its own and an empty registries.conf, so that no file of
+	// the user or the system answers instead of the config.
 	system := &types.SystemContext{
 		AuthFilePath:                filepath.Join(folder, "auth.json"),
 		SystemRegistriesConfPath:    filepath.Join(folder, "registries.conf"),
@@ -96,7 +96,7 @@ func lookUp(system *types.SystemContext, image string) answer {
 	if err != nil {
 		return answer{Err: err}
 	}
-	// The library says "none" with an empty struct.
+	// The library returns an empty struct for "none".
 	if found == (types.DockerAuthConfig{}) {
 		return answer{Credentials: []credential{}}
 	}

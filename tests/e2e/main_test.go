@@ -230,15 +230,15 @@ func withoutLine(text string, line int) string {
 	return strings.Join(slices.Delete(lines, line-1, line), "")
 }
 
-// cutLimit returns until when to wait for an example without a line: 10
-// seconds, because most never work. The whole example, line 0, has all the time
-// of the test.
-func cutLimit(t *testing.T, line int) time.Time {
+// cutLimit returns how long to wait for an example without a line: 10 seconds,
+// because most never work. The whole example, line 0, has the time that the test
+// has left, and a second if none is: kubectl takes a negative one for a week.
+func cutLimit(t *testing.T, line int) time.Duration {
 	t.Helper()
 	if line == 0 {
-		return servers.Limit(t)
+		return max(time.Until(servers.Limit(t)), time.Second)
 	}
-	return time.Now().Add(10 * time.Second)
+	return 10 * time.Second
 }
 
 // wantNeeded judges the outcome of an example without a line. With line 0

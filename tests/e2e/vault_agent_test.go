@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"vault-plugin-secrets-regcred/tests/servers"
 )
@@ -143,7 +144,7 @@ func (w *world) rendersAsTheExample(t *testing.T, a *agent, role string, line in
 		if i == 0 {
 			a.start(t)
 		}
-		if err := servers.TryUntil(cutLimit(t, line), func() error {
+		if err := servers.TryUntil(time.Now().Add(cutLimit(t, line)), func() error {
 			if a.process.Ended() {
 				return nil // it will deliver nothing more
 			}

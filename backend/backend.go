@@ -11,9 +11,11 @@
 //
 //	backend.go                   assembly
 //	path_*.go                    routes and handlers, one file per path
+//	role_input.go                what a write of a role would store
 //	pullsecret.go                what a role serves
 //	rollback.go, periodic.go     cleaning up after a crash; the work of each minute
-//	leased.go, shared_rotate.go  the two modes of a dynamic role
+//	leased.go, lease_index.go, shared_rotate.go
+//	                             the two modes of a dynamic role
 //	mint.go, verify.go           minting one credential; proving that one can pull
 //	format.go                    the forms of a pull secret
 //	connection_use.go            what keeps a connection from being deleted
@@ -32,7 +34,9 @@ package backend
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/x509"
+	"errors"
 	"net/http"
 	"strings"
 	"sync"
@@ -56,19 +60,23 @@ type backend struct {
 
 	roleLocks       []*locksutil.LockEntry // by role name; see lockRole
 	connectionLocks []*locksutil.LockEntry // by connection name; see lockConnection
+	connectionUses  []*locksutil.LockEntry // by connection name; see holdConnection
 	configLock      sync.Mutex             // held by writes to the config
 
 	rotating    nameLocks // by role name; held while its shared credential is minted
+	leaseLocks  nameLocks // by name of the credential; held while its lease is renewed or revoked
 	inProgress  sync.Map  // names of credentials that a request is working on
 	next        schedule  // when each shared role is due
 	maintaining sync.Map  // names of shared roles that a goroutine is maintaining
 	unreachable sync.Map  // by connection name: when its registry last did not answer
+	unrevoked   sync.Map  // by name of a leased credential whose revocation failed: its key in the index
 
 	lifetime   context.Context // ends with the engine
 	end        context.CancelFunc
 	background sync.WaitGroup
 
 	now         func() time.Time
+	newID       func() string // random, for what must not be taken for another thing of the same name
 	sleep       func(context.Context, time.Duration)
 	newVerifier func(*x509.CertPool) verifier
 	newHTTP     func(*x509.CertPool) *http.Client // for calls to registry APIs
@@ -93,7 +101,9 @@ func newBackend(version string, memory *cache.Cache) *backend {
 		cache:           memory.ForMount(cachedKeys()),
 		roleLocks:       locksutil.CreateLocks(),
 		connectionLocks: locksutil.CreateLocks(),
+		connectionUses:  locksutil.CreateLocks(),
 		now:             time.Now,
+		newID:           rand.Text,
 		sleep:           sleep,
 		newVerifier: func(cas *x509.CertPool) verifier {
 			return registry.New(registry.Options{CAs: cas})
@@ -108,7 +118,7 @@ func newBackend(version string, memory *cache.Cache) *backend {
 		RunningVersion: version,
 		PathsSpecial: &logical.Paths{
 			SealWrapStorage: []string{roleStoragePrefix, connectionStoragePrefix, sharedStoragePrefix, framework.WALPrefix},
-			LocalStorage:    []string{framework.WALPrefix, leaseIndexPrefix},
+			LocalStorage:    []string{framework.WALPrefix, leaseIndexPrefix, fenceStorageKey},
 		},
 		Paths: framework.PathAppend(
 			b.pathConfig(),
@@ -166,7 +176,21 @@ func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (*log
 			return logical.ErrorResponse(err.Error()), nil
 		}
 	}
-	return router.HandleRequest(ctx, &handled)
+	resp, err := router.HandleRequest(ctx, &handled)
+	if isNotFound(req.Operation, resp, err) && b.onStandby() {
+		return nil, logical.ErrReadOnly
+	}
+	return resp, err
+}
+
+// isNotFound reports whether an answer says that something does not exist. A
+// standby lags behind the active node: what it does not find may have just been
+// written, and tools delete Secrets on a 404. So Vault forwards the request to
+// the active node.
+func isNotFound(op logical.Operation, resp *logical.Response, err error) bool {
+	var coded logical.HTTPCodedError
+	return errors.As(err, &coded) && coded.Code() == http.StatusNotFound ||
+		op == logical.ReadOperation && resp == nil && err == nil
 }
 
 const backendHelp = `

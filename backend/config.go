@@ -54,11 +54,6 @@ func (c config) checkRegistries(keys []dockerconfig.Key) error {
 	return nil
 }
 
-// checkAllowed refuses a Docker config with a registry that is not allowed.
-func (c config) checkAllowed(docker dockerconfig.Config) error {
-	return c.checkRegistries(docker.Keys())
-}
-
 // config returns the settings of the mount. Other requests share them: copy
 // before a change.
 func (b *backend) config(ctx context.Context, storage logical.Storage) (config, error) {

@@ -4,7 +4,9 @@ package backend
 
 import (
 	"context"
+	"fmt"
 	"maps"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -12,6 +14,7 @@ import (
 	"github.com/hashicorp/vault/sdk/helper/locksutil"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"vault-plugin-secrets-regcred/backend/cache"
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
 	"vault-plugin-secrets-regcred/backend/issuer"
 )
@@ -21,6 +24,11 @@ import (
 type connection struct {
 	Name string
 	Type issuer.Type
+
+	// ID is random, and tells the connection from every other one that has or
+	// had its name. A connection that moves to another host gets a new one.
+	// Connections that were stored before there were IDs have none.
+	ID string
 
 	URL        string
 	Registries []dockerconfig.Key
@@ -44,6 +52,7 @@ type storedConnection struct {
 	unprintable
 	SchemaVersion  int                 `json:"schema_version"`
 	Type           string              `json:"type"`
+	ID             string              `json:"id,omitempty"`
 	UpdatedAt      time.Time           `json:"updated_at"`
 	URL            string              `json:"url,omitempty"`
 	Registries     []dockerconfig.Key  `json:"registries"`
@@ -58,9 +67,37 @@ type storedConnection struct {
 // connection reads a connection from storage. It returns nil if there is none of
 // that name.
 func (b *backend) connection(ctx context.Context, storage logical.Storage, name string) (*connection, error) {
+	entry, err := storage.Get(ctx, connectionStoragePrefix+name)
+	if err != nil {
+		return nil, fmt.Errorf("reading %s%s: %w", connectionStoragePrefix, name, err)
+	}
+	if entry == nil {
+		return nil, nil
+	}
+	return decodeConnection(entry, name)
+}
+
+// connectionFacts returns a connection without its root credential, from the cache
+// if it is there. It returns nil if there is none of that name. Other requests
+// share the connection: copy it before a change.
+func (b *backend) connectionFacts(ctx context.Context, storage logical.Storage, name string) (*connection, error) {
+	return cache.Decoded(ctx, b.cache, storage, connectionStoragePrefix+name, nil, func(entry *logical.StorageEntry) (*connection, error) {
+		return decodeConnectionFacts(entry, name)
+	})
+}
+
+func decodeConnectionFacts(entry *logical.StorageEntry, name string) (*connection, error) {
+	c, err := decodeConnection(entry, name)
+	if err != nil {
+		return nil, err
+	}
+	c.Secrets, c.Root = nil, rootRotation{}
+	return c, nil
+}
+
+func decodeConnection(entry *logical.StorageEntry, name string) (*connection, error) {
 	var stored storedConnection
-	found, err := getEntry(ctx, storage, connectionStoragePrefix+name, &stored, &stored.SchemaVersion)
-	if err != nil || !found {
+	if err := decodeEntry(entry, &stored, &stored.SchemaVersion); err != nil {
 		return nil, err
 	}
 	t, known := issuerType(stored.Type)
@@ -73,6 +110,7 @@ func (b *backend) connection(ctx context.Context, storage logical.Storage, name 
 	return &connection{
 		Name:           name,
 		Type:           t,
+		ID:             stored.ID,
 		URL:            stored.URL,
 		Registries:     stored.Registries,
 		Settings:       stored.Settings,
@@ -87,8 +125,9 @@ func (b *backend) connection(ctx context.Context, storage logical.Storage, name 
 
 func (b *backend) putConnection(ctx context.Context, storage logical.Storage, c *connection) error {
 	return putEntry(ctx, storage, connectionStoragePrefix+c.Name, storedConnection{
-		SchemaVersion:  schemaVersion,
+		SchemaVersion:  mintingSchemaVersion,
 		Type:           c.Type.Name,
+		ID:             c.ID,
 		UpdatedAt:      c.UpdatedAt,
 		URL:            c.URL,
 		Registries:     c.Registries,
@@ -99,6 +138,33 @@ func (b *backend) putConnection(ctx context.Context, storage logical.Storage, c 
 		AllowedTargets: c.AllowedTargets,
 		Root:           c.Root.stored(),
 	})
+}
+
+// minted reports whether a credential was minted at the registry to which the
+// connection leads. Elsewhere its ID, and even its name, may be those of
+// somebody else's credential.
+func (c *connection) minted(ref credentialRef) bool {
+	return ref.Connection == c.Name && ref.ConnectionID == c.ID && (ref.URL == "" || ref.URL == apiRoot(c.URL))
+}
+
+// origin returns the scheme and host of a URL.
+func origin(text string) string {
+	u, err := url.Parse(text)
+	if err != nil {
+		return text
+	}
+	host := strings.TrimSuffix(u.Host, map[string]string{"https": ":443", "http": ":80"}[u.Scheme])
+	return u.Scheme + "://" + host
+}
+
+// apiRoot returns the URL of an API in the form in which two can be compared: one
+// host may serve several registries below different paths.
+func apiRoot(text string) string {
+	u, err := url.Parse(text)
+	if err != nil {
+		return text
+	}
+	return origin(text) + u.EscapedPath()
 }
 
 // hidden wraps stored secrets so that they cannot be printed. revealed is the
@@ -166,30 +232,46 @@ func (b *backend) lockConnection(name string) (unlock func()) {
 
 func sameSecrets(a, b issuer.Secrets) bool { return maps.EqualFunc(a, b, dockerconfig.Secret.Equal) }
 
-// toOpen returns the connection in the form that an issuer is opened with.
-func (b *backend) toOpen(c *connection) (issuer.Connection, error) {
-	cas, err := parseCAs(c.CAPEM)
-	if err != nil {
-		return issuer.Connection{}, err
-	}
-	return issuer.Connection{
-		URL:        c.URL,
-		Registries: c.Registries,
-		Settings:   c.Settings,
-		Secrets:    c.Secrets,
-		HTTP:       b.newHTTP(cas),
-		Now:        b.now,
-	}, nil
+// holdConnection keeps a connection from being deleted until it is unlocked. Hold
+// it until the use of the connection is stored, and never during a call to a
+// registry. Many can hold it at the same time.
+func (b *backend) holdConnection(name string) (unlock func()) {
+	lock := locksutil.LockForKey(b.connectionUses, name)
+	lock.RLock()
+	return lock.RUnlock
+}
+
+// closeConnection waits until nobody holds a connection. Until it is unlocked,
+// nobody can hold it.
+func (b *backend) closeConnection(name string) (unlock func()) {
+	lock := locksutil.LockForKey(b.connectionUses, name)
+	lock.Lock()
+	return lock.Unlock
+}
+
+// described returns a connection in the form that an issuer's type takes, without
+// the parts for calls to the registry.
+func (c *connection) described() issuer.Connection {
+	return issuer.Connection{URL: c.URL, Registries: c.Registries, Settings: c.Settings, Secrets: c.Secrets}
+}
+
+// sameTarget reports whether the settings of two roles name the same target.
+func (c *connection) sameTarget(a, b issuer.Settings) bool {
+	targetA, errA := c.Type.Target(c.described(), a)
+	targetB, errB := c.Type.Target(c.described(), b)
+	return errA == nil && errB == nil && maps.Equal(targetA.Settings, targetB.Settings)
 }
 
 // open opens a connection. root replaces the stored root credential, unless it is
 // empty.
 func (b *backend) open(c *connection, root issuer.Root) (*issuer.Client, error) {
-	toOpen, err := b.toOpen(c)
+	cas, err := parseCAs(c.CAPEM)
 	if err != nil {
 		return nil, err
 	}
-	client, err := issuer.Open(c.Type, toOpen.With(root))
+	opened := c.described()
+	opened.HTTP, opened.Now = b.newHTTP(cas), b.now
+	client, err := issuer.Open(c.Type, opened.With(root))
 	if err != nil {
 		return nil, refuse(err)
 	}
@@ -197,12 +279,8 @@ func (b *backend) open(c *connection, root issuer.Root) (*issuer.Client, error) 
 }
 
 // target returns what a role mints for, if the connection allows it.
-func (b *backend) target(c *connection, settings issuer.Settings) (issuer.Target, error) {
-	toOpen, err := b.toOpen(c)
-	if err != nil {
-		return issuer.Target{}, err
-	}
-	target, err := c.Type.Target(toOpen, settings)
+func (c *connection) target(settings issuer.Settings) (issuer.Target, error) {
+	target, err := c.Type.Target(c.described(), settings)
 	if err != nil {
 		return issuer.Target{}, refuse(err)
 	}

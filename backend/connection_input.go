@@ -19,7 +19,7 @@ import (
 
 // applyConnection returns the connection with the write applied to it, and
 // warnings. old is nil for a new connection.
-func (in input) applyConnection(name string, old *connection, now time.Time) (*connection, []string, error) {
+func (in input) applyConnection(name string, old *connection, now time.Time, newID func() string) (*connection, []string, error) {
 	c := &connection{Name: name}
 	if old != nil {
 		*c = *old
@@ -31,6 +31,9 @@ func (in input) applyConnection(name string, old *connection, now time.Time) (*c
 	warnings, err := in.applyAddress(c, old)
 	if err != nil {
 		return nil, nil, err
+	}
+	if old == nil || apiRoot(c.URL) != apiRoot(old.URL) {
+		c.ID = newID()
 	}
 	c.Settings = in.applySettings(c.Type.ConnectionFields, c.Settings)
 	more, err := in.applySecrets(c)
@@ -96,50 +99,51 @@ func (in input) applyAddress(c, old *connection) (warnings []string, err error) 
 			return nil, err
 		}
 	}
-	if old == nil || len(c.Secrets) == 0 {
+	if old == nil {
 		return warnings, nil
 	}
-	// Otherwise anyone who can write the connection could send its credentials to
-	// their own host.
 	moved := c.movedFrom(old)
 	if moved == "" {
 		return warnings, nil
 	}
+	// Otherwise anyone who can write the connection, and not read its secrets,
+	// could have them sent to their own host.
 	for field := range c.Secrets {
 		if !in.has(field) {
-			return nil, refusef("%s: names a new host; write %s in the same request, because a stored credential is only used for the hosts it was written for", moved, field)
+			return nil, refusef("%s: names a new %s; write %s in the same request, because a stored credential is only used for the hosts it was written for", moved, c.newPart(old, moved), field)
 		}
 	}
 	if !c.Root.isFinished() {
 		c.Root = rootRotation{RotatedAt: c.Root.RotatedAt}
-		warnings = append(warnings, moved+": abandoned an unfinished rotate-root; revoke the credentials that it created or replaced at the old host yourself")
+		warnings = append(warnings, moved+": gave up an unfinished rotate-root; revoke the credentials that it created or replaced at the old host yourself")
 	}
 	if moved == "url" {
-		warnings = append(warnings, "url: credentials that were minted at the old URL will be looked for and revoked at the new one")
+		warnings = append(warnings, "url: credentials that were minted at the former URL are given up: they are no longer served, and are not revoked; delete there by hand those that do not expire (their names begin with regcred-)")
 	}
 	return warnings, nil
 }
 
-// movedFrom returns the field that names a new host, if any.
+// newPart says what is new in a field that movedFrom returns.
+func (c *connection) newPart(old *connection, moved string) string {
+	if moved == "url" && origin(c.URL) == origin(old.URL) {
+		return "path"
+	}
+	return "host"
+}
+
+// movedFrom returns the field that names a new host, or another API on the same
+// one, if any.
 func (c *connection) movedFrom(old *connection) string {
 	known := func(key dockerconfig.Key) bool {
 		return slices.ContainsFunc(old.Registries, func(other dockerconfig.Key) bool { return other.Host() == key.Host() })
 	}
 	switch {
-	case origin(c.URL) != origin(old.URL):
+	case apiRoot(c.URL) != apiRoot(old.URL):
 		return "url"
 	case slices.ContainsFunc(c.Registries, func(key dockerconfig.Key) bool { return !known(key) }):
 		return "registry"
 	}
 	return ""
-}
-
-func origin(text string) string {
-	u, err := url.Parse(text)
-	if err != nil {
-		return text
-	}
-	return u.Scheme + "://" + u.Host
 }
 
 // parseURL normalises the URL of an API.

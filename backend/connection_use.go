@@ -4,18 +4,33 @@ package backend
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
+	"golang.org/x/sync/errgroup"
+
+	"vault-plugin-secrets-regcred/backend/issuer"
+)
+
+// A connection that is to be deleted is asked for what it minted: for at most
+// maxLookedFor credentials, lookAtOnce at a time, and no longer than lookLimit.
+const (
+	maxLookedFor = 1000
+	lookAtOnce   = 4
+	lookLimit    = 20 * time.Second
 )
 
 // connectionUse counts what keeps a connection from being deleted.
 type connectionUse struct {
 	roles   []string
 	leased  int // leased credentials
+	failed  int // of these, those whose revocation failed, as far as the index was read
 	waiting int // credentials waiting to be revoked
 
 	unfinished bool // a rotate-root still has a root credential to revoke
@@ -32,8 +47,11 @@ func (u connectionUse) String() string {
 		}
 		parts = append(parts, "roles "+strings.Join(shown, ", ")+more)
 	}
-	if u.leased > 0 {
-		parts = append(parts, fmt.Sprintf("%d leased credentials", u.leased))
+	if leased := u.leased - u.failed; leased > 0 {
+		parts = append(parts, fmt.Sprintf("%d leased credentials", leased))
+	}
+	if u.failed > 0 {
+		parts = append(parts, fmt.Sprintf("%d credentials whose revocation failed and is tried again", u.failed))
 	}
 	if u.waiting > 0 {
 		parts = append(parts, fmt.Sprintf("%d credentials waiting to be revoked", u.waiting))
@@ -42,6 +60,14 @@ func (u connectionUse) String() string {
 		parts = append(parts, "a root credential that an unfinished rotate-root still has to revoke")
 	}
 	return strings.Join(parts, ", ")
+}
+
+// remedy says how to make the connection deletable.
+func (u connectionUse) remedy() string {
+	if len(u.roles) == 0 && u.leased > 0 {
+		return "revoke the leases first; credentials without a lease are ended within two minutes after their ttl"
+	}
+	return "delete the roles and revoke the leases first"
 }
 
 func (b *backend) connectionUse(ctx context.Context, storage logical.Storage, connection string) (connectionUse, error) {
@@ -59,16 +85,23 @@ func (b *backend) connectionUse(ctx context.Context, storage logical.Storage, co
 			use.roles = append(use.roles, name)
 		}
 	}
+	// What is minted goes from a write-ahead entry to the index, or to a shared
+	// role, and from there to a write-ahead entry again.
+	before, err := b.waitingFor(ctx, storage, connection)
+	if err != nil {
+		return use, err
+	}
 	leases, err := storage.List(ctx, leasePrefix(connection))
 	if err != nil {
 		return use, fmt.Errorf("listing the leases of connection %q: %w", connection, err)
 	}
 	use.leased = len(leases)
-	if use.waiting, err = b.waitingFor(ctx, storage, connection); err != nil {
+	left, err := b.leftWith(ctx, storage, connection, use.roles)
+	if err != nil {
 		return use, err
 	}
-	left, err := b.leftWith(ctx, storage, connection, use.roles)
-	use.waiting += left
+	after, err := b.waitingFor(ctx, storage, connection)
+	use.waiting = left + max(before, after)
 	return use, err
 }
 
@@ -118,8 +151,84 @@ func (b *backend) waitingFor(ctx context.Context, storage logical.Storage, conne
 	return count, nil
 }
 
+// forgetGoneLeases asks the registry for the credentials in the index of a
+// connection, and takes those out that are gone: their leases were revoked
+// without the index, or they never had one. It looks at as many as it can in a
+// short time, and returns how many of the others wait for a revocation that
+// failed.
+func (b *backend) forgetGoneLeases(ctx context.Context, storage logical.Storage, c *connection) (failed int, err error) {
+	leases, err := listLeases(ctx, storage, c.Name)
+	if err != nil {
+		return 0, err
+	}
+	limit, cancel := context.WithTimeout(ctx, lookLimit)
+	defer cancel()
+	var looking errgroup.Group
+	looking.SetLimit(lookAtOnce)
+	var waiting atomic.Int64
+	for _, l := range leases[:min(len(leases), maxLookedFor)] {
+		looking.Go(func() error {
+			stored, err := b.storedLease(ctx, storage, l.key)
+			if unreadable := (unreadableError{}); errors.As(err, &unreadable) {
+				return nil
+			}
+			if err != nil || stored == nil {
+				return err
+			}
+			gone := false
+			if limit.Err() == nil && c.minted(stored.credentialRef) {
+				gone = b.isGone(limit, c, stored.credentialRef, cancel)
+			}
+			if gone {
+				b.unrevoked.Delete(l.name)
+				return forgetKey(ctx, storage, l.key)
+			}
+			if stored.isRevoking() {
+				waiting.Add(1)
+			}
+			return nil
+		})
+	}
+	err = looking.Wait()
+	return int(waiting.Load()), err
+}
+
+// isGone reports whether the registry certainly has no such credential. If it
+// cannot be asked, it is not asked for the others.
+func (b *backend) isGone(ctx context.Context, c *connection, m credentialRef, giveUp func()) bool {
+	var found []string
+	err := b.callRegistry(c, func(client *issuer.Client) (err error) {
+		found, err = client.Find(ctx, m.For, m.Name)
+		return err
+	})
+	if err != nil {
+		b.Logger().Debug("a leased credential could not be looked for", "connection", c.Name, "name", m.Name, "error", err)
+		giveUp()
+	}
+	return err == nil && len(found) == 0
+}
+
+// scheduleRolesOf has the shared roles of a connection maintained soon, because
+// their credentials are no longer what the roles are for.
+func (b *backend) scheduleRolesOf(ctx context.Context, storage logical.Storage, connection string) {
+	names, err := storage.List(ctx, connectionRolesPrefix+connection+"/")
+	if err != nil {
+		b.Logger().Warn("roles of a connection that was changed are replaced when they are next read", "connection", connection, "error", err)
+		return
+	}
+	for _, name := range names {
+		b.schedule(name, b.now())
+	}
+}
+
 // forgetLeases deletes the lease index of a connection.
 func (b *backend) forgetLeases(ctx context.Context, storage logical.Storage, connection string) error {
+	b.unrevoked.Range(func(name, key any) bool {
+		if strings.HasPrefix(key.(string), leasePrefix(connection)) {
+			b.unrevoked.Delete(name)
+		}
+		return true
+	})
 	if err := logical.ClearView(ctx, logical.NewStorageView(storage, leasePrefix(connection))); err != nil {
 		return fmt.Errorf("forgetting the leases of connection %q: %w", connection, err)
 	}

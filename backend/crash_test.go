@@ -199,7 +199,7 @@ func checkNothingIsOrphaned(t *testing.T, e *engine, when string, again func(*en
 	leased := e.indexedLeases()
 	if len(leased) > 0 {
 		e.clock.advance(2*time.Hour + leaseMargin)
-		e.next.sweep = time.Time{}
+		e.next.forgetSweep()
 		if err := e.rollBack(); err != nil {
 			t.Errorf("%s: rollback: %v", when, err)
 		}

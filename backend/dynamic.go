@@ -26,6 +26,10 @@ const (
 	// period at the same time. One storage entry of limited size holds them all.
 	maxOverlap = 50
 
+	// maxPeriod caps rotation_period and grace_period: twice the one and once the
+	// other must fit into the 292 years of a [time.Duration].
+	maxPeriod = 50 * 365 * 24 * time.Hour
+
 	// shortGrace is shorter than the refresh interval of many consumers.
 	shortGrace = 5 * time.Minute
 )
@@ -95,7 +99,7 @@ func (b *backend) applyDynamic(ctx context.Context, storage logical.Storage, in 
 	if old != nil && old.Connection != d.Connection {
 		settings = nil // they are for the other connection
 	}
-	target, err := b.target(c, in.applySettings(c.Type.RoleFields, settings))
+	target, err := c.target(in.applySettings(c.Type.RoleFields, settings))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -190,6 +194,10 @@ func (in input) applyPeriods(d, old *dynamicRole, target issuer.Target) (warning
 	switch {
 	case d.RotationPeriod.Duration < minRotationPeriod:
 		return nil, refusef("rotation_period: must be at least %s", minRotationPeriod)
+	case d.RotationPeriod.Duration > maxPeriod:
+		return nil, refusef("rotation_period: must be at most %dh", int(maxPeriod.Hours()))
+	case d.GracePeriod.Duration > maxPeriod:
+		return nil, refusef("grace_period: must be at most %dh", int(maxPeriod.Hours()))
 	case d.GracePeriod.Duration/maxOverlap > d.RotationPeriod.Duration: // a product could overflow
 		return nil, refusef("grace_period: must be at most %d times rotation_period, or too many credentials would be valid at the same time", maxOverlap)
 	case longest > 0 && d.RotationPeriod.Duration+d.GracePeriod.Duration > longest:

@@ -4,6 +4,7 @@ package backend
 
 import (
 	"encoding/base64"
+	"errors"
 	"maps"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -80,6 +81,22 @@ func (b *backend) credsFormats() []credsFormat {
 			},
 		},
 	}
+}
+
+// answer returns the fields of a pull secret. A pull secret without a
+// credential, or with one that cannot pull, is an error, whatever has led to it:
+// a sync tool would overwrite a good Secret with it.
+func (f credsFormat) answer(s pullSecret) (map[string]any, error) {
+	credentials := s.Docker.Credentials()
+	for _, c := range credentials {
+		if c.Username == "" || c.Password.Reveal() == "" {
+			return nil, errors.New("the pull secret lacks a user name or password, which is a fault of this plugin")
+		}
+	}
+	if len(credentials) == 0 {
+		return nil, errors.New("the pull secret has no credential, which is a fault of this plugin")
+	}
+	return f.data(s), nil
 }
 
 func (b *backend) allForms(s pullSecret) map[string]any {

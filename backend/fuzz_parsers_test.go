@@ -363,8 +363,8 @@ func newSeedMount(f *testing.F) map[string]string {
 	e.read("creds/shared")
 	e.write("rotate/shared", nil)
 	resp := e.must(logical.ReadOperation, "creds/leased", nil)
-	e.mustPutWAL(walCredential, storedWAL{schemaVersion, credentialRef{Connection: "app", Role: "app", Name: "regcred-x"}})
-	e.mustPutWAL(walRoot, walRootEntry{schemaVersion, "app", issuer.NewName("app")})
+	e.mustPutWAL(walCredential, storedWAL{SchemaVersion: schemaVersion, credentialRef: credentialRef{Connection: "app", ConnectionID: "id-1", Role: "app", Name: "regcred-x"}})
+	e.mustPutWAL(walRoot, walRootEntry{schemaVersion, "app", "id-1", issuer.NewName("app")})
 	seeds := e.snapshot()
 	seeds["lease:"], _ = resp.Secret.InternalData["lease"].(string)
 	seeds["rollback:"+walCredential] = `{"schema_version":1,"connection":"app","role":"shared","name":"regcred-x","id":"id-regcred-x","for":{"project":"group/app"}}`

@@ -71,5 +71,3 @@ func (b *backend) deleteConnectionRole(ctx context.Context, storage logical.Stor
 		b.Logger().Warn("a role stays in the index of its former connection", "role", role, "connection", connection, "error", err)
 	}
 }
-
-func leasePrefix(connection string) string { return leaseIndexPrefix + connection + "/" }

@@ -140,7 +140,7 @@ func checkType(name string, fieldType framework.FieldType, value any) error {
 			return fmt.Errorf("%s: must be a duration of 0 or more: a number of seconds, or text such as 336h", name)
 		}
 	case framework.TypeBool:
-		if !converts(fieldType, value) {
+		if !converts(fieldType, value) || value == "" {
 			return fmt.Errorf("%s: must be true or false", name)
 		}
 	}
@@ -190,6 +190,15 @@ func (in input) has(fields ...string) bool {
 		_, named := in.Raw[field]
 		return named
 	})
+}
+
+// isTrue reads a field of type [framework.TypeBool]; null is its default.
+func (in input) isTrue(field string) bool {
+	if in.Raw[field] == nil {
+		value, _ := in.Schema[field].DefaultOrZero().(bool)
+		return value
+	}
+	return in.Get(field).(bool)
 }
 
 func (in input) text(field string) string { return in.Get(field).(string) }

@@ -2,6 +2,8 @@
 
 package backend
 
+import "strings"
+
 const (
 	configStorageKey        = "config"
 	roleStoragePrefix       = "roles/"
@@ -24,14 +26,34 @@ const (
 	expiryStoragePrefix = "expiries/"
 
 	// leaseIndexPrefix is the index of leased credentials, with one key per
-	// credential and the time of its end in front of the name. Vault revokes
-	// leases; the index is for credentials that Vault does not revoke, because a
-	// crash lost the response with the lease or because Vault gave the lease up.
-	// The index also keeps a connection from being deleted while credentials that
-	// it minted are leased.
+	// credential and the current end of its lease in front of the name. Vault
+	// revokes leases; the index is for credentials that Vault does not revoke,
+	// because a crash lost the response with the lease or because Vault gave the
+	// lease up. The index also keeps a connection from being deleted while
+	// credentials that it minted are leased.
 	leaseIndexPrefix = "leases/"
+
+	// fenceStorageKey is written before anything is ended at a registry; see
+	// fence.
+	fenceStorageKey = "fence"
 )
 
-// schemaVersion is written into every stored entry. Increase it when an older
-// plugin could not read, or would misread, an entry of this one.
-const schemaVersion = 1
+const (
+	// schemaVersion is written into stored entries. Increase it when an older
+	// plugin could not read, or would misread, an entry of this one.
+	schemaVersion = 1
+
+	// mintingSchemaVersion is written into the entries of connections and of
+	// shared credentials. A plugin that knows only version 1 would lose where a
+	// credential was minted, and could then revoke somebody else's with the same
+	// ID.
+	mintingSchemaVersion = 2
+)
+
+// schemaVersionOf returns the schema version of the entry of a key.
+func schemaVersionOf(key string) int {
+	if strings.HasPrefix(key, connectionStoragePrefix) || strings.HasPrefix(key, sharedStoragePrefix) {
+		return mintingSchemaVersion
+	}
+	return schemaVersion
+}

@@ -8,8 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -21,22 +19,33 @@ import (
 const (
 	leaseSecretType = "pull_secret"
 
-	// leaseMargin is how long after its end a leased credential is revoked from
-	// here: Vault has tried for long then.
-	leaseMargin = time.Minute
+	// leaseSlack is how much later than in the index a lease may end in Vault,
+	// which computes its end after the engine has answered.
+	leaseSlack = leaseMargin / 2
 )
 
 // lease is the internal data of a Vault lease.
+//
+// Earlier builds wrote no latest end, and had in Ends the latest time to which
+// the lease can be renewed. They still take it for that: after a roll-back,
+// leases are not renewed beyond the end that the index knows.
 type lease struct {
 	SchemaVersion int `json:"schema_version"` // the first builds wrote none
 
 	credentialRef
-	Ends time.Time     `json:"ends"` // the latest time to which it can be renewed
-	TTL  time.Duration `json:"ttl"`
+	Ends   time.Time     `json:"ends"`            // current end, as in the index; whole seconds
+	Latest time.Time     `json:"latest,omitzero"` // the latest time to which it can be renewed
+	TTL    time.Duration `json:"ttl"`
 }
 
-func (l lease) indexKey() string {
-	return leasePrefix(l.Connection) + l.Ends.UTC().Format(expiryKeyTime) + l.Name
+func (l lease) indexKey() string { return leaseKey(l.Connection, l.Ends, l.Name) }
+
+// latestEnd returns the latest time to which the lease can be renewed.
+func (l lease) latestEnd() time.Time {
+	if l.Latest.IsZero() {
+		return l.Ends
+	}
+	return l.Latest
 }
 
 // internalData returns the lease in the form that Vault keeps.
@@ -82,21 +91,57 @@ func (b *backend) readLeased(ctx context.Context, req *logical.Request, name str
 	if err != nil {
 		return answer(registryError(err))
 	}
-	l.credentialRef, l.Ends = minted.credentialRef, minted.MintedAt.Add(b.leaseMaxTTL(r.Dynamic, minted))
-	resp, err := b.leaseResponse(minted, l, settings, format)
-	if err == nil && minted.revocable {
-		err = b.rememberLease(ctx, req.Storage, l)
-	}
-	if err == nil {
-		err = b.commit(ctx, req.Storage, minted) // an entry that stays would have it revoked while it is leased
-	}
+	l.credentialRef = minted.credentialRef
+	resp, err := b.leaseMinted(ctx, req.Storage, minted, minted.pullSecret(r, settings), b.leaseMaxTTL(r.Dynamic, minted), l, format)
 	if err != nil {
-		b.abandon(ctx, req.Storage, minted)
-		_ = req.Storage.Delete(ctx, l.indexKey()) // else the sweep finds nothing to do
 		return answer(err)
 	}
 	b.sendEvent(ctx, req, "credential-mint", "creds/"+name)
 	return withWarnings(resp, warnings), nil
+}
+
+// leaseMinted returns the answer that leases a new credential. If it fails, or
+// the client hung up, nobody gets the credential, and the engine ends it.
+func (b *backend) leaseMinted(asked context.Context, storage logical.Storage, minted *newCredential, secret pullSecret, maxTTL time.Duration, l lease, format credsFormat) (*logical.Response, error) {
+	ctx := context.WithoutCancel(asked)
+	ttl := min(l.TTL, maxTTL)
+	l.Ends = minted.MintedAt.Add(maxTTL)
+	if minted.revocable {
+		l.Latest, l.Ends = l.Ends, wholeSeconds(b.now().Add(ttl))
+	}
+	resp, err := b.leaseResponse(secret, l, ttl, maxTTL, format)
+	if err == nil && minted.revocable {
+		err = b.indexLease(ctx, storage, l.Ends, storedLease{SchemaVersion: schemaVersion, credentialRef: l.credentialRef})
+	}
+	if err == nil {
+		err = b.commit(ctx, storage, minted) // an entry that stays would have it revoked while it is leased
+	}
+	if err == nil {
+		err = asked.Err()
+	}
+	if err != nil {
+		b.endUnleased(ctx, storage, minted, l)
+		return nil, err
+	}
+	return resp, nil
+}
+
+// endUnleased ends a credential that nobody was given. If the registry fails,
+// the index has it ended soon: the write-ahead entry may be deleted already.
+func (b *backend) endUnleased(ctx context.Context, storage logical.Storage, minted *newCredential, l lease) {
+	gone := b.abandon(ctx, storage, minted)
+	if !minted.revocable {
+		return
+	}
+	var err error
+	if gone {
+		err = forgetKey(ctx, storage, l.indexKey()) // the sweep finds the credential of a key that stays gone
+	} else {
+		err = b.retryLater(ctx, storage, l.indexKey(), storedLease{SchemaVersion: schemaVersion, credentialRef: l.credentialRef})
+	}
+	if err != nil {
+		b.Logger().Warn("the index of leases is not up to date", "connection", l.Connection, "name", l.Name, "error", err)
+	}
 }
 
 // leaseTTLs returns for how long a lease is given, and for how long it can be
@@ -119,7 +164,7 @@ func (b *backend) leaseTTLs(d *dynamicRole, target issuer.Target) (ttl, maxTTL t
 	return ttl, maxTTL, warnings
 }
 
-// mostOf returns how long the lease of what was minted can last: what the role
+// leaseMaxTTL returns how long the lease of a new credential can last: what the role
 // and the mount say, and no longer than the registry keeps the credential.
 func (b *backend) leaseMaxTTL(d *dynamicRole, minted *newCredential) time.Duration {
 	_, maxTTL, _ := b.leaseTTLs(d, issuer.Target{})
@@ -129,23 +174,27 @@ func (b *backend) leaseMaxTTL(d *dynamicRole, minted *newCredential) time.Durati
 	return maxTTL
 }
 
-func (b *backend) leaseResponse(minted *newCredential, l lease, settings config, format credsFormat) (*logical.Response, error) {
-	if err := settings.checkAllowed(minted.Docker); err != nil {
+func (b *backend) leaseResponse(secret pullSecret, l lease, ttl, maxTTL time.Duration, format credsFormat) (*logical.Response, error) {
+	if err := secret.settings.checkRegistries(secret.Registries); err != nil {
 		return nil, err
 	}
 	internal, err := l.internalData()
 	if err != nil {
 		return nil, err
 	}
-	maxTTL := l.Ends.Sub(minted.MintedAt)
-	resp := b.Secret(leaseSecretType).Response(format.data(pullSecret{Docker: minted.Docker, ExpiresAt: minted.ExpiresAt}), internal)
-	resp.Secret.TTL, resp.Secret.MaxTTL = min(l.TTL, maxTTL), maxTTL
+	fields, err := format.answer(secret)
+	if err != nil {
+		return nil, err
+	}
+	resp := b.Secret(leaseSecretType).Response(fields, internal)
+	resp.Secret.TTL, resp.Secret.MaxTTL = ttl, maxTTL
 	resp.Secret.Renewable = l.TTL < maxTTL
 	return resp, nil
 }
 
-// renewLease extends a lease, up to the end that it was given with. The role's
-// ttl is the one that it has now.
+// renewLease extends a lease, up to the latest end that it was given with. The
+// role's ttl is the one that it has now. The index has the new end before Vault
+// has it, so that it never ends the credential of a lease.
 func (b *backend) renewLease(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
 	l, err := leaseOf(req)
 	if err != nil {
@@ -161,14 +210,85 @@ func (b *backend) renewLease(ctx context.Context, req *logical.Request, _ *frame
 	if ttl, _, _ := b.leaseTTLs(r.Dynamic, issuer.Target{}); ttl > 0 {
 		l.TTL = ttl
 	}
-	left := l.Ends.Sub(b.now())
-	if left <= 0 {
+	now := b.now()
+	ttl := b.renewedTTL(req.Secret, l, now)
+	if ttl <= 0 {
 		return answer(refusef("the credential has come to the end of its max_ttl; read creds/%s again", l.Role))
 	}
-	resp := &logical.Response{Secret: req.Secret}
-	resp.Secret.TTL = min(l.TTL, left)
-	resp.Secret.MaxTTL = l.Ends.Sub(req.Secret.IssueTime)
-	return resp, nil
+	latest := l.latestEnd()
+	moved, err := b.moveLease(ctx, req.Storage, l, wholeSeconds(now.Add(ttl)), wholeSeconds(now.Add(req.Secret.TTL)))
+	if err != nil {
+		return answer(err)
+	}
+	if !moved.Latest.IsZero() {
+		// Vault takes an increment in place of the TTL, and the time at which it
+		// has the answer. MaxTTL keeps it to the end that the index has.
+		latest = earlier(latest, moved.Ends.Add(leaseSlack))
+	}
+	internal, err := moved.internalData()
+	if err != nil {
+		return nil, err
+	}
+	maps.Copy(req.Secret.InternalData, internal) // the framework has data of its own there
+	req.Secret.TTL = ttl
+	req.Secret.MaxTTL = latest.Sub(issued(req.Secret, now))
+	return &logical.Response{Secret: req.Secret}, nil
+}
+
+// renewedTTL returns how long Vault extends a lease for, as
+// [framework.CalculateTTL] computes it from a renewal; zero or less if it cannot
+// be renewed.
+func (b *backend) renewedTTL(secret *logical.Secret, l lease, now time.Time) time.Duration {
+	ttl := l.TTL
+	if secret.Increment > 0 {
+		ttl = secret.Increment
+	}
+	latest := earlier(l.latestEnd(), issued(secret, now).Add(b.System().MaxLeaseTTL()))
+	return min(ttl, latest.Sub(now))
+}
+
+// issued returns when a lease was issued.
+func issued(secret *logical.Secret, now time.Time) time.Time {
+	if secret.IssueTime.IsZero() {
+		return now
+	}
+	return secret.IssueTime
+}
+
+// moveLease moves a lease to a new end in the index, and returns it with that
+// end. The new key is written before the former one is deleted, so that a crash
+// in between leaves a key too many.
+//
+// Vault may fail to store the renewal, and then has the former end. That is the
+// one in the index, or earlier: no later than now plus the former ttl. So a lease
+// that is shortened moves with the next renewal.
+func (b *backend) moveLease(ctx context.Context, storage logical.Storage, l lease, ends, former time.Time) (lease, error) {
+	unlock, err := b.leaseLocks.lock(ctx, l.Name)
+	if err != nil {
+		return l, err
+	}
+	defer unlock()
+	at := indexedLease{l.indexKey(), l.Ends, l.Name}
+	stored, err := b.storedLease(ctx, storage, at.key)
+	if err == nil && stored == nil { // Vault did not store the last renewal
+		at, stored, err = b.findLease(ctx, storage, l.Connection, l.Name)
+	}
+	switch {
+	case err != nil:
+		return l, err
+	case stored == nil && l.Latest.IsZero():
+		return l, nil // the registry cannot revoke it, or an earlier build did not index it
+	case stored == nil || stored.isRevoking():
+		return l, refusef("the credential of this lease was ended, or is about to be; read creds/%s again", l.Role)
+	}
+	l.Latest, l.Ends = l.latestEnd(), later(ends, earlier(at.ends, former))
+	if l.indexKey() == at.key {
+		return l, nil
+	}
+	if err := b.indexLease(ctx, storage, l.Ends, *stored); err != nil {
+		return l, err
+	}
+	return l, forgetKey(ctx, storage, at.key)
 }
 
 func (b *backend) revokeLease(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
@@ -176,82 +296,50 @@ func (b *backend) revokeLease(ctx context.Context, req *logical.Request, _ *fram
 	if err != nil {
 		return nil, err
 	}
-	if err := b.revoke(ctx, req.Storage, l.credentialRef); err != nil {
+	unlock, err := b.leaseLocks.lock(ctx, l.Name)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	revoked := b.revoke(ctx, req.Storage, l.credentialRef)
+	if err := withoutGivenUp(revoked); err != nil {
+		b.noteUnrevoked(ctx, req.Storage, l, err)
 		return nil, registryError(err)
 	}
-	if err := req.Storage.Delete(ctx, l.indexKey()); err != nil {
-		return nil, fmt.Errorf("forgetting a lease: %w", err)
+	keys := []string{l.indexKey()}
+	if key, noted := b.unrevoked.LoadAndDelete(l.Name); noted {
+		keys = append(keys, key.(string))
 	}
-	b.sendEvent(ctx, req, "credential-revoke", "creds/"+l.Role)
+	for _, key := range keys {
+		if err := forgetKey(ctx, req.Storage, key); err != nil {
+			return nil, err
+		}
+	}
+	if revoked == nil {
+		b.sendEvent(ctx, req, "credential-revoke", "creds/"+l.Role)
+	}
 	return nil, nil
 }
 
-// storedLease is a leased credential as it stands in the index.
-type storedLease struct {
-	SchemaVersion int `json:"schema_version"`
-	credentialRef
-}
-
-func (b *backend) rememberLease(ctx context.Context, storage logical.Storage, l lease) error {
-	return putEntry(ctx, storage, l.indexKey(), storedLease{schemaVersion, l.credentialRef})
-}
-
-// forgetLease takes a credential that was never leased out of the index.
-func (b *backend) forgetLease(ctx context.Context, storage logical.Storage, m credentialRef) error {
-	keys, err := storage.List(ctx, leasePrefix(m.Connection))
+// noteUnrevoked has the sweep end a credential that Vault could not revoke.
+// Vault may have given up the lease: revoke-force does.
+func (b *backend) noteUnrevoked(ctx context.Context, storage logical.Storage, l lease, cause error) {
+	if errors.Is(cause, errNotActive) {
+		return // another node has the lease now
+	}
+	ctx = context.WithoutCancel(ctx)
+	at := indexedLease{l.indexKey(), l.Ends, l.Name}
+	stored, err := b.storedLease(ctx, storage, at.key)
+	if err == nil && stored == nil {
+		if _, noted := b.unrevoked.Load(l.Name); noted {
+			return // the sweep tries again
+		}
+		at, stored, err = b.findLease(ctx, storage, l.Connection, l.Name)
+	}
+	if err == nil && stored != nil {
+		err = b.retryLater(ctx, storage, at.key, *stored)
+	}
 	if err != nil {
-		return fmt.Errorf("listing the leases of connection %q: %w", m.Connection, err)
+		b.Logger().Warn("a revocation that failed is not noted", "connection", l.Connection, "name", l.Name, "error", err)
 	}
-	for _, key := range keys {
-		if strings.HasSuffix(key, "."+m.Name) {
-			if err := storage.Delete(ctx, leasePrefix(m.Connection)+key); err != nil {
-				return fmt.Errorf("forgetting a lease: %w", err)
-			}
-		}
-	}
-	return nil
-}
-
-// sweepLeases revokes what Vault should have revoked long ago.
-func (b *backend) sweepLeases(ctx context.Context, storage logical.Storage) error {
-	connections, err := storage.List(ctx, leaseIndexPrefix)
-	if err != nil {
-		return fmt.Errorf("listing the leases: %w", err)
-	}
-	for _, connection := range connections {
-		connection = strings.TrimSuffix(connection, "/")
-		keys, err := storage.List(ctx, leasePrefix(connection))
-		if err != nil {
-			return fmt.Errorf("listing the leases of connection %q: %w", connection, err)
-		}
-		slices.Sort(keys) // by time
-		for _, key := range keys {
-			ends, _, ok := parseExpiryKey(key)
-			if !ok {
-				continue
-			}
-			if b.now().Sub(ends) < leaseMargin {
-				break
-			}
-			if err := b.sweepLease(ctx, storage, leasePrefix(connection)+key); err != nil {
-				b.Logger().Warn("a credential whose lease has ended could not be revoked", "connection", connection, "key", key, "error", err)
-				if issuer.StatusOf(err) == 0 {
-					break // the registry does not answer
-				}
-			}
-		}
-	}
-	return nil
-}
-
-func (b *backend) sweepLease(ctx context.Context, storage logical.Storage, key string) error {
-	var stored storedLease
-	found, err := getEntry(ctx, storage, key, &stored, &stored.SchemaVersion)
-	if err != nil || !found {
-		return err
-	}
-	if err := b.revoke(ctx, storage, stored.credentialRef); err != nil {
-		return err
-	}
-	return storage.Delete(ctx, key)
 }

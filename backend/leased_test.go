@@ -168,7 +168,9 @@ func TestLeaseIsRenewedUpToItsOriginalEnd(t *testing.T) {
 			t.Fatalf("want a renewal, got %v, %v", resp, err)
 		}
 		checkSame(t, "TTL", want, resp.Secret.TTL)
-		checkSame(t, "MaxTTL", 3*time.Hour, resp.Secret.MaxTTL)
+		// Vault may take an increment in place of the TTL, up to what the index has.
+		knows, _, _ := parseExpiryKey(e.indexedLeases()[0])
+		checkSame(t, "MaxTTL", min(3*time.Hour, knows.Add(leaseSlack).Sub(secret.IssueTime)), resp.Secret.MaxTTL)
 	}
 	renew(time.Hour)
 	e.clock.advance(90 * time.Minute)
@@ -320,7 +322,6 @@ func TestLeasedReadIsForwardedFromAStandby(t *testing.T) {
 func TestSweepRevokesWhatVaultDoesNot(t *testing.T) {
 	e := newLeasingEngine(t, fields{"max_ttl": "2h"})
 	e.lease("creds/leased")
-	e.write("roles/leased", fields{"max_ttl": "3h"})
 	e.lease("creds/leased")
 	e.store(leasePrefix("app")+"odd", "")
 	sweep := func(after time.Duration, living, indexed int) {
@@ -333,24 +334,22 @@ func TestSweepRevokesWhatVaultDoesNot(t *testing.T) {
 		checkSame(t, "index", indexed, len(e.indexedLeases()))
 	}
 	sweep(0, 2, 3)
-	sweep(2*time.Hour+leaseMargin-time.Second, 2, 3)
-	sweep(sweepEvery, 1, 2)
+	sweep(time.Hour+leaseMargin-time.Second, 2, 3)
 	e.minting.fail("revoke", errDown)
-	sweep(time.Hour, 1, 2)
+	sweep(time.Minute, 2, 3)
 	e.minting.mend()
-	sweep(time.Minute, 1, 2) // too early for another sweep
-	sweep(sweepEvery, 0, 1)
+	sweep(time.Second, 2, 3) // a registry that did not answer is left alone for a moment
+	sweep(time.Minute, 0, 1)
 }
 
 func TestSweepNeedsTheStorage(t *testing.T) {
-	for failAt := int64(1); failAt <= 5; failAt++ {
+	for failAt := int64(1); failAt <= 6; failAt++ {
 		e := newLeasingEngine(t, fields{"max_ttl": "2h"})
 		e.lease("creds/leased")
 		e.clock.advance(3 * time.Hour)
 		faulty := e.faulty(failAt)
-		err := e.sweepLeases(t.Context(), faulty)
-		if lists := failAt <= 2; lists != errors.Is(err, errStorage) {
-			t.Errorf("storage call %d fails: got %v", failAt, err)
+		if err := e.sweepLeases(t.Context(), faulty); !errors.Is(err, errStorage) {
+			t.Errorf("storage call %d fails: want its error, got %v", failAt, err)
 		}
 		e.storage = faulty.Storage
 		if err := e.sweepLeases(t.Context(), e.through()); err != nil {

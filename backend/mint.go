@@ -4,7 +4,6 @@ package backend
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -16,15 +15,8 @@ import (
 	"vault-plugin-secrets-regcred/backend/registry"
 )
 
-const (
-	// trialTries and trialPause are for registries that take a moment until
-	// they accept what they have just minted.
-	trialTries = 4
-	trialPause = time.Second
-)
-
-// issued is a minted credential that is not yet stored or leased. Until
-// kept or abandoned, a write-ahead entry stands for it.
+// newCredential is a minted credential that is not yet stored or leased. A
+// write-ahead entry stands for it until commit or abandon.
 type newCredential struct {
 	credentialRef
 	Docker    dockerconfig.Config
@@ -36,45 +28,87 @@ type newCredential struct {
 	done      func()
 }
 
-// mintFor mints a credential for a role that lives long enough for lifetime,
-// which is told what the registry can do. Whether the role may use the
-// connection, and mint for what it names, is checked here, at each mint. The
-// caller keeps or abandons what it gets.
+// mintFor mints a credential for a role, and pulls with it if the role says
+// from where. The caller commits or abandons what it gets. lifetime returns how
+// long the credential must live, for what the registry can do.
 //
 // The request may end before: a mint that has begun is brought to its end.
 func (b *backend) mintFor(ctx context.Context, storage logical.Storage, name string, r *role, lifetime func(issuer.Target) time.Duration) (*newCredential, error) {
 	ctx = context.WithoutCancel(ctx)
-	d := r.Dynamic
-	c, err := b.usableConnection(ctx, storage, d.Connection)
+	minted, err := b.mintUntried(ctx, storage, name, r, lifetime)
 	if err != nil {
 		return nil, err
 	}
-	if err := c.checkRole(d.Connection, name); err != nil {
+	if err := b.tryMinted(ctx, storage, r, minted); err != nil {
+		b.abandon(ctx, storage, minted)
 		return nil, err
 	}
-	target, err := b.target(c, d.For)
+	return minted, nil
+}
+
+// mintUntried mints without pulling. If the registry refuses a root credential
+// that was replaced meanwhile, the mint is planned anew, by what the connection
+// says by then.
+func (b *backend) mintUntried(ctx context.Context, storage logical.Storage, name string, r *role, lifetime func(issuer.Target) time.Duration) (*newCredential, error) {
+	ctx = context.WithoutCancel(ctx)
+	for try := 1; ; try++ {
+		if _, err := b.usableConnection(ctx, storage, r.Dynamic.Connection); err != nil {
+			return nil, err
+		}
+		c, target, minted, err := b.planMint(ctx, storage, name, r.Dynamic)
+		if err != nil {
+			return nil, err
+		}
+		err = b.mintPlanned(ctx, storage, c, minted, minted.MintedAt.Add(lifetime(target)))
+		if err == nil {
+			return minted, nil
+		}
+		if try == 2 || !b.rootReplaced(ctx, storage, c, err) {
+			return nil, fmt.Errorf("minting a credential for role %q: %w", name, err)
+		}
+	}
+}
+
+// planMint decides whether a role may have a credential minted, and for what,
+// and writes ahead how it will be found. Nothing that it decides is used for
+// another connection than the one that it returns. The connection cannot be
+// deleted until the write-ahead entry is there.
+func (b *backend) planMint(ctx context.Context, storage logical.Storage, name string, d *dynamicRole) (*connection, issuer.Target, *newCredential, error) {
+	defer b.holdConnection(d.Connection)()
+	fail := func(err error) (*connection, issuer.Target, *newCredential, error) {
+		return nil, issuer.Target{}, nil, err
+	}
+	c, err := b.connectionFor(ctx, storage, d.Connection, name)
 	if err != nil {
-		return nil, err
+		return fail(err)
+	}
+	target, err := c.target(d.For)
+	if err != nil {
+		return fail(err)
 	}
 	settings, err := b.config(ctx, storage)
 	if err != nil {
-		return nil, err
+		return fail(err)
 	}
 	if err := settings.checkRegistries(c.Registries); err != nil {
-		return nil, err
+		return fail(err)
 	}
-
-	m := credentialRef{Connection: c.Name, Role: name, Name: issuer.NewName(name), For: target.Settings}
-	minted := &newCredential{credentialRef: m, MintedAt: b.now(), revocable: !c.Type.NoRevocation, done: b.markInProgress(m.Name)}
+	ref := credentialRef{Connection: c.Name, ConnectionID: c.ID, URL: apiRoot(c.URL), Role: name, Name: issuer.NewName(name), For: target.Settings}
+	minted := &newCredential{credentialRef: ref, MintedAt: b.now(), revocable: !c.Type.NoRevocation, done: b.markInProgress(ref.Name)}
 	if minted.revocable {
-		if minted.wal, err = b.putWAL(ctx, storage, m); err != nil {
+		if minted.wal, err = b.putWAL(ctx, storage, ref); err != nil {
 			minted.done()
-			return nil, err
+			return fail(err)
 		}
 	}
+	return c, target, minted, nil
+}
+
+// mintPlanned has the registry mint what was planned.
+func (b *backend) mintPlanned(ctx context.Context, storage logical.Storage, c *connection, minted *newCredential, expiresAt time.Time) error {
 	var answer issuer.Credential
-	err = b.ask(ctx, storage, c, func(client *issuer.Client) (err error) {
-		answer, err = client.Mint(ctx, issuer.Request{Name: m.Name, For: m.For, ExpiresAt: minted.MintedAt.Add(lifetime(target))})
+	err := b.callRegistry(c, func(client *issuer.Client) (err error) {
+		answer, err = client.Mint(ctx, issuer.Request{Name: minted.Name, For: minted.For, ExpiresAt: expiresAt})
 		return err
 	})
 	if err != nil {
@@ -83,27 +117,22 @@ func (b *backend) mintFor(ctx context.Context, storage logical.Storage, name str
 			b.deleteWAL(ctx, storage, minted.wal)
 		}
 		minted.done()
-		return nil, fmt.Errorf("minting a credential for role %q: %w", name, err)
+		return err
 	}
 	minted.ID, minted.ExpiresAt = answer.ID, answer.ExpiresAt
 	if !minted.works() {
 		b.abandon(ctx, storage, minted)
-		return nil, badGateway(fmt.Errorf("the registry of connection %q minted what ends at a time that cannot be right; its clock, or that of Vault, may be wrong", c.Name))
+		return badGateway(fmt.Errorf("the registry of connection %q minted what ends at a time that cannot be right; its clock, or that of Vault, may be wrong", c.Name))
 	}
 	if minted.Docker, err = pullSecretOf(c.Registries, answer); err != nil {
 		b.abandon(ctx, storage, minted)
-		return nil, badGateway(fmt.Errorf("the registry of connection %q minted what cannot be in a pull secret: %w", c.Name, err))
+		return badGateway(fmt.Errorf("the registry of connection %q minted what cannot be in a pull secret: %w", c.Name, err))
 	}
-	if err := b.tryMinted(ctx, settings, r, minted); err != nil {
-		b.abandon(ctx, storage, minted)
-		return nil, err
-	}
-	return minted, nil
+	return nil
 }
 
-// works reports whether the time at which a credential ends is after the one at
-// which it was minted, and one that storage and tools can hold. Else each read
-// would mint another.
+// works reports whether a credential ends after it was minted, and at a time
+// that storage and tools can hold. Otherwise each read would mint another.
 func (m *newCredential) works() bool {
 	return m.ExpiresAt.IsZero() || m.ExpiresAt.After(m.MintedAt) && m.ExpiresAt.UTC().Year() <= 9999
 }
@@ -125,36 +154,38 @@ func pullSecretOf(registries []dockerconfig.Key, minted issuer.Credential) (dock
 	return dockerconfig.New(credentials...)
 }
 
-// tryMinted pulls with a new credential before anybody is given it, if the role
-// says what from. Only a registry that refuses it counts against it: one that
-// Vault cannot reach may be reached by the nodes.
-func (b *backend) tryMinted(ctx context.Context, settings config, r *role, minted *newCredential) error {
+// tryMinted pulls with a new credential before a read returns it, if the role has
+// a verify_repository. Only a refusal of the registry counts against it: nodes may
+// reach a registry that Vault cannot reach.
+func (b *backend) tryMinted(ctx context.Context, storage logical.Storage, r *role, minted *newCredential) error {
 	if r.VerifyRepository == "" {
 		return nil
 	}
-	secret := pullSecret{Docker: minted.Docker, settings: settings, sources: []source{{name: minted.Role, role: r, docker: minted.Docker}}}
-	for try := 1; ; try++ {
-		results, err := b.verify(ctx, secret, "")
-		if err != nil {
-			return err
+	settings, err := b.config(ctx, storage)
+	if err != nil {
+		return err
+	}
+	results, err := b.verify(ctx, minted.pullSecret(r, settings), "")
+	if err != nil {
+		return err
+	}
+	for _, v := range results {
+		if v.Verdict == registry.Denied {
+			return badGateway(fmt.Errorf("the new credential is revoked again, because it cannot pull from verify_repository: registry %q refuses what was minted (%s)", v.registry.ImageName(), v.Message))
 		}
-		denied := ""
-		for _, v := range results {
-			if v.Verdict == registry.Denied {
-				denied = fmt.Sprintf("registry %q refuses what was minted (%s)", v.registry.ImageName(), v.Message)
-			}
-		}
-		if denied == "" {
-			return nil
-		}
-		if try == trialTries {
-			return badGateway(errors.New("the new credential is revoked again, because it cannot pull from verify_repository: " + denied))
-		}
-		b.sleep(ctx, trialPause)
+	}
+	return nil
+}
+
+// pullSecret returns the pull secret that the credential makes for its role.
+func (m *newCredential) pullSecret(r *role, settings config) pullSecret {
+	return pullSecret{
+		Docker:      m.Docker,
+		description: description{Registries: m.Docker.Keys(), ExpiresAt: m.ExpiresAt, settings: settings, sources: []source{{name: m.Role, role: r, docker: m.Docker, registries: m.Docker.Keys(), isNew: true}}},
 	}
 }
 
-// kept ends the write-ahead entry of what is stored or leased now. After an
+// commit deletes the write-ahead entry of what is stored or leased now. After an
 // error the entry may be there still.
 func (b *backend) commit(ctx context.Context, storage logical.Storage, minted *newCredential) error {
 	if minted.wal != "" {
@@ -171,7 +202,10 @@ func (b *backend) commit(ctx context.Context, storage logical.Storage, minted *n
 func (b *backend) abandon(ctx context.Context, storage logical.Storage, minted *newCredential) (gone bool) {
 	ctx = context.WithoutCancel(ctx)
 	defer minted.done()
-	if err := b.revoke(ctx, storage, minted.credentialRef); err != nil {
+	err := b.atItsRegistry(ctx, storage, minted.credentialRef, func(client *issuer.Client) error {
+		return end(ctx, client, minted.credentialRef)
+	})
+	if err := withoutGivenUp(err); err != nil {
 		b.Logger().Warn("a credential is still to be revoked", "connection", minted.Connection, "name", minted.Name, "error", err)
 		return false
 	}
@@ -179,55 +213,71 @@ func (b *backend) abandon(ctx context.Context, storage logical.Storage, minted *
 	return true
 }
 
-// revoke ends a credential at the registry. A connection that is gone was given
-// up with all that it had minted.
-func (b *backend) revoke(ctx context.Context, storage logical.Storage, m credentialRef) error {
-	if m.ID == "" {
-		return b.revokeNamed(ctx, storage, m)
-	}
-	return b.withClient(ctx, storage, m, func(client *issuer.Client) error {
-		return client.Revoke(ctx, m.For, m.ID)
+// revoke ends a credential at the registry that minted it. errGivenUp says that
+// the connection does not lead there.
+func (b *backend) revoke(ctx context.Context, storage logical.Storage, ref credentialRef) error {
+	return b.atItsRegistry(ctx, storage, ref, func(client *issuer.Client) error {
+		if err := b.fence(ctx, storage); err != nil {
+			return err
+		}
+		return end(ctx, client, ref)
 	})
 }
 
-// revokeNamed ends what has the name of a credential, if anything.
-func (b *backend) revokeNamed(ctx context.Context, storage logical.Storage, m credentialRef) error {
-	return b.withClient(ctx, storage, m, func(client *issuer.Client) error {
-		return client.RevokeNamed(ctx, m.For, m.Name)
-	})
+// revokeNamed ends the credential of that name, if there is one.
+func (b *backend) revokeNamed(ctx context.Context, storage logical.Storage, ref credentialRef) error {
+	ref.ID = ""
+	return b.revoke(ctx, storage, ref)
 }
 
-// withClient opens the connection of a credential.
-func (b *backend) withClient(ctx context.Context, storage logical.Storage, m credentialRef, do func(*issuer.Client) error) error {
-	c, err := b.usableConnection(ctx, storage, m.Connection)
-	if err != nil {
-		return err
+// end ends a credential, by its ID where that is known.
+func end(ctx context.Context, client *issuer.Client, ref credentialRef) error {
+	if ref.ID == "" {
+		return client.RevokeNamed(ctx, ref.For, ref.Name)
 	}
-	if c == nil {
-		b.Logger().Warn("a credential was given up with its connection", "connection", m.Connection, "name", m.Name)
-		return nil
-	}
-	if c.Type.NoRevocation {
-		return nil
-	}
-	return b.ask(ctx, storage, c, do)
+	return client.Revoke(ctx, ref.For, ref.Name, ref.ID)
 }
 
-// ask does something with a connection, and once more if its root
-// credential is refused because it was replaced meanwhile.
-func (b *backend) ask(ctx context.Context, storage logical.Storage, c *connection, do func(*issuer.Client) error) error {
-	err := b.askOnce(c, do)
+// atItsRegistry calls the registry that minted a credential.
+func (b *backend) atItsRegistry(ctx context.Context, storage logical.Storage, ref credentialRef, do func(*issuer.Client) error) error {
+	for try := 1; ; try++ {
+		c, err := b.usableConnection(ctx, storage, ref.Connection)
+		if err != nil {
+			return err
+		}
+		if c == nil || !c.minted(ref) {
+			b.reportGivenUp(ctx, ref)
+			return errGivenUp
+		}
+		if c.Type.NoRevocation {
+			return nil
+		}
+		err = b.callRegistry(c, do)
+		if err == nil || try == 2 || !b.rootReplaced(ctx, storage, c, err) {
+			return err
+		}
+	}
+}
+
+// reportGivenUp says where a credential stays.
+func (b *backend) reportGivenUp(ctx context.Context, ref credentialRef) {
+	b.Logger().Warn("a credential is given up: its connection does not lead to the registry that minted it any more; delete it there if it does not expire",
+		"connection", ref.Connection, "role", ref.Role, "name", ref.Name, "url", ref.URL)
+	b.sendEventOf(ctx, "credential-give-up", "connections/"+ref.Connection, "creds/"+ref.Role, logical.UpdateOperation)
+}
+
+// rootReplaced reports whether an error refuses a root credential that has been
+// replaced since the connection was read.
+func (b *backend) rootReplaced(ctx context.Context, storage logical.Storage, c *connection, err error) bool {
 	if !refusesCredential(err) {
-		return err
+		return false
 	}
-	now, readErr := b.connection(ctx, storage, c.Name)
-	if readErr != nil || now == nil || sameSecrets(now.Secrets, c.Secrets) {
-		return err
-	}
-	return b.askOnce(now, do)
+	now, err := b.connection(ctx, storage, c.Name)
+	return err == nil && now != nil && !sameSecrets(now.Secrets, c.Secrets)
 }
 
-func (b *backend) askOnce(c *connection, do func(*issuer.Client) error) error {
+// callRegistry opens a connection for one call.
+func (b *backend) callRegistry(c *connection, do func(*issuer.Client) error) error {
 	client, err := b.open(c, issuer.Root{})
 	if err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"sync"
@@ -61,6 +62,9 @@ type mintingRegistry struct {
 	username string
 	password func(name string) string // of the credential of that name
 	status   issuer.Status
+	defaults issuer.Settings // of the fields of roles
+
+	failRevoking map[string]error // by ID
 }
 
 // mintingRegistries holds all of them by URL. Each test has its own.
@@ -134,6 +138,15 @@ func (r *mintingRegistry) set(hook *func(string) error, failing string, err erro
 	}
 }
 
+// end ends credentials as somebody at the registry does.
+func (r *mintingRegistry) end(names ...string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, name := range names {
+		delete(r.living, name)
+	}
+}
+
 func (r *mintingRegistry) mend() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -191,10 +204,12 @@ func testType() issuer.Type {
 			if fields["project"] == "" {
 				return issuer.Target{}, errors.New("project: must be set")
 			}
-			target := issuer.Target{Settings: fields, Names: []string{fields["project"]}}
+			target := issuer.Target{Settings: issuer.Settings{}, Names: []string{fields["project"]}}
 			if r, found := mintingRegistries.Load(c.URL); found {
 				target.MaxLifetime = r.(*mintingRegistry).longest
+				maps.Copy(target.Settings, r.(*mintingRegistry).defaults)
 			}
+			maps.Copy(target.Settings, fields)
 			return target, nil
 		},
 		New: func(c issuer.Connection) (issuer.Issuer, error) {
@@ -225,7 +240,7 @@ func (i testIssuer) call(name string, act func() error) error {
 	if i.registry.admins[i.password] {
 		err = act()
 	} else {
-		err = issuer.StatusError(http.StatusUnauthorized, nil, "unknown password "+i.password)
+		err = issuer.Proving(issuer.ProvesRefused, issuer.StatusError(http.StatusUnauthorized, nil, "unknown password "+i.password))
 	}
 	i.registry.mu.Unlock()
 	if after != nil && err == nil {
@@ -266,8 +281,11 @@ func (i testIssuer) Find(_ context.Context, _ issuer.Settings, name string) (ids
 	return ids, err
 }
 
-func (i testIssuer) Revoke(_ context.Context, _ issuer.Settings, id string) error {
+func (i testIssuer) Revoke(_ context.Context, _ issuer.Settings, name, id string) error {
 	return i.call("revoke", func() error {
+		if err := i.registry.failRevoking[id]; err != nil {
+			return err
+		}
 		delete(i.registry.living, id[len("id-"):])
 		return nil
 	})
@@ -295,15 +313,11 @@ func (i testIssuer) DiscardRoot(_ context.Context, name string) error {
 	})
 }
 
-func (i testIssuer) RetireRoot(context.Context) error {
-	err := i.call("retire", func() error {
-		delete(i.registry.admins, i.password)
+func (i testIssuer) RetireRoot(_ context.Context, old issuer.Root) error {
+	return i.call("retire", func() error {
+		delete(i.registry.admins, old.Secrets["password"].Reveal())
 		return nil
 	})
-	if issuer.StatusOf(err) == http.StatusUnauthorized {
-		return nil
-	}
-	return err
 }
 
 // adminPasswords returns the passwords that work, sorted.

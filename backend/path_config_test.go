@@ -187,3 +187,24 @@ func TestRoleThatIsNoLongerAllowedCanStillBeRestricted(t *testing.T) {
 	checkSame(t, "registries", []string{"ghcr.io"}, role["registries"])
 	checkSame(t, "expires_at", "2027-01-31T00:00:00Z", role["expires_at"])
 }
+
+// Taking rights away must always be possible.
+func TestTightenedRegistriesKeepNothingFromBeingRestricted(t *testing.T) {
+	e := newConnectedEngine(t)
+	e.write("roles/shared", with(sharedRole, fields{"allowed_bundles": "all"}))
+	e.write("roles/leased", leasedRole)
+	e.write("roles/all", fields{"members": "shared"})
+	e.write("config", fields{"allowed_registries": "other.example.com"})
+
+	e.write("roles/shared", fields{"allowed_bundles": ""})
+	e.write("roles/shared", fields{"grace_period": "0s"})
+	e.write("roles/shared", fields{"allowed_bundles": "all", "rotation_period": "1h"})
+	e.write("roles/leased", fields{"ttl": "1m", "max_ttl": "1m"})
+	e.write("roles/all", fields{})
+	e.write("connections/app", fields{"allowed_targets": "group/*", "verify_connection": false})
+	e.refused(logical.ReadOperation, "creds/all", nil, "is not among the allowed_registries")
+	e.write("connections/app", fields{"allowed_roles": ""})
+	checkSame(t, "allowed_roles", any([]string{}), e.read("connections/app")["allowed_roles"])
+	e.refused(logical.UpdateOperation, "connections/app", fields{"registry": "third.example.com", "password": adminPassword}, `registry "third.example.com" is not among the allowed_registries`)
+	checkSame(t, "mints", 0, e.minting.mints())
+}

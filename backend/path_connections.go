@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"vault-plugin-secrets-regcred/backend/dockerconfig"
 	"vault-plugin-secrets-regcred/backend/issuer"
 )
 
@@ -22,27 +23,13 @@ func (b *backend) pathConnections() []*framework.Path {
 	fields[connectionNameField] = connectionNameSchema()
 	fields["force"] = &framework.FieldSchema{
 		Type: framework.TypeBool, Query: true,
-		Description: "On delete: abandon the credentials that the connection has minted and can no longer revoke.",
+		Description: "On delete: give up the credentials that the connection has minted and can no longer revoke.",
 	}
 	write := func(summary string) framework.OperationHandler {
 		return forwarded(framework.PathOperation{Callback: b.writeConnection, Summary: summary, Responses: writeResponses("The connection is stored.")})
 	}
 	return []*framework.Path{
-		{
-			Pattern:      "connections/?$",
-			DisplayAttrs: &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationSuffix: "connections", Navigation: true, ItemType: "Connection"},
-			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.ListOperation: &framework.PathOperation{
-					Callback: listNames(connectionStoragePrefix),
-					Summary:  "List the names of the connections.",
-					Responses: okResponse("The names of the connections.", map[string]*framework.FieldSchema{
-						"keys": {Type: framework.TypeStringSlice, Description: "Names of the connections, sorted."},
-					}),
-				},
-			},
-			HelpSynopsis:    "The names of the connections.",
-			HelpDescription: "Lists the names of all connections of this mount, whatever their type.",
-		},
+		listPath("connections", "Connection", connectionStoragePrefix),
 		{
 			Pattern:        "connections/" + connectionRegex,
 			Fields:         fields,
@@ -103,7 +90,7 @@ func (b *backend) checkConnection(ctx context.Context, req *logical.Request, dat
 	if err != nil {
 		return answer(err)
 	}
-	c, err := b.connection(ctx, req.Storage, name)
+	c, err := b.connectionToCheck(ctx, req.Storage, name)
 	if err != nil {
 		return nil, err
 	}
@@ -122,7 +109,20 @@ func (b *backend) checkConnection(ctx context.Context, req *logical.Request, dat
 	if err != nil {
 		return nil, err
 	}
-	return withWarnings(resp, b.statusWarnings(status, settings)), nil
+	warnings := b.statusWarnings(status, settings)
+	if pending, ok := c.Root.readBack()["pending_root"].(string); ok {
+		warnings = append(warnings, "rotate-root is not finished: "+pending)
+	}
+	return withWarnings(resp, warnings), nil
+}
+
+// connectionToCheck finishes a rotate-root that was interrupted, where this node
+// can.
+func (b *backend) connectionToCheck(ctx context.Context, storage logical.Storage, name string) (*connection, error) {
+	if b.WriteSafeReplicationState() {
+		return b.usableConnection(ctx, storage, name)
+	}
+	return b.connection(ctx, storage, name)
 }
 
 // check asks the registry whether the root credential works.
@@ -166,11 +166,11 @@ func (b *backend) writeConnection(ctx context.Context, req *logical.Request, dat
 		return answer(refusef("connection %q was created meanwhile; try again", name))
 	}
 	in := input{data}
-	c, warnings, err := in.applyConnection(name, old, b.now())
+	c, warnings, err := in.applyConnection(name, old, b.now(), b.newID)
 	if err != nil {
 		return answer(err)
 	}
-	more, err := b.checkBeforeWrite(ctx, req.Storage, c, in.Get("verify_connection").(bool))
+	more, err := b.checkBeforeWrite(ctx, req.Storage, c, old, in.isTrue("verify_connection"))
 	if err != nil {
 		return answer(err)
 	}
@@ -180,18 +180,25 @@ func (b *backend) writeConnection(ctx context.Context, req *logical.Request, dat
 	if err := b.putConnection(ctx, req.Storage, c); err != nil {
 		return nil, err
 	}
+	if old != nil && (c.ID != old.ID || !slices.Equal(c.Registries, old.Registries)) {
+		b.scheduleRolesOf(ctx, req.Storage, name)
+	}
 	b.sendEvent(ctx, req, "connection-write", connectionStoragePrefix+name)
 	return withWarnings(nil, append(warnings, more...)), nil
 }
 
 // checkBeforeWrite refuses a connection that cannot be opened. If ask is true, it
 // also refuses one whose root credential fails the check.
-func (b *backend) checkBeforeWrite(ctx context.Context, storage logical.Storage, c *connection, ask bool) (warnings []string, err error) {
+func (b *backend) checkBeforeWrite(ctx context.Context, storage logical.Storage, c, old *connection, ask bool) (warnings []string, err error) {
 	settings, err := b.config(ctx, storage)
 	if err != nil {
 		return nil, err
 	}
-	if err := settings.checkRegistries(c.Registries); err != nil {
+	added := c.Registries // a connection whose registry is no longer allowed can still be restricted
+	if old != nil {
+		added = slices.DeleteFunc(slices.Clone(added), func(key dockerconfig.Key) bool { return slices.Contains(old.Registries, key) })
+	}
+	if err := settings.checkRegistries(added); err != nil {
 		return nil, err
 	}
 	client, err := b.open(c, issuer.Root{})
@@ -222,23 +229,35 @@ func (b *backend) deleteConnection(ctx context.Context, req *logical.Request, da
 	} else if c == nil && err == nil {
 		return nil, nil
 	}
+	force := (input{data}).isTrue("force")
+	failed := 0
+	if c != nil && !force {
+		if failed, err = b.forgetGoneLeases(ctx, req.Storage, c); err != nil {
+			return nil, err
+		}
+	}
+
+	defer b.closeConnection(name)() // from here on no registry is called
 	use, err := b.connectionUse(ctx, req.Storage, name)
 	if err != nil {
 		return nil, err
 	}
+	use.failed = failed
 	use.unfinished = c != nil && !c.Root.isFinished()
 	var warnings []string
 	if use.String() != "" {
-		if len(use.roles) > 0 || !data.Get("force").(bool) {
-			return answer(refusef("connection %q is in use: %s; delete the roles and revoke the leases first; force=true abandons credentials that can no longer be revoked", name, use))
+		if len(use.roles) > 0 || !force {
+			return answer(refusef("connection %q is in use: %s; %s; force=true gives up credentials that can no longer be revoked", name, use, use.remedy()))
 		}
-		warnings = append(warnings, fmt.Sprintf("abandoned at the registry: %s", use))
-		if err := b.forgetLeases(ctx, req.Storage, name); err != nil {
-			return nil, err
-		}
+		warnings = append(warnings, fmt.Sprintf("given up, and left at the registry: %s", use))
 	}
 	if err := req.Storage.Delete(ctx, connectionStoragePrefix+name); err != nil {
 		return nil, fmt.Errorf("deleting connection %q: %w", name, err)
+	}
+	// Once the connection is gone, because a crash in between must not leave one
+	// that has forgotten what it minted. The sweep gives up what stays in the index.
+	if err := b.forgetLeases(ctx, req.Storage, name); err != nil {
+		b.Logger().Warn("leases of a deleted connection stay in the index for now", "connection", name, "error", err)
 	}
 	b.sendEvent(ctx, req, "connection-delete", connectionStoragePrefix+name)
 	return withWarnings(nil, warnings), nil

@@ -79,7 +79,11 @@ func TestConnectionUpdateKeepsWhatItDoesNotName(t *testing.T) {
 				if want[c.name], want["updated_at"] = c.want, "2026-03-01T13:00:00Z"; c.want == nil {
 					delete(want, c.name)
 				}
-				e.must(op, "connections/app", fields{field: c.value, "verify_connection": false})
+				data := fields{field: c.value, "verify_connection": false}
+				if field == "url" { // another path is another API, which takes the secrets anew
+					data["password"], want["id"] = adminPassword, "id-2"
+				}
+				e.must(op, "connections/app", data)
 				checkSame(t, "stored", want, e.stored("connections/app"))
 			})
 		}
@@ -189,7 +193,7 @@ func TestRootCredentialGoesToNoOtherHost(t *testing.T) {
 	}
 	e.write("connections/app", fields{"registry": "registry.example.com/team"})
 	checkWarnings(t, warningsOf(e.write("connections/app", fields{"url": elsewhere, "registry": "other.example.com", "password": adminPassword})),
-		"url: credentials that were minted at the old URL will be looked for and revoked at the new one")
+		"url: credentials that were minted at the former URL are given up: they are no longer served, and are not revoked")
 	checkSame(t, "connection", with(e.connectionReadBack(), fields{"url": elsewhere, "registry": "other.example.com"}), e.read("connections/app"))
 }
 
@@ -277,7 +281,8 @@ func TestConnectionThatCannotBeOpenedIsAnError(t *testing.T) {
 	e.refused(logical.ReadOperation, "connections/app/check", nil, "username: must be set")
 	e.store("connections/app", strings.Replace(stored, `"registries"`, `"ca_pem":"no certificate","registries"`, 1))
 	e.refused(logical.ReadOperation, "connections/app/check", nil, "ca_pem: must hold only PEM certificates")
-	e.refused(logical.UpdateOperation, "roles/app", fields{"connection": "app", "project": "a"}, "ca_pem: must hold only PEM certificates")
+	e.write("roles/app", fields{"connection": "app", "project": "a"})
+	e.refusedWithTrace(logical.UpdateOperation, "rotate/app", nil, "ca_pem: must hold only PEM certificates")
 }
 
 func TestMalformedConnectionsAreErrors(t *testing.T) {
@@ -369,14 +374,14 @@ func TestConnectionInUseCannotBeDeleted(t *testing.T) {
 	e.failed(logical.ReadOperation, "creds/leased", nil, http.StatusBadGateway)
 	for _, data := range []fields{nil, {"force": true}} {
 		e.refused(logical.DeleteOperation, "connections/app", data,
-			`connection "app" is in use: roles leased, r0, r1, r2, r3 and 3 more, 1 leased credentials, 1 credentials waiting to be revoked; delete the roles`, "force=true abandons credentials")
+			`connection "app" is in use: roles leased, r0, r1, r2, r3 and 3 more, 1 leased credentials, 1 credentials waiting to be revoked; delete the roles`, "force=true gives up credentials")
 	}
 	for _, name := range e.must(logical.ListOperation, "roles/", nil).Data["keys"].([]string) {
 		e.must(logical.DeleteOperation, "roles/"+name, nil)
 	}
 	e.refused(logical.DeleteOperation, "connections/app", nil, "is in use: 1 leased credentials, 1 credentials waiting")
 	checkWarnings(t, warningsOf(e.must(logical.DeleteOperation, "connections/app", fields{"force": true})),
-		"abandoned at the registry: 1 leased credentials, 1 credentials waiting to be revoked")
+		"given up, and left at the registry: 1 leased credentials, 1 credentials waiting to be revoked")
 	checkSame(t, "living credentials", 2, len(e.minting.names()))
 	if err := e.rollBack(); err != nil {
 		t.Errorf("rollback: %v", err)
@@ -435,4 +440,27 @@ func TestAllowedRolesAndTargetsArePatterns(t *testing.T) {
 			t.Errorf("%v %v: role %s for %v: want %v, got %v", c.roles, c.targets, c.role, c.names, c.want, got)
 		}
 	}
+}
+
+// null and an empty text are no way to say no.
+func TestEmptyVerifyConnectionTurnsNoCheckOff(t *testing.T) {
+	e := newEngine(t)
+	bad := with(e.connectionSample(), fields{"password": "wrong"})
+	e.refused(logical.UpdateOperation, "connections/app", with(bad, fields{"verify_connection": nil}), "verify_connection: nothing is stored")
+	e.refused(logical.UpdateOperation, "connections/app", with(bad, fields{"verify_connection": ""}), "verify_connection: must be true or false")
+	e.write("connections/app", with(bad, fields{"verify_connection": false}))
+	e.refused(logical.PatchOperation, "connections/app", fields{"ca_pem": nil, "verify_connection": nil}, "verify_connection: nothing is stored")
+}
+
+func TestCheckSaysThatARotateRootIsNotFinished(t *testing.T) {
+	e := newConnectedEngine(t)
+	e.minting.fail("retire", errDown)
+	e.failed(logical.UpdateOperation, "connections/app/rotate-root", nil, http.StatusBadGateway)
+	checkWarnings(t, e.readWarnings("connections/app/check"), "rotate-root is not finished: "+notEnded)
+
+	e = newConnectedEngine(t)
+	e.minting.fail("activate", errDown)
+	e.failed(logical.UpdateOperation, "connections/app/rotate-root", nil, http.StatusBadGateway)
+	e.minting.mend()
+	checkWarnings(t, e.readWarnings("connections/app/check")) // it has finished it
 }

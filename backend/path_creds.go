@@ -4,13 +4,20 @@ package backend
 
 import (
 	"context"
+	"errors"
 	"strings"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-const credsPrefix = "creds/"
+const (
+	credsPrefix = "creds/"
+
+	// readTries is how often a read begins anew because a role was written while
+	// the read waited for a mint.
+	readTries = 3
+)
 
 // pathCreds has no list operation, so that a tool that searches for all secrets
 // below a path cannot copy every credential.
@@ -47,17 +54,26 @@ func (b *backend) readCreds(format credsFormat) framework.OperationFunc {
 		if err != nil {
 			return answer(err)
 		}
-		r, err := b.role(ctx, req.Storage, name)
-		if err != nil || r == nil {
-			return nil, err
+		for try := 1; ; try++ {
+			r, err := b.role(ctx, req.Storage, name)
+			if err != nil || r == nil {
+				return nil, err
+			}
+			if r.isLeased() {
+				return b.readLeased(ctx, req, name, r, format)
+			}
+			secret, err := b.pullSecret(ctx, req.Storage, name, r)
+			if errors.Is(err, errRoleChanged) && try < readTries {
+				continue
+			}
+			if err != nil {
+				return answer(registryError(err))
+			}
+			fields, err := format.answer(secret)
+			if err != nil {
+				return nil, err
+			}
+			return withWarnings(&logical.Response{Data: fields}, secret.Warnings), nil
 		}
-		if r.isLeased() {
-			return b.readLeased(ctx, req, name, r, format)
-		}
-		secret, err := b.pullSecret(ctx, req.Storage, name, r, toServe)
-		if err != nil {
-			return answer(err)
-		}
-		return withWarnings(&logical.Response{Data: format.data(secret)}, secret.Warnings), nil
 	}
 }

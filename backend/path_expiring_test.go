@@ -79,7 +79,7 @@ func TestExpiringIsCheapWithManyRoles(t *testing.T) {
 	}
 }
 
-func keysBelow(t *testing.T, e *engine, prefix string) []string {
+func keysBelow(t testing.TB, e *engine, prefix string) []string {
 	t.Helper()
 	keys, err := e.storage.List(t.Context(), prefix)
 	if err != nil {

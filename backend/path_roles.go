@@ -3,7 +3,6 @@
 package backend
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,21 +27,7 @@ func (b *backend) pathRoles() []*framework.Path {
 	maps.Copy(fields, dynamicFields())
 	maps.Copy(fields, memberFields())
 	return []*framework.Path{
-		{
-			Pattern:      "roles/?$",
-			DisplayAttrs: &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationSuffix: "roles", Navigation: true, ItemType: "Role"},
-			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.ListOperation: &framework.PathOperation{
-					Callback: listNames(roleStoragePrefix),
-					Summary:  "List the names of the roles.",
-					Responses: okResponse("The names of the roles.", map[string]*framework.FieldSchema{
-						"keys": {Type: framework.TypeStringSlice, Description: "Names of the roles, sorted."},
-					}),
-				},
-			},
-			HelpSynopsis:    "The names of the roles.",
-			HelpDescription: "Lists the names of all roles of this mount, whatever their type.",
-		},
+		listPath("roles", "Role", roleStoragePrefix),
 		{
 			Pattern:        "roles/" + nameRegex,
 			Fields:         fields,
@@ -100,6 +85,7 @@ func roleReadBackFields() map[string]*framework.FieldSchema {
 		"next_rotation":       {Type: framework.TypeString, Description: "Shared: when the next rotation is due, RFC 3339."},
 		"last_error":          {Type: framework.TypeString, Description: "Shared: why the last rotation failed. Absent after a rotation that succeeded."},
 		"last_error_at":       {Type: framework.TypeString, Description: "Shared: when the last rotation failed, RFC 3339."},
+		"given_up":            {Type: framework.TypeSlice, Description: "Shared: name, url and given_up_at of the latest former credentials that stay at the registry, because the connection does not lead there any more."},
 		"pending_revocations": {Type: framework.TypeSlice, Description: "Shared: name, revoke_at and last_error of each former credential that is not revoked yet."},
 	})
 	return fields
@@ -115,19 +101,26 @@ func (b *backend) readRole(ctx context.Context, req *logical.Request, data *fram
 		return nil, err
 	}
 	resp := &logical.Response{Data: r.readBack()}
-	secret, err := b.pullSecret(ctx, req.Storage, name, r, toDescribe)
+	if r.isShared() {
+		s, err := b.sharedStatus(ctx, req.Storage, name, r.Dynamic)
+		if err != nil {
+			return nil, err
+		}
+		maps.Copy(resp.Data, s.readBack())
+	}
+	d, err := b.describe(ctx, req.Storage, name, r)
+	if err == nil {
+		err = d.settings.checkRegistries(d.Registries)
+	}
 	if isInputError(err) {
 		return withWarnings(resp, []string{fmt.Sprintf("creds/%s is refused: %s", name, err)}), nil
 	} else if err != nil {
 		return nil, err
 	}
 	if r.Static == nil {
-		maps.Copy(resp.Data, servedBy(secret.Docker, secret.ExpiresAt))
+		maps.Copy(resp.Data, servedBy(d.Registries, d.ExpiresAt))
 	}
-	if r.isShared() {
-		maps.Copy(resp.Data, secret.sources[0].shared.readBack(r.Dynamic))
-	}
-	return withWarnings(resp, secret.Warnings), nil
+	return withWarnings(resp, d.Warnings), nil
 }
 
 // writeRole creates, updates and patches. An update and a patch keep the fields
@@ -139,7 +132,7 @@ func (b *backend) writeRole(ctx context.Context, req *logical.Request, data *fra
 	}
 	in := input{data}
 	var verified *proposal
-	if data.Get("verify").(bool) {
+	if in.isTrue("verify") {
 		// The role is not locked yet: a lock must not wait for a registry.
 		if verified, err = b.verifyProposal(ctx, req, name, in); err != nil {
 			return answer(err)
@@ -147,6 +140,11 @@ func (b *backend) writeRole(ctx context.Context, req *logical.Request, data *fra
 	}
 
 	defer b.lockRole(name)()
+	if connection, err := b.connectionOfWrite(ctx, req.Storage, name, in); err != nil {
+		return nil, err
+	} else if connection != "" {
+		defer b.holdConnection(connection)() // until the role is stored, which keeps it from being deleted
+	}
 	p, err := b.propose(ctx, req, name, in)
 	if err != nil {
 		return answer(err)
@@ -164,46 +162,6 @@ func (b *backend) writeRole(ctx context.Context, req *logical.Request, data *fra
 	return withWarnings(nil, p.warnings), nil
 }
 
-// proposal is what a write would store in place of old.
-type proposal struct {
-	role, old *role
-	warnings  []string
-	secret    pullSecret // of the role; empty if the write cannot have changed it
-}
-
-// propose applies a write without storing it. It refuses a role that could not be
-// read afterwards. It also refuses a create if the role exists by now: Vault
-// checked its policies before the role was locked, and the caller may not have
-// the right to update.
-func (b *backend) propose(ctx context.Context, req *logical.Request, name string, in input) (*proposal, error) {
-	old, err := b.role(ctx, req.Storage, name)
-	if err != nil {
-		return nil, err
-	}
-	switch {
-	case old == nil && req.Operation == logical.PatchOperation:
-		return nil, noSuchRole(name)
-	case old != nil && req.Operation == logical.CreateOperation:
-		return nil, refusef("role %q was created meanwhile; try again", name)
-	}
-	p := &proposal{old: old}
-	if p.role, p.warnings, err = b.applyRole(ctx, req.Storage, in, name, old); err != nil {
-		return nil, err
-	}
-	// A role whose registry is no longer allowed can still be restricted.
-	toCheck := in.Get("verify").(bool) || p.role.Dynamic != nil && in.has("verify_repository")
-	if old != nil && old.samePullSecret(p.role) && !toCheck {
-		return p, nil
-	}
-	if p.secret, err = b.pullSecret(ctx, req.Storage, name, p.role, toDescribe); err != nil {
-		return nil, in.aboutCredential(err)
-	}
-	if p.role.Dynamic != nil {
-		return p, p.role.checkVerifyRepository(p.secret.Docker)
-	}
-	return p, nil
-}
-
 // verifyProposal asks the registries whether the credentials of a proposal can
 // pull.
 func (b *backend) verifyProposal(ctx context.Context, req *logical.Request, name string, in input) (*proposal, error) {
@@ -211,112 +169,12 @@ func (b *backend) verifyProposal(ctx context.Context, req *logical.Request, name
 	if err != nil {
 		return nil, err
 	}
-	secret, done := p.secret, func() {}
-	switch {
-	case p.role.Dynamic != nil:
-		secret, done, err = b.trial(ctx, req.Storage, name, p.role)
-	case p.role.Bundle != nil:
-		secret, err = b.pullSecret(ctx, req.Storage, name, p.role, toServe)
-		p.secret = secret
-	}
+	secret, done, err := b.secretToVerify(ctx, req.Storage, name, p.role, true)
 	if err != nil {
 		return nil, registryError(err)
 	}
 	defer done()
 	return p, b.verifyBeforeWrite(ctx, secret)
-}
-
-// samePullSecret reports whether a verification of one proposal holds for the
-// other.
-func (p *proposal) samePullSecret(other *proposal) bool {
-	if p.role.VerifyRepository != other.role.VerifyRepository || p.role.roleType() != other.role.roleType() {
-		return false
-	}
-	if p.role.Dynamic != nil {
-		return p.role.Dynamic.equal(other.role.Dynamic)
-	}
-	return p.secret.Docker.Equal(other.secret.Docker)
-}
-
-// aboutCredential puts the name of the field that caused it in front of an error
-// about the pull secret.
-func (in input) aboutCredential(err error) error {
-	for _, field := range []string{"members", "dockerconfigjson"} {
-		if isInputError(err) && in.has(field) && !strings.HasPrefix(err.Error(), field+":") {
-			return refuse(fieldError(field, err))
-		}
-	}
-	return err
-}
-
-// applyRole returns the role with the write applied to it, and warnings. old is
-// nil for a new role. Fields that the write does not name stay as in old.
-func (b *backend) applyRole(ctx context.Context, storage logical.Storage, in input, name string, old *role) (*role, []string, error) {
-	r := &role{}
-	if old != nil {
-		*r = *old
-	}
-	r.UpdatedAt = b.now()
-	if err := in.checkRoleType(old); err != nil {
-		return nil, nil, err
-	}
-	var warnings []string
-	var err error
-	switch {
-	case in.named(bundleFields()) != "" || r.Bundle != nil:
-		r.Bundle, err = in.applyBundle(name, r.Bundle)
-		return r, nil, err
-	case in.named(dynamicFields()) != "" || r.Dynamic != nil:
-		r.Dynamic, warnings, err = b.applyDynamic(ctx, storage, in, name, r.Dynamic)
-	default:
-		r.Static, warnings, err = in.applyStatic(r.Static, b.now())
-	}
-	if err != nil {
-		return nil, nil, err
-	}
-	if in.has("allowed_bundles") {
-		if r.AllowedBundles, err = parseRolePatterns(in.list("allowed_bundles")); err != nil {
-			return nil, nil, refuse(fieldError("allowed_bundles", err))
-		}
-		if len(r.AllowedBundles) > 0 && r.isLeased() {
-			return nil, nil, refusef("allowed_bundles: a bundle cannot join a leased role, because a bundle is read without a lease; use mode=shared")
-		}
-	}
-	if in.has("verify_repository") {
-		r.VerifyRepository = in.text("verify_repository")
-	}
-	if r.Static != nil {
-		if err := r.checkVerifyRepository(r.Static.Docker); err != nil {
-			return nil, nil, err
-		}
-	}
-	return r, warnings, nil
-}
-
-// checkRoleType refuses fields of two types, and fields of a type that the role
-// does not have.
-func (in input) checkRoleType(old *role) error {
-	if old == nil {
-		old = &role{}
-	}
-	member, static, dynamic, bundle := in.named(memberFields()), in.named(staticFields()), in.named(dynamicFields()), in.named(bundleFields())
-	switch {
-	case bundle != "" || old.Bundle != nil:
-		if field := cmp.Or(static, dynamic, member); field != "" {
-			return refusef("%s: a bundle has no fields besides members; leave this one out, or write it to another role", field)
-		}
-		if old.Static != nil || old.Dynamic != nil {
-			return refusef("members: this role holds credentials of its own; delete it first, or write members to another role")
-		}
-	case dynamic != "" || old.Dynamic != nil:
-		if static != "" {
-			return refusef("%s: a role with a connection gets its credential from it; leave this field out, or write it to another role", static)
-		}
-		if old.Static != nil {
-			return refusef("%s: this role is static; delete it first, or use another role name", dynamic)
-		}
-	}
-	return nil
 }
 
 func (b *backend) deleteRole(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {

@@ -247,6 +247,7 @@ func TestDockerConfigReplacesTheRole(t *testing.T) {
 	checkSame(t, "password", any(marker), e.read("creds/app")["password"])
 }
 
+// What dockerconfig says of a value is in its own tests.
 func TestRoleRefuses(t *testing.T) {
 	docker := func(entry string) fields {
 		return fields{"dockerconfigjson": `{"auths":{"ghcr.io":` + entry + `}}`}
@@ -255,22 +256,22 @@ func TestRoleRefuses(t *testing.T) {
 		data fields // added to a complete credential if the role is new
 		want []string
 	}{
-		"empty registry":        {fields{"registry": ""}, []string{"registry: must not be empty"}},
-		"user info":             {fields{"registry": "https://me:" + marker + "@ghcr.io"}, []string{"registry: must not contain '@'"}},
-		"query":                 {fields{"registry": "ghcr.io?token=" + marker}, []string{"registry: must not contain a query"}},
-		"bad port":              {fields{"registry": "ghcr.io:" + marker}, []string{"registry: must have a port"}},
-		"bad scheme":            {fields{"registry": marker + "://ghcr.io"}, []string{"registry: must have no scheme"}},
-		"empty username":        {fields{"username": ""}, []string{"username: must not be empty"}},
-		"username with colon":   {fields{"username": "me:" + marker}, []string{"username: must not contain ':'"}},
-		"username with newline": {fields{"username": marker + "\n"}, []string{"username: must not contain control characters"}},
-		"empty password":        {fields{"password": ""}, []string{"password: must not be empty"}},
-		"only a newline":        {fields{"password": "\n"}, []string{"password: must not be empty"}},
-		"NUL":                   {fields{"password": marker + "\x00"}, []string{"password: must not contain a NUL"}},
-		"not UTF-8":             {fields{"password": marker + "\uFFFD"}, []string{"password: must be UTF-8"}},
-		"email with newline":    {fields{"email": marker + "\n"}, []string{"email: must not contain control characters"}},
+		"empty registry":        {fields{"registry": ""}, []string{"registry: "}},
+		"user info":             {fields{"registry": "https://me:" + marker + "@ghcr.io"}, []string{"registry: "}},
+		"query":                 {fields{"registry": "ghcr.io?token=" + marker}, []string{"registry: "}},
+		"bad port":              {fields{"registry": "ghcr.io:" + marker}, []string{"registry: "}},
+		"bad scheme":            {fields{"registry": marker + "://ghcr.io"}, []string{"registry: "}},
+		"empty username":        {fields{"username": ""}, []string{"username: "}},
+		"username with colon":   {fields{"username": "me:" + marker}, []string{"username: "}},
+		"username with newline": {fields{"username": marker + "\n"}, []string{"username: "}},
+		"empty password":        {fields{"password": ""}, []string{"password: "}},
+		"only a newline":        {fields{"password": "\n"}, []string{"password: "}},
+		"NUL":                   {fields{"password": marker + "\x00"}, []string{"password: "}},
+		"not UTF-8":             {fields{"password": marker + "\uFFFD"}, []string{"password: "}},
+		"email with newline":    {fields{"email": marker + "\n"}, []string{"email: "}},
 		"no time":               {fields{"expires_at": "tomorrow " + marker}, []string{"expires_at: must be an RFC 3339 time, such as "}},
 		"date only":             {fields{"expires_at": "2027-01-31"}, []string{"expires_at: must be an RFC 3339 time"}},
-		"number":                {fields{"password": 12345}, []string{"password: must be a string; put the number in quotes"}},
+		"number":                {fields{"password": 12345}, []string{"password: "}},
 		"impossible offset":     {fields{"expires_at": "2027-01-31T00:00:00+25:00"}, []string{"expires_at: must be an RFC 3339 time"}},
 		"after year 9999":       {fields{"expires_at": "9999-12-31T23:59:59-12:00"}, []string{"expires_at: must be an RFC 3339 time"}},
 		"before year 0":         {fields{"expires_at": "0000-01-01T00:00:00+12:00"}, []string{"expires_at: must be an RFC 3339 time"}},
@@ -294,20 +295,20 @@ func TestRoleRefuses(t *testing.T) {
 		data fields
 		want []string
 	}{
-		"empty":               {fields{"dockerconfigjson": ""}, []string{"dockerconfigjson: must be a Docker config"}},
-		"text":                {fields{"dockerconfigjson": marker}, []string{"dockerconfigjson: must be a Docker config"}},
-		"base64 of text":      {fields{"dockerconfigjson": base64.StdEncoding.EncodeToString([]byte(marker))}, []string{"dockerconfigjson: must be"}},
-		"broken JSON":         {fields{"dockerconfigjson": `{"auths":{"ghcr.io":{"password":"` + marker}, []string{"dockerconfigjson: must be valid JSON"}},
-		"no auths":            {fields{"dockerconfigjson": `{"ghcr.io":{"password":"` + marker + `"}}`}, []string{`dockerconfigjson: must have a member "auths"`}},
-		"no registry":         {fields{"dockerconfigjson": `{"auths":{}}`}, []string{"dockerconfigjson: must hold at least one registry"}},
-		"helper":              {fields{"dockerconfigjson": `{"auths":{"ghcr.io":{}},"credsStore":"desktop"}`}, []string{`dockerconfigjson: auths["ghcr.io"] holds no password`}},
-		"identity token":      {docker(`{"identitytoken":"` + marker + `"}`), []string{`auths["ghcr.io"] holds no password that kubelet could use: it ignores identitytoken`}},
-		"no username":         {docker(`{"password":"` + marker + `"}`), []string{`auths["ghcr.io"].username: must not be empty`}},
-		"password is a list":  {docker(`{"username":"me","password":["` + marker + `"]}`), []string{`auths["ghcr.io"].password: must be a string`}},
-		"auth differs":        {docker(`{"username":"me","password":"` + marker + `","auth":"bWU6b3RoZXI="}`), []string{`auths["ghcr.io"].auth: must say the same`}},
+		"empty":               {fields{"dockerconfigjson": ""}, []string{"dockerconfigjson: "}},
+		"text":                {fields{"dockerconfigjson": marker}, []string{"dockerconfigjson: "}},
+		"base64 of text":      {fields{"dockerconfigjson": base64.StdEncoding.EncodeToString([]byte(marker))}, []string{"dockerconfigjson: "}},
+		"broken JSON":         {fields{"dockerconfigjson": `{"auths":{"ghcr.io":{"password":"` + marker}, []string{"dockerconfigjson: "}},
+		"no auths":            {fields{"dockerconfigjson": `{"ghcr.io":{"password":"` + marker + `"}}`}, []string{"dockerconfigjson: "}},
+		"no registry":         {fields{"dockerconfigjson": `{"auths":{}}`}, []string{"dockerconfigjson: "}},
+		"helper":              {fields{"dockerconfigjson": `{"auths":{"ghcr.io":{}},"credsStore":"desktop"}`}, []string{`dockerconfigjson: auths["ghcr.io"] `}},
+		"identity token":      {docker(`{"identitytoken":"` + marker + `"}`), []string{`dockerconfigjson: auths["ghcr.io"]`}},
+		"no username":         {docker(`{"password":"` + marker + `"}`), []string{`dockerconfigjson: auths["ghcr.io"].username`}},
+		"password is a list":  {docker(`{"username":"me","password":["` + marker + `"]}`), []string{`dockerconfigjson: auths["ghcr.io"].password`}},
+		"auth differs":        {docker(`{"username":"me","password":"` + marker + `","auth":"bWU6b3RoZXI="}`), []string{`dockerconfigjson: auths["ghcr.io"].auth`}},
 		"registry twice":      {fields{"dockerconfigjson": `{"auths":{"Ghcr.io":{"username":"a","password":"` + marker + `"},"ghcr.io/":{"username":"b","password":"` + marker + `"}}}`}, []string{`"Ghcr.io"`, `"ghcr.io/"`}},
-		"URL with password":   {fields{"dockerconfigjson": `{"auths":{"https://me:` + marker + `@ghcr.io":{"auth":""}}}`}, []string{"registry 1 of auths must not contain '@'"}},
-		"too many registries": {fields{"dockerconfigjson": manyRegistries(1001)}, []string{"dockerconfigjson: must hold at most 1000 registries, not 1001"}},
+		"URL with password":   {fields{"dockerconfigjson": `{"auths":{"https://me:` + marker + `@ghcr.io":{"auth":""}}}`}, []string{"dockerconfigjson: registry 1 of auths "}},
+		"too many registries": {fields{"dockerconfigjson": manyRegistries(1001)}, []string{"dockerconfigjson: "}},
 		"too large":           {docker(`{"username":"me","password":"` + strings.Repeat("a", 600_000) + `"}`), []string{"dockerconfigjson: ", "Kubernetes' limit"}},
 	} {
 		t.Run("Docker config/"+name, func(t *testing.T) {
@@ -346,7 +347,7 @@ func TestNewRoleMustBeComplete(t *testing.T) {
 	} {
 		e.refused(logical.UpdateOperation, "roles/app", data, want)
 	}
-	e.refused(logical.UpdateOperation, "roles/app", fields{"expires_at": "2027-01-31T00:00:00Z"}, "missing registry, username, password:")
+	e.refused(logical.UpdateOperation, "roles/app", fields{"expires_at": "2027-01-31T00:00:00Z"}, "missing registry, username, password: a new role needs registry, username and password, or dockerconfigjson, members or connection")
 }
 
 // Vault and the framework would repeat the value in an error.
@@ -373,9 +374,9 @@ func TestWriteWarns(t *testing.T) {
 	}{
 		"nothing to say":        {fields{"username": "you"}, nil},
 		"normalised registry":   {fields{"registry": "https://GHCR.io/v2/"}, []string{`registry: stored as "ghcr.io"`}},
-		"path":                  {fields{"registry": "ghcr.io/team"}, []string{`registry: "ghcr.io/team" is limited to a path`}},
-		"glob":                  {fields{"registry": "*.example.com", "password": marker, "expires_at": ""}, []string{`registry: "*.example.com" has a '*'`}},
-		"trailing newline":      {fields{"password": password + "\n", "expires_at": ""}, []string{"password: its trailing newline was removed"}},
+		"path":                  {fields{"registry": "ghcr.io/team"}, []string{`registry: "ghcr.io/team" `}},
+		"glob":                  {fields{"registry": "*.example.com", "password": marker, "expires_at": ""}, []string{`registry: "*.example.com" `}},
+		"trailing newline":      {fields{"password": password + "\n", "expires_at": ""}, []string{"password: "}},
 		"expiry stays":          {fields{"password": marker}, []string{"expires_at: stays 2027-01-31T00:00:00Z"}},
 		"expiry stays, too":     {fields{"dockerconfigjson": `{"auths":{"ghcr.io":{"username":"me","password":"x"}}}`}, []string{"expires_at: stays 2027-01-31T00:00:00Z"}},
 		"expiry comes, too":     {fields{"password": marker, "expires_at": "2028-01-31T00:00:00Z"}, nil},

@@ -46,11 +46,18 @@ func (b *backend) rotateRole(ctx context.Context, req *logical.Request, data *fr
 	case !r.isShared():
 		return answer(refusef("role %q is leased: each read mints a new credential; to end one, revoke its lease", name))
 	}
-	s, err := b.rotate(ctx, req.Storage, name, whenAsked)
+	rotated, err := b.rotate(ctx, req.Storage, name, whenAsked)
 	if err != nil {
 		return answer(err)
 	}
-	return &logical.Response{Data: s.rotation(r.Dynamic, b.now()).fields(b.now())}, nil
+	s, err := b.status(ctx, req.Storage, rotated, r.Dynamic)
+	if err != nil {
+		return nil, err
+	}
+	if !s.serves() {
+		return nil, errRoleChanged
+	}
+	return &logical.Response{Data: s.rotation().fields(s.now)}, nil
 }
 
 const rotateHelp = `

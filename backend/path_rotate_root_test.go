@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
@@ -115,7 +117,7 @@ func TestRotateRootOfAFailingRegistry(t *testing.T) {
 }
 
 // errCheck is the answer of a registry to an unknown credential.
-var errCheck = issuer.StatusError(http.StatusUnauthorized, nil, "who are you?")
+var errCheck = issuer.Proving(issuer.ProvesRefused, issuer.StatusError(http.StatusUnauthorized, nil, "who are you?"))
 
 func TestNewRootCredentialThatDoesNotWork(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -264,7 +266,7 @@ func TestConnectionThatMovesDuringARotateRoot(t *testing.T) {
 			_, got := e.rootInUse()
 			checkSame(t, "pending_root", any(pending), got)
 			warnings := warningsOf(e.write("connections/app", with(data, fields{"password": adminPassword})))
-			checkContains(t, warnings[0], ": abandoned an unfinished rotate-root; revoke the credentials that it created or replaced at the old host yourself")
+			checkContains(t, warnings[0], ": gave up an unfinished rotate-root; revoke the credentials that it created or replaced at the old host yourself")
 			_, got = e.rootInUse()
 			checkSame(t, "pending_root", any(nil), got)
 		}
@@ -278,7 +280,7 @@ func TestCallsDuringARotateRootUseOneThatWorks(t *testing.T) {
 		"mint":   onPathOf(logical.ReadOperation, "creds/leased"),
 		"revoke": onPathOf(logical.DeleteOperation, "roles/app"),
 		"find": func(e *engine) error {
-			e.mustPutWAL(walCredential, storedWAL{schemaVersion, credentialRef{Connection: "app", Role: "app", Name: "regcred-x"}})
+			e.mustPutWAL(walCredential, storedWAL{SchemaVersion: schemaVersion, credentialRef: credentialRef{Connection: "app", ConnectionID: "id-1", Role: "app", Name: "regcred-x"}})
 			return e.rollBack()
 		},
 	} {
@@ -321,7 +323,7 @@ func TestLeftoversOfARotateRootAreRevoked(t *testing.T) {
 		e := newConnectedEngine(t)
 		name := issuer.NewName("app")
 		e.minting.admins[marker+name] = true
-		return e, walRootEntry{SchemaVersion: schemaVersion, Connection: "app", Name: name}
+		return e, walRootEntry{SchemaVersion: schemaVersion, Connection: "app", ConnectionID: "id-1", Name: name}
 	}
 	rollBack := func(t *testing.T, e *engine, entry walRootEntry) error {
 		t.Helper()
@@ -381,24 +383,18 @@ func TestOneUnfinishedRotateRootDoesNotBlockOthers(t *testing.T) {
 	e.checkRoot(true, nil, 1)
 }
 
-func TestStoredRootsThatCannotBeOpenedAreErrors(t *testing.T) {
+func TestStoredRootThatCannotBeOpenedIsAnError(t *testing.T) {
 	e := newConnectedEngine(t)
 	c, err := e.connection(t.Context(), e.storage, "app")
 	if err != nil {
 		t.Fatal(err)
 	}
 	broken := issuer.Root{Settings: issuer.Settings{"username": ""}, Secrets: issuer.Secrets{"password": dockerconfig.NewSecret(adminPassword)}}
-	for name, root := range map[string]rootRotation{
-		"retired": {Retired: &broken},
-		"pending": {Pending: &pendingRoot{Name: "regcred-x", Root: broken}},
-	} {
-		c.Root = root
-		if err := e.putConnection(t.Context(), e.storage, c); err != nil {
-			t.Fatal(err)
-		}
-		t.Log(name)
-		e.refusedWithTrace(logical.UpdateOperation, "connections/app/rotate-root", nil, "username: must be set")
+	c.Root = rootRotation{Pending: &pendingRoot{Name: "regcred-x", Root: broken}}
+	if err := e.putConnection(t.Context(), e.storage, c); err != nil {
+		t.Fatal(err)
 	}
+	e.refusedWithTrace(logical.UpdateOperation, "connections/app/rotate-root", nil, "username: must be set")
 }
 
 func TestRotateRootNeedsTheStorage(t *testing.T) {
@@ -407,6 +403,40 @@ func TestRotateRootNeedsTheStorage(t *testing.T) {
 		err := e.finishRootRotations(t.Context(), e.faulty(failAt))
 		if lists := failAt == 1; lists != (err != nil) {
 			t.Errorf("storage call %d fails: got %v", failAt, err)
+		}
+	}
+}
+
+// A root credential that was written by hand may be of another account, which
+// cannot find what rotate-root has prepared for the former one.
+func TestPendingRootOfAnotherAccountIsEnded(t *testing.T) {
+	e := newConnectedEngine(t)
+	e.minting.fail("activate", errDown)
+	e.failed(logical.UpdateOperation, "connections/app/rotate-root", nil, http.StatusBadGateway)
+	e.minting.mu.Lock()
+	e.minting.admins["by hand"] = true
+	e.minting.mu.Unlock()
+	e.minting.mend()
+	pending := ""
+	for _, password := range e.minting.adminPasswords() {
+		if strings.HasPrefix(password, marker+"regcred-") {
+			pending = password
+		}
+	}
+	e.write("connections/app", fields{"password": "by hand"})
+	e.forgetWAL()
+	e.mustRollBack()
+	if slices.Contains(e.minting.adminPasswords(), pending) {
+		t.Errorf("the root credential that was pending is alive: %q", e.minting.adminPasswords())
+	}
+}
+
+// forgetWAL deletes the write-ahead entries, as if they had found nothing.
+func (e *engine) forgetWAL() {
+	e.t.Helper()
+	for _, id := range keysBelow(e.t, e, framework.WALPrefix) {
+		if err := e.storage.Delete(e.t.Context(), framework.WALPrefix+id); err != nil {
+			e.t.Fatal(err)
 		}
 	}
 }

@@ -66,7 +66,7 @@ func (b *backend) verifyRole(ctx context.Context, req *logical.Request, data *fr
 	if r == nil {
 		return nil, noSuchRole(name)
 	}
-	secret, done, err := b.secretToVerify(ctx, req.Storage, name, r)
+	secret, done, err := b.secretToVerify(ctx, req.Storage, name, r, false)
 	if err != nil {
 		return answer(registryError(err))
 	}
@@ -78,31 +78,43 @@ func (b *backend) verifyRole(ctx context.Context, req *logical.Request, data *fr
 	return &logical.Response{Data: verifyResponse(results)}, nil
 }
 
-// secretToVerify returns the pull secret that a role serves. A leased role serves
-// a new one to each reader, so for it a credential is minted that done revokes.
-func (b *backend) secretToVerify(ctx context.Context, storage logical.Storage, name string, r *role) (secret pullSecret, done func(), err error) {
-	if !r.isLeased() {
-		secret, err = b.pullSecret(ctx, storage, name, r, toServe)
-		return secret, func() {}, err
+// secretToVerify returns a pull secret of a role to try: the one that it serves.
+// Where it serves none, or another one to each reader, a credential is minted
+// for the purpose, and stored nowhere; done revokes it. anew has one minted for
+// a dynamic role in any case.
+func (b *backend) secretToVerify(ctx context.Context, storage logical.Storage, name string, r *role, anew bool) (secret pullSecret, done func(), err error) {
+	var trials []*newCredential
+	done = func() {
+		for _, minted := range trials {
+			b.abandon(ctx, storage, minted)
+		}
 	}
-	return b.trial(ctx, storage, name, r)
-}
-
-// trial mints a credential for a verification. done revokes it.
-func (b *backend) trial(ctx context.Context, storage logical.Storage, name string, r *role) (secret pullSecret, done func(), err error) {
-	if b.onStandby() {
-		return pullSecret{}, nil, logical.ErrReadOnly
-	}
-	settings, err := b.config(ctx, storage)
+	secret, err = b.pullSecretOf(ctx, storage, name, r, func(s *source) (err error) {
+		if s.isShared() && (s.name != name || !anew) {
+			if s.shared, err = b.sharedStatus(ctx, storage, s.name, s.Dynamic); err != nil {
+				return err
+			}
+			if s.shared.serves() {
+				s.setCredential(s.shared.Current.Docker, s.shared.Current.ExpiresAt, s.shared.rotation())
+				return nil
+			}
+		}
+		if b.onStandby() || s.isShared() && !b.WriteSafeReplicationState() {
+			return logical.ErrReadOnly
+		}
+		minted, err := b.mintUntried(ctx, storage, s.name, s.role, func(issuer.Target) time.Duration { return trialLifetime })
+		if err != nil {
+			return err
+		}
+		trials = append(trials, minted)
+		s.setCredential(minted.Docker, minted.ExpiresAt, nil)
+		s.isNew = true
+		return nil
+	})
 	if err != nil {
-		return pullSecret{}, nil, err
+		done()
 	}
-	credential, err := b.mintFor(ctx, storage, name, r, func(issuer.Target) time.Duration { return trialLifetime })
-	if err != nil {
-		return pullSecret{}, nil, err
-	}
-	secret = pullSecret{Docker: credential.Docker, settings: settings, sources: []source{{name: name, role: r, docker: credential.Docker}}}
-	return secret, func() { b.abandon(ctx, storage, credential) }, nil
+	return secret, done, err
 }
 
 // verifyBeforeWrite refuses a pull secret unless its registries accept every

@@ -26,7 +26,7 @@ func verify(t *testing.T, e *engine, role string, data fields) fields {
 func TestVerifyAnswersForOneRegistry(t *testing.T) {
 	e := newEngine(t)
 	e.write("roles/app", with(credential, fields{"verify_repository": "group/app:1"}))
-	e.registries.answers["ghcr.io"] = registry.Result{Verdict: registry.Denied, Message: "DENIED: not yours"}
+	e.registries.answer("ghcr.io", registry.Result{Verdict: registry.Denied, Message: "DENIED: not yours"})
 	checkSame(t, "answer", fields{
 		"verdict": "denied", "registry": "ghcr.io", "repository": "group/app:1", "message": "DENIED: not yours",
 		"results": []fields{{"role": "app", "registry": "ghcr.io", "repository": "group/app:1", "verdict": "denied", "message": "DENIED: not yours"}},
@@ -50,8 +50,8 @@ func TestVerifyAnswersForEachMemberWithTheWorstVerdict(t *testing.T) {
 		"unreachable": {registry.Unreachable, registry.NotFound},
 		"denied":      {registry.Unreachable, registry.Denied},
 	} {
-		e.registries.answers["a.example.com"] = registry.Result{Verdict: answers[0]}
-		e.registries.answers["b.example.com"] = registry.Result{Verdict: answers[1]}
+		e.registries.answer("a.example.com", registry.Result{Verdict: answers[0]})
+		e.registries.answer("b.example.com", registry.Result{Verdict: answers[1]})
 		checkSame(t, "answer", fields{"verdict": want, "results": []fields{
 			{"role": "a", "registry": "a.example.com", "verdict": string(answers[0])},
 			{"role": "b", "registry": "b.example.com", "verdict": string(answers[1]), "repository": "app"},
@@ -159,7 +159,7 @@ func TestVerifyOnWriteStoresOnlyWhatTheRegistriesAccept(t *testing.T) {
 		registry.Unverified:  {true, true},
 	} {
 		e := newEngine(t)
-		e.registries.answers["ghcr.io"] = registry.Result{Verdict: verdict, Accepted: c.accepted, Message: "said so"}
+		e.registries.answer("ghcr.io", registry.Result{Verdict: verdict, Accepted: c.accepted, Message: "said so"})
 		data := with(credential, fields{"verify": true})
 		if c.stored {
 			e.write("roles/app", data)
@@ -169,7 +169,7 @@ func TestVerifyOnWriteStoresOnlyWhatTheRegistriesAccept(t *testing.T) {
 		e.refused(logical.UpdateOperation, "roles/app", data, "verify: nothing is stored", `registry "ghcr.io": `+string(verdict), "said so")
 	}
 	e := newEngine(t)
-	e.registries.answers["ghcr.io"] = registry.Result{Verdict: registry.Unverified, Message: "names no single registry"}
+	e.registries.answer("ghcr.io", registry.Result{Verdict: registry.Unverified, Message: "names no single registry"})
 	e.refused(logical.UpdateOperation, "roles/app", with(credential, fields{"verify": "true"}), "names no single registry")
 	e.write("roles/app", with(credential, fields{"verify": false}))
 	e.refused(logical.UpdateOperation, "roles/app", fields{"verify": "perhaps"}, "verify: must be true or false")
@@ -197,7 +197,14 @@ func TestVerifyOfASharedRoleTriesWhatItServes(t *testing.T) {
 		with(one, fields{"role": "app", "verdict": "ok"}), {"role": "static", "registry": "static.example.com", "verdict": "ok"},
 	}}, verify(t, e, "all", nil))
 	verify(t, e, "app", fields{"repository": "group/other"})
-	checkSame(t, "mints", 1, e.minting.mints())
+	checkSame(t, "mints, which nobody was given", 3, e.minting.mints())
+	e.checkLiving(0)
+	checkSame(t, "stored credentials", 0, len(keysBelow(t, e, sharedStoragePrefix)))
+
+	e.read("creds/app")
+	verify(t, e, "app", nil)
+	verify(t, e, "all", nil)
+	checkSame(t, "mints once one is served", 4, e.minting.mints())
 	e.checkLiving(1)
 	e.write("roles/all", fields{"members": "app,static", "verify": true})
 }
@@ -208,7 +215,7 @@ func TestVerifyOfALeasedRoleMintsATrialCredential(t *testing.T) {
 	e.write("roles/leased", leasedRole)
 	var asked time.Time
 	e.minting.expires = func(at time.Time) time.Time { asked = at; return at }
-	e.registries.answers["registry.example.com"] = registry.Result{Verdict: registry.Denied, Message: "not yours"}
+	e.registries.answer("registry.example.com", registry.Result{Verdict: registry.Denied, Message: "not yours"})
 	one := fields{"registry": "registry.example.com", "repository": "group/app", "message": "not yours"}
 	checkSame(t, "answer", with(one, fields{"verdict": "denied", "results": []fields{with(one, fields{"role": "leased", "verdict": "denied"})}}),
 		verify(t, e, "leased", fields{"repository": "group/app"}))
@@ -272,3 +279,21 @@ rDSysbyujykQjnDQOElWcgKgFP9J9b+zDgIgQfyJIWPi9WF+PbB+w4qB5Ha+ODw+
 a6tdTnnAu/L05AA=
 -----END CERTIFICATE-----
 `
+
+// A registry that refuses what is minted for a verification is what the
+// verification is to find out.
+func TestVerifyOfADynamicRoleSaysDenied(t *testing.T) {
+	for name, role := range map[string]fields{"shared": sharedRole, "leased": leasedRole} {
+		t.Run(name, func(t *testing.T) {
+			e := newConnectedEngine(t)
+			e.write("roles/app", with(role, fields{"verify_repository": "group/app"}))
+			e.registries.answer("registry.example.com", registry.Result{Verdict: registry.Denied, Message: "said so"})
+			checkSame(t, "verdict", any("denied"), verify(t, e, "app", nil)["verdict"])
+			e.registries.asked = nil
+			verify(t, e, "app", fields{"repository": "group/other"})
+			checkSame(t, "asked", slices.Repeat([]string{"registry.example.com robot group/other"}, trialTries), e.registries.asked)
+			checkSame(t, "living credentials", []string{}, e.minting.names())
+			checkSame(t, "stored credentials", 0, len(keysBelow(t, e, sharedStoragePrefix)))
+		})
+	}
+}

@@ -4,83 +4,85 @@ package backend
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/http"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
-	"github.com/hashicorp/vault/sdk/queue"
 	"golang.org/x/sync/errgroup"
 )
 
-// tendAtOnce is how many roles are tended at the same time.
-const maintainAtOnce = 8
+const (
+	// maintainAtOnce is how many roles are maintained at the same time.
+	maintainAtOnce = 8
 
-// periodic is called by Vault once a minute, on every node.
+	// maintainTimeout limits the maintenance that a read has begun.
+	maintainTimeout = 2 * time.Minute
+)
+
+// periodic is called by Vault once a minute, on every node. What ends what is
+// left over comes last, and is limited in time, so that it does not delay
+// rotations.
 func (b *backend) periodic(ctx context.Context, req *logical.Request) error {
 	if b.onStandby() {
+		b.next.forgetSweep()
 		return nil
 	}
+	var rotating error
+	if b.WriteSafeReplicationState() {
+		rotating = b.rotateDue(ctx, req.Storage)
+	}
+	var sweeping error
 	if b.next.sweepIsDue(b.now()) {
-		if err := b.sweepLeases(ctx, req.Storage); err != nil {
-			return err
-		}
-		b.next.swept(b.now())
+		sweeping = b.sweepLeases(ctx, req.Storage)
 	}
-	if !b.WriteSafeReplicationState() {
-		return nil
-	}
-	if err := b.fillSchedule(ctx, req.Storage); err != nil {
+	return errors.Join(rotating, sweeping, b.rollBackFound(ctx, req.Storage))
+}
+
+// rotateDue does what is due for root credentials and shared roles.
+func (b *backend) rotateDue(ctx context.Context, storage logical.Storage) error {
+	if err := b.fillSchedule(ctx, storage); err != nil {
 		return err
 	}
-	if err := b.finishRootRotations(ctx, req.Storage); err != nil {
+	if err := b.finishRootRotations(ctx, storage); err != nil {
 		return err
 	}
 	var maintaining errgroup.Group
 	maintaining.SetLimit(maintainAtOnce)
 	for _, name := range b.next.due(b.now()) {
 		maintaining.Go(func() error {
-			b.maintain(ctx, req.Storage, name)
+			b.maintain(ctx, storage, name)
 			return nil
 		})
 	}
 	return maintaining.Wait()
 }
 
-// fillSchedule reads when each shared role is to be tended, once.
+// fillSchedule reads when each shared role is to be maintained: once, and again
+// after the clock has gone back, because times of a wrong clock may lie far in
+// the future.
 func (b *backend) fillSchedule(ctx context.Context, storage logical.Storage) error {
-	b.next.mu.Lock()
-	filled := b.next.queue != nil
-	if !filled {
-		b.next.queue = queue.New() // before reading, so that no change is missed
-	}
-	b.next.mu.Unlock()
-	if filled {
+	if !b.next.begin(b.now()) {
 		return nil
 	}
 	names, err := storage.List(ctx, sharedStoragePrefix)
 	if err != nil {
-		b.forgetSchedule()
+		b.next.forget()
 		return fmt.Errorf("listing the shared credentials: %w", err)
 	}
 	for _, name := range names {
-		// To be tended now, which finds out when it is to be.
-		b.schedule(name, b.now())
+		b.schedule(name, b.now()) // maintaining it finds out when it is due
 	}
 	return nil
 }
 
-func (b *backend) forgetSchedule() {
-	b.next.mu.Lock()
-	defer b.next.mu.Unlock()
-	b.next.queue = nil
-}
-
-// tend does what is due for a shared role, and notes when it is to be tended
-// next. Failures are stored with the role.
+// maintain does what is due for a shared role, and notes when it is to be
+// maintained next. Failures are stored with the role.
 func (b *backend) maintain(ctx context.Context, storage logical.Storage, name string) {
 	next, err := b.runDue(ctx, storage, name)
 	if err != nil {
-		b.Logger().Warn("a shared role could not be tended", "role", name, "error", err)
+		b.Logger().Warn("a shared role could not be maintained", "role", name, "error", err)
 		next = b.now().Add(firstRevokeRetry)
 	}
 	b.schedule(name, next)
@@ -94,46 +96,58 @@ func (b *backend) runDue(ctx context.Context, storage logical.Storage, name stri
 	if err := b.revokeRetired(ctx, storage, name); err != nil {
 		return time.Time{}, err
 	}
-	s, err := b.shared(ctx, storage, name)
+	s, err := b.sharedStatus(ctx, storage, name, r.Dynamic)
 	if err != nil {
 		return time.Time{}, err
 	}
-	if needed, _ := s.needsRotation(r.Dynamic, whenDue, b.now(), b.now()); needed {
+	if needed, _ := s.needsRotation(whenDue, s.Rotations); needed {
 		// Its failure is stored, and says when to try again.
 		if _, err := b.rotate(ctx, storage, name, whenDue); err != nil {
 			b.Logger().Debug("a rotation failed", "role", name, "error", err)
 		}
-		if s, err = b.shared(ctx, storage, name); err != nil {
+		if s, err = b.sharedStatus(ctx, storage, name, r.Dynamic); err != nil {
 			return time.Time{}, err
 		}
 	}
-	return s.nextAt(r.Dynamic), nil
+	return s.nextAt(), nil
 }
 
-// sharedToServe returns the state of a shared role with a credential that
-// works. Reads do not wait for a rotation, but one is begun for them; only
-// where there is nothing to serve does one mint, and all others wait for it.
-func (b *backend) sharedToServe(ctx context.Context, storage logical.Storage, name string, r *role) (shared, error) {
-	s, err := b.shared(ctx, storage, name)
+// errRoleChanged is about a role that was written while a read of it waited.
+// The read can be repeated at once.
+var errRoleChanged = logical.CodedError(http.StatusServiceUnavailable, "the role, or its connection, was changed while it was read; try again")
+
+// sharedToServe returns the status of a shared role, which serves. Reads do not
+// wait for a rotation that is due, but begin it. Only where there is nothing to
+// serve does a read mint, and all others wait for it.
+func (b *backend) sharedToServe(ctx context.Context, storage logical.Storage, name string, r *role) (sharedStatus, error) {
+	s, err := b.sharedStatus(ctx, storage, name, r.Dynamic)
 	if err != nil {
-		return shared{}, err
+		return sharedStatus{}, err
 	}
-	now := b.now()
-	if s.serves(r.Dynamic, now) {
-		if at := s.nextAt(r.Dynamic); !at.After(now) && b.WriteSafeReplicationState() {
+	if s.serves() {
+		if !s.nextAt().After(s.now) && b.WriteSafeReplicationState() {
 			b.runDueInBackground(storage, name)
 		}
 		return s, nil
 	}
 	if !b.WriteSafeReplicationState() {
-		return shared{}, logical.ErrReadOnly // Vault forwards the read to the active node of the primary
+		return sharedStatus{}, logical.ErrReadOnly // Vault forwards the read to the active node of the primary
 	}
-	return b.rotate(ctx, storage, name, whenNothingServes)
+	served, err := b.rotate(ctx, storage, name, whenNothingServes)
+	if err != nil {
+		return sharedStatus{}, err
+	}
+	// The rotation was of the role as it is stored now, and the caller may have
+	// read an earlier one.
+	if s, err = b.status(ctx, storage, served, r.Dynamic); err == nil && !s.serves() {
+		err = errRoleChanged
+	}
+	return s, err
 }
 
-// tendSoon tends a role without having a read wait for it.
+// runDueInBackground maintains a role while nobody waits for it.
 func (b *backend) runDueInBackground(storage logical.Storage, name string) {
-	if _, tended := b.maintaining.LoadOrStore(name, nil); tended {
+	if _, running := b.maintaining.LoadOrStore(name, nil); running {
 		return
 	}
 	b.background.Go(func() {
@@ -143,9 +157,6 @@ func (b *backend) runDueInBackground(storage logical.Storage, name string) {
 		b.maintain(ctx, storage, name)
 	})
 }
-
-// tendTimeout limits what a read has begun.
-const maintainTimeout = 2 * time.Minute
 
 // stop ends what goes on in the background, and forgets what is in memory.
 func (b *backend) stop(context.Context) {

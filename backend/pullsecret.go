@@ -5,6 +5,7 @@ package backend
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
@@ -12,87 +13,132 @@ import (
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
 )
 
-// purpose is what a pull secret is wanted for.
-type purpose int
-
-const (
-	toDescribe purpose = iota // registries and times; nothing is minted for it
-	toServe                   // with credentials that work
-)
-
-// pullSecret returns what reading the role gives. An error that is the
-// caller's says why it is refused.
-func (b *backend) pullSecret(ctx context.Context, storage logical.Storage, name string, r *role, why purpose) (pullSecret, error) {
-	var secret pullSecret
-	var err error
-	if secret.settings, err = b.config(ctx, storage); err != nil {
-		return pullSecret{}, err
+// describe returns what is known of the role's pull secret, whether or not its
+// registries are allowed. It mints nothing.
+func (b *backend) describe(ctx context.Context, storage logical.Storage, name string, r *role) (description, error) {
+	d, err := b.resolve(ctx, storage, name, r, func(s *source) (err error) {
+		if s.isShared() {
+			if s.shared, err = b.sharedStatus(ctx, storage, s.name, s.Dynamic); err != nil {
+				return err
+			}
+		}
+		return b.describeSource(ctx, storage, s)
+	})
+	if err != nil {
+		return description{}, err
 	}
-	if secret.sources, err = b.sources(ctx, storage, name, r); err != nil {
-		return pullSecret{}, err
-	}
-	for i := range secret.sources {
-		if err := b.load(ctx, storage, &secret.sources[i], why); err != nil {
-			return pullSecret{}, err
+	if r.Bundle != nil { // together, the credentials of static roles may be too large
+		static := slices.DeleteFunc(slices.Clone(d.sources), func(s source) bool { return s.Static == nil })
+		if len(static) > 1 {
+			_, err = join(static)
 		}
 	}
-	if secret.Docker, err = join(secret.sources); err != nil {
-		return pullSecret{}, err
-	}
-	if err := secret.settings.checkAllowed(secret.Docker); err != nil {
-		return pullSecret{}, err
-	}
-	for _, s := range secret.sources {
-		if secret.ExpiresAt.IsZero() || !s.expiresAt.IsZero() && s.expiresAt.Before(secret.ExpiresAt) {
-			secret.ExpiresAt = s.expiresAt
-		}
-		secret.Rotation = joinRotations(secret.Rotation, s.rotation)
-		secret.Warnings = append(secret.Warnings, b.sourceWarnings(s, secret.settings)...)
-	}
-	return secret, nil
+	return d, err
 }
 
-// load finds the credentials of a source, and when they change.
-func (b *backend) load(ctx context.Context, storage logical.Storage, s *source, why purpose) (err error) {
+// describeSource finds the registries of a source, and the times of its
+// credential if that is what the role is for.
+func (b *backend) describeSource(ctx context.Context, storage logical.Storage, s *source) error {
 	if s.Static != nil {
-		s.docker, s.expiresAt = s.Static.Docker, s.Static.ExpiresAt
+		s.setCredential(s.Static.Docker, s.Static.ExpiresAt, nil)
 		return nil
 	}
-	if s.isShared() {
-		if why == toServe {
-			s.shared, err = b.sharedToServe(ctx, storage, s.name, s.role)
-		} else {
-			s.shared, err = b.shared(ctx, storage, s.name)
-		}
-		if err != nil {
-			return err
-		}
-		s.rotation = s.shared.rotation(s.Dynamic, b.now())
-	}
-	if c := s.shared.Current; c != nil && s.shared.isFor(s.Dynamic) {
-		s.docker, s.expiresAt = c.Docker, c.ExpiresAt
+	if c := s.shared.Current; s.shared.current {
+		s.registries, s.expiresAt, s.rotation = c.Docker.Keys(), c.ExpiresAt, s.shared.rotation()
 		return nil
 	}
-	c, err := b.connection(ctx, storage, s.Dynamic.Connection)
+	c, err := b.connectionFacts(ctx, storage, s.Dynamic.Connection)
 	if err != nil {
 		return err
 	}
 	if c == nil {
 		return refusef("connection %q does not exist", s.Dynamic.Connection)
 	}
-	s.docker, err = placeholders(c)
-	return err
+	s.registries = slices.Sorted(slices.Values(c.Registries))
+	return nil
 }
 
-// sourceWarnings are what somebody who reads should know of a credential.
+func (s *source) setCredential(docker dockerconfig.Config, expiresAt time.Time, r *rotation) {
+	s.docker, s.registries, s.expiresAt, s.rotation = docker, docker.Keys(), expiresAt, r
+}
+
+// pullSecret returns what reading the role gives. An error that is the caller's
+// says why it is refused.
+func (b *backend) pullSecret(ctx context.Context, storage logical.Storage, name string, r *role) (pullSecret, error) {
+	return b.pullSecretOf(ctx, storage, name, r, func(s *source) (err error) {
+		if s.shared, err = b.sharedToServe(ctx, storage, s.name, s.role); err != nil {
+			return err
+		}
+		c := s.shared.Current
+		s.setCredential(c.Docker, c.ExpiresAt, s.shared.rotation())
+		return nil
+	})
+}
+
+// pullSecretOf joins the credentials of a role's sources; minted sets the
+// credential of a shared one.
+func (b *backend) pullSecretOf(ctx context.Context, storage logical.Storage, name string, r *role, minted func(*source) error) (pullSecret, error) {
+	d, err := b.resolve(ctx, storage, name, r, func(s *source) error {
+		if s.Static != nil {
+			s.setCredential(s.Static.Docker, s.Static.ExpiresAt, nil)
+			return nil
+		}
+		return minted(s)
+	})
+	if err != nil {
+		return pullSecret{}, err
+	}
+	if err := d.settings.checkRegistries(d.Registries); err != nil {
+		return pullSecret{}, err
+	}
+	secret := pullSecret{description: d}
+	secret.Docker, err = join(d.sources)
+	return secret, err
+}
+
+// resolve finds the sources of a role, has each of them loaded, and checks what
+// they are together.
+func (b *backend) resolve(ctx context.Context, storage logical.Storage, name string, r *role, load func(*source) error) (description, error) {
+	var d description
+	var err error
+	if d.settings, err = b.config(ctx, storage); err != nil {
+		return description{}, err
+	}
+	if d.sources, err = b.sources(ctx, storage, name, r); err != nil {
+		return description{}, err
+	}
+	for i := range d.sources {
+		if err := load(&d.sources[i]); err != nil {
+			return description{}, err
+		}
+	}
+	if err := checkDistinct(d.sources); err != nil {
+		return description{}, err
+	}
+	for _, s := range d.sources {
+		d.Registries = append(d.Registries, s.registries...)
+		if d.ExpiresAt.IsZero() || !s.expiresAt.IsZero() && s.expiresAt.Before(d.ExpiresAt) {
+			d.ExpiresAt = s.expiresAt
+		}
+		d.Rotation = joinRotations(d.Rotation, s.rotation)
+		d.Warnings = append(d.Warnings, b.sourceWarnings(s, d.settings)...)
+	}
+	slices.Sort(d.Registries)
+	return d, nil
+}
+
+// sourceWarnings are what a reader should know about a credential.
 func (b *backend) sourceWarnings(s source, settings config) []string {
 	if s.Static != nil {
 		return expiryWarnings(s.name, s.expiresAt, b.now(), settings.ExpiryWarning.Duration)
 	}
-	if s.shared.Failures > 0 && s.shared.isFor(s.Dynamic) && !s.shared.rotateAt(s.Dynamic).After(b.now()) {
-		return []string{fmt.Sprintf("the credential of role %q is overdue for rotation since %s, and works until %s; roles/%s says why", s.name, formatTime(s.shared.rotateAt(s.Dynamic)), untilWhen(s.expiresAt), s.name)}
+	if s.rotation == nil || s.shared.Failures == 0 && !s.shared.RotationAsked || s.shared.rotateAt().After(s.shared.now) {
+		return nil
 	}
-	return nil
+	if s.shared.RotationAsked {
+		return []string{fmt.Sprintf("the credential of role %q is not yet replaced, though rotate/%s was written; it works until %s, and roles/%s says why", s.name, s.name, untilWhen(s.expiresAt), s.name)}
+	}
+	return []string{fmt.Sprintf("the credential of role %q is overdue for rotation since %s, and works until %s; roles/%s says why", s.name, formatTime(s.shared.rotateAt()), untilWhen(s.expiresAt), s.name)}
 }
 
 func untilWhen(at time.Time) string {
@@ -115,7 +161,7 @@ func expiryWarnings(name string, expiresAt, now time.Time, within time.Duration)
 	return []string{fmt.Sprintf("the credential of role %q expires at %s, in %s; write a new password and expires_at to roles/%s", name, formatTime(expiresAt), humanDuration(left), name)}
 }
 
-// inWords rounds down to what a person plans with.
+// humanDuration rounds down to the unit in which a person plans.
 func humanDuration(d time.Duration) string {
 	switch {
 	case d >= 48*time.Hour:
@@ -126,14 +172,4 @@ func humanDuration(d time.Duration) string {
 		return fmt.Sprintf("%d minutes", int(d.Minutes()))
 	}
 	return "less than two minutes"
-}
-
-// placeholders are the registries of a connection as a Docker config without
-// credentials, for what only describes a role.
-func placeholders(c *connection) (dockerconfig.Config, error) {
-	credentials := make([]dockerconfig.Credential, len(c.Registries))
-	for i, key := range c.Registries {
-		credentials[i] = dockerconfig.Credential{Registry: key}
-	}
-	return dockerconfig.New(credentials...)
 }

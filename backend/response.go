@@ -124,3 +124,30 @@ func noSuchRole(name string) error {
 func noSuchConnection(name string) error {
 	return logical.CodedError(http.StatusNotFound, fmt.Sprintf("connection %q does not exist; a write to connections/%s creates it", name, name))
 }
+
+// listPath is a path that lists the names of all entries of a kind. plural is the
+// path, and itemType is one of its entries.
+func listPath(plural, itemType, prefix string) *framework.Path {
+	list := func(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+		names, err := req.Storage.List(ctx, prefix)
+		if err != nil {
+			return nil, fmt.Errorf("listing %s: %w", prefix, err)
+		}
+		return logical.ListResponse(names), nil
+	}
+	return &framework.Path{
+		Pattern:      plural + "/?$",
+		DisplayAttrs: &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationSuffix: plural, Navigation: true, ItemType: itemType},
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.ListOperation: &framework.PathOperation{
+				Callback: list,
+				Summary:  "List the names of the " + plural + ".",
+				Responses: okResponse("The names of the "+plural+".", map[string]*framework.FieldSchema{
+					"keys": {Type: framework.TypeStringSlice, Description: "Names of the " + plural + ", sorted."},
+				}),
+			},
+		},
+		HelpSynopsis:    "The names of the " + plural + ".",
+		HelpDescription: "Lists the names of all " + plural + " of this mount, whatever their type.",
+	}
+}

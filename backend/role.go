@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/helper/locksutil"
@@ -160,16 +161,16 @@ func (b *backend) putRole(ctx context.Context, storage logical.Storage, name str
 	return nil
 }
 
-// samePullSecret reports whether two roles of the same name and type serve the
-// same pull secret. It reports false for bundles.
+// samePullSecret reports whether two roles of the same name serve the same pull
+// secret. Two bundles do if they have the same members.
 func (r *role) samePullSecret(other *role) bool {
 	switch {
 	case r.Static != nil:
-		return r.Static.Docker.Equal(other.Static.Docker)
+		return other.Static != nil && r.Static.Docker.Equal(other.Static.Docker)
 	case r.Dynamic != nil:
-		return r.Dynamic.equal(other.Dynamic)
+		return other.Dynamic != nil && r.Dynamic.equal(other.Dynamic)
 	}
-	return false
+	return other.Bundle != nil && slices.Equal(r.Bundle.Members, other.Bundle.Members)
 }
 
 // lockRole locks a role for a write, which reads, changes and stores it.
@@ -248,7 +249,7 @@ func (r *role) readBack() map[string]any {
 	}
 	if r.Static != nil {
 		maps.Copy(data, r.Static.readBack())
-		maps.Copy(data, servedBy(r.Static.Docker, r.Static.ExpiresAt))
+		maps.Copy(data, servedBy(r.Static.Docker.Keys(), r.Static.ExpiresAt))
 	}
 	if r.Dynamic != nil {
 		maps.Copy(data, r.Dynamic.readBack())
@@ -287,9 +288,9 @@ func (d *dynamicRole) readBack() map[string]any {
 }
 
 // servedBy describes the pull secret that a read of creds/ returns.
-func servedBy(docker dockerconfig.Config, expiresAt time.Time) map[string]any {
+func servedBy(keys []dockerconfig.Key, expiresAt time.Time) map[string]any {
 	registries := []string{}
-	for _, key := range docker.Keys() {
+	for _, key := range keys {
 		registries = append(registries, string(key))
 	}
 	data := map[string]any{"registries": registries}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-regcred/backend/issuer"
@@ -55,7 +56,7 @@ func (b *backend) rollBackCredential(ctx context.Context, storage logical.Storag
 	}
 	err = b.revokeNamed(ctx, storage, m)
 	b.recordReachability(m.Connection, err)
-	if err != nil {
+	if err = withoutGivenUp(err); err != nil {
 		return err
 	}
 	return b.forgetLease(ctx, storage, m)
@@ -69,8 +70,16 @@ func (b *backend) rollBackRoot(ctx context.Context, storage logical.Storage, ent
 	}
 	defer b.lockConnection(entry.Connection)()
 	c, err := b.connection(ctx, storage, entry.Connection)
-	if err != nil || c == nil || c.Root.Name == entry.Name {
+	if err != nil {
 		return err
+	}
+	if c == nil || c.ID != entry.ConnectionID {
+		b.Logger().Warn("a root credential that rotate-root may have made is given up: its connection does not lead to that registry any more; delete it there",
+			"connection", entry.Connection, "name", entry.Name)
+		return nil
+	}
+	if c.Root.Name == entry.Name {
+		return nil
 	}
 	if c.Root.Pending != nil {
 		if c.Root.Pending.Name == entry.Name {
@@ -83,5 +92,72 @@ func (b *backend) rollBackRoot(ctx context.Context, storage logical.Storage, ent
 		return err
 	}
 	defer client.Close()
+	if err := b.fence(ctx, storage); err != nil {
+		return err
+	}
 	return client.DiscardRoot(ctx, entry.Name)
+}
+
+// rollBackFound ends the credentials of write-ahead entries that Vault does not
+// roll back yet, if they are at the registry already: nobody was given them, so
+// they need not live for minutes. A credential that is not there may still come,
+// so its entry stays.
+func (b *backend) rollBackFound(ctx context.Context, storage logical.Storage) error {
+	ids, err := framework.ListWAL(ctx, storage)
+	if err != nil {
+		return fmt.Errorf("listing the write-ahead entries: %w", err)
+	}
+	limit, cancel := context.WithTimeout(ctx, sweepLimit)
+	defer cancel()
+	for _, id := range ids {
+		if limit.Err() != nil {
+			break
+		}
+		entry, err := framework.GetWAL(ctx, storage, id)
+		if err != nil {
+			return fmt.Errorf("reading a write-ahead entry: %w", err)
+		}
+		if entry == nil || entry.Kind != walCredential {
+			continue
+		}
+		var wal storedWAL
+		if decodeWAL(entry.Data, &wal, &wal.SchemaVersion) != nil {
+			continue // the rollback says what is wrong with it
+		}
+		age := b.now().Sub(wal.WrittenAt)
+		if wal.WrittenAt.IsZero() || age < walFirstTry || age > walMinAge {
+			continue
+		}
+		if err := b.rollBackIfFound(ctx, storage, id, wal.credentialRef); err != nil {
+			b.Logger().Debug("a credential of a request that ended could not be ended yet", "connection", wal.Connection, "name", wal.Name, "error", err)
+		}
+	}
+	return nil
+}
+
+func (b *backend) rollBackIfFound(ctx context.Context, storage logical.Storage, id string, m credentialRef) error {
+	if _, working := b.inProgress.Load(m.Name); working {
+		return nil
+	}
+	if err := b.skipIfUnreachable(m.Connection); err != nil {
+		return err
+	}
+	c, err := b.usableConnection(ctx, storage, m.Connection)
+	if err != nil || c == nil || !c.minted(m) || c.Type.NoRevocation {
+		return err // the rollback gives it up
+	}
+	var found []string
+	err = b.callRegistry(c, func(client *issuer.Client) (err error) {
+		found, err = client.Find(ctx, m.For, m.Name)
+		return err
+	})
+	b.recordReachability(m.Connection, err)
+	if err != nil || len(found) == 0 {
+		return err
+	}
+	if err := b.rollBackCredential(ctx, storage, m); err != nil {
+		return err
+	}
+	b.deleteWAL(ctx, storage, id)
+	return nil
 }

@@ -15,13 +15,13 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer"
 )
 
-// A root credential is replaced in steps, and at each one storage
-// holds what works. First the new one is stored beside the old (Pending), made
-// at the registry under a name that a write-ahead entry holds, or chosen by the
-// engine. Then it is put in force and tried. Then it takes the place of the old
-// one, which is kept (Retired) until the registry has ended it. What a crash
-// leaves is finished by settleRoot, before the connection is next used or by
-// the periodic function.
+// A root credential is replaced in steps, and after each step storage holds one
+// that works. First the new one is stored beside the old (Pending): the registry
+// has made it under a name that a write-ahead entry holds, or the engine has
+// chosen it. Then it is put in force and tried. Then it takes the place of the
+// old one, which is kept (Retired) until the registry has ended it.
+// finishRootRotation does what a crash has left, before the connection is next
+// used or from the periodic function.
 const (
 	// rootTries and rootPause are for registries that refuse a new credential
 	// for some seconds, such as AWS.
@@ -29,8 +29,8 @@ const (
 	rootPause = 2 * time.Second
 )
 
-// prepareRoot makes a new root credential and stores it beside the
-// one in use. The connection is locked.
+// prepareRoot has a new root credential made and stores it beside the one in
+// use. The connection is locked.
 func (b *backend) prepareRoot(ctx context.Context, storage logical.Storage, c *connection) error {
 	client, err := b.open(c, issuer.Root{})
 	if err != nil {
@@ -39,7 +39,7 @@ func (b *backend) prepareRoot(ctx context.Context, storage logical.Storage, c *c
 	defer client.Close()
 	name := issuer.NewName(c.Name)
 	defer b.markInProgress(name)()
-	wal, err := framework.PutWAL(ctx, storage, walRoot, walRootEntry{SchemaVersion: schemaVersion, Connection: c.Name, Name: name})
+	wal, err := framework.PutWAL(ctx, storage, walRoot, walRootEntry{SchemaVersion: schemaVersion, Connection: c.Name, ConnectionID: c.ID, Name: name})
 	if err != nil {
 		return fmt.Errorf("writing ahead: %w", err)
 	}
@@ -55,14 +55,14 @@ func (b *backend) prepareRoot(ctx context.Context, storage logical.Storage, c *c
 	}
 	c.Root.Pending = &pendingRoot{name, root}
 	if err := b.putConnection(ctx, storage, c); err != nil {
-		return err // the write-ahead entry has it found and ended
+		return err // rollback finds it by the write-ahead entry, and ends it
 	}
 	b.deleteWAL(ctx, storage, wal)
 	return nil
 }
 
-// settleRoot finishes what was begun: it puts a pending credential in force,
-// tries it, and ends the former one. The connection is locked.
+// finishRootRotation puts a pending root credential in force, tries it, and ends
+// the former one. The connection is locked.
 func (b *backend) finishRootRotation(ctx context.Context, storage logical.Storage, c *connection) error {
 	if c.Root.Pending != nil {
 		if err := b.promoteRoot(ctx, storage, c); err != nil {
@@ -72,12 +72,15 @@ func (b *backend) finishRootRotation(ctx context.Context, storage logical.Storag
 	if c.Root.Retired == nil {
 		return nil
 	}
-	old, err := b.open(c, *c.Root.Retired)
+	client, err := b.open(c, issuer.Root{})
 	if err != nil {
 		return err
 	}
-	defer old.Close()
-	if err := old.RetireRoot(ctx); err != nil {
+	defer client.Close()
+	if err := b.fence(ctx, storage); err != nil {
+		return err
+	}
+	if err := client.RetireRoot(ctx, *c.Root.Retired); err != nil {
 		return fmt.Errorf("the new root credential is in use, and the former one could not be ended yet, which is tried again every minute: %w", err)
 	}
 	c.Root.Retired = nil
@@ -93,6 +96,9 @@ func (b *backend) promoteRoot(ctx context.Context, storage logical.Storage, c *c
 		return err
 	}
 	defer old.Close()
+	if err := b.fence(ctx, storage); err != nil { // activating may end the former one
+		return err
+	}
 	if err := old.ActivateRoot(ctx, pending.Root); err != nil {
 		return b.giveUpRoot(ctx, storage, c, old, err)
 	}
@@ -100,14 +106,14 @@ func (b *backend) promoteRoot(ctx context.Context, storage logical.Storage, c *c
 		return b.giveUpRoot(ctx, storage, c, old, err)
 	}
 	retired := issuer.Root{Settings: c.Settings, Secrets: c.Secrets}
-	whole := issuer.Connection{Settings: c.Settings, Secrets: c.Secrets}.With(pending.Root)
-	c.Settings, c.Secrets = whole.Settings, whole.Secrets
+	merged := issuer.Connection{Settings: c.Settings, Secrets: c.Secrets}.With(pending.Root)
+	c.Settings, c.Secrets = merged.Settings, merged.Secrets
 	c.Root = rootRotation{RotatedAt: b.now(), Name: pending.Name, Retired: &retired}
 	return b.putConnection(ctx, storage, c)
 }
 
-// tryRoot asks the registry about a new root credential, more than
-// once if it refuses it at first.
+// tryRoot asks the registry about a new root credential, more than once if the
+// registry refuses it at first.
 func (b *backend) tryRoot(ctx context.Context, c *connection, root issuer.Root) error {
 	client, err := b.open(c, root)
 	if err != nil {
@@ -128,12 +134,15 @@ func refusesCredential(err error) bool {
 	return status == http.StatusUnauthorized || status == http.StatusForbidden
 }
 
-// giveUpRoot ends a pending credential if it is certain that it is not in
-// force, and that the old one is; else both are kept, and tried again.
+// giveUpRoot ends a pending root credential if it is certain that it is not in
+// force, and that the old one is. Otherwise both are kept, and tried again.
 func (b *backend) giveUpRoot(ctx context.Context, storage logical.Storage, c *connection, old *issuer.Client, cause error) error {
 	_, err := old.Check(ctx)
 	if err != nil || !issuer.Definite(cause) {
 		return fmt.Errorf("the new root credential could not be put in use, which is tried again every minute: %w", cause)
+	}
+	if err := b.fence(ctx, storage); err != nil {
+		return err
 	}
 	if err := old.DiscardRoot(ctx, c.Root.Pending.Name); err != nil {
 		return fmt.Errorf("the new root credential is refused, and could not be ended yet, which is tried again every minute: %w", err)
@@ -145,9 +154,8 @@ func (b *backend) giveUpRoot(ctx context.Context, storage logical.Storage, c *co
 	return fmt.Errorf("the root credential stays as it was: %w", cause)
 }
 
-// settledConnection is [backend.connection] with nothing pending, so that it is
-// used with a credential that works. It waits for a rotate-root that is under
-// way.
+// usableConnection returns a connection with a root credential that works: it
+// finishes a rotate-root that was interrupted, and waits for one in progress.
 func (b *backend) usableConnection(ctx context.Context, storage logical.Storage, name string) (*connection, error) {
 	c, err := b.connection(ctx, storage, name)
 	if err != nil || c == nil || c.Root.Pending == nil {
@@ -158,12 +166,12 @@ func (b *backend) usableConnection(ctx context.Context, storage logical.Storage,
 		return c, err
 	}
 	if err := b.finishRootRotation(ctx, storage, c); err != nil {
-		b.Logger().Warn("the root credential could not be settled", "connection", name, "error", err)
+		b.Logger().Warn("a rotate-root could not be finished", "connection", name, "error", err)
 	}
 	return c, nil
 }
 
-// settleRoots finishes what rotate-root left of all connections.
+// finishRootRotations finishes the interrupted rotate-root of each connection.
 func (b *backend) finishRootRotations(ctx context.Context, storage logical.Storage) error {
 	names, err := storage.List(ctx, connectionStoragePrefix)
 	if err != nil {
@@ -171,7 +179,7 @@ func (b *backend) finishRootRotations(ctx context.Context, storage logical.Stora
 	}
 	for _, name := range names {
 		if err := b.finishRootRotationOf(ctx, storage, name); err != nil {
-			b.Logger().Warn("the root credential could not be settled", "connection", name, "error", err)
+			b.Logger().Warn("a rotate-root could not be finished", "connection", name, "error", err)
 		}
 	}
 	return nil
@@ -189,10 +197,9 @@ func (b *backend) finishRootRotationOf(ctx context.Context, storage logical.Stor
 	return b.finishRootRotation(ctx, storage, c)
 }
 
-// replaceRoot notes that the root credential was replaced by hand.
-// What rotate-root had prepared is not wanted any more, and a write-ahead entry
-// has it ended; the one that it replaced is still to be ended, unless it was
-// written again.
+// replaceRoot notes that the root credential was replaced by hand. A pending one
+// is not wanted any more, and rollback ends it by a write-ahead entry; a retired
+// one is still to be ended, unless it is the one that was written.
 func (b *backend) replaceRoot(ctx context.Context, storage logical.Storage, c, old *connection) error {
 	if old == nil || sameSecrets(c.Secrets, old.Secrets) {
 		return nil
@@ -204,7 +211,11 @@ func (b *backend) replaceRoot(ctx context.Context, storage logical.Storage, c, o
 	if c.Root.Pending == nil {
 		return nil
 	}
-	entry := walRootEntry{SchemaVersion: schemaVersion, Connection: c.Name, Name: c.Root.Pending.Name}
+	if c.Root.Retired == nil { // the new root credential may not find what another account has prepared
+		pending := issuer.Connection{Settings: old.Settings, Secrets: old.Secrets}.With(c.Root.Pending.Root)
+		c.Root.Retired = &issuer.Root{Settings: pending.Settings, Secrets: pending.Secrets}
+	}
+	entry := walRootEntry{SchemaVersion: schemaVersion, Connection: c.Name, ConnectionID: old.ID, Name: c.Root.Pending.Name}
 	if _, err := framework.PutWAL(ctx, storage, walRoot, entry); err != nil {
 		return fmt.Errorf("writing ahead: %w", err)
 	}

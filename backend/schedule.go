@@ -10,32 +10,81 @@ import (
 	"github.com/hashicorp/vault/sdk/queue"
 )
 
-// sweepEvery is how often leased credentials are looked for that Vault
-// should have revoked.
-const sweepEvery = 10 * time.Minute
+const (
+	// sweepEvery is how often the index of leases is listed even if nothing in it is
+	// known to be due.
+	sweepEvery = 10 * time.Minute
 
-// schedule is when the shared roles are to be tended next, by name. It is in
-// memory only, and filled from storage by the first run of the periodic
-// function after a start, a reload or a change of the active node.
+	// clockSkew is how far clocks of healthy nodes may differ. A stored time that
+	// lies further in the future was written by a clock that was wrong.
+	clockSkew = time.Minute
+)
+
+// schedule holds when each shared role is to be maintained next, by name. It is
+// in memory only. The first run of the periodic function after a start, a
+// reload or a change of the active node fills it from storage.
 type schedule struct {
 	mu    sync.Mutex
 	queue *queue.PriorityQueue // nil until filled; by time in Unix nanoseconds
-	sweep time.Time            // when leased credentials were last swept
+	begun time.Time            // when it was last begun or looked at
+
+	sweptAt time.Time // when the lease index was last listed; zero: not yet
+	sweepAt time.Time // when an entry of it may be due
 }
 
+// sweepIsDue reports whether something in the index of leases may be due. If the
+// clock went back, what is known of the index is not relied on.
 func (s *schedule) sweepIsDue(now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.sweep.IsZero() || now.Sub(s.sweep) >= sweepEvery
+	return s.sweptAt.IsZero() || now.Before(s.sweptAt) || !now.Before(s.sweepAt)
 }
 
-func (s *schedule) swept(now time.Time) {
+// beginSweep notes that the index is listed. What is found, or written
+// meanwhile, is told to sweepBy.
+func (s *schedule) beginSweep(now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.sweep = now
+	s.sweptAt, s.sweepAt = now, now.Add(sweepEvery)
 }
 
-// set notes when a role is to be tended next; zero: not at all.
+// sweepBy notes when an entry of the index is due.
+func (s *schedule) sweepBy(due time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sweepAt = earlier(s.sweepAt, due)
+}
+
+// forgetSweep has the index listed at the next opportunity: another node may
+// have written to it.
+func (s *schedule) forgetSweep() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sweptAt = time.Time{}
+}
+
+// begin reports whether the schedule is to be filled. It begins an empty one
+// then, before storage is read, so that no change is missed.
+func (s *schedule) begin(now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	wentBack := now.Before(s.begun.Add(-clockSkew))
+	s.begun = now
+	if s.queue != nil && !wentBack {
+		return false
+	}
+	s.queue = queue.New()
+	return true
+}
+
+// forget has the schedule filled anew.
+func (s *schedule) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.queue = nil
+}
+
+// set notes when a role is to be maintained next; the zero time: not at all.
 func (s *schedule) set(name string, at time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -48,7 +97,7 @@ func (s *schedule) set(name string, at time.Time) {
 	}
 }
 
-// due takes the roles out that are to be tended by now.
+// due removes and returns the roles that are to be maintained by now.
 func (s *schedule) due(now time.Time) []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -72,4 +121,18 @@ func (b *backend) schedule(name string, at time.Time) { b.next.set(name, at) }
 // onStandby reports whether storage cannot be written from this node at all.
 func (b *backend) onStandby() bool {
 	return b.System().ReplicationState().HasState(consts.ReplicationPerformanceStandby | consts.ReplicationDRSecondary)
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+func later(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return b
+	}
+	return a
 }

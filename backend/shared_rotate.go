@@ -24,10 +24,13 @@ const (
 	whenAsked                      // somebody wrote rotate/<role>
 )
 
-// rotate replaces the credential of a shared role, if after waiting for others
-// who do so that is still to be done, and returns what the role serves.
+// rotate replaces the credential of a shared role, unless somebody else has done
+// so while it waited, and returns what the role serves.
 func (b *backend) rotate(ctx context.Context, storage logical.Storage, name string, why cause) (shared, error) {
-	asked := b.now()
+	before, err := b.shared(ctx, storage, name)
+	if err != nil {
+		return shared{}, err
+	}
 	unlock, err := b.rotating.lock(ctx, name)
 	if err != nil {
 		return shared{}, err
@@ -41,55 +44,55 @@ func (b *backend) rotate(ctx context.Context, storage logical.Storage, name stri
 	if r == nil || !r.isShared() {
 		return shared{}, noSuchRole(name)
 	}
-	s, err := b.shared(ctx, storage, name)
+	s, err := b.sharedStatus(ctx, storage, name, r.Dynamic)
 	if err != nil {
 		return shared{}, err
 	}
-	if needed, err := s.needsRotation(r.Dynamic, why, asked, b.now()); err != nil || !needed {
-		return s, err
+	if needed, err := s.needsRotation(why, before.Rotations); err != nil || !needed {
+		return s.shared, err
 	}
 	if why == whenDue {
 		if err := b.skipIfUnreachable(r.Dynamic.Connection); err != nil {
-			return s, err // which is no failure of its own: it is tried a minute later
+			return s.shared, err // which is no failure of its own: it is tried a minute later
 		}
 	}
 	minted, err := b.mintFor(ctx, storage, name, r, r.Dynamic.lifetime)
 	b.recordReachability(r.Dynamic.Connection, err)
 	if err != nil {
-		// What Vault's own storage does says nothing about the registry, and a
-		// read that is refused need not be told the same for a while.
+		// A failure of Vault's own storage says nothing about the registry, and a
+		// read that is refused can be repeated at once.
 		if issuer.IsError(err) || isBadGateway(err) || isInputError(err) && why != whenNothingServes {
-			b.rememberFailure(ctx, storage, name, err)
+			b.rememberFailure(ctx, storage, name, why, err)
 		}
 		return shared{}, registryError(err)
 	}
-	s, err = b.serve(ctx, storage, name, r.Dynamic, minted)
+	served, err := b.serve(ctx, storage, name, r.Dynamic, minted)
 	if errors.Is(err, errNotServed) {
 		b.abandon(ctx, storage, minted) // with the role unlocked, because the registry may take long
 	} else {
 		minted.done()
 	}
-	return s, err
+	return served, err
 }
 
 // errNotServed is about a new credential that is certainly not stored.
 var errNotServed = errors.New("the new credential is not served")
 
-// needsRotation decides after all others are done.
-func (s shared) needsRotation(d *dynamicRole, why cause, asked, now time.Time) (bool, error) {
-	works := s.serves(d, now)
+// needsRotation decides after all others are done. rotations is how many there
+// had been when the rotation was asked for.
+func (s sharedStatus) needsRotation(why cause, rotations int) (bool, error) {
 	switch {
 	case why == whenAsked:
-		if works && s.Current.MintedAt.After(asked) {
+		if s.serves() && s.Rotations != rotations {
 			return false, nil
 		}
 	case why == whenDue:
-		if s.Current == nil || s.rotateAt(d).After(now) || s.retryAt().After(now) {
+		if s.Current == nil || s.rotateAt().After(s.now) || s.retryAt().After(s.now) {
 			return false, nil
 		}
-	case works:
+	case s.serves():
 		return false, nil
-	case now.Before(s.readsRetryAt()):
+	case s.now.Before(s.readsRetryAt()):
 		return false, badGateway(fmt.Errorf("%s (tried at %s; it is tried again at the next read from %s on)", s.LastError, formatTime(s.FailedAt), formatTime(s.readsRetryAt())))
 	}
 	if len(s.Retired) >= maxRetired {
@@ -98,8 +101,8 @@ func (s shared) needsRotation(d *dynamicRole, why cause, asked, now time.Time) (
 	return true, nil
 }
 
-// serve stores what was minted as the current credential, and the former one as
-// retired, in one write. From then on reads are given it.
+// serve stores a new credential as the current one, and the former one as
+// retired, in one write. From then on reads return the new one.
 func (b *backend) serve(ctx context.Context, storage logical.Storage, name string, d *dynamicRole, minted *newCredential) (shared, error) {
 	ctx = context.WithoutCancel(ctx)
 	defer b.lockRole(name)()
@@ -114,26 +117,32 @@ func (b *backend) serve(ctx context.Context, storage logical.Storage, name strin
 	if err != nil {
 		return shared{}, fmt.Errorf("%w: %w", errNotServed, err)
 	}
-	now := b.now()
 	if c := s.Current; c != nil && (c.ID != "" || minted.revocable) {
-		s.Retired = append(slices.Clone(s.Retired), retired{credentialRef: c.credentialRef, RevokeAt: now.Add(r.Dynamic.GracePeriod.Duration)})
+		now := b.now()
+		s.Retired = append(slices.Clone(s.Retired), retired{credentialRef: c.credentialRef, RetiredAt: now, RevokeAt: now.Add(r.Dynamic.GracePeriod.Duration)})
 	}
 	s.Current = &sharedCredential{credentialRef: minted.credentialRef, Docker: minted.Docker, MintedAt: minted.MintedAt, ExpiresAt: minted.ExpiresAt}
-	s.LastError, s.FailedAt, s.Failures, s.RetryAfter = "", time.Time{}, 0, 0
+	s.Rotations++
+	s.RotationAsked = false
+	s.clearFailures()
 	if err := b.putShared(ctx, storage, name, s); err != nil {
 		// Whether it is stored is not known: the write-ahead entry stays, and
 		// finds out.
 		return shared{}, err
 	}
 	b.deleteWAL(ctx, storage, minted.wal)
-	b.schedule(name, s.nextAt(r.Dynamic))
+	b.scheduleShared(ctx, storage, name, s, r.Dynamic)
 	b.sendEventOf(ctx, "credential-rotate", "rotate/"+name, "creds/"+name, logical.UpdateOperation)
 	return s, nil
 }
 
+func (s *shared) clearFailures() {
+	s.LastError, s.FailedAt, s.Failures, s.RetryAfter = "", time.Time{}, 0, 0
+}
+
 // rememberFailure stores why a rotation failed, for the role's read-back and
-// for the next try.
-func (b *backend) rememberFailure(ctx context.Context, storage logical.Storage, name string, cause error) {
+// for the next try. A rotation that somebody asked for stays due.
+func (b *backend) rememberFailure(ctx context.Context, storage logical.Storage, name string, why cause, failure error) {
 	ctx = context.WithoutCancel(ctx)
 	defer b.lockRole(name)()
 	r, err := b.role(ctx, storage, name)
@@ -142,50 +151,65 @@ func (b *backend) rememberFailure(ctx context.Context, storage logical.Storage, 
 	}
 	s, err := b.shared(ctx, storage, name)
 	if err == nil {
-		s.LastError, s.FailedAt, s.Failures, s.RetryAfter = cause.Error(), b.now(), s.Failures+1, min(issuer.RetryAfter(cause), longestWait)
+		s.LastError, s.FailedAt, s.Failures, s.RetryAfter = failure.Error(), b.now(), s.Failures+1, min(issuer.RetryAfter(failure), longestWait)
+		s.RotationAsked = s.RotationAsked || why == whenAsked && s.Current != nil
 		err = b.putShared(ctx, storage, name, s)
 	}
 	if err != nil {
 		b.Logger().Warn("a failed rotation could not be stored", "role", name, "error", err)
 		return
 	}
-	b.Logger().Warn("a rotation failed", "role", name, "failures", s.Failures, "error", cause)
-	b.schedule(name, s.nextAt(r.Dynamic))
+	b.Logger().Warn("a rotation failed", "role", name, "failures", s.Failures, "error", failure)
+	b.scheduleShared(ctx, storage, name, s, r.Dynamic)
 	b.sendEventOf(ctx, "credential-rotate-fail", "rotate/"+name, "creds/"+name, logical.UpdateOperation)
 }
 
-// startAnew has a role that was written rotated by what it says now, and forgets
-// that rotating failed before, because the write may have mended why. The role
-// is locked.
+// clearFailures forgets that rotating a role failed, because the role was
+// written and that may have mended the cause. The role is locked.
 func (b *backend) clearFailures(ctx context.Context, storage logical.Storage, name string, d *dynamicRole) {
 	s, err := b.shared(ctx, storage, name)
 	if err == nil && s.Failures > 0 {
-		s.LastError, s.FailedAt, s.Failures, s.RetryAfter = "", time.Time{}, 0, 0
+		s.clearFailures()
 		err = b.putShared(ctx, storage, name, s)
 	}
 	if err != nil {
-		b.Logger().Warn("the credential of a role that was written could not be looked at", "role", name, "error", err)
+		b.Logger().Warn("the credential of a role that was written could not be read or stored", "role", name, "error", err)
 		return
 	}
-	b.schedule(name, s.nextAt(d))
+	b.scheduleShared(ctx, storage, name, s, d)
 }
 
-// revokeRetired revokes what has come to the end of its grace period.
+// scheduleShared notes when a shared role is to be maintained next.
+func (b *backend) scheduleShared(ctx context.Context, storage logical.Storage, name string, s shared, d *dynamicRole) {
+	status, err := b.status(ctx, storage, s, d)
+	if err != nil { // maintaining it finds out what is wrong
+		b.schedule(name, b.now())
+		return
+	}
+	b.schedule(name, status.nextAt())
+}
+
+// revokeRetired revokes the credentials whose grace period is over.
 func (b *backend) revokeRetired(ctx context.Context, storage logical.Storage, name string) error {
 	s, err := b.shared(ctx, storage, name)
 	if err != nil {
 		return err
 	}
-	failed := map[string]error{}
+	if slices.ContainsFunc(s.Retired, func(r retired) bool { return r.isMisdated(b.now()) }) {
+		if s, err = b.redateRetired(ctx, storage, name); err != nil {
+			return err
+		}
+	}
+	results := map[string]error{} // by the credential's name; nil: it is gone
 	for _, r := range s.Retired {
-		if r.tryAt().After(b.now()) || b.skipIfUnreachable(r.Connection) != nil {
+		if r.tryAt(b.now()).After(b.now()) || b.skipIfUnreachable(r.Connection) != nil {
 			continue
 		}
 		err := b.revoke(ctx, storage, r.credentialRef)
 		b.recordReachability(r.Connection, err)
-		failed[r.Name] = err
+		results[r.Name] = err
 	}
-	if len(failed) == 0 {
+	if len(results) == 0 {
 		return nil
 	}
 
@@ -193,33 +217,68 @@ func (b *backend) revokeRetired(ctx context.Context, storage logical.Storage, na
 	if s, err = b.shared(ctx, storage, name); err != nil || s.Current == nil && len(s.Retired) == 0 {
 		return err // deleted meanwhile
 	}
-	before := len(s.Retired)
-	s.Retired = slices.DeleteFunc(slices.Clone(s.Retired), func(r retired) bool {
-		err, tried := failed[r.Name]
-		return tried && err == nil
-	})
-	for i, r := range s.Retired {
-		if err := failed[r.Name]; err != nil {
-			b.Logger().Warn("a credential could not be revoked", "role", name, "name", r.Name, "attempts", r.Attempts+1, "error", err)
-			s.Retired[i].TriedAt, s.Retired[i].Attempts, s.Retired[i].LastError = b.now(), r.Attempts+1, err.Error()
+	revoked := s.settleRetired(results, b.now())
+	for _, r := range s.Retired {
+		if err := results[r.Name]; err != nil {
+			b.Logger().Warn("a credential could not be revoked", "role", name, "name", r.Name, "attempts", r.Attempts, "error", err)
 		}
 	}
 	if err := b.putShared(ctx, storage, name, s); err != nil {
 		return err
 	}
-	if len(s.Retired) < before {
+	if revoked {
 		b.sendEventOf(ctx, "credential-revoke", "rotate/"+name, "creds/"+name, logical.UpdateOperation)
 	}
 	return nil
 }
 
-// dropShared has everything that a shared role has minted revoked, and returns
-// what to do about it once the role is deleted, which tells how many could not
-// be revoked yet. The role is locked.
+// settleRetired notes what came of revoking, and reports whether something was
+// revoked.
+func (s *shared) settleRetired(results map[string]error, now time.Time) (revoked bool) {
+	before := s.Retired
+	s.Retired = nil
+	s.GivenUp = slices.Clone(s.GivenUp)
+	for _, r := range before {
+		err, tried := results[r.Name]
+		switch {
+		case !tried:
+			s.Retired = append(s.Retired, r)
+		case err == nil:
+			revoked = true
+		case errors.Is(err, errGivenUp):
+			s.GivenUp = append(s.GivenUp, givenUp{Name: r.Name, URL: r.URL, At: now})
+		default:
+			r.TriedAt, r.Attempts, r.LastError = now, r.Attempts+1, err.Error()
+			s.Retired = append(s.Retired, r)
+		}
+	}
+	s.GivenUp = s.GivenUp[max(0, len(s.GivenUp)-maxGivenUp):]
+	return revoked
+}
+
+// redateRetired has grace periods that seem to begin in the future begin now.
+func (b *backend) redateRetired(ctx context.Context, storage logical.Storage, name string) (shared, error) {
+	defer b.lockRole(name)()
+	s, err := b.shared(ctx, storage, name)
+	if err != nil {
+		return shared{}, err
+	}
+	s.Retired = slices.Clone(s.Retired)
+	for i, r := range s.Retired {
+		if r.isMisdated(b.now()) {
+			s.Retired[i].RetiredAt, s.Retired[i].RevokeAt = b.now(), b.now().Add(r.RevokeAt.Sub(r.RetiredAt))
+		}
+	}
+	return s, b.putShared(ctx, storage, name, s)
+}
+
+// dropShared deletes what a shared role serves, and returns a function that
+// revokes all that the role has minted. Call it once the role is deleted; it
+// returns how many credentials could not be revoked yet. The role is locked.
 func (b *backend) dropShared(ctx context.Context, storage logical.Storage, name string) (revoke func() int, err error) {
 	s, err := b.shared(ctx, storage, name)
 	if unreadable := (unreadableError{}); errors.As(err, &unreadable) {
-		b.Logger().Warn("what a role has minted is left at the registry, because it cannot be read", "role", name, "error", err)
+		b.Logger().Warn("what a role has minted stays at the registry, because its entry cannot be read", "role", name, "error", err)
 	} else if err != nil {
 		return nil, err
 	}

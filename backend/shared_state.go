@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
@@ -22,8 +23,7 @@ const (
 	firstRetry = 5 * time.Second
 	lastRetry  = 5 * time.Minute
 
-	// longestWait is the most that a registry is heeded which asks to be left
-	// alone: it may name any time.
+	// longestWait caps Retry-After.
 	longestWait = time.Hour
 
 	// A revocation that failed is tried again after a minute, and twice as long
@@ -34,6 +34,10 @@ const (
 	// maxRetired is how many credentials may wait to be revoked before no new
 	// one is minted: they stand in one entry of limited size.
 	maxRetired = 4 * maxOverlap
+
+	// maxGivenUp is how many credentials a role's read-back names that it has
+	// given up, the latest ones.
+	maxGivenUp = 10
 )
 
 // shared is what a shared role serves and will revoke. The zero value is that
@@ -41,6 +45,14 @@ const (
 type shared struct {
 	Current *sharedCredential
 	Retired []retired
+	GivenUp []givenUp // oldest first
+
+	// Rotations counts the credentials that the role has had. It tells whether
+	// somebody has rotated meanwhile, whatever the clocks say.
+	Rotations int
+
+	// RotationAsked says that rotate/ was written, and that it failed.
+	RotationAsked bool
 
 	LastError  string
 	FailedAt   time.Time
@@ -48,7 +60,7 @@ type shared struct {
 	RetryAfter time.Duration // that the registry asked for
 }
 
-// sharedCredential is the one that reads are given.
+// sharedCredential is the credential that reads return.
 type sharedCredential struct {
 	credentialRef
 	Docker    dockerconfig.Config
@@ -59,10 +71,19 @@ type sharedCredential struct {
 // retired is a credential that was replaced.
 type retired struct {
 	credentialRef
+	RetiredAt time.Time `json:"retired_at,omitzero"` // zero in entries of the first builds
 	RevokeAt  time.Time `json:"revoke_at"`
 	TriedAt   time.Time `json:"tried_at,omitzero"`
 	Attempts  int       `json:"attempts,omitempty"`
 	LastError string    `json:"last_error,omitempty"`
+}
+
+// givenUp is a credential that stays at its registry, because the connection
+// does not lead there any more.
+type givenUp struct {
+	Name string    `json:"name"`
+	URL  string    `json:"host,omitempty"`
+	At   time.Time `json:"at"`
 }
 
 // storedShared is a shared as it stands in storage.
@@ -71,6 +92,9 @@ type storedShared struct {
 	SchemaVersion int                     `json:"schema_version"`
 	Current       *storedSharedCredential `json:"current,omitempty"`
 	Retired       []retired               `json:"retired,omitempty"`
+	GivenUp       []givenUp               `json:"given_up,omitempty"`
+	Rotations     int                     `json:"rotations,omitempty"`
+	RotationAsked bool                    `json:"rotation_asked,omitempty"`
 	LastError     string                  `json:"last_error,omitempty"`
 	FailedAt      time.Time               `json:"failed_at,omitzero"`
 	Failures      int                     `json:"failures,omitempty"`
@@ -98,7 +122,16 @@ func decodeShared(entry *logical.StorageEntry, name string) (shared, error) {
 	if err := decodeEntry(entry, &stored, &stored.SchemaVersion); err != nil {
 		return shared{}, err
 	}
-	s := shared{Retired: stored.Retired, LastError: stored.LastError, FailedAt: stored.FailedAt, Failures: stored.Failures, RetryAfter: stored.RetryAfter.Duration}
+	s := shared{
+		Retired:       stored.Retired,
+		GivenUp:       stored.GivenUp,
+		Rotations:     stored.Rotations,
+		RotationAsked: stored.RotationAsked,
+		LastError:     stored.LastError,
+		FailedAt:      stored.FailedAt,
+		Failures:      stored.Failures,
+		RetryAfter:    stored.RetryAfter.Duration,
+	}
 	if c := stored.Current; c != nil {
 		if c.Docker == nil {
 			return shared{}, unreadablef("the credential of role %q: the stored entry is damaged", name)
@@ -113,7 +146,17 @@ func decodeShared(entry *logical.StorageEntry, name string) (shared, error) {
 }
 
 func (b *backend) putShared(ctx context.Context, storage logical.Storage, name string, s shared) error {
-	stored := storedShared{SchemaVersion: schemaVersion, Retired: s.Retired, LastError: s.LastError, FailedAt: s.FailedAt, Failures: s.Failures, RetryAfter: seconds{s.RetryAfter}}
+	stored := storedShared{
+		SchemaVersion: mintingSchemaVersion,
+		Retired:       s.Retired,
+		GivenUp:       s.GivenUp,
+		Rotations:     s.Rotations,
+		RotationAsked: s.RotationAsked,
+		LastError:     s.LastError,
+		FailedAt:      s.FailedAt,
+		Failures:      s.Failures,
+		RetryAfter:    seconds{s.RetryAfter},
+	}
 	if c := s.Current; c != nil {
 		docker := json.RawMessage(c.Docker.JSON())
 		stored.Current = &storedSharedCredential{Minted: c.credentialRef, Docker: &docker, MintedAt: c.MintedAt, ExpiresAt: c.ExpiresAt}
@@ -133,44 +176,95 @@ func (s shared) all() []credentialRef {
 	return all
 }
 
-// isFor reports whether the current credential is what the role is for.
-func (s shared) isFor(d *dynamicRole) bool {
-	return s.Current != nil && s.Current.Connection == d.Connection && maps.Equal(s.Current.For, d.For)
+// sharedStatus is what the state of a shared role means at one moment.
+type sharedStatus struct {
+	shared
+	role *dynamicRole
+	now  time.Time
+
+	// current says that the credential is what the role is for: the connection
+	// that the role names minted it at the registry to which the connection
+	// leads, for the same registry keys and the same target.
+	current bool
+}
+
+func (b *backend) status(ctx context.Context, storage logical.Storage, s shared, d *dynamicRole) (sharedStatus, error) {
+	current, err := b.isCurrent(ctx, storage, s.Current, d)
+	return sharedStatus{shared: s, role: d, now: b.now(), current: current}, err
+}
+
+// sharedStatus returns the status of a shared role as it is stored.
+func (b *backend) sharedStatus(ctx context.Context, storage logical.Storage, name string, d *dynamicRole) (sharedStatus, error) {
+	s, err := b.shared(ctx, storage, name)
+	if err != nil {
+		return sharedStatus{}, err
+	}
+	return b.status(ctx, storage, s, d)
+}
+
+// isCurrent reports whether a credential is what a role is for. It compares what
+// the role means, and not the text of its settings: a type may come to have new
+// defaults.
+func (b *backend) isCurrent(ctx context.Context, storage logical.Storage, c *sharedCredential, d *dynamicRole) (bool, error) {
+	if c == nil || c.Connection != d.Connection {
+		return false, nil
+	}
+	conn, err := b.connectionFacts(ctx, storage, d.Connection)
+	if err != nil || conn == nil || !conn.minted(c.credentialRef) {
+		return false, err
+	}
+	if !slices.Equal(slices.Sorted(slices.Values(conn.Registries)), c.Docker.Keys()) {
+		return false, nil
+	}
+	return maps.Equal(c.For, d.For) || conn.sameTarget(c.For, d.For), nil
 }
 
 // serves reports whether the current credential is what the role is for, and
 // works.
-func (s shared) serves(d *dynamicRole, now time.Time) bool {
-	return s.isFor(d) && (s.Current.ExpiresAt.IsZero() || now.Before(s.Current.ExpiresAt))
+func (s sharedStatus) serves() bool {
+	return s.current && (s.Current.ExpiresAt.IsZero() || s.now.Before(s.Current.ExpiresAt))
 }
 
 // rotateAt is when the current credential is to be replaced: after the rotation
-// period, and so early that what was read just before works for a grace period.
-func (s shared) rotateAt(d *dynamicRole) time.Time {
+// period, and so early that what was read just before works for a grace period;
+// at once if it is not what the role is for, if somebody asked for it, or if its
+// age cannot be told.
+func (s sharedStatus) rotateAt() time.Time {
 	c := s.Current
-	at := c.MintedAt.Add(d.RotationPeriod.Duration)
+	switch {
+	case s.RotationAsked && !s.FailedAt.IsZero():
+		return earlier(s.FailedAt, s.now)
+	case s.RotationAsked: // and the role was written since it failed
+		return s.now
+	case !s.current || c.MintedAt.After(s.now.Add(clockSkew)):
+		return s.now
+	}
+	at := c.MintedAt.Add(s.role.RotationPeriod.Duration)
 	if c.ExpiresAt.IsZero() {
 		return at
 	}
 	// A registry may give less than it was asked for: then half of that.
-	latest := later(c.ExpiresAt.Add(-d.GracePeriod.Duration), c.MintedAt.Add(c.ExpiresAt.Sub(c.MintedAt)/2))
+	latest := later(c.ExpiresAt.Add(-s.role.GracePeriod.Duration), c.MintedAt.Add(c.ExpiresAt.Sub(c.MintedAt)/2))
 	return earlier(at, latest)
 }
 
 // retryAt is when a rotation that failed is to be tried again.
-func (s shared) retryAt() time.Time {
-	if s.Failures == 0 {
-		return time.Time{}
-	}
-	return s.FailedAt.Add(max(backOff(firstRetry, lastRetry, s.Failures), s.RetryAfter))
+func (s sharedStatus) retryAt() time.Time {
+	return s.afterFailure(max(backOff(firstRetry, lastRetry, s.Failures), s.RetryAfter))
 }
 
 // readsRetryAt is the same for a read that has nothing to serve.
-func (s shared) readsRetryAt() time.Time {
-	if s.Failures == 0 {
+func (s sharedStatus) readsRetryAt() time.Time {
+	return s.afterFailure(max(firstRetry, s.RetryAfter))
+}
+
+// afterFailure returns the end of a pause that began with the last failure; the
+// zero time if there was none, or if it seems to be still to come.
+func (s sharedStatus) afterFailure(pause time.Duration) time.Time {
+	if s.Failures == 0 || s.FailedAt.After(s.now) {
 		return time.Time{}
 	}
-	return s.FailedAt.Add(max(firstRetry, s.RetryAfter))
+	return s.FailedAt.Add(pause)
 }
 
 // backOff doubles the first pause with each failure, up to the last.
@@ -181,51 +275,46 @@ func backOff(first, last time.Duration, failures int) time.Duration {
 	return min(last, first<<max(0, failures-1))
 }
 
-func (r retired) tryAt() time.Time {
-	if r.Attempts == 0 {
+// tryAt is when a retired credential is to be revoked, or tried to be.
+func (r retired) tryAt(now time.Time) time.Time {
+	switch {
+	case r.isMisdated(now) || r.TriedAt.After(now):
+		return now
+	case r.Attempts == 0:
 		return r.RevokeAt
 	}
 	return r.TriedAt.Add(backOff(firstRevokeRetry, lastRevokeRetry, r.Attempts))
 }
 
+// isMisdated reports whether the grace period seems to begin in the future.
+func (r retired) isMisdated(now time.Time) bool {
+	return r.RetiredAt.After(now.Add(clockSkew))
+}
+
 // nextAt is when there is something to be done for the role; zero if nothing.
-func (s shared) nextAt(d *dynamicRole) time.Time {
+func (s sharedStatus) nextAt() time.Time {
 	var next time.Time
 	if s.Current != nil {
-		next = later(s.rotateAt(d), s.retryAt())
+		next = later(s.rotateAt(), s.retryAt())
 	}
 	for _, r := range s.Retired {
-		if at := r.tryAt(); next.IsZero() || at.Before(next) {
+		if at := r.tryAt(s.now); next.IsZero() || at.Before(next) {
 			next = at
 		}
 	}
 	return next
 }
 
-func earlier(a, b time.Time) time.Time {
-	if b.Before(a) {
-		return b
-	}
-	return a
-}
-
-func later(a, b time.Time) time.Time {
-	if a.Before(b) {
-		return b
-	}
-	return a
-}
-
-// rotation is what the fields of that name say to those who read.
+// rotation is what the fields last_vault_rotation, rotation_period and ttl say.
 type rotation struct {
 	Last   time.Time
 	Period time.Duration
 	Next   time.Time
 }
 
-// fields returns last_vault_rotation, rotation_period and ttl. Of the last two
-// none is ever below 1, which tools take for an error: what is overdue is to be
-// read again in a moment.
+// fields returns last_vault_rotation, rotation_period and ttl. Tools take a
+// rotation_period or ttl below 1 for an error, so a credential that is overdue
+// is to be read again in a second.
 func (r rotation) fields(now time.Time) map[string]any {
 	return map[string]any{
 		"last_vault_rotation": formatTime(r.Last),
@@ -234,8 +323,8 @@ func (r rotation) fields(now time.Time) map[string]any {
 	}
 }
 
-// joinRotations returns what to say of several: what changes next, and when
-// something last did.
+// joinRotations returns the rotation of several credentials: the one that
+// changes next, and the latest time at which one has changed.
 func joinRotations(a, b *rotation) *rotation {
 	if a == nil || b == nil {
 		return cmp.Or(a, b)
@@ -248,25 +337,27 @@ func joinRotations(a, b *rotation) *rotation {
 	return &joined
 }
 
-// rotation returns nil where there is no credential yet.
-func (s shared) rotation(d *dynamicRole, now time.Time) *rotation {
-	if s.Current == nil {
+// rotation returns nil where there is no credential of the role.
+func (s sharedStatus) rotation() *rotation {
+	if !s.current {
 		return nil
 	}
-	next := s.rotateAt(d)
-	if retry := s.retryAt(); !next.After(now) && retry.After(now) {
+	next := s.rotateAt()
+	if retry := s.retryAt(); !next.After(s.now) && retry.After(s.now) {
 		next = retry
 	}
-	return &rotation{Last: s.Current.MintedAt, Period: d.RotationPeriod.Duration, Next: next}
+	return &rotation{Last: s.Current.MintedAt, Period: s.role.RotationPeriod.Duration, Next: next}
 }
 
-// readBack describes the state of a shared role.
-func (s shared) readBack(d *dynamicRole) map[string]any {
+// readBack describes the status of a shared role.
+func (s sharedStatus) readBack() map[string]any {
 	data := map[string]any{}
-	if c := s.Current; c != nil {
-		data["username"] = c.Docker.Credentials()[0].Username
-		data["last_vault_rotation"] = formatTime(c.MintedAt)
-		data["next_rotation"] = formatTime(later(s.rotateAt(d), s.retryAt()))
+	if s.current {
+		data["username"] = s.Current.Docker.Credentials()[0].Username
+		data["last_vault_rotation"] = formatTime(s.Current.MintedAt)
+	}
+	if s.Current != nil {
+		data["next_rotation"] = formatTime(later(s.rotateAt(), s.retryAt()))
 	}
 	if s.Failures > 0 {
 		data["last_error"], data["last_error_at"] = s.LastError, formatTime(s.FailedAt)
@@ -280,6 +371,16 @@ func (s shared) readBack(d *dynamicRole) map[string]any {
 			}
 		}
 		data["pending_revocations"] = waiting
+	}
+	if len(s.GivenUp) > 0 {
+		left := make([]map[string]any, len(s.GivenUp))
+		for i, g := range s.GivenUp {
+			left[i] = map[string]any{"name": g.Name, "given_up_at": formatTime(g.At)}
+			if g.URL != "" {
+				left[i]["url"] = g.URL
+			}
+		}
+		data["given_up"] = left
 	}
 	return data
 }

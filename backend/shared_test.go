@@ -249,6 +249,16 @@ func TestFailingRegistryWithNothingToServeIsAnErrorWithBackOff(t *testing.T) {
 	}
 }
 
+// sharedStatusOf returns what a shared role's stored state means now.
+func (e *engine) sharedStatusOf(name string) sharedStatus {
+	e.t.Helper()
+	s, err := e.sharedStatus(e.t.Context(), e.through(), name, mustRole(e.t, e, name).Dynamic)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	return s
+}
+
 func TestRotationIsRetriedWithBackOff(t *testing.T) {
 	e := newSharingEngine(t)
 	e.read("creds/app")
@@ -257,10 +267,7 @@ func TestRotationIsRetriedWithBackOff(t *testing.T) {
 	e.clock.advance(24 * time.Hour)
 	for i, want := range []time.Duration{5, 10, 20, 40, 80, 160, 300, 300, 300} {
 		e.mustRollBack()
-		s, err := e.shared(t.Context(), e.storage, "app")
-		if err != nil {
-			t.Fatal(err)
-		}
+		s := e.sharedStatusOf("app")
 		checkSame(t, "failures", i+1, s.Failures)
 		checkSame(t, fmt.Sprintf("pause after failure %d", i+1), want*time.Second, s.retryAt().Sub(e.clock.now()))
 		e.clock.advance(want*time.Second - time.Second)
@@ -325,7 +332,7 @@ func TestReplacedCredentialIsRevokedAfterItsGrace(t *testing.T) {
 			t.Fatal(err)
 		}
 		checkSame(t, "attempts", i+1, s.Retired[0].Attempts)
-		checkSame(t, "next try", pause*time.Minute, s.Retired[0].tryAt().Sub(e.clock.now()))
+		checkSame(t, "next try", pause*time.Minute, s.Retired[0].tryAt(e.clock.now()).Sub(e.clock.now()))
 		e.clock.advance(pause * time.Minute)
 	}
 	described := e.read("roles/app")
@@ -375,7 +382,7 @@ func TestRotateOfEachTypeOfRole(t *testing.T) {
 		e.failed(logical.UpdateOperation, "rotate/app", nil, http.StatusBadGateway, "answered 403 Forbidden")
 	}
 	checkSame(t, "events", slices.Repeat([]string{"regcred/credential-rotate-fail creds/app"}, 2), e.sent())
-	checkWarnings(t, e.readWarnings("creds/app")) // not overdue
+	checkWarnings(t, e.readWarnings("creds/app"), `the credential of role "app" is not yet replaced, though rotate/app was written; it works until`)
 	e.checkLiving(1)
 }
 
@@ -595,7 +602,7 @@ func TestMintingStopsWhileTooManyRevocationsFail(t *testing.T) {
 	e.clock.advance(24 * time.Hour)
 	e.readInBackground()
 	checkSame(t, "mints", 1, e.minting.mints())
-	if needed, err := s.needsRotation(mustRole(t, e, "app").Dynamic, whenNothingServes, noon, noon); needed || err != nil {
+	if needed, err := e.sharedStatusOf("app").needsRotation(whenNothingServes, 0); needed || err != nil {
 		t.Errorf("a credential works: want it to be served, got %v", err)
 	}
 	e.clock.advance(24 * time.Hour)
@@ -603,7 +610,7 @@ func TestMintingStopsWhileTooManyRevocationsFail(t *testing.T) {
 	checkSame(t, "mints", 2, e.minting.mints())
 }
 
-func mustRole(t *testing.T, e *engine, name string) *role {
+func mustRole(t testing.TB, e *engine, name string) *role {
 	t.Helper()
 	r, err := e.role(t.Context(), e.storage, name)
 	if err != nil || r == nil {
@@ -743,7 +750,7 @@ func TestDeletionWorksIfTheSharedStateIsUnreadable(t *testing.T) {
 		"damaged":     "damaged",
 		"no config":   `{"schema_version":1,"current":{"minted":{"name":"x"}}}`,
 		"bad config":  `{"schema_version":1,"current":{"minted":{"name":"x"},"dockerconfig":{"auths":"` + marker + `"}}}`,
-		"newer":       `{"schema_version":2}`,
+		"newer":       `{"schema_version":9}`,
 		"wrong types": `{"schema_version":1,"current":["` + marker + `"]}`,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -875,4 +882,59 @@ func TestFailureThatCannotBeStoredIsStillReturned(t *testing.T) {
 			t.Errorf("storage call %d fails: got %v", failAt, err)
 		}
 	}
+}
+
+// Somebody who replaces a leaked credential must not wait for the rotation period
+// because the registry was down for a moment.
+func TestRotationThatWasAskedForIsTriedAgain(t *testing.T) {
+	e := newSharingEngine(t)
+	former := e.read("creds/app")
+	e.mustRollBack()
+	e.minting.fail("mint", errDown)
+	e.failed(logical.UpdateOperation, "rotate/app", nil, http.StatusBadGateway)
+	checkWarnings(t, e.readWarnings("creds/app"), `the credential of role "app" is not yet replaced, though rotate/app was written; it works until 2026-03-03T13:00:00Z, and roles/app says why`)
+	checkSame(t, "next rotation", any("2026-03-01T12:00:05Z"), e.read("roles/app")["next_rotation"])
+	e = e.restarted(t) // which forgets nothing of it
+	e.minting.mend()
+	e.clock.advance(unreachableFor)
+	e.mustRollBack()
+	if e.read("creds/app")["password"] == former["password"] {
+		t.Error("want the credential replaced")
+	}
+	checkWarnings(t, e.readWarnings("creds/app"))
+	checkSame(t, "mints", 2, e.minting.mints())
+}
+
+// A role that is written to mint for another target gets a new credential soon,
+// and its read-back says so at once.
+func TestRoleForAnotherTargetIsRotatedWithoutARead(t *testing.T) {
+	e := newSharingEngine(t)
+	e.read("creds/app")
+	e.mustRollBack()
+	e.write("roles/app", fields{"project": "group/other"})
+	readBack := e.read("roles/app")
+	checkSame(t, "user name", nil, readBack["username"])
+	checkSame(t, "last rotation", nil, readBack["last_vault_rotation"])
+	checkSame(t, "next rotation", any("2026-03-01T12:00:00Z"), readBack["next_rotation"])
+	e.mustRollBack()
+	checkSame(t, "mints", 2, e.minting.mints())
+	checkSame(t, "user name of the new one", any("robot"), e.read("roles/app")["username"])
+}
+
+// A write of the role may have mended why the rotation failed, and must not have
+// it forgotten.
+func TestRotationThatWasAskedForSurvivesAWriteOfTheRole(t *testing.T) {
+	e := newSharingEngine(t)
+	e.read("creds/app")
+	e.mustRollBack()
+	e.minting.fail("mint", errDown)
+	e.failed(logical.UpdateOperation, "rotate/app", nil, http.StatusBadGateway)
+	e.write("roles/app", fields{"allowed_bundles": "all,more"})
+	checkSame(t, "next rotation", any("2026-03-01T12:00:00Z"), e.read("roles/app")["next_rotation"])
+	checkWarnings(t, e.readWarnings("creds/app"), `the credential of role "app" is not yet replaced, though rotate/app was written`)
+	e.background.Wait()
+	e.minting.mend()
+	e.clock.advance(unreachableFor)
+	e.mustRollBack()
+	checkSame(t, "mints", 2, e.minting.mints())
 }

@@ -17,22 +17,32 @@ type source struct {
 	name string
 	*role
 
-	// load fills these:
-	docker    dockerconfig.Config
-	expiresAt time.Time
-	shared    shared    // of a shared role
-	rotation  *rotation // nil if the engine does not replace the credential
+	registries []dockerconfig.Key // sorted
+	expiresAt  time.Time
+	shared     sharedStatus // of a shared role
+	rotation   *rotation    // nil if the engine does not replace the credential
+
+	// docker holds the credentials. In a description it is empty, except for a
+	// static role.
+	docker dockerconfig.Config
+	isNew  bool // just minted: the registry may not accept it at once
+}
+
+// description describes a role's pull secret without its credentials.
+type description struct {
+	Registries []dockerconfig.Key
+	ExpiresAt  time.Time // the earliest of its credentials; zero if not known
+	Rotation   *rotation // nil if the engine replaces none of its credentials
+	Warnings   []string
+
+	sources  []source // the roles that it is joined from
+	settings config   // the settings of the mount that were applied
 }
 
 // pullSecret is the pull secret that a role serves.
 type pullSecret struct {
-	Docker    dockerconfig.Config
-	ExpiresAt time.Time // the earliest of its credentials; zero if not known
-	Rotation  *rotation // nil if the engine replaces none of its credentials
-	Warnings  []string
-
-	sources  []source // the roles that it is joined from
-	settings config   // the settings of the mount that were applied
+	Docker dockerconfig.Config
+	description
 }
 
 // sources returns the roles whose credentials a role serves: itself, or the members
@@ -58,22 +68,29 @@ func (b *backend) sources(ctx context.Context, storage logical.Storage, name str
 	return sources, nil
 }
 
-// join joins the Docker configs of all sources into one. Their order does not
-// matter.
+// checkDistinct refuses sources that hold the same registry.
+func checkDistinct(sources []source) error {
+	owner := map[dockerconfig.Key]string{}
+	for _, s := range sources {
+		for _, key := range s.registries {
+			if other, twice := owner[key]; twice {
+				return refusef("members: roles %q and %q both hold registry %q, but a pull secret holds one credential per registry", other, s.name, key)
+			}
+			owner[key] = s.name
+		}
+	}
+	return nil
+}
+
+// join joins the credentials of all sources into one Docker config. Their order
+// does not matter.
 func join(sources []source) (dockerconfig.Config, error) {
 	if len(sources) == 1 {
 		return sources[0].docker, nil
 	}
 	var all []dockerconfig.Credential
-	owner := map[dockerconfig.Key]string{}
 	for _, s := range sources {
-		for _, c := range s.docker.Credentials() {
-			if other, twice := owner[c.Registry]; twice {
-				return dockerconfig.Config{}, refusef("members: roles %q and %q both hold registry %q, but a pull secret holds one credential per registry", other, s.name, c.Registry)
-			}
-			owner[c.Registry] = s.name
-			all = append(all, c)
-		}
+		all = append(all, s.docker.Credentials()...)
 	}
 	joined, err := dockerconfig.New(all...)
 	if err != nil {

@@ -46,8 +46,8 @@ func getEntry(ctx context.Context, storage logical.Storage, key string, stored a
 
 func decodeEntry(entry *logical.StorageEntry, stored any, version *int) error {
 	err := json.Unmarshal(entry.Value, stored)
-	if *version > schemaVersion { // it stands first, and what follows may have another type
-		return unreadablef("reading %s: the stored entry has schema version %d and this plugin knows up to %d; run the newer plugin that wrote it", entry.Key, *version, schemaVersion)
+	if known := schemaVersionOf(entry.Key); *version > known { // it stands first, and what follows may have another type
+		return unreadablef("reading %s: the stored entry has schema version %d and this plugin knows up to %d; run the newer plugin that wrote it", entry.Key, *version, known)
 	}
 	if err != nil || *version < 1 {
 		return unreadablef("reading %s: the stored entry is damaged", entry.Key) // err may quote a secret
@@ -56,14 +56,15 @@ func decodeEntry(entry *logical.StorageEntry, stored any, version *int) error {
 }
 
 // cachedKeys are the entries that a read of creds/ needs, and the list of the
-// roles, which may be long. Connections are read when one is used, which takes
-// the registry's time, and root credentials stay out of memory.
+// roles, which may be long. Of a connection the cache has what connectionFacts
+// returns, which holds no root credential.
 func cachedKeys() cache.Keys {
 	return cache.Keys{
 		Holds: func(key string) bool {
 			return key == configStorageKey || strings.HasPrefix(key, roleStoragePrefix) || strings.HasPrefix(key, sharedStoragePrefix)
 		},
-		List: roleStoragePrefix,
+		Decodes: func(key string) bool { return strings.HasPrefix(key, connectionStoragePrefix) },
+		List:    roleStoragePrefix,
 	}
 }
 
@@ -94,17 +95,6 @@ func exists(prefix, field string) framework.ExistenceFunc {
 		}
 		entry, err := req.Storage.Get(ctx, prefix+name)
 		return entry != nil, err
-	}
-}
-
-// listNames answers with the names below a prefix.
-func listNames(prefix string) framework.OperationFunc {
-	return func(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
-		names, err := req.Storage.List(ctx, prefix)
-		if err != nil {
-			return nil, fmt.Errorf("listing %s: %w", prefix, err)
-		}
-		return logical.ListResponse(names), nil
 	}
 }
 

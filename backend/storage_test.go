@@ -10,6 +10,7 @@ import (
 	"go/parser"
 	"go/token"
 	"go/types"
+	"maps"
 	"net/http"
 	"path/filepath"
 	"reflect"
@@ -66,7 +67,7 @@ var storedForms = map[string]string{
 		`"revoke_at":"2026-03-01T12:00:00Z","tried_at":"2026-03-01T12:00:00Z","attempts":1,"last_error":"the registry's API at https://git.example.com: the answer could not be understood"}]}`,
 	"shared/failing": `{"schema_version":1,"last_error":"minting a credential for role \"failing\": the registry's API at https://git.example.com: answered 429 Too Many Requests; it can be asked again in 1m0s",` +
 		`"failed_at":"2026-03-01T12:00:00Z","failures":1,"retry_after":60}`,
-	"leases/app/20260301T140000Z.regcred-leased-NAME": `{"schema_version":1,"connection":"app","role":"leased","name":"regcred-leased-NAME","id":"id-regcred-leased-NAME","for":{"project":"group/app"}}`,
+	"leases/app/20260301T121500Z.regcred-leased-NAME": `{"schema_version":1,"connection":"app","role":"leased","name":"regcred-leased-NAME","id":"id-regcred-leased-NAME","for":{"project":"group/app"},"written_at":"2026-03-01T12:00:00Z"}`,
 }
 
 func quoted(text string) string {
@@ -119,7 +120,29 @@ func TestStoredFormsStay(t *testing.T) {
 	for key, value := range e.snapshot() {
 		got[randomName.ReplaceAllString(key, "${1}NAME")] = randomName.ReplaceAllString(strings.TrimSpace(value), "${1}NAME")
 	}
-	checkSame(t, "storage", storedForms, got)
+	checkSame(t, "storage", formsOfNow(), got)
+}
+
+// formsOfNow returns storedForms as this plugin writes them: connections and
+// what they mint have an identity.
+func formsOfNow() map[string]string {
+	forms := maps.Clone(storedForms)
+	reference := strings.NewReplacer(
+		`"connection":"app","role"`, `"connection":"app","connection_id":"id-1","host":"https://git.example.com","role"`,
+		`"revoke_at"`, `"retired_at":"2026-03-01T12:00:00Z","revoke_at"`,
+		`"attempts":1,"last_error":"the registry's API at https://git.example.com: the answer could not be understood"}]`,
+		`"attempts":1,"last_error":"the registry's API at https://git.example.com: the answer could not be understood"}],"rotations":2`)
+	for i, name := range []string{"app", "pending", "retired"} {
+		key := "connections/" + name
+		forms[key] = strings.Replace(forms[key], `{"schema_version":1,"type":"test"`, fmt.Sprintf(`{"schema_version":2,"type":"test","id":"id-%d"`, i+1), 1)
+	}
+	for key, value := range forms {
+		if strings.HasPrefix(key, sharedStoragePrefix) {
+			value = strings.Replace(value, `"schema_version":1`, `"schema_version":2`, 1)
+		}
+		forms[key] = reference.Replace(value)
+	}
+	return forms
 }
 
 func TestStoredFormsAreRead(t *testing.T) {
@@ -158,8 +181,8 @@ func TestStoredFormsAreRead(t *testing.T) {
 // removes it.
 func TestUnreadableEntriesAreLeftAlone(t *testing.T) {
 	for name, c := range map[string]struct{ value, want string }{
-		"newer version":              {`{"schema_version":2,"type":"static","dockerconfig":{"auths":{"ghcr.io":{"username":"me","password":"` + marker + `"}}}}`, "schema version 2 and this plugin knows up to 1; run the newer plugin"},
-		"newer version, other types": {`{"schema_version":2,"type":{"a":"` + marker + `"},"updated_at":"` + marker + `","dockerconfig":"` + marker + `","allowed_registries":"` + marker + `"}`, "schema version 2 and this plugin knows up to 1; run the newer plugin"},
+		"newer version":              {`{"schema_version":9,"type":"static","dockerconfig":{"auths":{"ghcr.io":{"username":"me","password":"` + marker + `"}}}}`, "schema version 9 and this plugin knows up to "},
+		"newer version, other types": {`{"schema_version":9,"type":{"a":"` + marker + `"},"updated_at":"` + marker + `","dockerconfig":"` + marker + `","allowed_registries":"` + marker + `"}`, "schema version 9 and this plugin knows up to "},
 		"no version":                 {`{"type":"static","password":"` + marker + `"}`, "the stored entry is damaged"},
 		"no JSON":                    {marker, "the stored entry is damaged"},
 		"cut off":                    {`{"schema_version":1,"type":"` + marker, "the stored entry is damaged"},
@@ -232,7 +255,7 @@ func TestEveryStoredSecretIsSealWrapped(t *testing.T) {
 	e.write("roles/app", credential)
 	e.write("roles/several", fields{"dockerconfigjson": several})
 	storeDynamicForms(t, e)
-	e.mustPutWAL(walCredential, storedWAL{schemaVersion, credentialRef{Connection: "app", Role: "app", Name: "regcred-x"}})
+	e.mustPutWAL(walCredential, storedWAL{SchemaVersion: schemaVersion, credentialRef: credentialRef{Connection: "app", ConnectionID: "id-1", Role: "app", Name: "regcred-x"}})
 	wrappedKeys := 0
 	for key, value := range e.snapshot() {
 		wrapped := false
@@ -251,7 +274,7 @@ func TestEveryStoredSecretIsSealWrapped(t *testing.T) {
 }
 
 func TestWriteAheadEntriesAndLeasesAreLocalToACluster(t *testing.T) {
-	checkSame(t, "local", []string{"wal/", "leases/"}, newEngine(t).SpecialPaths().LocalStorage)
+	checkSame(t, "local", []string{"wal/", "leases/", "fence"}, newEngine(t).SpecialPaths().LocalStorage)
 }
 
 func TestTypesThatHoldSecretsCannotBePrinted(t *testing.T) {
@@ -305,10 +328,7 @@ func holdingSecrets(t *testing.T, e *engine) []any {
 		if err != nil {
 			t.Fatal(err)
 		}
-		toOpen, err := e.toOpen(c)
-		if err != nil {
-			t.Fatal(err)
-		}
+		toOpen := c.described()
 		values = append(values, c.Secrets, c.Root, &c.Root, c.Root.Pending, c.Root.Retired, toOpen.Secrets)
 		values = append(values, *c, c, toOpen, &toOpen)
 	}
@@ -317,10 +337,11 @@ func holdingSecrets(t *testing.T, e *engine) []any {
 		t.Fatal(err)
 	}
 	minted := newCredential{credentialRef: s.Current.credentialRef, Docker: s.Current.Docker, done: func() {}}
-	secret := pullSecret{Docker: s.Current.Docker, sources: []source{{name: "shared", docker: s.Current.Docker, shared: s}}}
+	status := sharedStatus{shared: s}
+	secret := pullSecret{Docker: s.Current.Docker, description: description{sources: []source{{name: "shared", docker: s.Current.Docker, shared: status}}}}
 	credential := issuer.Credential{ID: "x", Username: "robot", Password: dockerconfig.NewSecret(marker)}
-	proposed := proposal{role: &role{Static: &staticRole{Docker: s.Current.Docker}}, secret: secret}
-	return append(values, proposed, &proposed, s, &s, s.Current, *s.Current, minted, &minted, secret, &secret, secret.sources, credential, &credential)
+	proposed := proposal{role: &role{Static: &staticRole{Docker: s.Current.Docker}}}
+	return append(values, proposed, &proposed, status, &status, secret.description, s, &s, s.Current, *s.Current, minted, &minted, secret, &secret, secret.sources, credential, &credential)
 }
 
 // secretTypes matches the types that hold a secret. A struct with a field of such a

@@ -5,6 +5,7 @@ package backend
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -15,6 +16,8 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-regcred/backend/issuer"
+	"vault-plugin-secrets-regcred/backend/issuer/gitlab/gitlabtest"
+	"vault-plugin-secrets-regcred/backend/issuer/harbor/harbortest"
 	"vault-plugin-secrets-regcred/backend/storagetest"
 )
 
@@ -137,6 +140,7 @@ func TestDumpsCanBeContinued(t *testing.T) {
 		u.rollBack(t)
 		u.renewAndRevoke(t)
 		u.goOnWithShared(t)
+		u.endRetired(t)
 		u.deleteAll(t)
 	})
 }
@@ -193,18 +197,8 @@ func (u *upgraded) settleRoots(t *testing.T) {
 // rollBack rolls back each write-ahead entry, as Vault does.
 func (u *upgraded) rollBack(t *testing.T) {
 	u.clock.advance(10 * time.Minute)
-	for _, id := range u.names("wal/") {
-		entry, err := framework.GetWAL(t.Context(), u.through(), id)
-		if err != nil {
-			t.Fatal(err)
-		}
-		req := &logical.Request{Storage: u.through()}
-		if err := u.walRollback(t.Context(), req, entry.Kind, entry.Data); err != nil {
-			t.Errorf("rolling back %v: %v", entry, err)
-		}
-		if err := framework.DeleteWAL(t.Context(), u.through(), id); err != nil {
-			t.Fatal(err)
-		}
+	for _, name := range u.names("connections/") {
+		u.rollBackOf(t, name)
 	}
 	for _, name := range u.names("connections/root-") {
 		if admins := u.registries.Admins("root-" + name); len(admins) > 2 { // the server's own, and the connection's
@@ -219,22 +213,39 @@ func (u *upgraded) rollBack(t *testing.T) {
 	}
 }
 
+// rollBackOf rolls back the write-ahead entries of a connection, as Vault does.
+func (u *upgraded) rollBackOf(t *testing.T, connection string) {
+	t.Helper()
+	for _, id := range u.names("wal/") {
+		entry, err := framework.GetWAL(t.Context(), u.through(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if entry == nil || entry.Data.(map[string]any)["connection"] != connection {
+			continue
+		}
+		if err := u.walRollback(t.Context(), &logical.Request{Storage: u.through()}, entry.Kind, entry.Data); err != nil {
+			t.Errorf("rolling back %v: %v", entry, err)
+		}
+		if err := framework.DeleteWAL(t.Context(), u.through(), id); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // renewAndRevoke renews and revokes each lease, as Vault does with its stored data.
 func (u *upgraded) renewAndRevoke(t *testing.T) {
 	for id, value := range u.dump.Leases {
-		var lease struct {
-			Path   string         `json:"path"`
-			Secret logical.Secret `json:"secret"`
+		path, secret := dumpedLease(t, value)
+		u.onDumpedLease(t, logical.RenewOperation, path, secret)
+		name := u.dumpedLeaseName(t, secret)
+		if !slices.Contains(u.registries.Living(), name) {
+			t.Errorf("the lease %s was renewed, and its credential %s is gone", id, name)
 		}
-		if err := json.Unmarshal([]byte(value), &lease); err != nil {
-			t.Fatal(err)
-		}
-		for _, op := range []logical.Operation{logical.RenewOperation, logical.RevokeOperation} {
-			path := strings.TrimPrefix(lease.Path, "regcred/")
-			resp, err := u.HandleRequest(t.Context(), &logical.Request{Operation: op, Path: path, Secret: &lease.Secret, Storage: u.through()})
-			if err != nil || resp != nil && resp.IsError() {
-				t.Errorf("%s of the lease %s: %v, %v", op, id, resp, err)
-			}
+		checkSame(t, "ends of "+name+" in the index", []string{formatTime(wholeSeconds(u.now().Add(secret.TTL)))}, u.indexedEnds(t, name))
+		u.onDumpedLease(t, logical.RevokeOperation, path, secret)
+		if slices.Contains(u.registries.Living(), name) {
+			t.Errorf("the lease %s was revoked, and its credential %s is alive", id, name)
 		}
 	}
 	var left []string
@@ -248,7 +259,52 @@ func (u *upgraded) renewAndRevoke(t *testing.T) {
 	}
 }
 
-// goOnWithShared rotates each shared role, and revokes its former credentials.
+// dumpedLease returns the path and the data of one of Vault's entries.
+func dumpedLease(t *testing.T, value storagetest.Value) (path string, secret *logical.Secret) {
+	t.Helper()
+	var lease struct {
+		Path   string          `json:"path"`
+		Secret *logical.Secret `json:"secret"`
+	}
+	if err := json.Unmarshal([]byte(value), &lease); err != nil {
+		t.Fatal(err)
+	}
+	return lease.Path, lease.Secret
+}
+
+func (u *upgraded) onDumpedLease(t *testing.T, op logical.Operation, path string, secret *logical.Secret) {
+	t.Helper()
+	resp, err := u.HandleRequest(t.Context(), &logical.Request{Operation: op, Path: strings.TrimPrefix(path, "regcred/"), Secret: secret, Storage: u.through()})
+	if err != nil || resp != nil && resp.IsError() {
+		t.Errorf("%s of a lease of %s: %v, %v", op, path, resp, err)
+	}
+}
+
+// dumpedLeaseName returns the name of the credential of a lease.
+func (u *upgraded) dumpedLeaseName(t *testing.T, secret *logical.Secret) string {
+	t.Helper()
+	l, err := leaseOf(&logical.Request{Secret: secret})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l.Name
+}
+
+// indexedEnds returns the ends that the index of leases has for a credential.
+func (u *upgraded) indexedEnds(t *testing.T, name string) (ends []string) {
+	t.Helper()
+	for key := range u.snapshot() {
+		if !strings.HasPrefix(key, "leases/") {
+			continue
+		}
+		if at, indexed, ok := parseExpiryKey(key[strings.LastIndex(key, "/")+1:]); ok && indexed == name {
+			ends = append(ends, formatTime(at))
+		}
+	}
+	return ends
+}
+
+// goOnWithShared rotates each shared role.
 func (u *upgraded) goOnWithShared(t *testing.T) {
 	for _, name := range u.names("roles/") {
 		role := u.read("roles/" + name)
@@ -264,14 +320,49 @@ func (u *upgraded) goOnWithShared(t *testing.T) {
 		}
 		u.write("verify/"+name, nil)
 	}
-	u.clock.advance(24 * 365 * 6 * time.Hour)
-	for _, name := range u.names("shared/") {
-		if err := u.revokeRetired(t.Context(), u.through(), name); err != nil {
-			t.Error(err)
+}
+
+// endRetired has time pass, and checks that each credential that was replaced is
+// revoked at its time, and not before.
+func (u *upgraded) endRetired(t *testing.T) {
+	waiting := u.retired(t)
+	slices.SortFunc(waiting, func(a, b retired) int { return a.RevokeAt.Compare(b.RevokeAt) })
+	for _, r := range waiting {
+		if early := r.RevokeAt.Add(-time.Second); early.After(u.now()) {
+			u.clock.advance(early.Sub(u.now()))
+			u.endDue(t, r, true)
 		}
-		if waiting := u.read("roles/" + name)["pending_revocations"]; waiting != nil && name != "gitea" {
+		u.clock.advance(max(0, r.tryAt(u.now()).Sub(u.now())))
+		u.endDue(t, r, false)
+	}
+	for _, name := range u.names("shared/") {
+		if waiting := u.read("roles/" + name)["pending_revocations"]; waiting != nil {
 			t.Errorf("%s: want none to be revoked any more, got %v", name, waiting)
 		}
+	}
+}
+
+// retired returns all that waits to be revoked.
+func (u *upgraded) retired(t *testing.T) (all []retired) {
+	t.Helper()
+	for _, name := range u.names("shared/") {
+		s, err := u.shared(t.Context(), u.through(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, s.Retired...)
+	}
+	return all
+}
+
+// endDue revokes what is due of a role.
+func (u *upgraded) endDue(t *testing.T, r retired, lives bool) {
+	t.Helper()
+	if err := u.revokeRetired(t.Context(), u.through(), r.Role); err != nil {
+		t.Error(err)
+	}
+	if got := slices.Contains(u.registries.Living(), r.Name); got != lives {
+		t.Errorf("%s at %s, to be revoked at %s: want it to be alive: %t, got %t", r.Name, formatTime(u.now()), formatTime(r.RevokeAt), lives, got)
 	}
 }
 
@@ -287,4 +378,98 @@ func (u *upgraded) deleteAll(t *testing.T) {
 	}
 	u.must(logical.DeleteOperation, "config", nil)
 	checkSame(t, "what is stored", []string(nil), slices.Collect(maps.Keys(u.snapshot())))
+}
+
+// TestDumpsGiveUpWhatAMovedConnectionMinted moves the connections of an earlier
+// build to registries in which others have the IDs of what that build minted.
+// From then on the roles serve what the new registry has minted. What the old one
+// has is given up: it stays there, nothing of others is touched, and it keeps no
+// connection from being deleted.
+func TestDumpsGiveUpWhatAMovedConnectionMinted(t *testing.T) {
+	eachDump(t, func(t *testing.T, u *upgraded) {
+		before := u.registries.Living()
+		for _, name := range u.names("connections/") {
+			switch c := u.read("connections/" + name); {
+			case !strings.HasPrefix(c["url"].(string), "http://"): // never called
+			case c["type"] == "gitlab":
+				lab := gitlabtest.New(t)
+				lab.SetNow(u.now)
+				u.moveTo(t, name, lab.Connection(), func(name string) { lab.AddDeployTokens(gitlabtest.Project, name) }, lab.Living)
+			case c["type"] == "harbor":
+				harbor := harbortest.New(t)
+				harbor.SetNow(u.now)
+				u.moveTo(t, name, harbor.Connection(), func(name string) { harbor.AddPuller(harbortest.Project, name) }, harbor.Living)
+			}
+		}
+		checkSame(t, "what lives where the connections led before", before, u.registries.Living())
+	})
+}
+
+// moveTo moves a connection to a registry, uses its roles, and deletes all.
+func (u *upgraded) moveTo(t *testing.T, name string, to issuer.Connection, mint func(name string), living func() []string) {
+	t.Helper()
+	const foreign = 50 // more than the dump has IDs
+	for i := range foreign {
+		mint(fmt.Sprintf("production-%d", i))
+	}
+	theirs := living()
+	data := fields{"url": to.URL}
+	for field, text := range to.Settings {
+		data[field] = text
+	}
+	for field, secret := range to.Secrets {
+		data[field] = secret.Reveal()
+	}
+	u.write("connections/"+name, data)
+
+	roles := u.rolesOf(name)
+	for _, role := range roles {
+		if u.read("roles/" + role)["mode"] == modeShared {
+			u.servesFromThere(t, role, living)
+		}
+	}
+	u.rollBackOf(t, name)
+	for _, value := range u.dump.Leases {
+		path, secret := dumpedLease(t, value)
+		if strings.HasSuffix(path, "creds/leased-"+name) {
+			u.onDumpedLease(t, logical.RevokeOperation, path, secret)
+		}
+	}
+	for _, role := range roles {
+		u.must(logical.DeleteOperation, "roles/"+role, nil)
+	}
+	checkSame(t, "what lives where the connection "+name+" leads", theirs, living())
+	u.must(logical.DeleteOperation, "connections/"+name, nil)
+}
+
+// rolesOf returns the dump's roles of a connection.
+func (u *upgraded) rolesOf(connection string) []string {
+	return slices.DeleteFunc(u.names("roles/"), func(name string) bool {
+		return u.dump.Answers["roles/"+name].Data["connection"] != connection
+	})
+}
+
+// servesFromThere checks that a shared role serves what the registry has to which
+// its connection has moved, and gives up what it had before.
+func (u *upgraded) servesFromThere(t *testing.T, role string, living func() []string) {
+	t.Helper()
+	s, err := u.shared(t.Context(), u.through(), role)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.patch("roles/"+role, fields{"grace_period": "0s"})
+	before := len(living())
+	u.read("creds/" + role)
+	u.background.Wait()
+	checkSame(t, "credentials of "+role+" where the connection leads", before+1, len(living()))
+	if s.Current == nil {
+		return
+	}
+	if err := u.revokeRetired(t.Context(), u.through(), role); err != nil {
+		t.Error(err)
+	}
+	given, _ := u.read("roles/" + role)["given_up"].([]map[string]any)
+	if !slices.ContainsFunc(given, func(g map[string]any) bool { return g["name"] == s.Current.Name }) {
+		t.Errorf("%s: want %s to be given up, got %v", role, s.Current.Name, given)
+	}
 }

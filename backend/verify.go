@@ -23,6 +23,11 @@ const (
 
 	// verifyAtOnce is how many registries one verification asks at the same time.
 	verifyAtOnce = 8
+
+	// trialTries and trialPause are for registries that take a moment until
+	// they accept what they have just minted.
+	trialTries = 4
+	trialPause = time.Second
 )
 
 // verifier tries whether a credential can pull from a repository of its registry.
@@ -36,6 +41,7 @@ type verification struct {
 	role       string
 	registry   dockerconfig.Key
 	repository string
+	isNew      bool
 	registry.Result
 }
 
@@ -51,7 +57,7 @@ func (b *backend) verify(ctx context.Context, secret pullSecret, repository stri
 	var credentials []dockerconfig.Credential
 	for _, s := range secret.sources {
 		for _, c := range s.docker.Credentials() {
-			results = append(results, verification{role: s.name, registry: c.Registry, repository: s.VerifyRepository})
+			results = append(results, verification{role: s.name, registry: c.Registry, repository: s.VerifyRepository, isNew: s.isNew})
 			credentials = append(credentials, c)
 		}
 	}
@@ -66,8 +72,13 @@ func (b *backend) verify(ctx context.Context, secret pullSecret, repository stri
 	asking.SetLimit(verifyAtOnce)
 	for i, c := range credentials {
 		asking.Go(func() error {
-			results[i].Result = verifier.Verify(ctx, c, results[i].repository)
-			return nil
+			for try := 1; ; try++ {
+				results[i].Result = verifier.Verify(ctx, c, results[i].repository)
+				if !results[i].isNew || results[i].Verdict != registry.Denied || try == trialTries {
+					return nil
+				}
+				b.sleep(ctx, trialPause)
+			}
 		})
 	}
 	_ = asking.Wait() // a failure is a verdict
@@ -123,13 +134,12 @@ func repositoryIn(key dockerconfig.Key, repository string, single bool) (path st
 
 // checkVerifyRepository refuses a verify_repository that lies in none of the
 // role's registries.
-func (r *role) checkVerifyRepository(docker dockerconfig.Config) error {
+func (r *role) checkVerifyRepository(keys []dockerconfig.Key) error {
 	if r.VerifyRepository == "" {
 		return nil
 	}
-	credentials := docker.Credentials()
-	for _, c := range credentials {
-		_, fits, err := repositoryIn(c.Registry, r.VerifyRepository, len(credentials) == 1)
+	for _, key := range keys {
+		_, fits, err := repositoryIn(key, r.VerifyRepository, len(keys) == 1)
 		if err != nil {
 			return refuse(fieldError("verify_repository", err))
 		}
@@ -137,7 +147,7 @@ func (r *role) checkVerifyRepository(docker dockerconfig.Config) error {
 			return nil
 		}
 	}
-	return refusef("verify_repository: must begin with one of the role's registries, such as %s/group/app", credentials[0].Registry.Host())
+	return refusef("verify_repository: must begin with one of the role's registries, such as %s/group/app", keys[0].Host())
 }
 
 // described returns the response fields of one verification.

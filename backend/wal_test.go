@@ -57,8 +57,8 @@ func TestWriteAheadEntryIsWrittenBeforeTheMint(t *testing.T) {
 			}
 			checkSame(t, "kind", any(walCredential), entries[0]["type"])
 			checkSame(t, "data", any(fields{
-				"schema_version": 1.0, "connection": "app", "role": "leased", "name": e.minting.names()[0],
-				"for": fields{"project": "group/app", "projects": "a,b"},
+				"schema_version": 1.0, "connection": "app", "connection_id": "id-1", "host": e.minting.url, "role": "leased", "name": e.minting.names()[0],
+				"for": fields{"project": "group/app", "projects": "a,b"}, "written_at": "2026-03-01T12:00:00Z",
 			}), entries[0]["data"])
 			checkSame(t, "entries afterwards", 0, len(keysBelow(t, e, framework.WALPrefix)))
 		})
@@ -79,7 +79,7 @@ func TestWriteAheadEntryOfARotateRoot(t *testing.T) {
 	if !e.minting.admins[marker+data["name"].(string)] {
 		t.Error("want the name under which it was made")
 	}
-	checkSame(t, "data", fields{"schema_version": 1.0, "connection": "app", "name": data["name"]}, data)
+	checkSame(t, "data", fields{"schema_version": 1.0, "connection": "app", "connection_id": "id-1", "name": data["name"]}, data)
 }
 
 // If the entry cannot be written, nothing is minted.
@@ -106,11 +106,11 @@ func TestRollbackRevokesOnlyUnusedCredentials(t *testing.T) {
 	e.read("creds/app")
 	e.write("rotate/app", nil)
 	for _, name := range e.served("app") { // both must stay
-		e.mustPutWAL(walCredential, storedWAL{schemaVersion, credentialRef{Connection: "app", Role: "app", Name: name}})
+		e.mustPutWAL(walCredential, storedWAL{SchemaVersion: schemaVersion, credentialRef: credentialRef{Connection: "app", ConnectionID: "id-1", Role: "app", Name: name}})
 	}
 	const orphan = "regcred-app-orphan"
 	e.minting.living[orphan] = true
-	lost := storedWAL{schemaVersion, credentialRef{Connection: "app", Role: "app", Name: orphan}}
+	lost := storedWAL{SchemaVersion: schemaVersion, credentialRef: credentialRef{Connection: "app", ConnectionID: "id-1", Role: "app", Name: orphan}}
 	e.mustPutWAL(walCredential, lost)
 	done := e.markInProgress(orphan)
 	e.checkRollsBack(errInProgress.Error())
@@ -138,7 +138,7 @@ func TestUnreachableRegistryIsNotAskedAboutEveryEntry(t *testing.T) {
 	}{"silent": {errDown, 1}, "refusing": {errRefused, 3}} {
 		e := newConnectedEngine(t)
 		for _, id := range []string{"a", "b", "c"} {
-			e.mustPutWAL(walCredential, storedWAL{schemaVersion, credentialRef{Connection: "app", Role: "app", Name: "regcred-" + id}})
+			e.mustPutWAL(walCredential, storedWAL{SchemaVersion: schemaVersion, credentialRef: credentialRef{Connection: "app", ConnectionID: "id-1", Role: "app", Name: "regcred-" + id}})
 		}
 		calls := 0
 		e.minting.before = func(string) error { calls++; return c.err }
@@ -168,7 +168,7 @@ func TestMalformedWriteAheadEntriesStay(t *testing.T) {
 		e.mustPutWAL(c.kind, c.data)
 		const orphan = "regcred-app-orphan"
 		e.minting.living[orphan] = true
-		e.mustPutWAL(walCredential, storedWAL{schemaVersion, credentialRef{Connection: "app", Role: "app", Name: orphan}})
+		e.mustPutWAL(walCredential, storedWAL{SchemaVersion: schemaVersion, credentialRef: credentialRef{Connection: "app", ConnectionID: "id-1", Role: "app", Name: orphan}})
 		e.checkRollsBack(want)
 		checkSame(t, "entries", 1, len(keysBelow(t, e, framework.WALPrefix)))
 		checkSame(t, "living credentials", []string{}, e.minting.names())
@@ -187,8 +187,8 @@ func TestMalformedWriteAheadEntriesStay(t *testing.T) {
 // Vault tries a rollback again if storage failed.
 func TestRollbackNeedsTheStorage(t *testing.T) {
 	for kind, data := range map[string]any{
-		walCredential: storedWAL{schemaVersion, credentialRef{Connection: "app", Role: "leased", Name: "regcred-orphan"}},
-		walRoot:       walRootEntry{schemaVersion, "app", issuer.NewName("app")},
+		walCredential: storedWAL{SchemaVersion: schemaVersion, credentialRef: credentialRef{Connection: "app", ConnectionID: "id-1", Role: "leased", Name: "regcred-orphan"}},
+		walRoot:       walRootEntry{schemaVersion, "app", "id-1", issuer.NewName("app")},
 	} {
 		for failAt := int64(1); ; failAt++ {
 			e := newConnectedEngine(t)

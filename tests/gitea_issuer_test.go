@@ -28,7 +28,7 @@ import (
 	"vault-plugin-secrets-regcred/tests/servers"
 )
 
-// TestGiteaIssuer tests the issuer on a real Gitea.
+// TestGiteaIssuer tries what mints at Gitea on a real one.
 func TestGiteaIssuer(t *testing.T) {
 	t.Parallel()
 	g := servers.StartGitea(t)
@@ -71,12 +71,12 @@ func giteaSubject(t *testing.T, g *servers.Gitea, proxy *servers.GiteaProxy) iss
 		Server:     proxy.Server,
 		Pulls:      func(c issuer.Credential) bool { return pulls(t, image, c) },
 		Mints:      proxy.MintMatch,
+		Living:     proxy.Living,
 		BadSecrets: issuer.Secrets{"password": dockerconfig.NewSecret("wrong-" + rand.Text())},
 	}
 }
 
-// pushedToGitea pushes an image that only its account and administrators may
-// pull.
+// pushedToGitea pushes an image that only its account and administrators may pull.
 func pushedToGitea(t *testing.T, g *servers.Gitea, a servers.Account) (image string) {
 	t.Helper()
 	image = g.Host + "/" + strings.ToLower(a.Name) + "/app:1"
@@ -84,8 +84,7 @@ func pushedToGitea(t *testing.T, g *servers.Gitea, a servers.Account) (image str
 	return image
 }
 
-// pulls reports whether an image can be pulled; the only other outcome is a
-// refusal.
+// pulls reports whether an image can be pulled, or is refused.
 func pulls(t *testing.T, image string, c issuer.Credential) bool {
 	t.Helper()
 	err := pull(t, image, c)
@@ -127,7 +126,7 @@ func pull(t *testing.T, image string, c issuer.Credential) error {
 	return nil
 }
 
-// openGitea opens a connection with an account's credential, for a role.
+// openGitea opens a connection by an account's credential, for a role.
 func openGitea(t *testing.T, url, username, secret, user string) (*issuer.Client, issuer.Target) {
 	t.Helper()
 	role := issuer.Settings{}
@@ -146,6 +145,10 @@ func openGitea(t *testing.T, url, username, secret, user string) (*issuer.Client
 	}.Open(t)
 }
 
+func giteaRoot(username, secret string) issuer.Root {
+	return issuer.Root{Settings: issuer.Settings{"username": username}, Secrets: issuer.Secrets{"password": dockerconfig.NewSecret(secret)}}
+}
+
 func mintAtGitea(t *testing.T, client *issuer.Client, target issuer.Target) (name string, minted issuer.Credential) {
 	t.Helper()
 	name = issuer.NewName("app")
@@ -156,7 +159,7 @@ func mintAtGitea(t *testing.T, client *issuer.Client, target issuer.Target) (nam
 	return name, minted
 }
 
-// mintRefused mints, and wants a definite error that contains a text.
+// mintRefused mints and wants a definite error that holds a text.
 func mintRefused(t *testing.T, client *issuer.Client, target issuer.Target, want string) {
 	t.Helper()
 	_, err := client.Mint(t.Context(), issuer.Request{Name: issuer.NewName("app"), For: target.Settings, ExpiresAt: time.Now().Add(time.Hour)})
@@ -189,7 +192,7 @@ func giteaAuthority(t *testing.T, g *servers.Gitea) {
 		})
 		t.Run("another, by "+name, func(t *testing.T) {
 			client, target := openGitea(t, g.URL, ordinary.Name, secret, other.Name)
-			// To others Gitea says that a private account does not exist.
+			// Gitea says of a private account that there is none.
 			mintRefused(t, client, target, "404")
 			client, target = openGitea(t, g.URL, ordinary.Name, secret, public(t, g, admin).Name)
 			mintRefused(t, client, target, "doer should be the site admin")
@@ -211,7 +214,7 @@ func giteaAuthority(t *testing.T, g *servers.Gitea) {
 	})
 }
 
-// public makes an account visible to others.
+// public makes an account visible to all others.
 func public(t *testing.T, g *servers.Gitea, a servers.Account) servers.Account {
 	t.Helper()
 	g.Operate(t, http.MethodPatch, "/admin/users/"+a.Name, http.StatusOK,
@@ -266,7 +269,7 @@ func giteaPulls(t *testing.T, g *servers.Gitea) {
 	proxy := g.Proxy(t)
 	image := pushedToGitea(t, g, proxy.Puller)
 	client, target := issuertest.Subject{Type: gitea.Type(), Connection: proxy.Connection(), Role: proxy.Role()}.Open(t)
-	_, minted := mintAtGitea(t, client, target)
+	name, minted := mintAtGitea(t, client, target)
 	secret, err := dockerconfig.New(dockerconfig.Credential{Registry: dockerconfig.Key(g.Host), Username: minted.Username, Password: minted.Password})
 	if err != nil {
 		t.Fatal(err)
@@ -277,7 +280,7 @@ func giteaPulls(t *testing.T, g *servers.Gitea) {
 			t.Errorf("%s: %v\n%s", puller, err, out)
 		}
 	}
-	if err := client.Revoke(t.Context(), target.Settings, minted.ID); err != nil {
+	if err := client.Revoke(t.Context(), target.Settings, name, minted.ID); err != nil {
 		t.Fatal(err)
 	}
 	for puller, pull := range clients.Pullers {
@@ -309,7 +312,7 @@ func giteaPages(t *testing.T, g *servers.Gitea) {
 	proxy := g.Proxy(t)
 	client, target := issuertest.Subject{Type: gitea.Type(), Connection: proxy.Connection(), Role: proxy.Role()}.Open(t)
 	first, _ := mintAtGitea(t, client, target)
-	for i := range 101 { // two full pages, and one token on the third
+	for i := range 101 { // two whole pages and one on the third
 		g.AddToken(t, proxy.Puller, fmt.Sprintf("other-%d", i), "read:package")
 	}
 	if err := client.RevokeNamed(t.Context(), target.Settings, first); err != nil {
@@ -326,7 +329,7 @@ func giteaDeletedAccount(t *testing.T, g *servers.Gitea) {
 	name, minted := mintAtGitea(t, client, target)
 	g.Operate(t, http.MethodDelete, "/admin/users/"+proxy.Puller.Name, http.StatusNoContent, nil, nil)
 	g.Call(t, servers.Account{Name: minted.Username, Password: minted.Password.Reveal()}, http.MethodGet, "/user", http.StatusUnauthorized, nil, nil)
-	if err := client.Revoke(t.Context(), target.Settings, minted.ID); err != nil {
+	if err := client.Revoke(t.Context(), target.Settings, name, minted.ID); err != nil {
 		t.Errorf("Revoke: want success, because the account took its tokens along, got %v", err)
 	}
 	if err := client.RevokeNamed(t.Context(), target.Settings, name); err != nil {
@@ -338,11 +341,11 @@ func giteaDeletedAccount(t *testing.T, g *servers.Gitea) {
 func giteaRenamedAccount(t *testing.T, g *servers.Gitea) {
 	proxy := g.Proxy(t)
 	client, target := issuertest.Subject{Type: gitea.Type(), Connection: proxy.Connection(), Role: proxy.Role()}.Open(t)
-	_, first := mintAtGitea(t, client, target)
+	firstName, first := mintAtGitea(t, client, target)
 	second, _ := mintAtGitea(t, client, target)
 	renamed := proxy.Puller.Name + "-renamed"
 	g.Operate(t, http.MethodPost, "/admin/users/"+proxy.Puller.Name+"/rename", http.StatusNoContent, map[string]any{"new_username": renamed}, nil)
-	if err := client.Revoke(t.Context(), target.Settings, first.ID); err != nil {
+	if err := client.Revoke(t.Context(), target.Settings, firstName, first.ID); err != nil {
 		t.Errorf("Revoke: %v", err)
 	}
 	if got := g.Tokens(t, renamed); !cmp.Equal(got, []string{second}) {
@@ -357,8 +360,8 @@ func giteaRenamedAccount(t *testing.T, g *servers.Gitea) {
 	mintRefused(t, client, target, "write user="+renamed)
 }
 
-// Gitea tells an account that is no longer an administrator that a private
-// account does not exist. That must not count as revoked.
+// An administrator who is one no longer is told of a private account that there
+// is none. That must not count as revoked.
 func giteaHiddenAccount(t *testing.T, g *servers.Gitea) {
 	proxy := g.Proxy(t)
 	client, target := issuertest.Subject{Type: gitea.Type(), Connection: proxy.Connection(), Role: proxy.Role()}.Open(t)
@@ -368,14 +371,14 @@ func giteaHiddenAccount(t *testing.T, g *servers.Gitea) {
 			map[string]any{"login_name": proxy.Admin.Name, "source_id": 0, "admin": admin}, nil)
 	}
 	setAdmin(false)
-	if err := client.Revoke(t.Context(), target.Settings, minted.ID); issuer.StatusOf(err) != http.StatusNotFound {
+	if err := client.Revoke(t.Context(), target.Settings, name, minted.ID); issuer.StatusOf(err) != http.StatusNotFound {
 		t.Errorf("Revoke: want the refusal, got %v", err)
 	}
 	if err := client.RevokeNamed(t.Context(), target.Settings, name); issuer.StatusOf(err) != http.StatusNotFound {
 		t.Errorf("RevokeNamed: want the refusal, got %v", err)
 	}
 	setAdmin(true)
-	if err := client.Revoke(t.Context(), target.Settings, minted.ID); err != nil {
+	if err := client.Revoke(t.Context(), target.Settings, name, minted.ID); err != nil {
 		t.Errorf("Revoke: %v", err)
 	}
 	if living := proxy.Living(); len(living) != 0 {
@@ -399,15 +402,15 @@ func giteaPasswordLikeToken(t *testing.T, g *servers.Gitea) {
 		t.Fatalf("PrepareRoot: %v", err)
 	}
 	if tokens := g.Tokens(t, admin.Name); len(tokens) != 0 {
-		t.Errorf("want a password and no token, got %q", tokens)
+		t.Errorf("want no token for what is a password, got %q", tokens)
 	}
 	if err := client.ActivateRoot(t.Context(), root); err != nil {
 		t.Fatalf("ActivateRoot: %v", err)
 	}
-	if err := client.RetireRoot(t.Context()); err != nil {
+	renewed, _ := openGitea(t, g.URL, admin.Name, root.Secrets["password"].Reveal(), "")
+	if err := renewed.RetireRoot(t.Context(), giteaRoot(admin.Name, password)); err != nil {
 		t.Errorf("RetireRoot: %v", err)
 	}
-	renewed, _ := openGitea(t, g.URL, admin.Name, root.Secrets["password"].Reveal(), "")
 	if _, err := renewed.Check(t.Context()); err != nil {
 		t.Errorf("Check of the new one: %v", err)
 	}
@@ -418,13 +421,16 @@ func giteaOrdinaryPassword(t *testing.T, g *servers.Gitea) {
 	client, _ := openGitea(t, g.URL, ordinary.Name, ordinary.Password, "")
 	_, err := client.PrepareRoot(t.Context(), issuer.NewName("root"))
 	wantRefusal(t, err, "is not a site administrator")
-	// With a token it works.
-	client, _ = openGitea(t, g.URL, ordinary.Name, g.AddToken(t, ordinary, "vault", "write:user"), "")
+	// By token it can be done.
+	token := g.AddToken(t, ordinary, "vault", "write:user")
+	client, _ = openGitea(t, g.URL, ordinary.Name, token, "")
 	name := issuer.NewName("root")
-	if _, err := client.PrepareRoot(t.Context(), name); err != nil {
+	root, err := client.PrepareRoot(t.Context(), name)
+	if err != nil {
 		t.Fatalf("PrepareRoot: %v", err)
 	}
-	if err := client.RetireRoot(t.Context()); err != nil {
+	renewed, _ := openGitea(t, g.URL, ordinary.Name, root.Secrets["password"].Reveal(), "")
+	if err := renewed.RetireRoot(t.Context(), giteaRoot(ordinary.Name, token)); err != nil {
 		t.Fatalf("RetireRoot: %v", err)
 	}
 	if got := g.Tokens(t, ordinary.Name); !cmp.Equal(got, []string{name}) {
@@ -446,7 +452,7 @@ func giteaUnansweredActivation(t *testing.T, g *servers.Gitea) {
 	if err := client.ActivateRoot(t.Context(), root); err != nil {
 		t.Errorf("want success, because it is in force already, got %v", err)
 	}
-	// A password that is not set, and cannot be set, is an error.
+	// One that is neither in force nor can be put in force is an error.
 	unknown := issuer.Root{Secrets: issuer.Secrets{"password": dockerconfig.NewSecret("never-" + rand.Text())}}
 	if err := client.ActivateRoot(t.Context(), unknown); issuer.StatusOf(err) != http.StatusUnauthorized {
 		t.Errorf("want the refusal of the old one, got %v", err)
@@ -458,14 +464,17 @@ func giteaUnansweredRetirement(t *testing.T, g *servers.Gitea) {
 	proxy.UseToken()
 	client, _ := issuertest.Subject{Type: gitea.Type(), Connection: proxy.Connection(), Role: proxy.Role()}.Open(t)
 	name := issuer.NewName("root")
-	if _, err := client.PrepareRoot(t.Context(), name); err != nil {
+	root, err := client.PrepareRoot(t.Context(), name)
+	if err != nil {
 		t.Fatal(err)
 	}
-	// Each retry meets the cut connection. All retries except the first are
-	// refused, because the token is gone.
+	old := proxy.Connection()
+	renewed, _ := issuertest.Subject{Type: gitea.Type(), Connection: old.With(root), Role: proxy.Role()}.Open(t)
+	// What cuts the connection is met by each retry, all but the first of which
+	// find nothing.
 	proxy.InjectFault(1, issuertest.Method(http.MethodDelete), issuertest.CutAfterActing)
 	for range 2 {
-		if err := client.RetireRoot(t.Context()); err != nil {
+		if err := renewed.RetireRoot(t.Context(), issuer.Root{Settings: old.Settings, Secrets: old.Secrets}); err != nil {
 			t.Errorf("RetireRoot: %v", err)
 		}
 	}

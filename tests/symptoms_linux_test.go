@@ -314,6 +314,46 @@ var symptomScenes = map[string]func(*scenery){
 		s.warns("creds/app")
 		s.shows("last_error: " + s.read("roles/app")["last_error"].(string))
 	},
+	"a revocation that is answered by a proxy": func(s *scenery) {
+		s.dynamic("roles/app", fields{"grace_period": "1s"})
+		s.read("creds/app")
+		s.write("rotate/app", nil)
+		s.InjectFault(-1, issuertest.Method(http.MethodDelete), issuertest.Status(http.StatusNotFound, "default backend - 404"))
+		servers.Eventually(s.t, func() error {
+			s.read("creds/app")
+			waiting, _ := s.read("roles/app")["pending_revocations"].([]any)
+			if len(waiting) != 1 || waiting[0].(map[string]any)["last_error"] == nil {
+				return fmt.Errorf("want one with a last_error, got %v", waiting)
+			}
+			s.shows("pending_revocations: " + fmt.Sprint(waiting))
+			return nil
+		})
+	},
+	"a rotate that fails": func(s *scenery) {
+		s.dynamic("roles/app", nil)
+		s.read("creds/app")
+		s.InjectFault(-1, s.MintMatch, issuertest.Status(http.StatusForbidden, `{"message":"403 Forbidden"}`))
+		if _, err := s.v.Client.Logical().Write(s.mount+"rotate/app", nil); !isStatus(err, http.StatusBadGateway) {
+			s.t.Fatalf("want an error with status 502, got %v", err)
+		}
+		s.warns("creds/app")
+	},
+	"a former credential at another host": func(s *scenery) {
+		s.dynamic("roles/app", fields{"grace_period": "1s"})
+		s.read("creds/app")
+		for _, warning := range write(s.t, s.v.Client, s.mount+"connections/gitlab", connected("gitlab", gitlabtest.New(s.t).Connection())) {
+			s.shows(warning)
+		}
+		servers.Eventually(s.t, func() error {
+			s.read("creds/app")
+			role := s.read("roles/app")
+			if role["given_up"] == nil {
+				return fmt.Errorf("want a credential that is given up, got %v", role)
+			}
+			s.shows("given_up: " + fmt.Sprint(role["given_up"]))
+			return nil
+		})
+	},
 	"a revocation that fails": func(s *scenery) {
 		s.dynamic("roles/app", fields{"grace_period": "1s"})
 		s.read("creds/app")
@@ -379,6 +419,7 @@ var symptomScenes = map[string]func(*scenery){
 		s.InjectFault(-1, issuertest.Method(http.MethodDelete), issuertest.Status(http.StatusInternalServerError, "boom"))
 		s.writeFails("connections/gitlab/rotate-root", nil)
 		s.shows("pending_root: " + s.read("connections/gitlab")["pending_root"].(string))
+		s.warns("connections/gitlab/check")
 	},
 }
 

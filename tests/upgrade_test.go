@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"vault-plugin-secrets-regcred/backend/issuer/harbor/harbortest"
 	"vault-plugin-secrets-regcred/backend/storagetest"
 	"vault-plugin-secrets-regcred/tests/servers"
 )
@@ -30,6 +31,7 @@ func TestDumpsOnARealVault(t *testing.T) {
 			r.goesOn(t)
 			r.endsLeases(t)
 			r.endsWhatWasHalfDone(t)
+			r.movesConnection(t)
 			r.deletesAll(t)
 		})
 	}
@@ -41,6 +43,7 @@ type restored struct {
 	dump       *storagetest.Dump
 	registries *storagetest.Registries
 	mount      string // in Vault's storage
+	givenUp    []string
 }
 
 // restore returns with all registries failing, so that nothing changes yet.
@@ -182,8 +185,24 @@ func (r *restored) endsWhatWasHalfDone(t *testing.T) {
 				return fmt.Errorf("%s: %v", path, pending)
 			}
 		}
+		for _, name := range r.roles(t, func(role fields) bool { return role["grace_period"] == json.Number("0") }) {
+			waiting, _ := read(t, r.Client, "regcred/roles/"+name)["pending_revocations"].([]any)
+			for _, w := range waiting {
+				if w.(fields)["last_error"] == nil { // others are tried again minutes later
+					return fmt.Errorf("%s: %v", name, w)
+				}
+			}
+		}
 		return nil
 	})
+	for _, name := range r.roles(t, func(role fields) bool { return role["mode"] == "shared" }) {
+		waiting, _ := read(t, r.Client, "regcred/roles/"+name)["pending_revocations"].([]any)
+		for _, w := range waiting {
+			if retired := w.(fields)["name"].(string); !slices.Contains(r.registries.Living(), retired) {
+				t.Errorf("%s: %s is gone, and was to be revoked at %s", name, retired, w.(fields)["revoke_at"])
+			}
+		}
+	}
 	for path := range r.dump.Answers {
 		name, isRoot := strings.CutPrefix(path, "connections/root-")
 		if !isRoot {
@@ -193,6 +212,32 @@ func (r *restored) endsWhatWasHalfDone(t *testing.T) {
 		if admins := r.registries.Admins("root-" + name); len(admins) != 2 { // one of the server, and that of the connection
 			t.Errorf("%s: want one root credential, got %q", path, admins)
 		}
+	}
+}
+
+// movesConnection moves the connection to Harbor to another one, in which others
+// have the IDs of what the former has. That is given up, and nothing is touched.
+func (r *restored) movesConnection(t *testing.T) {
+	t.Helper()
+	if _, there := r.dump.Answers["connections/harbor"]; !there {
+		return
+	}
+	r.givenUp = slices.DeleteFunc(r.registries.Living(), func(name string) bool { return !strings.HasPrefix(name, "regcred-harbor-") })
+	other := harbortest.New(t)
+	for i := range 30 {
+		other.AddPuller(harbortest.Project, fmt.Sprintf("production-%d", i))
+	}
+	theirs := other.Living()
+	connect(t, r.Client, "regcred/connections/harbor", "harbor", other.Connection(), fields{"registry": "harbor.example.com"})
+	read(t, r.Client, "regcred/creds/harbor")
+	if living := other.Living(); len(living) != len(theirs)+1 {
+		t.Errorf("want one credential where the connection leads, and those of others, got %q", living)
+	}
+	if _, err := r.Client.Logical().Delete("regcred/roles/harbor"); err != nil {
+		t.Error(err)
+	}
+	if diff := cmp.Diff(theirs, other.Living()); diff != "" {
+		t.Errorf("what lives where the connection leads (-want +got):\n%s", diff)
 	}
 }
 
@@ -215,11 +260,11 @@ func (r *restored) deletesAll(t *testing.T) {
 				t.Errorf("deleting %s%s: %v", folder, name, err)
 			}
 		}
-		if living := r.registries.Living(); living != nil {
-			t.Errorf("want nothing alive at the registries, got %q", living)
+		if diff := cmp.Diff(r.givenUp, r.registries.Living()); diff != "" {
+			t.Errorf("what lives at the registries (-given up +got):\n%s", diff)
 		}
 	}
-	if left := r.RawKeys(t, r.mount); !slices.Equal(left, []string{"config"}) {
-		t.Errorf("want only the config left in the storage, got %q", left)
+	if left := r.RawKeys(t, r.mount); !slices.Equal(slices.DeleteFunc(left, func(key string) bool { return key == "fence" }), []string{"config"}) {
+		t.Errorf("want only the config and perhaps the fence left in the storage, got %q", left)
 	}
 }

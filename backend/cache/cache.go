@@ -187,6 +187,10 @@ type Keys struct {
 	// Holds reports whether the entry of a key is held.
 	Holds func(key string) bool
 
+	// Decodes reports whether the value that [Decoded] decodes of a key is held,
+	// but not its entry: for entries with a secret that the value leaves out.
+	Decodes func(key string) bool
+
 	// List is the prefix whose list of keys is held.
 	List string
 }

@@ -37,7 +37,7 @@ func (s *gatedStorage) Get(ctx context.Context, key string) (*logical.StorageEnt
 
 const listPrefix = "roles/"
 
-var testKeys = Keys{Holds: func(key string) bool { return strings.HasPrefix(key, listPrefix) }, List: listPrefix}
+var testKeys = Keys{Holds: func(key string) bool { return strings.HasPrefix(key, listPrefix) }, Decodes: func(string) bool { return false }, List: listPrefix}
 
 const cachedKey = listPrefix + "app"
 
@@ -60,8 +60,8 @@ func mustPut(t *testing.T, storage logical.Storage, value string) {
 	}
 }
 
-// An answer that a change has overtaken is given to who asked, and to nobody
-// else.
+// An answer that a change has overtaken goes to the reader who asked, and to
+// nobody else.
 func TestAnswerThatWasOvertakenIsNotKept(t *testing.T) {
 	for name, change := range map[string]func(*testing.T, *Mount, logical.Storage){
 		"put":    func(t *testing.T, c *Mount, s logical.Storage) { mustPut(t, c.Over(s), "new") },
@@ -161,7 +161,7 @@ func TestCacheIsBounded(t *testing.T) {
 		return counting.calls.Load() - before
 	}
 	for i := range roles {
-		if err := counting.Storage.Put(t.Context(), &logical.StorageEntry{Key: key(i), Value: []byte(value)}); err != nil {
+		if err := counting.Put(t.Context(), &logical.StorageEntry{Key: key(i), Value: []byte(value)}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -269,7 +269,7 @@ func mustGetDecoded(t *testing.T, c *Mount, storage logical.Storage) string {
 	return what
 }
 
-// What is decoded is decoded once, and again when it may have changed.
+// An entry is decoded once, and again when it may have changed.
 func TestEntryIsDecodedOnce(t *testing.T) {
 	c := New().ForMount(testKeys)
 	storage := c.Over(&logical.InmemStorage{})

@@ -107,7 +107,7 @@ func (s *cachedStorage) Delete(ctx context.Context, key string) error {
 }
 
 func (s *cachedStorage) write(key string, change func() error) error {
-	if !s.mount.keys.Holds(key) {
+	if !s.mount.keys.Holds(key) && !s.mount.keys.Decodes(key) {
 		return change()
 	}
 	return s.mount.cache.write(change, s.mount.changed(key)...)

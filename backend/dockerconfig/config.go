@@ -27,9 +27,9 @@ type Config struct {
 	encoded     Secret       // what JSON returns
 }
 
-// New joins credentials into a Config. It refuses an empty list, too many
-// credentials, two with the same registry key, and a result that is too large for
-// Kubernetes.
+// New joins credentials into a Config. It refuses none or too many of them, one
+// without a user name or password, two with the same registry key, and a result
+// that Kubernetes would refuse.
 func New(credentials ...Credential) (Config, error) {
 	switch {
 	case len(credentials) == 0:
@@ -38,6 +38,9 @@ func New(credentials ...Credential) (Config, error) {
 		return Config{}, fmt.Errorf("a pull secret must hold at most %d registries, not %d", MaxRegistries, len(credentials))
 	}
 	config := fromCredentials(credentials)
+	if err := config.checkComplete(); err != nil {
+		return Config{}, err
+	}
 	for i, c := range config.credentials[1:] {
 		if c.Registry == config.credentials[i].Registry {
 			return Config{}, fmt.Errorf("a pull secret must hold registry %q only once", c.Registry)
@@ -48,6 +51,17 @@ func New(credentials ...Credential) (Config, error) {
 		return Config{}, fmt.Errorf("a pull secret must have at most %d bytes, Kubernetes' limit for a Secret; this one would have %d", MaxSize, size)
 	}
 	return config, nil
+}
+
+// checkComplete refuses a credential that cannot pull: a tool would overwrite a
+// good pull secret with it.
+func (c Config) checkComplete() error {
+	for _, credential := range c.credentials {
+		if credential.Username == "" || credential.Password.Reveal() == "" {
+			return errors.New("a pull secret must hold a user name and a password for each registry") // the key may be what somebody pasted
+		}
+	}
+	return nil
 }
 
 func fromCredentials(credentials []Credential) Config {
@@ -124,9 +138,10 @@ func (c Config) encode(entryOf func(Credential) entry) []byte {
 	return encoded
 }
 
-// Decode reads the output of [Config.JSON], and keeps the bytes. Unlike [Parse], it
-// accepts every such JSON unchanged, so that a Config written under older rules
-// stays readable.
+// Decode reads back what [Config.JSON] wrote, and keeps the bytes. Unlike
+// [Parse] it changes nothing, and refuses only what is no such JSON or holds a
+// credential without a user name or password, so that a Config written under
+// older rules stays readable.
 func Decode(encoded []byte) (Config, error) {
 	var f file
 	if err := json.Unmarshal(encoded, &f); err != nil || len(f.Auths) == 0 {
@@ -143,6 +158,9 @@ func Decode(encoded []byte) (Config, error) {
 	}
 	config := fromCredentials(credentials)
 	config.encoded = NewSecret(string(encoded))
+	if err := config.checkComplete(); err != nil {
+		return Config{}, err
+	}
 	return config, nil
 }
 

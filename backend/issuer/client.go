@@ -82,24 +82,38 @@ func (c *Client) Mint(ctx context.Context, r Request) (Credential, error) {
 	return minted, c.wrapError(err)
 }
 
-// Revoke calls [Issuer.Revoke].
-func (c *Client) Revoke(ctx context.Context, target Settings, id string) error {
+// Revoke calls [Issuer.Revoke]. The name must be from [NewName].
+func (c *Client) Revoke(ctx context.Context, target Settings, name, id string) error {
+	if err := checkName(name); err != nil {
+		return c.wrapError(err)
+	}
 	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
 	defer cancel()
-	return c.wrapError(c.issuer.Revoke(ctx, target, id))
+	return c.wrapError(explainUnproven(c.issuer.Revoke(ctx, target, name, id)))
 }
 
-// RevokeNamed revokes every credential with the name.
+// Find calls [Issuer.Find].
+func (c *Client) Find(ctx context.Context, target Settings, name string) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
+	defer cancel()
+	ids, err := c.issuer.Find(ctx, target, name)
+	return ids, c.wrapError(explainUnproven(err))
+}
+
+// RevokeNamed revokes every credential with the name, which must be from [NewName].
 func (c *Client) RevokeNamed(ctx context.Context, target Settings, name string) error {
+	if err := checkName(name); err != nil {
+		return c.wrapError(err)
+	}
 	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
 	defer cancel()
 	ids, err := c.issuer.Find(ctx, target, name)
 	if err != nil {
-		return c.wrapError(err)
+		return c.wrapError(explainUnproven(err))
 	}
 	for _, id := range ids {
-		if err := c.issuer.Revoke(ctx, target, id); err != nil {
-			return c.wrapError(err)
+		if err := c.issuer.Revoke(ctx, target, name, id); err != nil {
+			return c.wrapError(explainUnproven(err))
 		}
 	}
 	return nil
@@ -139,26 +153,30 @@ func (c *Client) ActivateRoot(ctx context.Context, root Root) error {
 	return c.wrapError(r.ActivateRoot(ctx, root), c.conn.With(root).sentSecrets()...)
 }
 
-// DiscardRoot calls [RootRotator.DiscardRoot].
+// DiscardRoot calls [RootRotator.DiscardRoot]. The name must be from [NewName].
 func (c *Client) DiscardRoot(ctx context.Context, name string) error {
+	if err := checkName(name); err != nil {
+		return c.wrapError(err)
+	}
 	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
 	defer cancel()
 	r, err := c.rotator()
 	if err != nil {
 		return err
 	}
-	return c.wrapError(r.DiscardRoot(ctx, name))
+	return c.wrapError(explainUnproven(r.DiscardRoot(ctx, name)))
 }
 
-// RetireRoot calls [RootRotator.RetireRoot].
-func (c *Client) RetireRoot(ctx context.Context) error {
+// RetireRoot calls [RootRotator.RetireRoot]. The client is open with the new root
+// credential.
+func (c *Client) RetireRoot(ctx context.Context, old Root) error {
 	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
 	defer cancel()
 	r, err := c.rotator()
 	if err != nil {
 		return err
 	}
-	return c.wrapError(r.RetireRoot(ctx))
+	return c.wrapError(explainUnproven(r.RetireRoot(ctx, old)), c.conn.With(old).sentSecrets()...)
 }
 
 // wrapError adds to an error which registry it is about, and which secrets it
@@ -167,10 +185,13 @@ func (c *Client) wrapError(err error, more ...dockerconfig.Secret) error {
 	if err == nil || errors.Is(err, ErrRootNotRotatable) {
 		return err
 	}
-	var e *Error
-	if !errors.As(Failed(err), &e) {
+	var answered *Error
+	if !errors.As(Failed(err), &answered) {
 		return err
 	}
+	copied := *answered // an issuer may return the same error again
+	e := &copied
+	e.discardUnproven()
 	e.secrets = slices.Concat(c.secrets, more)
 	where := c.conn.URL
 	if where == "" {

@@ -32,9 +32,11 @@ type Error struct {
 	// RetryAfter is how long the registry asks to wait; 0 if it does not say.
 	RetryAfter time.Duration
 
+	proof     Proof
 	definite  bool
 	message   string // in our own words; text of the registry in it is marked
 	untrusted string // the registry's own message, as received
+	hint      string // what to do, in our own words
 	secrets   []dockerconfig.Secret
 }
 
@@ -46,10 +48,87 @@ func (e *Error) Error() string {
 	if said := redact.Redact(redact.Clean(e.untrusted), secrets); said != "" {
 		text += ": " + redact.Truncate(said, maxMessage)
 	}
+	if e.hint != "" {
+		text += " (" + e.hint + ")"
+	}
 	if e.RetryAfter > 0 {
 		text += fmt.Sprintf("; it can be asked again in %s", e.RetryAfter)
 	}
 	return text
+}
+
+// Proof is what an answer proves. An answer counts only if it is the registry's own,
+// in the registry's own form, and about the very thing that was asked for: proxies
+// answer 404 and 401 too, and so do registries whose database is down. Each issuer has
+// one function that says what an answer proves.
+type Proof int
+
+// The proofs.
+const (
+	ProvesNothing Proof = iota
+	ProvesGone          // what was asked for does not exist
+	ProvesRefused       // the registry refuses the root credential
+)
+
+// Proving returns an [Error] with what its answer proves. Any other error is returned
+// as it is.
+func Proving(proof Proof, err error) error {
+	var e *Error
+	if errors.As(err, &e) {
+		e.proof = proof
+	}
+	return err
+}
+
+// IsGone reports whether an error proves that what was asked for does not exist.
+func IsGone(err error) bool { return proofOf(err) == ProvesGone }
+
+// IsRefused reports whether an error proves that the registry refuses the root
+// credential.
+func IsRefused(err error) bool { return proofOf(err) == ProvesRefused }
+
+func proofOf(err error) Proof {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.proof
+	}
+	return ProvesNothing
+}
+
+// Hint adds to an [Error] what its reader can do, "" for nothing. The hint must have no
+// text of the registry.
+func Hint(err error, hint string) error {
+	var e *Error
+	if errors.As(err, &e) {
+		e.hint = hint
+	}
+	return err
+}
+
+// Gonef is the error of an answer that proves, although no status says so, that what
+// was asked for has ended. Text from the registry must be marked as for [Refusedf].
+func Gonef(format string, args ...any) error {
+	return Proving(ProvesGone, Refusedf(format, args...))
+}
+
+// discardUnproven takes the status from an answer that looks like a refusal of the root
+// credential and does not prove it.
+func (e *Error) discardUnproven() {
+	if e.Status == http.StatusUnauthorized && e.proof != ProvesRefused {
+		e.Status = 0
+		e.message += ", which does not prove that the root credential is refused"
+	}
+}
+
+// explainUnproven says why an answer to an attempt to end something is an error.
+func explainUnproven(err error) error {
+	var answered *Error
+	if !errors.As(err, &answered) || answered.Status != http.StatusNotFound || answered.proof == ProvesGone {
+		return err
+	}
+	e := *answered
+	e.message += ", which does not prove that the credential is gone"
+	return &e
 }
 
 // Definite reports whether the failed call certainly changed nothing at the

@@ -184,7 +184,7 @@ var fuzzedCalls = []fuzzedCall{
 		return nil, err
 	}},
 	{false, func(t *testing.T, c *issuer.Client, target issuer.Target) ([]string, error) {
-		return nil, c.Revoke(t.Context(), target.Settings, "7")
+		return nil, c.Revoke(t.Context(), target.Settings, fuzzedName, "7")
 	}},
 	{false, func(t *testing.T, c *issuer.Client, target issuer.Target) ([]string, error) {
 		return nil, c.RevokeNamed(t.Context(), target.Settings, fuzzedName)
@@ -204,7 +204,7 @@ var fuzzedCalls = []fuzzedCall{
 		return nil, c.DiscardRoot(t.Context(), fuzzedName)
 	}},
 	{false, func(t *testing.T, c *issuer.Client, _ issuer.Target) ([]string, error) {
-		return nil, c.RetireRoot(t.Context())
+		return nil, c.RetireRoot(t.Context(), issuer.Root{Settings: issuer.Settings{"username": "former", "access_key_id": "AKIAIOSFODNN7EXAMPLE"}, Secrets: issuer.Secrets{"password": dockerconfig.NewSecret("89abcdef0123456789abcdef0123456789abcdef"), "token": dockerconfig.NewSecret("glpat-former"), "secret_access_key": dockerconfig.NewSecret("former")}})
 	}},
 }
 

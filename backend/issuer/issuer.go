@@ -132,14 +132,17 @@ type Issuer interface {
 	// Find returns the IDs of the credentials with exactly this name.
 	Find(ctx context.Context, target Settings, name string) ([]string, error)
 
-	// Revoke ends a credential. A credential that no longer exists counts as
-	// revoked, and so does one whose target no longer exists.
-	Revoke(ctx context.Context, target Settings, id string) error
+	// Revoke ends the credential that has this name and this ID. A credential
+	// with the ID and another name is somebody else's, and is left alone: a
+	// registry that was reinstalled or restored counts its IDs anew. A credential
+	// counts as revoked only if the registry itself says, in its own form, that
+	// there is none.
+	Revoke(ctx context.Context, target Settings, name, id string) error
 }
 
 // RootRotator is an [Issuer] that can replace its root credential in such steps
-// that a working credential is known at all times. All methods are called on the
-// issuer that was opened with the old one.
+// that a working credential is known at all times. RetireRoot is called on an issuer
+// that was opened with the new one, all other methods on one with the old one.
 type RootRotator interface {
 	// PrepareRoot returns the new root credential. If that is created at the
 	// registry, it has the given name. The old one keeps working.
@@ -153,8 +156,11 @@ type RootRotator interface {
 	DiscardRoot(ctx context.Context, name string) error
 
 	// RetireRoot ends the old root credential, after the new one was found to
-	// work. It may be called again: an old one that is refused is success.
-	RetireRoot(ctx context.Context) error
+	// work. It may be called again. That the old one is refused is no proof that it
+	// has ended, because registries refuse working ones while their database is
+	// down: the new one must be accepted, and where the registry has a list, the old
+	// one must not be in it.
+	RetireRoot(ctx context.Context, old Root) error
 }
 
 // Root is a root credential: the connection's fields that it replaces.

@@ -117,7 +117,9 @@ func (p pinger) Find(ctx context.Context, _ issuer.Settings, name string) ([]str
 	return []string{name + "1", name + "2"}, p.call(ctx)
 }
 
-func (p pinger) Revoke(ctx context.Context, _ issuer.Settings, _ string) error { return p.call(ctx) }
+func (p pinger) Revoke(ctx context.Context, _ issuer.Settings, _, _ string) error {
+	return p.call(ctx)
+}
 
 func open(t *testing.T, url, method string) *issuer.Client {
 	t.Helper()
@@ -248,21 +250,129 @@ func TestMintWithoutCredentialIsAnError(t *testing.T) {
 func TestRevokeNamedRevokesAllThatIsFound(t *testing.T) {
 	server := issuertest.NewServer(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	client := open(t, server.URL, http.MethodPost)
-	if err := client.RevokeNamed(t.Context(), nil, "a"); err != nil || len(server.Calls()) != 3 {
+	if err := client.RevokeNamed(t.Context(), nil, "regcred-a"); err != nil || len(server.Calls()) != 3 {
 		t.Errorf("want one call that finds and two that revoke, got %d and %v", len(server.Calls()), err)
 	}
 	server.InjectFault(1, nil, issuertest.Status(500, ""))
-	if err := client.RevokeNamed(t.Context(), nil, "a"); issuer.StatusOf(err) != 500 {
+	if err := client.RevokeNamed(t.Context(), nil, "regcred-a"); issuer.StatusOf(err) != 500 {
 		t.Errorf("want the error of finding, got %v", err)
 	}
 }
+
+// Only what the engine named is ended.
+func TestNothingIsEndedUnderANameOfOthers(t *testing.T) {
+	server := issuertest.NewServer(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	client := open(t, server.URL, http.MethodPost)
+	for _, name := range []string{"", "production-0", "Regcred-a", "x-regcred-a"} {
+		for call, err := range map[string]error{
+			"Revoke":      client.Revoke(t.Context(), nil, name, "7"),
+			"RevokeNamed": client.RevokeNamed(t.Context(), nil, name),
+			"DiscardRoot": client.DiscardRoot(t.Context(), name),
+		} {
+			if err == nil || !issuer.Definite(err) || !strings.Contains(err.Error(), "is not the name of a credential that the engine created, so nothing is ended") {
+				t.Errorf("%s of %q: want a definite error, got %v", call, name, err)
+			}
+		}
+	}
+	if calls := server.Calls(); len(calls) > 0 {
+		t.Errorf("want no call, got %v", calls)
+	}
+}
+
+// registryOf is a registry that counts IDs: the names by ID, "" for a name that the root
+// credential may not know.
+type registryOf map[string]string
+
+func (r registryOf) ending(name string, broken error) issuer.Ending {
+	return issuer.Ending{
+		NameOf: func(_ context.Context, id string) (string, error) {
+			if _, found := r[id]; !found {
+				return "", issuer.Gonef("there is no %s", id)
+			}
+			return r[id], nil
+		},
+		Find: func(context.Context) ([]string, error) {
+			var ids []string
+			for id, has := range r {
+				if has == name {
+					ids = append(ids, id)
+				}
+			}
+			return ids, broken
+		},
+		Delete: func(_ context.Context, id string) error {
+			if _, found := r[id]; !found {
+				return issuer.Gonef("there is no %s", id)
+			}
+			delete(r, id)
+			return nil
+		},
+	}
+}
+
+func TestEndingNeedsNameAndID(t *testing.T) {
+	broken := issuer.StatusError(http.StatusNotFound, nil, "default backend")
+	for name, test := range map[string]struct {
+		before, after registryOf
+		broken        error
+		fails         bool
+	}{
+		"it has both":                     {registryOf{"7": "a", "8": "b"}, registryOf{"8": "b"}, nil, false},
+		"nothing has the ID":              {registryOf{"8": "b"}, registryOf{"8": "b"}, nil, false},
+		"another has the ID":              {registryOf{"7": "b"}, registryOf{"7": "b"}, nil, false},
+		"another has the ID, it has more": {registryOf{"7": "b", "9": "a"}, registryOf{"7": "b"}, nil, false},
+		"another has the ID, no list":     {registryOf{"7": "b"}, registryOf{"7": "b"}, broken, true},
+		"the name may not be known":       {registryOf{"7": ""}, registryOf{"7": ""}, nil, false},
+		"several have the name":           {registryOf{"7": "b", "9": "a", "10": "a"}, registryOf{"7": "b"}, nil, false},
+		"all is gone":                     {registryOf{"7": "b"}, registryOf{"7": "b"}, issuer.Gonef("there is no project"), false},
+	} {
+		err := test.before.ending("a", test.broken).End(t.Context(), "a", "7")
+		if (err != nil) != test.fails {
+			t.Errorf("%s: want an error: %v, got %v", name, test.fails, err)
+		}
+		if diff := cmp.Diff(test.after, test.before); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
+func TestOnlyARefusalWithProofHasAStatus(t *testing.T) {
+	refused := issuer.StatusError(http.StatusUnauthorized, nil, "no")
+	for name, test := range map[string]struct {
+		err    error
+		status int
+		text   string
+	}{
+		"proven":   {issuer.Proving(issuer.ProvesRefused, refused), 401, "answered 401 Unauthorized: no"},
+		"unproven": {issuer.Hint(issuer.StatusError(http.StatusUnauthorized, nil, "no"), "it is down"), 0, "answered 401 Unauthorized, which does not prove that the root credential is refused: no (it is down)"},
+		"others":   {issuer.StatusError(http.StatusForbidden, nil, "no"), 403, "answered 403 Forbidden: no"},
+	} {
+		client, err := issuer.Open(issuer.Type{New: func(issuer.Connection) (issuer.Issuer, error) { return failing{err: test.err}, nil }}, issuer.Connection{URL: "https://a.example.com"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = client.Check(t.Context())
+		want := "the registry's API at https://a.example.com: " + test.text
+		if issuer.StatusOf(err) != test.status || err.Error() != want || !issuer.Definite(err) {
+			t.Errorf("%s: want %q with status %d, got %q with status %d", name, want, test.status, err, issuer.StatusOf(err))
+		}
+	}
+}
+
+// failing is an issuer whose calls fail.
+type failing struct {
+	issuer.Issuer
+	err error
+}
+
+func (f failing) Check(context.Context) (issuer.Status, error) { return issuer.Status{}, f.err }
 
 func TestRootOfAnIssuerThatCannotRotateIt(t *testing.T) {
 	client := open(t, "https://registry.invalid", http.MethodPost)
 	_, prepared := client.PrepareRoot(t.Context(), "a")
 	for call, err := range map[string]error{
 		"PrepareRoot": prepared, "ActivateRoot": client.ActivateRoot(t.Context(), issuer.Root{}),
-		"DiscardRoot": client.DiscardRoot(t.Context(), "a"), "RetireRoot": client.RetireRoot(t.Context()),
+		"DiscardRoot": client.DiscardRoot(t.Context(), "regcred-a"), "RetireRoot": client.RetireRoot(t.Context(), issuer.Root{}),
 	} {
 		if !errors.Is(err, issuer.ErrRootNotRotatable) {
 			t.Errorf("%s: want %v, got %v", call, issuer.ErrRootNotRotatable, err)

@@ -15,6 +15,9 @@ const (
 
 	// maxSlug caps the part of the role's name in it, in bytes.
 	maxSlug = 40
+
+	// MaxName is the length of the longest name, in bytes.
+	MaxName = len(namePrefix) + maxSlug + 1 + 26
 )
 
 var notInNames = regexp.MustCompile(`[^a-z0-9]+`)
@@ -29,4 +32,13 @@ func NewName(purpose string) string {
 		slug += "-"
 	}
 	return namePrefix + slug + strings.ToLower(rand.Text())
+}
+
+// checkName refuses a name that is not of the engine's making. Nothing else is ended by
+// its name.
+func checkName(name string) error {
+	if !strings.HasPrefix(name, namePrefix) {
+		return Refusedf("%q is not the name of a credential that the engine created, so nothing is ended", name)
+	}
+	return nil
 }

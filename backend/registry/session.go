@@ -53,10 +53,11 @@ func (s *session) verify(ctx context.Context, repository string) Result {
 	if err != nil {
 		return s.toResult(err)
 	}
+	result := s.verifyPull
 	if s.repository.path == "" {
-		return s.verifyCredential(ctx, challenge)
+		result = s.verifyCredential
 	}
-	return s.verifyPull(ctx, challenge)
+	return s.doubtRefusal(ctx, challenge, result(ctx, challenge))
 }
 
 // verifyCredential tries the credential as "docker login" does.

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -140,8 +141,8 @@ func (d *Dump) ecr(t testing.TB, _ *Registries, _ string, c connection, now func
 	return aws.Server
 }
 
-// gitea starts a server that can only delete tokens by their ID. Other tests use a
-// real Gitea.
+// gitea starts a server that can list the tokens of an account, and delete one by
+// its ID. Other tests use a real Gitea.
 func (d *Dump) gitea(t testing.TB, r *Registries, name string, _ connection, _ func() time.Time) *issuertest.Server {
 	var mu sync.Mutex
 	tokens := map[string]string{} // names by path
@@ -159,6 +160,10 @@ func (d *Dump) gitea(t testing.TB, r *Registries, name string, _ connection, _ f
 	return issuertest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		mu.Lock()
 		defer mu.Unlock()
+		if strings.HasSuffix(req.URL.Path, "/tokens") && req.Method == http.MethodGet {
+			listTokens(w, req, tokens)
+			return
+		}
 		if _, there := tokens[req.URL.Path]; !there || req.Method != http.MethodDelete {
 			http.Error(w, `{"message":"not found"}`, http.StatusNotFound)
 			return
@@ -166,6 +171,24 @@ func (d *Dump) gitea(t testing.TB, r *Registries, name string, _ connection, _ f
 		delete(tokens, req.URL.Path)
 		w.WriteHeader(http.StatusNoContent)
 	}))
+}
+
+// listTokens answers with the tokens below the path of a request, in one page.
+func listTokens(w http.ResponseWriter, req *http.Request, tokens map[string]string) {
+	type token struct {
+		ID   int64  `json:"id"`
+		Name string `json:"name"`
+	}
+	list := []token{}
+	for path, name := range tokens {
+		id, below := strings.CutPrefix(path, req.URL.Path+"/")
+		if number, err := strconv.ParseInt(id, 10, 64); below && err == nil {
+			list = append(list, token{number, name})
+		}
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("X-Total-Count", strconv.Itoa(len(list)))
+	_ = json.NewEncoder(w).Encode(list)
 }
 
 // Credentials returns all credentials of the dump, by name.

@@ -3,14 +3,21 @@
 package servers
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/vault/api"
 )
+
+// askLimit is for one answer of a node.
+const askLimit = 5 * time.Second
 
 // Cluster is one Vault of three nodes, with integrated storage. One node leads
 // at a time, and the others forward requests to it.
@@ -18,6 +25,10 @@ type Cluster struct {
 	Nodes []*Vault
 
 	orphans []int // plugin processes whose node was killed
+
+	mu     sync.Mutex
+	killed map[*Vault]bool
+	paused map[*Vault][]int // processes of nodes that are paused
 }
 
 // StartCluster starts a cluster. Each node has the plugin in its plugin
@@ -27,7 +38,7 @@ func StartCluster(t testing.TB) *Cluster {
 	t.Helper()
 	options := RaftOptions{LogLevel: "debug"}
 	first := StartRaftVaultWith(t, options)
-	c := &Cluster{Nodes: []*Vault{first}}
+	c := &Cluster{Nodes: []*Vault{first}, killed: map[*Vault]bool{}, paused: map[*Vault][]int{}}
 	// Not with the client's own method, which sends fields that only Vault
 	// Enterprise accepts.
 	soon := map[string]any{"server_stabilization_time": "1s"}
@@ -88,12 +99,49 @@ func (s strict) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
+// Running returns the nodes that were neither killed nor paused.
+func (c *Cluster) Running() []*Vault {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(c.Nodes), func(v *Vault) bool { return c.killed[v] || c.paused[v] != nil })
+}
+
+// Pause stops a node with SIGSTOP, as if its machine had no time for it, and its
+// plugin with it or not.
+func (c *Cluster) Pause(t testing.TB, v *Vault, withPlugin bool) {
+	t.Helper()
+	pids := []int{v.PID()}
+	if withPlugin {
+		pids = append(pids, v.PluginPIDs(t)...)
+	}
+	c.mu.Lock()
+	c.paused[v] = pids
+	c.mu.Unlock()
+	t.Cleanup(func() { c.Resume(t, v) }) // so that it can be stopped
+	for _, pid := range pids {
+		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+			t.Fatalf("pausing node %s: %v", v.node, err)
+		}
+	}
+}
+
+// Resume has a node go on that was paused. It does nothing the second time.
+func (c *Cluster) Resume(t testing.TB, v *Vault) {
+	t.Helper()
+	c.mu.Lock()
+	pids := c.paused[v]
+	delete(c.paused, v)
+	c.mu.Unlock()
+	for _, pid := range pids {
+		if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
+			t.Errorf("resuming node %s: %v", v.node, err)
+		}
+	}
+}
+
 // Leader returns the node that leads, and since when; nil if none leads now.
 func (c *Cluster) Leader() (leader *Vault, since time.Time) {
-	for _, v := range c.Nodes {
-		if v.Ended() {
-			continue
-		}
+	for _, v := range c.Running() {
 		if said, err := v.Client.Sys().Leader(); err == nil && said.IsSelf {
 			return v, said.ActiveTime
 		}
@@ -106,6 +154,7 @@ func (c *Cluster) Leader() (leader *Vault, since time.Time) {
 func (c *Cluster) Kill(t testing.TB, v *Vault) {
 	t.Helper()
 	c.orphans = append(c.orphans, v.PluginPIDs(t)...)
+	c.setKilled(v, true)
 	if !KillProcess(t, v.PID()) {
 		t.Fatalf("node %s does not die", v.node)
 	}
@@ -125,6 +174,13 @@ func (c *Cluster) Revive(t testing.TB, v *Vault) {
 	t.Helper()
 	v.launchRaft(t)
 	v.unsealWithKey(t)
+	c.setKilled(v, false)
+}
+
+func (c *Cluster) setKilled(v *Vault, killed bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.killed[v] = killed
 }
 
 // WaitUntilServed waits until one node leads and all running nodes serve, and
@@ -142,11 +198,12 @@ func (c *Cluster) WaitUntilServed(t testing.TB) (leader *Vault) {
 
 // serve sends a request to each running node.
 func (c *Cluster) serve() error {
-	for _, v := range c.Nodes {
-		if v.Ended() {
-			continue
-		}
-		if _, err := v.Client.Logical().Read(Mount + "/config"); err != nil {
+	for _, v := range c.Running() {
+		// A node may wait long for a leader that is paused.
+		ctx, cancel := context.WithTimeout(context.Background(), askLimit)
+		_, err := v.Client.Logical().ReadWithContext(ctx, Mount+"/config")
+		cancel()
+		if err != nil {
 			return fmt.Errorf("node %s: %w", v.node, err)
 		}
 	}

@@ -29,8 +29,8 @@ const (
 
 	samples = 12
 
-	// surround is the time for what is before and after the load. After the
-	// load, a credential whose answer was lost ends a minute after its max_ttl.
+	// surround is the time for what is before and after the load. After the load,
+	// a credential whose answer was lost ends soon after its lease would have.
 	surround = 20 * time.Minute
 
 	pathRollback = "killpoints/rollback" // of a plugin that was built with the tag killpoints

@@ -110,13 +110,14 @@ func open(c issuer.Connection) (issuer.Issuer, error) {
 	if err := checkRole(c.Settings[fieldRoleARN], c.Settings[fieldExternalID]); err != nil {
 		return nil, err
 	}
-	t := &tokens{conn: c, scope: scope, retryer: newRetryer()}
+	return &tokens{conn: c, scope: scope, creds: signingCredentials(c, scope.region), retryer: newRetryer()}, nil
+}
+
+func signingCredentials(c issuer.Connection, region string) aws.CredentialsProvider {
 	if key := c.Settings[fieldAccessKey]; key != "" {
-		t.creds = credentials.NewStaticCredentialsProvider(key, c.Secrets[fieldSecretKey].Reveal(), "")
-	} else {
-		t.creds = aws.NewCredentialsCache(ambientCredentials{region: scope.region})
+		return credentials.NewStaticCredentialsProvider(key, c.Secrets[fieldSecretKey].Reveal(), "")
 	}
-	return t, nil
+	return aws.NewCredentialsCache(ambientCredentials{region: region})
 }
 
 var (

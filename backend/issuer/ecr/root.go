@@ -6,8 +6,10 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/middleware"
 	"github.com/aws/aws-sdk-go-v2/service/iam"
 	"github.com/aws/aws-sdk-go-v2/service/iam/types"
 
@@ -17,11 +19,13 @@ import (
 )
 
 const (
-	// rotationTag is a tag of the IAM user that holds the name of the key being
-	// created, because a key has no name or tag of its own. It is set only while
-	// the connection's key is the user's only one. Any other key found with the
-	// tag is therefore the one created under that name.
+	// rotationTag is a tag of the IAM user that says which key is being created,
+	// because a key has no name or tag of its own; see [creation].
 	rotationTag = "regcred-rotate-root"
+
+	// creationTime is how long after the tag the key may appear: the call has
+	// [issuer.CallTimeout], and AWS may act on it a moment later.
+	creationTime = issuer.CallTimeout + 5*time.Second
 
 	refusedKey = "InvalidClientTokenId" // for a key that does not exist, or no longer
 	noEntity   = "NoSuchEntity"
@@ -33,14 +37,17 @@ func (t *tokens) PrepareRoot(ctx context.Context, name string) (issuer.Root, err
 	if err != nil {
 		return issuer.Root{}, convertError(err)
 	}
-	others, err := user.otherKeys(ctx)
+	others, now, err := user.otherKeys(ctx)
 	if err != nil {
 		return issuer.Root{}, convertError(err)
 	}
 	if len(others) > 0 {
-		return issuer.Root{}, issuer.Refusedf("the IAM user %s has a second access key, %s, and AWS allows only two: delete it if it is not used", redact.Untrusted(user.name), redact.Untrusted(strings.Join(others, ", ")))
+		return issuer.Root{}, issuer.Refusedf("the IAM user %s has a second access key, %s, and AWS allows only two: delete it if it is not used", redact.Untrusted(user.name), redact.Untrusted(strings.Join(idsOf(others), ", ")))
 	}
-	if err := user.tag(ctx, name); err != nil {
+	if now.IsZero() {
+		return issuer.Root{}, issuer.Refusedf("the answer to ListAccessKeys has no date, without which a new key could not be told from another one")
+	}
+	if err := user.tag(ctx, creation{name: name, only: user.key, since: now}.String()); err != nil {
 		return issuer.Root{}, convertError(err)
 	}
 	out, err := user.api.CreateAccessKey(ctx, &iam.CreateAccessKeyInput{UserName: &user.name})
@@ -60,42 +67,90 @@ func (t *tokens) PrepareRoot(ctx context.Context, name string) (issuer.Root, err
 // ActivateRoot does nothing: a new key is active from the start.
 func (t *tokens) ActivateRoot(context.Context, issuer.Root) error { return nil }
 
-// DiscardRoot deletes the key that PrepareRoot created under the name.
+// DiscardRoot deletes the key that PrepareRoot created under the name: the only
+// other one of the user, if it appeared within the time of that call.
 func (t *tokens) DiscardRoot(ctx context.Context, name string) error {
 	user, err := t.user(ctx)
 	if err != nil {
 		return convertError(err)
 	}
-	tagged, err := user.taggedName(ctx)
-	if err != nil || tagged != name {
-		return convertError(err)
-	}
-	others, err := user.otherKeys(ctx)
+	tag, err := user.rotationTag(ctx)
 	if err != nil {
 		return convertError(err)
 	}
-	for _, key := range others {
-		if err := user.deleteKey(ctx, key); err != nil {
+	created, ours := parseCreation(tag)
+	if tag != name && (!ours || created.name != name) {
+		return nil
+	}
+	others, _, err := user.otherKeys(ctx)
+	if err != nil {
+		return convertError(err)
+	}
+	found := slices.DeleteFunc(others, func(key accessKey) bool { return !created.may(key) })
+	if len(found) == 1 {
+		if err := user.deleteKey(ctx, found[0].id); err != nil {
 			return convertError(err)
 		}
 	}
+	// A key that may be somebody else's stays. If the engine made it, nobody knows
+	// its secret, because the answer never came; the next rotation names it.
 	return convertError(user.untag(ctx))
 }
 
-// RetireRoot deletes the key of the connection, authenticated with that key. It
-// removes the tag first, so that DiscardRoot cannot delete a key created later.
-func (t *tokens) RetireRoot(ctx context.Context) error {
-	user, err := t.user(ctx)
+// creation is what the rotation tag says of a key that is being created.
+type creation struct {
+	name  string    // of the rotation
+	only  string    // ID of the user's only key before
+	since time.Time // by the clock of AWS
+}
+
+// String returns the value of the tag.
+func (c creation) String() string {
+	return strings.Join([]string{c.name, c.only, c.since.UTC().Format(time.RFC3339)}, "/")
+}
+
+// parseCreation reports whether a tag is one that String wrote. Earlier builds wrote
+// the name alone, which does not tell one key from another.
+func parseCreation(tag string) (creation, bool) {
+	name, rest, _ := strings.Cut(tag, "/")
+	only, at, _ := strings.Cut(rest, "/")
+	since, err := time.Parse(time.RFC3339, at)
+	return creation{name, only, since}, err == nil && name != "" && only != ""
+}
+
+// may reports whether a key may be the one that was created.
+func (c creation) may(key accessKey) bool {
+	return !c.since.IsZero() && key.id != c.only && !key.created.Before(c.since) && !key.created.After(c.since.Add(creationTime))
+}
+
+// RetireRoot deletes the old key, authenticated with that key. It removes the tag first,
+// so that DiscardRoot cannot delete a key created later. If AWS refuses the old key, the
+// new one asks whether it is still in the list: AWS also refuses a key that is inactive.
+func (t *tokens) RetireRoot(ctx context.Context, root issuer.Root) error {
+	old := *t
+	old.conn = t.conn.With(root)
+	old.creds = signingCredentials(old.conn, t.scope.region)
+	user, err := old.user(ctx)
 	if err == nil {
 		err = user.untag(ctx)
 	}
 	if err == nil {
 		err = user.deleteKey(ctx, user.key)
 	}
-	if hasCode(err, refusedKey) {
-		return nil
+	if !hasCode(err, refusedKey) {
+		return convertError(err)
 	}
-	return convertError(err)
+	if user, err = t.user(ctx); err != nil {
+		return convertError(err)
+	}
+	others, _, err := user.otherKeys(ctx)
+	if err != nil {
+		return convertError(err)
+	}
+	if key := root.Settings[fieldAccessKey]; slices.Contains(idsOf(others), key) {
+		return convertError(user.deleteKey(ctx, key))
+	}
+	return nil
 }
 
 // iamUser is the IAM user that the connection's key belongs to. Its methods return
@@ -123,24 +178,40 @@ func (t *tokens) user(ctx context.Context) (*iamUser, error) {
 	return &iamUser{api: iam.NewFromConfig(t.config(t.creds)), name: path[strings.LastIndexByte(path, '/')+1:], key: key}, nil
 }
 
-// otherKeys returns the IDs of the user's keys, except the connection's own.
-func (u *iamUser) otherKeys(ctx context.Context) ([]string, error) {
-	var all []string
+// accessKey is a key as AWS lists it.
+type accessKey struct {
+	id      string
+	created time.Time // whole seconds, by the clock of AWS
+}
+
+func idsOf(keys []accessKey) []string {
+	ids := make([]string, len(keys))
+	for i, key := range keys {
+		ids[i] = key.id
+	}
+	return ids
+}
+
+// otherKeys returns the user's keys, except the connection's own, and when AWS
+// answered, by its own clock; zero if it does not say.
+func (u *iamUser) otherKeys(ctx context.Context) (others []accessKey, now time.Time, err error) {
+	var all []accessKey
 	for pages := iam.NewListAccessKeysPaginator(u.api, &iam.ListAccessKeysInput{UserName: &u.name}); pages.HasMorePages(); {
 		page, err := pages.NextPage(ctx)
 		if err != nil {
-			return nil, err
+			return nil, time.Time{}, err
 		}
+		now, _ = middleware.GetServerTime(page.ResultMetadata)
 		for _, key := range page.AccessKeyMetadata {
-			all = append(all, aws.ToString(key.AccessKeyId))
+			all = append(all, accessKey{aws.ToString(key.AccessKeyId), aws.ToTime(key.CreateDate)})
 		}
 	}
 	// A list without the connection's own key cannot be trusted.
-	own := slices.Index(all, u.key)
+	own := slices.IndexFunc(all, func(key accessKey) bool { return key.id == u.key })
 	if own < 0 {
-		return nil, issuer.Malformedf("the answer to ListAccessKeys does not list the connection's own key")
+		return nil, time.Time{}, issuer.Malformedf("the answer to ListAccessKeys does not list the connection's own key")
 	}
-	return slices.Delete(all, own, own+1), nil
+	return slices.Delete(all, own, own+1), now, nil
 }
 
 func (u *iamUser) deleteKey(ctx context.Context, key string) error {
@@ -151,10 +222,10 @@ func (u *iamUser) deleteKey(ctx context.Context, key string) error {
 	return err
 }
 
-func (u *iamUser) tag(ctx context.Context, name string) error {
+func (u *iamUser) tag(ctx context.Context, value string) error {
 	_, err := u.api.TagUser(ctx, &iam.TagUserInput{
 		UserName: &u.name,
-		Tags:     []types.Tag{{Key: aws.String(rotationTag), Value: &name}},
+		Tags:     []types.Tag{{Key: aws.String(rotationTag), Value: &value}},
 	})
 	return err
 }
@@ -164,8 +235,8 @@ func (u *iamUser) untag(ctx context.Context) error {
 	return err
 }
 
-// taggedName returns the value of the user's rotation tag, "" if it has none.
-func (u *iamUser) taggedName(ctx context.Context) (string, error) {
+// rotationTag returns the value of the user's rotation tag, "" if it has none.
+func (u *iamUser) rotationTag(ctx context.Context) (string, error) {
 	for pages := iam.NewListUserTagsPaginator(u.api, &iam.ListUserTagsInput{UserName: &u.name}); pages.HasMorePages(); {
 		page, err := pages.NextPage(ctx)
 		if err != nil {

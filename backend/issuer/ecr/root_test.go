@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"vault-plugin-secrets-regcred/backend/issuer"
 	"vault-plugin-secrets-regcred/backend/issuer/ecr/ecrtest"
@@ -18,6 +19,11 @@ const rotationTag = "regcred-rotate-root"
 // keyOf returns the access key ID of a connection.
 func keyOf(c issuer.Connection) string { return c.Settings["access_key_id"] }
 
+// rootOf returns the root credential of a connection.
+func rootOf(c issuer.Connection) issuer.Root {
+	return issuer.Root{Settings: c.Settings, Secrets: c.Secrets}
+}
+
 func TestRotationMintsWithTheNewKeyAndLeavesNothingBehind(t *testing.T) {
 	s := ecrtest.New(t)
 	c := s.Connection()
@@ -28,13 +34,14 @@ func TestRotationMintsWithTheNewKeyAndLeavesNothingBehind(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := s.Tags(ecrtest.User)[rotationTag]; got != name {
-		t.Errorf("want the name %q in the tag, got %q", name, got)
-	}
-	if err := old.RetireRoot(t.Context()); err != nil {
-		t.Fatal(err)
+	if got := s.Tags(ecrtest.User)[rotationTag]; !strings.HasPrefix(got, name+"/"+keyOf(c)+"/") {
+		t.Errorf("want the name %q and the only key in the tag, got %q", name, got)
 	}
 	renewed := c.With(root)
+	client, _ := subject(s, renewed, s.Role()).Open(t)
+	if err := client.RetireRoot(t.Context(), rootOf(c)); err != nil {
+		t.Fatal(err)
+	}
 	if got := s.Admins(); !slices.Equal(got, []string{keyOf(renewed)}) || keyOf(renewed) == keyOf(c) {
 		t.Errorf("want only the new key, got %q", got)
 	}
@@ -47,7 +54,6 @@ func TestRotationMintsWithTheNewKeyAndLeavesNothingBehind(t *testing.T) {
 	// A key that a person created later is not discarded, whatever is left of the
 	// rotation.
 	s.AddKey(ecrtest.User)
-	client, _ := subject(s, renewed, s.Role()).Open(t)
 	if err := client.DiscardRoot(t.Context(), name); err != nil || len(s.Admins()) != 2 {
 		t.Errorf("DiscardRoot: want nothing deleted, got %v and the keys %q", err, s.Admins())
 	}
@@ -66,6 +72,44 @@ func TestRotationNeedsRoomForASecondKey(t *testing.T) {
 	// This call follows if the plugin crashes before it records the refusal.
 	if err := client.DiscardRoot(t.Context(), name); err != nil || len(s.Admins()) != 2 {
 		t.Errorf("DiscardRoot: want the key that others use to stay, got %v and %q", err, s.Admins())
+	}
+}
+
+// A key that somebody adds while the rollback waits is not the one that was being
+// created, whether or not that one came to be.
+func TestDiscardLeavesAKeyThatSomebodyAddedLater(t *testing.T) {
+	for name, tag := range map[string]func(*ecrtest.Server, *issuer.Client) string{
+		"after a call that failed": func(s *ecrtest.Server, client *issuer.Client) string {
+			s.InjectFault(-1, ecrtest.CallMatch("CreateAccessKey"), issuertest.Status(500, "boom"))
+			name := issuer.NewName("root")
+			if _, err := client.PrepareRoot(t.Context(), name); err == nil || issuer.Definite(err) {
+				t.Fatalf("PrepareRoot: want an error that is not definite, got %v", err)
+			}
+			return name
+		},
+		"after a rotation of an earlier build": func(s *ecrtest.Server, _ *issuer.Client) string {
+			name := issuer.NewName("root")
+			s.SetTag(ecrtest.User, rotationTag, name)
+			return name
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := ecrtest.New(t)
+			client, _ := subject(s, s.Connection(), s.Role()).Open(t)
+			rotation := tag(s, client)
+			s.SetNow(func() time.Time { return time.Now().Add(time.Minute) })
+			s.AddKey(ecrtest.User)
+			before := s.Admins()
+			if err := client.DiscardRoot(t.Context(), rotation); err != nil {
+				t.Errorf("DiscardRoot: %v", err)
+			}
+			if got := s.Admins(); !slices.Equal(got, before) {
+				t.Errorf("want the keys %q, got %q", before, got)
+			}
+			if tags := s.Tags(ecrtest.User); len(tags) != 0 {
+				t.Errorf("want no tag to stay, got %q", tags)
+			}
+		})
 	}
 }
 
@@ -125,13 +169,22 @@ func TestRefusedRotationLeavesNoTag(t *testing.T) {
 
 func TestRotationPermissions(t *testing.T) {
 	s := ecrtest.New(t)
-	for action, call := range map[string]func(*issuer.Client) error{
-		"TagUser":         func(c *issuer.Client) error { _, err := c.PrepareRoot(t.Context(), "regcred-x"); return err },
-		"ListAccessKeys":  func(c *issuer.Client) error { _, err := c.PrepareRoot(t.Context(), "regcred-x"); return err },
-		"CreateAccessKey": func(c *issuer.Client) error { _, err := c.PrepareRoot(t.Context(), "regcred-x"); return err },
-		"ListUserTags":    func(c *issuer.Client) error { return c.DiscardRoot(t.Context(), "regcred-x") },
-		"UntagUser":       func(c *issuer.Client) error { return c.RetireRoot(t.Context()) },
-		"DeleteAccessKey": func(c *issuer.Client) error { return c.RetireRoot(t.Context()) },
+	for action, call := range map[string]func(*issuer.Client, issuer.Connection) error{
+		"TagUser": func(c *issuer.Client, _ issuer.Connection) error {
+			_, err := c.PrepareRoot(t.Context(), "regcred-x")
+			return err
+		},
+		"ListAccessKeys": func(c *issuer.Client, _ issuer.Connection) error {
+			_, err := c.PrepareRoot(t.Context(), "regcred-x")
+			return err
+		},
+		"CreateAccessKey": func(c *issuer.Client, _ issuer.Connection) error {
+			_, err := c.PrepareRoot(t.Context(), "regcred-x")
+			return err
+		},
+		"ListUserTags":    func(c *issuer.Client, _ issuer.Connection) error { return c.DiscardRoot(t.Context(), "regcred-x") },
+		"UntagUser":       func(c *issuer.Client, of issuer.Connection) error { return c.RetireRoot(t.Context(), rootOf(of)) },
+		"DeleteAccessKey": func(c *issuer.Client, of issuer.Connection) error { return c.RetireRoot(t.Context(), rootOf(of)) },
 	} {
 		t.Run(action, func(t *testing.T) {
 			var all []string
@@ -142,7 +195,7 @@ func TestRotationPermissions(t *testing.T) {
 			}
 			key := s.AddUser("half", ecrtest.Statement{Actions: all, Resources: []string{"*"}})
 			client, _ := subject(s, s.WithKey(key), nil).Open(t)
-			err := call(client)
+			err := call(client, s.WithKey(key))
 			wantParts(t, err, "answered 403 Forbidden: "+action+": AccessDenied", "is not authorized to perform: iam:"+action+" on resource: arn:aws:iam::111122223333:user/half")
 			if !issuer.Definite(err) || !slices.Contains(s.Admins(), key.ID) || len(s.Tags("half")) != 0 {
 				t.Errorf("want a definite error, and nothing changed, got %v", err)
@@ -178,33 +231,63 @@ func TestOddListsOfKeysAreNotActedUpon(t *testing.T) {
 	s.ClearFaults()
 	s.InjectFault(-1, ecrtest.CallMatch("DeleteAccessKey"), issuertest.Status(503, "boom"))
 	wantParts(t, client.DiscardRoot(t.Context(), name), "answered 503")
-	if s.Tags(ecrtest.User)[rotationTag] != name {
+	if !strings.HasPrefix(s.Tags(ecrtest.User)[rotationTag], name+"/") {
 		t.Error("want the tag to stay while the key does")
 	}
 }
 
+// retiring returns a client that is open with a second key, and the first one.
+func retiring(t *testing.T, s *ecrtest.Server) (*issuer.Client, issuer.Connection) {
+	t.Helper()
+	c := s.Connection()
+	client, _ := subject(s, c, s.Role()).Open(t)
+	root, err := client.PrepareRoot(t.Context(), issuer.NewName("root"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	renewed, _ := subject(s, c.With(root), s.Role()).Open(t)
+	return renewed, c
+}
+
 func TestRetirementTakesAKeyThatIsGoneAsDone(t *testing.T) {
 	s := ecrtest.New(t)
-	client, _ := subject(s, s.Connection(), s.Role()).Open(t)
+	client, old := retiring(t, s)
 	s.InjectFault(1, ecrtest.CallMatch("DeleteAccessKey"), issuertest.CutAfterActing)
-	if err := client.RetireRoot(t.Context()); err == nil || issuer.Definite(err) {
+	if err := client.RetireRoot(t.Context(), rootOf(old)); err == nil || issuer.Definite(err) {
 		t.Errorf("want an error that is not definite, got %v", err)
 	}
-	if err := client.RetireRoot(t.Context()); err != nil || len(s.Admins()) != 0 {
-		t.Errorf("want success and no key, got %v and %q", err, s.Admins())
+	if err := client.RetireRoot(t.Context(), rootOf(old)); err != nil || len(s.Admins()) != 1 {
+		t.Errorf("want success and only the new key, got %v and %q", err, s.Admins())
 	}
 	// IAM may list a deleted key for some seconds.
 	s = ecrtest.New(t)
-	client, _ = subject(s, s.Connection(), s.Role()).Open(t)
+	client, old = retiring(t, s)
 	s.InjectFault(1, ecrtest.CallMatch("DeleteAccessKey"), issuertest.Status(404, `<ErrorResponse><Error><Code>NoSuchEntity</Code><Message>The Access Key cannot be found.</Message></Error></ErrorResponse>`))
-	if err := client.RetireRoot(t.Context()); err != nil {
+	if err := client.RetireRoot(t.Context(), rootOf(old)); err != nil {
 		t.Errorf("want success, got %v", err)
 	}
 	// A refusal for another reason is an error.
 	s = ecrtest.New(t)
-	client, _ = subject(s, s.Connection(), s.Role()).Open(t)
+	client, old = retiring(t, s)
 	s.InjectFault(-1, func(r *http.Request) bool { return strings.HasPrefix(r.URL.Path, "/") }, issuertest.Status(403, `<ErrorResponse><Error><Code>SignatureDoesNotMatch</Code><Message>no</Message></Error></ErrorResponse>`))
-	if err := client.RetireRoot(t.Context()); err == nil {
+	if err := client.RetireRoot(t.Context(), rootOf(old)); err == nil {
 		t.Error("want an error")
+	}
+}
+
+// AWS also refuses a key that is inactive, or everything for a moment. Such a key is
+// still in the list.
+func TestRetirementDoesNotTakeARefusalForAnEnd(t *testing.T) {
+	refused := issuertest.Status(403, `<ErrorResponse><Error><Code>InvalidClientTokenId</Code><Message>The security token included in the request is invalid.</Message></Error></ErrorResponse>`)
+	s := ecrtest.New(t)
+	client, old := retiring(t, s)
+	s.InjectFault(-1, nil, refused)
+	if err := client.RetireRoot(t.Context(), rootOf(old)); err == nil || len(s.Admins()) != 2 {
+		t.Errorf("while all is refused: want an error and both keys, got %v and %q", err, s.Admins())
+	}
+	s.ClearFaults()
+	s.InjectFault(-1, func(r *http.Request) bool { return strings.Contains(r.Header.Get("Authorization"), keyOf(old)) }, refused)
+	if err := client.RetireRoot(t.Context(), rootOf(old)); err != nil || slices.Contains(s.Admins(), keyOf(old)) {
+		t.Errorf("want the old key deleted, got %v and %q", err, s.Admins())
 	}
 }

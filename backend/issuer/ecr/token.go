@@ -61,7 +61,7 @@ func (t *tokens) Mint(ctx context.Context, r issuer.Request) (issuer.Credential,
 func (t *tokens) Find(context.Context, issuer.Settings, string) ([]string, error) { return nil, nil }
 
 // Revoke does nothing, because AWS has no call that ends a token.
-func (t *tokens) Revoke(context.Context, issuer.Settings, string) error { return nil }
+func (t *tokens) Revoke(context.Context, issuer.Settings, string, string) error { return nil }
 
 // config returns the settings for the client of one AWS service. It ignores the
 // environment, which could send the credentials to another host.

@@ -370,7 +370,7 @@ func TestCredentialsOfTheMachine(t *testing.T) {
 	}
 	_, err := client.PrepareRoot(t.Context(), issuer.NewName("root"))
 	wantParts(t, err, "the connection has no access key to replace")
-	if !issuer.Definite(err) || !issuer.Definite(client.RetireRoot(t.Context())) || !issuer.Definite(client.DiscardRoot(t.Context(), "x")) {
+	if !issuer.Definite(err) || !issuer.Definite(client.RetireRoot(t.Context(), issuer.Root{})) || !issuer.Definite(client.DiscardRoot(t.Context(), "regcred-x")) {
 		t.Errorf("want definite errors, got %v", err)
 	}
 
@@ -392,7 +392,7 @@ func TestTypeHasNothingToFindOrRevoke(t *testing.T) {
 	if err := client.RevokeNamed(t.Context(), target.Settings, "regcred-x"); err != nil || !ecr.Type().NoRevocation {
 		t.Errorf("RevokeNamed: %v", err)
 	}
-	if err := client.Revoke(t.Context(), target.Settings, ""); err != nil || len(s.Calls()) != calls {
+	if err := client.Revoke(t.Context(), target.Settings, "regcred-x", ""); err != nil || len(s.Calls()) != calls {
 		t.Errorf("Revoke: want no error and no call, got %v", err)
 	}
 }

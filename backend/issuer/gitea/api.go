@@ -4,6 +4,8 @@ package gitea
 
 import (
 	"context"
+	"encoding/json"
+	"io"
 	"maps"
 	"net/http"
 	"regexp"
@@ -21,17 +23,21 @@ import (
 const (
 	pageSize     = 50 // Gitea's default limit for one page
 	maxListReads = 5  // caps the readings of a list that changes meanwhile
+
+	maxRefusal = 64 << 10 // bytes of an error answer
 )
 
 // transport authenticates each request. The SDK's own authentication cannot manage
 // the tokens of another account.
 type transport struct {
 	next     http.RoundTripper
+	url      string // of Gitea
 	username string // "" sends the secret as a token
 	secret   dockerconfig.Secret
 }
 
-// RoundTrip implements [http.RoundTripper].
+// RoundTrip implements [http.RoundTripper]. It turns a refusal into an error, because
+// the SDK drops what tells Gitea's answers from those of others.
 func (t transport) RoundTrip(in *http.Request) (*http.Response, error) {
 	out := in.Clone(in.Context())
 	if t.username == "" {
@@ -39,14 +45,73 @@ func (t transport) RoundTrip(in *http.Request) (*http.Response, error) {
 	} else {
 		out.SetBasicAuth(t.username, t.secret.Reveal())
 	}
-	return t.next.RoundTrip(out)
+	resp, err := t.next.RoundTrip(out)
+	if err != nil || resp.StatusCode < http.StatusBadRequest {
+		return resp, err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	var said refusal
+	if body, err := io.ReadAll(io.LimitReader(resp.Body, maxRefusal)); err != nil || json.Unmarshal(body, &said) != nil {
+		said = refusal{}
+	}
+	refused := issuer.StatusError(resp.StatusCode, resp.Header, said.Message)
+	proof := said.proves(resp.StatusCode, accountIn(in.URL.Path))
+	if proof == issuer.ProvesRefused && t.isUnhealthy(in.Context()) {
+		proof, refused = issuer.ProvesNothing, issuer.Hint(refused, "Gitea says that it is unhealthy, and while its database is down, it refuses every password and token")
+	}
+	return nil, issuer.Proving(proof, refused)
+}
+
+// isUnhealthy reports whether Gitea says that it, its database or its cache does not
+// work, or does not answer. It answers 401 to every call then.
+func (t transport) isUnhealthy(ctx context.Context) bool {
+	in, err := http.NewRequestWithContext(ctx, http.MethodGet, t.url+"/api/healthz", http.NoBody)
+	if err != nil {
+		return true
+	}
+	resp, err := t.next.RoundTrip(in)
+	if err != nil {
+		return true
+	}
+	_ = resp.Body.Close()
+	return resp.StatusCode >= http.StatusInternalServerError || resp.StatusCode == http.StatusFailedDependency
+}
+
+// refusal is the body of an answer whose status is not success.
+type refusal struct {
+	Message string  `json:"message"`
+	URL     *string `json:"url"` // of the API's reference
+}
+
+// proves says what a refusal of a call about an account proves. Of what is missing, only
+// the account is named by Gitea; "not found" also hides what may not be seen.
+func (r refusal) proves(status int, account string) issuer.Proof {
+	switch {
+	case r.Message == "" || r.URL == nil:
+		return issuer.ProvesNothing // not Gitea's
+	case status == http.StatusUnauthorized:
+		return issuer.ProvesRefused
+	case status == http.StatusNotFound && account != "" &&
+		strings.Contains(strings.ToLower(r.Message), "does not exist") &&
+		strings.Contains(strings.ToLower(r.Message), "name: "+strings.ToLower(account)+"]"):
+		return issuer.ProvesGone
+	}
+	return issuer.ProvesNothing
+}
+
+// accountIn returns the account whose tokens a path of the API is about.
+func accountIn(path string) string {
+	if match := tokensOf.FindStringSubmatch(path); match != nil {
+		return match[1]
+	}
+	return ""
 }
 
 // client returns a client that manages the tokens of an account. It is for one call,
 // because a client of the SDK holds one context.
 func (g *gitea) client(ctx context.Context, account string, signedIn transport) (*sdk.Client, error) {
 	httpClient := *g.conn.HTTP
-	signedIn.next = httpClient.Transport
+	signedIn.next, signedIn.url = httpClient.Transport, g.conn.URL
 	httpClient.Transport = signedIn
 	// The empty version keeps the SDK from asking Gitea for its version first.
 	return sdk.NewClient(g.conn.URL, sdk.SetGiteaVersion(""), sdk.SetHTTPClient(&httpClient),
@@ -98,16 +163,8 @@ func mapError(resp *sdk.Response, err error) error {
 	if err == nil || resp == nil || resp.StatusCode/100 == 2 {
 		return issuer.Failed(err)
 	}
-	said := err.Error()
-	if strings.HasPrefix(said, "unknown API error") {
-		said = "" // the SDK's own text for an answer that is not Gitea's
-	}
-	return issuer.StatusError(resp.StatusCode, resp.Header, said)
+	return issuer.StatusError(resp.StatusCode, resp.Header, "") // a redirect
 }
-
-func isNotFound(err error) bool { return issuer.StatusOf(err) == http.StatusNotFound }
-
-func isRefused(err error) bool { return issuer.StatusOf(err) == http.StatusUnauthorized }
 
 // currentUser returns the account of the root credential.
 func (g *gitea) currentUser(ctx context.Context) (*sdk.User, error) {

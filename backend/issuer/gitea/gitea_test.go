@@ -49,6 +49,9 @@ func serve(t *testing.T, password string, answers map[string]http.HandlerFunc) *
 	t.Helper()
 	server := issuertest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		answer, known := answers[r.Method+" "+strings.TrimPrefix(r.URL.Path, "/api/v1")]
+		if !known && r.URL.Path == "/api/healthz" {
+			answer, known = says(200, `{"status":"pass"}`), true
+		}
 		if !known {
 			t.Errorf("unexpected request: %s %s", r.Method, r.URL)
 			w.WriteHeader(http.StatusTeapot)
@@ -169,32 +172,40 @@ func redirect(location string) http.HandlerFunc {
 	}
 }
 
+// Gitea's answers have the address of its reference.
+const (
+	notFound  = `{"message":"not found","url":"https://gitea.example.com/api/swagger","errors":null}`
+	noAccount = `{"message":"user redirect does not exist [name: alice]","url":"https://gitea.example.com/api/swagger"}`
+	refused   = `{"message":"invalid username, password or token","url":"https://gitea.example.com/api/swagger"}`
+)
+
 func TestRevoke(t *testing.T) {
-	const admin, ordinary = `{"login":"alice","is_admin":true}`, `{"login":"alice"}`
-	notFound := says(404, `{"message":"not found"}`)
-	bob := issuer.Settings{"user": "bob"}
+	const ours, foreign = `[{"id":7,"name":"regcred-x"},{"id":8,"name":"production-0"}]`, `[{"id":7,"name":"production-0"}]`
 	for name, test := range map[string]struct {
-		target   issuer.Settings
-		deletion http.HandlerFunc
-		me       http.HandlerFunc
+		list     http.HandlerFunc
+		deletion http.HandlerFunc // of token 7; nil if there must be none
 		status   int
 		want     string // "" for success
 	}{
-		"done":                        {alice, says(204, ""), nil, 0, ""},
-		"gone":                        {alice, notFound, says(200, ordinary), 0, ""},
-		"gone, another's":             {bob, notFound, says(200, admin), 0, ""},
-		"unseen, another's":           {bob, notFound, says(200, ordinary), 404, "not found"},
-		"all is not found":            {alice, notFound, says(404, "<html>"), 404, "answered 404 Not Found"},
-		"the credential is no more":   {alice, notFound, says(401, `{"message":"invalid username, password or token"}`), 401, "invalid username"},
-		"another answers in between":  {alice, says(200, "<html>please sign in"), nil, 0, "answered 200 OK to a deletion, where 204 is expected"},
-		"the account is hard to find": {alice, redirect("/user/login"), nil, 307, "a redirect"},
+		"done":                       {says(200, ours), says(204, ""), 0, ""},
+		"gone":                       {says(200, `[]`), nil, 0, ""},
+		"another has its ID":         {says(200, foreign), nil, 0, ""},
+		"it goes meanwhile":          {says(200, ours), says(404, notFound), 404, "answered 404 Not Found, which does not prove that the credential is gone: not found"},
+		"the account is gone":        {says(404, noAccount), nil, 0, ""},
+		"another account is gone":    {says(404, strings.ReplaceAll(noAccount, "alice", "malice")), nil, 404, "does not prove"},
+		"the account is not seen":    {says(404, notFound), nil, 404, "answered 404 Not Found, which does not prove that the credential is gone: not found"},
+		"all is not found":           {says(404, "<html>"), nil, 404, "answered 404 Not Found"},
+		"the credential is no more":  {says(401, refused), nil, 401, "invalid username"},
+		"a proxy signs in":           {says(401, "<html>"), nil, 0, "answered 401 Unauthorized, which does not prove that the root credential is refused"},
+		"another answers in between": {says(200, ours), says(200, "<html>please sign in"), 0, "answered 200 OK to a deletion, where 204 is expected"},
+		"the account cannot be read": {redirect("/user/login"), nil, 307, "a redirect"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			answers := map[string]http.HandlerFunc{"DELETE /users/" + test.target["user"] + "/tokens/7": test.deletion}
-			if test.me != nil {
-				answers["GET /user"] = test.me
+			answers := map[string]http.HandlerFunc{"GET /users/alice/tokens": test.list}
+			if test.deletion != nil {
+				answers["DELETE /users/alice/tokens/7"] = test.deletion
 			}
-			err := serve(t, "secret-of-alice", answers).Revoke(t.Context(), test.target, "7")
+			err := serve(t, "secret-of-alice", answers).Revoke(t.Context(), alice, "regcred-x", "7")
 			if test.want == "" && err != nil {
 				t.Errorf("want success, got %v", err)
 			}
@@ -203,9 +214,73 @@ func TestRevoke(t *testing.T) {
 			}
 		})
 	}
-	err := serve(t, "secret-of-alice", nil).Revoke(t.Context(), alice, "../8")
+	err := serve(t, "secret-of-alice", nil).Revoke(t.Context(), alice, "regcred-x", "../8")
 	if err == nil || !strings.Contains(err.Error(), "is not the ID of an access token") {
 		t.Errorf("want an ID of another kind to be refused without a call, got %v", err)
+	}
+}
+
+// While Gitea's database is down, it refuses every credential.
+func TestRefusalOfAnUnhealthyGitea(t *testing.T) {
+	for name, test := range map[string]struct {
+		health http.HandlerFunc
+		status int
+	}{
+		"healthy":              {says(200, `{"status":"pass"}`), 401},
+		"without a health":     {says(404, `<html>`), 401},
+		"unhealthy":            {says(424, `{"status":"fail"}`), 0},
+		"unhealthy, 1.23":      {says(500, `{"status":"fail"}`), 0},
+		"not even an answer":   {issuertestCut, 0},
+		"behind a dead server": {says(502, `<html>`), 0},
+	} {
+		_, err := serve(t, "secret-of-alice", map[string]http.HandlerFunc{"GET /user": says(401, refused), "GET /api/healthz": test.health}).Check(t.Context())
+		if err == nil || issuer.StatusOf(err) != test.status {
+			t.Errorf("%s: want status %d, got %v", name, test.status, err)
+		}
+	}
+}
+
+func issuertestCut(w http.ResponseWriter, r *http.Request) { issuertest.Cut(w, r, nil) }
+
+// The new credential reads whether the old token is still there.
+func TestRetireRoot(t *testing.T) {
+	const old = "89abcdef0123456789abcdef0123456789abcdef"
+	root := issuer.Root{Settings: issuer.Settings{"username": "alice"}, Secrets: issuer.Secrets{"password": dockerconfig.NewSecret(old)}}
+	const both = `[{"id":7,"name":"hand-made","token_last_eight":"89abcdef"},{"id":8,"name":"regcred-x","token_last_eight":"01234567"}]`
+	for name, test := range map[string]struct {
+		answers map[string]http.HandlerFunc
+		want    string
+	}{
+		"it is there": {map[string]http.HandlerFunc{
+			"GET /users/alice/tokens": says(200, both), "DELETE /users/alice/tokens/7": says(204, ""),
+		}, ""},
+		"it is gone":      {map[string]http.HandlerFunc{"GET /users/alice/tokens": says(200, `[{"id":8,"token_last_eight":"01234567"}]`)}, ""},
+		"all are refused": {map[string]http.HandlerFunc{"GET /users/alice/tokens": says(401, refused)}, "invalid username"},
+		"database down":   {map[string]http.HandlerFunc{"GET /users/alice/tokens": says(401, refused), "GET /api/healthz": says(424, "")}, "Gitea says that it is unhealthy"},
+		"another's, which is refused": {map[string]http.HandlerFunc{
+			"GET /users/alice/tokens": byPassword(old, says(401, refused), says(403, notFound)), "GET /user": says(200, `{"login":"alice"}`),
+		}, ""},
+		"another's, which works": {map[string]http.HandlerFunc{
+			"GET /users/alice/tokens": byPassword(old, says(200, both), says(403, notFound)), "DELETE /users/alice/tokens/7": says(204, ""),
+		}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := serve(t, token, test.answers).RetireRoot(t.Context(), root)
+			if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+				t.Errorf("want %q, got %v", test.want, err)
+			}
+		})
+	}
+}
+
+// byPassword answers in one way to a password, and in another to all others.
+func byPassword(password string, its, others http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if _, sent, _ := r.BasicAuth(); sent == password {
+			its(w, r)
+			return
+		}
+		others(w, r)
 	}
 }
 
@@ -318,7 +393,7 @@ func TestRootThatCannotBeReplaced(t *testing.T) {
 	me := func(asToken int, body string) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
 			if strings.HasPrefix(r.Header.Get("Authorization"), "token ") && asToken != http.StatusOK {
-				says(asToken, `{"message":"no"}`)(w, r)
+				says(asToken, refused)(w, r)
 				return
 			}
 			says(200, body)(w, r)
@@ -354,7 +429,8 @@ func TestRootThatCannotBeReplaced(t *testing.T) {
 		})
 	}
 	client := serve(t, token, map[string]http.HandlerFunc{"GET /users/alice/tokens": twice})
-	if err := client.RetireRoot(t.Context()); err == nil || !strings.Contains(err.Error(), "2 access tokens") {
+	root := issuer.Root{Settings: issuer.Settings{"username": "alice"}, Secrets: issuer.Secrets{"password": dockerconfig.NewSecret(token)}}
+	if err := client.RetireRoot(t.Context(), root); err == nil || !strings.Contains(err.Error(), "2 access tokens") {
 		t.Errorf("RetireRoot: want neither of two tokens deleted that end alike, got %v", err)
 	}
 }
@@ -366,7 +442,8 @@ func TestPasswordsNeedNoDiscarding(t *testing.T) {
 	if err := client.DiscardRoot(t.Context(), "regcred-root"); err != nil {
 		t.Errorf("DiscardRoot: %v", err)
 	}
-	if err := client.RetireRoot(t.Context()); err != nil {
+	root := issuer.Root{Settings: issuer.Settings{"username": "alice"}, Secrets: issuer.Secrets{"password": dockerconfig.NewSecret("secret-of-alice")}}
+	if err := client.RetireRoot(t.Context(), root); err != nil {
 		t.Errorf("RetireRoot: %v", err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"net/http"
 	"regexp"
 	"slices"
 
@@ -79,7 +80,7 @@ func (g *gitea) ActivateRoot(ctx context.Context, root issuer.Root) error {
 		return nil
 	}
 	err := g.setPassword(ctx, password)
-	if isRefused(err) {
+	if issuer.IsRefused(err) {
 		renewed := *g
 		renewed.password = password
 		if _, renewedErr := renewed.currentUser(ctx); renewedErr == nil {
@@ -112,53 +113,60 @@ func (g *gitea) DiscardRoot(ctx context.Context, name string) error {
 	if !hasTokenShape(g.password) {
 		return nil
 	}
-	tokens, err := g.listTokens(ctx, g.username)
-	if err != nil {
-		return err
-	}
-	for _, token := range tokens {
-		if token.Name != name {
-			continue
-		}
-		if err := g.deleteToken(ctx, g.username, token.ID); err != nil && !isNotFound(err) {
-			return err
-		}
-	}
-	return nil
+	return g.ending(g.username, name).EndNamed(ctx)
 }
 
-// RetireRoot implements [issuer.RootRotator].
-func (g *gitea) RetireRoot(ctx context.Context) error {
-	if !hasTokenShape(g.password) {
+// RetireRoot implements [issuer.RootRotator]. A password was ended by ActivateRoot. A
+// token has ended if it is not in the list that the new root credential reads. The token
+// of an account that the new one may not manage deletes itself.
+func (g *gitea) RetireRoot(ctx context.Context, root issuer.Root) error {
+	old := *g
+	old.username, old.password = root.Settings["username"], root.Secrets["password"]
+	if !hasTokenShape(old.password) {
 		return nil
 	}
-	own, err := g.candidateTokens(ctx)
-	switch {
-	case isRefused(err):
-		return nil
-	case err != nil:
+	err := g.retire(ctx, old.username, old.password)
+	if issuer.StatusOf(err) != http.StatusForbidden {
 		return err
-	case len(own) != 1:
-		return errAmbiguousToken(own)
 	}
-	err = g.deleteToken(ctx, g.username, own[0].ID)
-	if isRefused(err) || isNotFound(err) {
-		return nil
+	if err = old.retire(ctx, old.username, old.password); issuer.IsRefused(err) {
+		_, err = g.currentUser(ctx) // Gitea accepts the new one, so it refuses the old one rightly
 	}
 	return err
 }
 
+// retire deletes the token of an account, if it is listed.
+func (g *gitea) retire(ctx context.Context, account string, token dockerconfig.Secret) error {
+	tokens, err := g.tokensLike(ctx, account, token)
+	switch {
+	case err != nil || len(tokens) == 0:
+		return err
+	case len(tokens) > 1:
+		return errAmbiguousToken(tokens)
+	}
+	return g.deleteListed(ctx, account, tokens[0].ID)
+}
+
 // candidateTokens returns the account's tokens that may be the one used as the
-// password, because they have the same last eight characters. There is none if the
-// password is not a token, and a second one with a probability of 1 in 2^32.
+// password. There is none if the password is not a token.
 func (g *gitea) candidateTokens(ctx context.Context) ([]*sdk.AccessToken, error) {
-	tokens, err := g.listTokens(ctx, g.username)
-	if err != nil || !hasTokenShape(g.password) {
+	if !hasTokenShape(g.password) {
+		_, err := g.listTokens(ctx, g.username)
 		return nil, err
 	}
-	secret := g.password.Reveal()
-	return slices.DeleteFunc(tokens, func(token *sdk.AccessToken) bool {
-		return token.TokenLastEight != secret[len(secret)-8:]
+	return g.tokensLike(ctx, g.username, g.password)
+}
+
+// tokensLike returns the tokens of an account that have the same last eight characters.
+// Another one has them with a probability of 1 in 2^32.
+func (g *gitea) tokensLike(ctx context.Context, account string, token dockerconfig.Secret) ([]*sdk.AccessToken, error) {
+	tokens, err := g.listTokens(ctx, account)
+	if err != nil {
+		return nil, err
+	}
+	secret := token.Reveal()
+	return slices.DeleteFunc(tokens, func(listed *sdk.AccessToken) bool {
+		return listed.TokenLastEight != secret[len(secret)-8:]
 	}), nil
 }
 
@@ -170,7 +178,7 @@ func (g *gitea) isToken(ctx context.Context) (bool, error) {
 		return false, issuer.Failed(err)
 	}
 	_, resp, err := client.GetMyUserInfo()
-	if err = mapError(resp, err); isRefused(err) {
+	if err = mapError(resp, err); issuer.IsRefused(err) {
 		return false, nil
 	}
 	return err == nil, err

@@ -10,6 +10,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -40,9 +41,12 @@ func (g *gitlab) call(ctx context.Context, method, path string, in, out any) (*a
 
 // refusal is an answer whose status is not success.
 type refusal struct {
-	error  // from issuer.StatusError
-	status int
-	said   errorBody // zero if the body is not GitLab's, such as a proxy's
+	error        // from issuer.StatusError
+	said  string // "" if the body is not GitLab's, such as a proxy's
+
+	// movedTo is the ID of the project that an old path leads to, "" if the answer is
+	// not GitLab's redirect.
+	movedTo string
 }
 
 func (r *refusal) Unwrap() error { return r.error }
@@ -106,12 +110,36 @@ func (r refusalTransport) RoundTrip(in *http.Request) (*http.Response, error) {
 	if done {
 		return nil, issuer.Malformedf("answered %d to a deletion, where 204 is expected", resp.StatusCode)
 	}
-	e := &refusal{status: resp.StatusCode}
-	if body, err := io.ReadAll(io.LimitReader(resp.Body, maxRefusal)); err != nil || json.Unmarshal(body, &e.said) != nil {
-		e.said = errorBody{}
+	var said errorBody
+	if body, err := io.ReadAll(io.LimitReader(resp.Body, maxRefusal)); err != nil || json.Unmarshal(body, &said) != nil {
+		said = errorBody{}
 	}
-	e.error = issuer.StatusError(resp.StatusCode, resp.Header, e.said.String())
+	e := &refusal{said: flatten(said.Message)}
+	e.error = issuer.Proving(proves(resp.StatusCode, said), issuer.StatusError(resp.StatusCode, resp.Header, said.String()))
+	if in.Method == http.MethodGet && resp.StatusCode == http.StatusMovedPermanently {
+		e.movedTo = projectIn(resp.Header.Get("Location"))
+	}
 	return nil, e
+}
+
+var movedProject = regexp.MustCompile(`/api/v4/projects/([0-9]+)/`)
+
+// projectIn returns the ID of the project in a redirect. Nothing else of the redirect is
+// used, because the token must not go to another host.
+func projectIn(location string) string {
+	if match := movedProject.FindStringSubmatch(location); match != nil {
+		return match[1]
+	}
+	return ""
+}
+
+// movedTo returns the ID of the project that the path in a call leads to, "" if an error
+// does not say that it was moved.
+func movedTo(err error) string {
+	if r, ok := asRefusal(err); ok {
+		return r.movedTo
+	}
+	return ""
 }
 
 func asRefusal(err error) (*refusal, bool) {
@@ -120,19 +148,33 @@ func asRefusal(err error) (*refusal, bool) {
 	return r, ok
 }
 
-// isGone reports whether GitLab itself answered that there is no such token, project
-// or group. A 404 of a proxy, or of a server that is not GitLab, proves nothing.
-func isGone(err error) bool {
-	r, ok := asRefusal(err)
-	return ok && r.status == http.StatusNotFound && strings.HasPrefix(flatten(r.said.Message), "404")
+// tokenIsGone matches GitLab's answers that a project or group has no such token. The
+// first one is about any record that was looked up in a project or group that the user
+// may read.
+var tokenIsGone = regexp.MustCompile(`(?i)^404( (project|group|personal) access token)? not found$`)
+
+// ownerIsGone matches GitLab's answers that there is no such project or group, which it
+// also gives to a user who is no member.
+var ownerIsGone = regexp.MustCompile(`(?i)^404 (project|group) not found$`)
+
+// proves says what an answer proves. That of a missing project or group proves nothing:
+// the user may have left it.
+func proves(status int, said errorBody) issuer.Proof {
+	message := flatten(said.Message)
+	switch {
+	case status == http.StatusNotFound && said.Error == "" && tokenIsGone.MatchString(message):
+		return issuer.ProvesGone
+	case status == http.StatusUnauthorized && (strings.HasPrefix(message, "401") || said.Error == "invalid_token"):
+		return issuer.ProvesRefused
+	}
+	return issuer.ProvesNothing
 }
 
-// isInvalidToken reports whether GitLab itself answered that the connection's token
-// does not exist, or no longer works.
-func isInvalidToken(err error) bool {
+// isOwnerGone reports whether GitLab answered that there is no such project or group, as
+// it does to those who may not know.
+func isOwnerGone(err error) bool {
 	r, ok := asRefusal(err)
-	return ok && r.status == http.StatusUnauthorized &&
-		(strings.HasPrefix(flatten(r.said.Message), "401") || r.said.Error == "invalid_token")
+	return ok && issuer.StatusOf(err) == http.StatusNotFound && ownerIsGone.MatchString(r.said)
 }
 
 // tokenEntry is a token of any kind in a list.
@@ -143,11 +185,15 @@ type tokenEntry struct {
 	Active  *bool  `json:"active"` // absent for deploy tokens
 }
 
+// works reports whether a token has not ended. GitLab keeps access tokens that have.
+func (t tokenEntry) works() bool { return !t.Revoked && (t.Active == nil || *t.Active) }
+
 // listOptions are the query parameters of a list.
 type listOptions struct {
 	UserID  int64  `url:"user_id,omitempty"`
 	Search  string `url:"search,omitempty"`
-	State   string `url:"state,omitempty"`
+	State   string `url:"state,omitempty"`  // of access tokens
+	Active  bool   `url:"active,omitempty"` // of deploy tokens
 	Page    int64  `url:"page"`
 	PerPage int64  `url:"per_page"`
 }
@@ -175,7 +221,7 @@ func (g *gitlab) read(ctx context.Context, path string, list listOptions, name s
 			return nil, false, err
 		}
 		for _, token := range page {
-			if token.Name == name && !token.Revoked && (token.Active == nil || *token.Active) {
+			if token.Name == name && token.works() {
 				ids = append(ids, fmt.Sprint(token.ID))
 			}
 		}

@@ -25,12 +25,13 @@ import (
 
 // Fields of connections and roles.
 const (
-	fieldToken               = "token"
-	fieldServiceAccountGroup = "service_account_group"
-	fieldProject             = "project"
-	fieldGroup               = "group"
-	fieldTokenType           = "token_type"
-	fieldAccess              = "access"
+	fieldToken                 = "token"
+	fieldServiceAccountGroup   = "service_account_group"
+	fieldServiceAccountProject = "service_account_project"
+	fieldProject               = "project"
+	fieldGroup                 = "group"
+	fieldTokenType             = "token_type"
+	fieldAccess                = "access"
 )
 
 // Values of roles' fields.
@@ -61,7 +62,11 @@ func Type() issuer.Type {
 			},
 			fieldServiceAccountGroup: {
 				Type:        framework.TypeString,
-				Description: "Group that owns the service account of the token. With it, rotate-root can create the next token; without it, rotate-root can replace only an administrator's token.",
+				Description: "Group that owns the service account of the token. With it, rotate-root can create the next token; without it and service_account_project, rotate-root can replace only an administrator's token.",
+			},
+			fieldServiceAccountProject: {
+				Type:        framework.TypeString,
+				Description: "In place of service_account_group: project that owns the service account of the token (GitLab 18.11 or later).",
 			},
 		},
 		RoleFields: map[string]*framework.FieldSchema{
@@ -131,9 +136,10 @@ func target(_ issuer.Connection, fields issuer.Settings) (issuer.Target, error) 
 
 // gitlab implements [issuer.Issuer] and [issuer.RootRotator].
 type gitlab struct {
-	api                 *api.Client
-	serviceAccountGroup string
-	now                 func() time.Time
+	api      *api.Client
+	conn     issuer.Connection
+	provider provider
+	now      func() time.Time
 }
 
 // noRateLimit replaces the client library's limiter, which could delay a call beyond
@@ -147,18 +153,32 @@ func (noRateLimit) Wait(context.Context) error { return nil }
 var notInToken = regexp.MustCompile(`[^!-~]`)
 
 func open(c issuer.Connection) (issuer.Issuer, error) {
-	token, group := c.Secrets[fieldToken].Reveal(), c.Settings[fieldServiceAccountGroup]
+	token := c.Secrets[fieldToken].Reveal()
+	of := provider{group: c.Settings[fieldServiceAccountGroup], project: c.Settings[fieldServiceAccountProject]}
 	switch {
 	case token == "":
 		return nil, errors.New("token: must be set, to a personal access token with the scope api")
 	case notInToken.MatchString(token):
 		return nil, errors.New("token: must be a personal access token: letters, digits and punctuation, without white space")
-	case group != "" && !isPath(group):
+	case of.group != "" && !isPath(of.group):
 		return nil, errors.New("service_account_group: must be the full path of a group, not its number or URL")
+	case of.project != "" && (!isPath(of.project) || !strings.Contains(of.project, "/")):
+		return nil, errors.New("service_account_project: must be the full path of a project, not its number or URL")
+	case of.group != "" && of.project != "":
+		return nil, errors.New("service_account_project: must not be set together with service_account_group")
 	}
+	client, err := newAPI(c)
+	if err != nil {
+		return nil, err
+	}
+	return &gitlab{api: client, conn: c, provider: of, now: c.Now}, nil
+}
+
+// newAPI returns a client that is authenticated with the connection's token.
+func newAPI(c issuer.Connection) (*api.Client, error) {
 	inner := *c.HTTP
 	inner.Transport = refusalTransport{next: c.HTTP.Transport}
-	client, err := api.NewClient(token,
+	client, err := api.NewClient(c.Secrets[fieldToken].Reveal(),
 		api.WithBaseURL(c.URL),
 		api.WithHTTPClient(&inner),
 		api.WithoutRetries(),
@@ -167,7 +187,7 @@ func open(c issuer.Connection) (issuer.Issuer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("url: must be the URL of GitLab: %w", err)
 	}
-	return &gitlab{api: client, serviceAccountGroup: group, now: c.Now}, nil
+	return client, nil
 }
 
 // botOfProjectOrGroup matches the user names that GitLab creates for access tokens
@@ -207,7 +227,7 @@ func (g *gitlab) Check(ctx context.Context) (issuer.Status, error) {
 // self returns the connection's token.
 func (g *gitlab) self(ctx context.Context) (api.PersonalAccessToken, error) {
 	var token api.PersonalAccessToken
-	_, err := g.call(ctx, http.MethodGet, "personal_access_tokens/self", nil, &token)
+	_, err := g.call(ctx, http.MethodGet, personalTokens+"/self", nil, &token)
 	switch {
 	case err != nil:
 		return token, err

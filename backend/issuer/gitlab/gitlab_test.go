@@ -28,6 +28,8 @@ func subject(s *gitlabtest.Server, c issuer.Connection, role issuer.Settings) is
 		Server:     s.Server,
 		Pulls:      func(c issuer.Credential) bool { return s.Pulls(c, gitlabtest.Project+"/image") },
 		Mints:      s.MintMatch,
+		Living:     s.Living,
+		CountAnew:  s.CountAnew,
 		BadSecrets: issuer.Secrets{"token": dockerconfig.NewSecret("glpat-of-nobody")},
 	}
 }

@@ -14,6 +14,23 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer"
 )
 
+const personalTokens = "personal_access_tokens"
+
+// provider is the group or project that a service account belongs to; zero if the
+// connection names none.
+type provider struct{ group, project string }
+
+// path returns its API path.
+func (p provider) path() string {
+	switch {
+	case p.group != "":
+		return "groups/" + api.PathEscape(p.group)
+	case p.project != "":
+		return "projects/" + api.PathEscape(p.project)
+	}
+	return ""
+}
+
 // PrepareRoot implements [issuer.RootRotator]: it creates a second token of the same
 // user. It does not use GitLab's own rotation, because that call revokes the old
 // token and returns the new one: if the answer is lost, both are lost.
@@ -22,9 +39,9 @@ func (g *gitlab) PrepareRoot(ctx context.Context, name string) (issuer.Root, err
 	if err != nil {
 		return issuer.Root{}, err
 	}
-	path := fmt.Sprintf("users/%d/personal_access_tokens", old.UserID)
-	if g.serviceAccountGroup != "" {
-		path = fmt.Sprintf("groups/%s/service_accounts/%d/personal_access_tokens", api.PathEscape(g.serviceAccountGroup), old.UserID)
+	path := fmt.Sprintf("users/%d/%s", old.UserID, personalTokens)
+	if owner := g.provider.path(); owner != "" {
+		path = fmt.Sprintf("%s/service_accounts/%d/%s", owner, old.UserID, personalTokens)
 	}
 	var token api.PersonalAccessToken
 	_, err = g.call(ctx, http.MethodPost, path, api.CreatePersonalAccessTokenOptions{
@@ -61,11 +78,15 @@ func nextExpiry(old api.PersonalAccessToken, now time.Time) *api.ISOTime {
 const replaceManually = "create a new token in GitLab and write it: vault write regcred/connections/NAME token=…"
 
 func (g *gitlab) notRotatable(status int) error {
-	if g.serviceAccountGroup != "" {
+	switch {
+	case g.provider.group != "":
 		return issuer.Refusedf("answered %d to the request for the next token: GitLab lets only Owners of the group %q and administrators create tokens of its service accounts, and the user of the token must be such a service account; otherwise, %s",
-			status, g.serviceAccountGroup, replaceManually)
+			status, g.provider.group, replaceManually)
+	case g.provider.project != "":
+		return issuer.Refusedf("answered %d to the request for the next token: GitLab (18.11 or later) lets only Maintainers and Owners of the project %q and administrators create tokens of its service accounts, and the user of the token must be such a service account; otherwise, %s",
+			status, g.provider.project, replaceManually)
 	}
-	return issuer.Refusedf("answered %d to the request for the next token: GitLab lets only administrators create tokens of users (with the scope admin_mode where Admin Mode is on), and only Owners of a group those of its service accounts (set service_account_group of the connection to the group); otherwise, %s",
+	return issuer.Refusedf("answered %d to the request for the next token: GitLab lets only administrators create tokens of users (with the scope admin_mode where Admin Mode is on), and only Owners of a group, or Maintainers of a project, those of its service accounts (set service_account_group or service_account_project of the connection); otherwise, %s",
 		status, replaceManually)
 }
 
@@ -78,23 +99,25 @@ func (g *gitlab) DiscardRoot(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	ids, err := g.find(ctx, "personal_access_tokens", listOptions{UserID: self.UserID, State: "active", Search: name}, name)
+	return issuer.Ending{
+		Find: func(ctx context.Context) ([]string, error) {
+			return g.find(ctx, personalTokens, listOptions{UserID: self.UserID, State: "active", Search: name}, name)
+		},
+		Delete: func(ctx context.Context, id string) error { return g.delete(ctx, personalTokens, id) },
+	}.EndNamed(ctx)
+}
+
+// RetireRoot implements [issuer.RootRotator]: the old token revokes itself. One that
+// GitLab refuses has ended if GitLab accepts the new one.
+func (g *gitlab) RetireRoot(ctx context.Context, old issuer.Root) error {
+	retired, err := newAPI(g.conn.With(old))
 	if err != nil {
 		return err
 	}
-	for _, id := range ids {
-		if _, err := g.call(ctx, http.MethodDelete, "personal_access_tokens/"+id, nil, nil); err != nil && !isGone(err) {
-			return err
-		}
+	_, err = (&gitlab{api: retired}).call(ctx, http.MethodDelete, personalTokens+"/self", nil, nil)
+	if !issuer.IsRefused(err) {
+		return err
 	}
-	return nil
-}
-
-// RetireRoot implements [issuer.RootRotator]: the old token revokes itself.
-func (g *gitlab) RetireRoot(ctx context.Context) error {
-	_, err := g.call(ctx, http.MethodDelete, "personal_access_tokens/self", nil, nil)
-	if isInvalidToken(err) {
-		return nil
-	}
+	_, err = g.self(ctx)
 	return err
 }

@@ -19,6 +19,11 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer/issuertest"
 )
 
+// rootOf returns the root credential of a connection.
+func rootOf(c issuer.Connection) issuer.Root {
+	return issuer.Root{Settings: c.Settings, Secrets: c.Secrets}
+}
+
 // capture returns a function that returns the body of the last matching request.
 func capture(s *gitlabtest.Server, match func(*http.Request) bool) func() map[string]any {
 	var mu sync.Mutex
@@ -103,7 +108,7 @@ func TestRootRotation(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantAdmins("activated", "initial", "regcred-root-x")
-	if err := old.RetireRoot(t.Context()); err != nil {
+	if err := open(t, s, s.Connection().With(root), s.Role()).RetireRoot(t.Context(), rootOf(s.Connection())); err != nil {
 		t.Fatal(err)
 	}
 	wantAdmins("retired", "regcred-root-x")
@@ -212,7 +217,13 @@ func TestPrepareRootFaults(t *testing.T) {
 	}
 }
 
-// Only GitLab's own answer that the old token has ended counts.
+// with matches requests that are authenticated with the token of a connection.
+func with(c issuer.Connection) func(*http.Request) bool {
+	return func(r *http.Request) bool { return r.Header.Get("PRIVATE-TOKEN") == c.Secrets["token"].Reveal() }
+}
+
+// Only GitLab's own answer that the old token has ended counts, and only if GitLab
+// accepts the new one.
 func TestRetireRoot(t *testing.T) {
 	for body, gone := range map[string]bool{
 		`{"message":"401 Unauthorized"}`: true,
@@ -222,21 +233,57 @@ func TestRetireRoot(t *testing.T) {
 		``:                            false,
 	} {
 		s := gitlabtest.New(t)
-		client := open(t, s, s.Connection(), s.Role())
+		old := s.Connection()
+		root, err := open(t, s, old, s.Role()).PrepareRoot(t.Context(), "regcred-root-x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		client := open(t, s, old.With(root), s.Role())
+		s.InjectFault(-1, with(old), issuertest.Status(http.StatusUnauthorized, body))
+		err = client.RetireRoot(t.Context(), rootOf(old))
+		if gone != (err == nil) {
+			t.Errorf("%s, the old one only: want no error: %v, got %v", body, gone, err)
+		}
+		s.ClearFaults()
 		s.InjectFault(-1, nil, issuertest.Status(http.StatusUnauthorized, body))
-		err := client.RetireRoot(t.Context())
-		if gone && err != nil {
-			t.Errorf("%s: want no error, got %v", body, err)
+		if err := client.RetireRoot(t.Context(), rootOf(old)); err == nil {
+			t.Errorf("%s, every token: want an error", body)
 		}
-		if !gone {
-			wantError(t, err, http.StatusUnauthorized, true)
+		s.ClearFaults()
+		// The answer was lost: the call is repeated, and refused.
+		s.InjectFault(1, issuertest.Method(http.MethodDelete), issuertest.CutAfterActing)
+		for range 2 {
+			if err := client.RetireRoot(t.Context(), rootOf(old)); err != nil {
+				t.Errorf("%s: want no error, got %v", body, err)
+			}
+		}
+		if diff := cmp.Diff([]string{"regcred-root-x"}, s.Admins()); diff != "" {
+			t.Errorf("%s: want the old one revoked (-want +got):\n%s", body, diff)
 		}
 	}
-	// The answer was lost: the call is repeated, and refused.
+}
+
+// Since GitLab 18.11, a Maintainer of a project creates tokens of its service accounts.
+func TestServiceAccountOfAProjectIsReplaced(t *testing.T) {
 	s := gitlabtest.New(t)
-	client := open(t, s, s.Connection(), s.Role())
-	s.InjectFault(1, issuertest.Method(http.MethodDelete), issuertest.CutAfterActing)
-	if err := client.RetireRoot(t.Context()); err != nil || len(s.Admins()) != 0 {
-		t.Errorf("want the old one revoked, got %v, %v", s.Admins(), err)
+	account := s.AddServiceAccount(gitlabtest.Project, "of-the-project")
+	s.SetMember(gitlabtest.Project, account, gitlabtest.Maintainer)
+	old := s.ConnectionWith(s.AddToken(account, "a", []string{"api"}, 30))
+	old.Settings = issuer.Settings{"service_account_project": gitlabtest.Project}
+	root, err := open(t, s, old, s.Role()).PrepareRoot(t.Context(), "regcred-root-x")
+	if err != nil {
+		t.Fatal(err)
 	}
+	client := open(t, s, old.With(root), s.Role())
+	if err := client.RetireRoot(t.Context(), rootOf(old)); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"initial", "regcred-root-x"}, s.Admins()); diff != "" {
+		t.Errorf("want the old one replaced (-want +got):\n%s", diff)
+	}
+	client.mint(t, "regcred-x", time.Now().Add(time.Hour))
+
+	s.SetMember(gitlabtest.Project, account, gitlabtest.Developer)
+	_, err = client.PrepareRoot(t.Context(), "regcred-root-y")
+	wantError(t, err, 0, true, `answered 403 to the request for the next token: GitLab (18.11 or later) lets only Maintainers and Owners of the project "group/my_app"`)
 }

@@ -21,6 +21,11 @@ func tokensOf(target issuer.Settings) string {
 	if group := target[fieldGroup]; group != "" {
 		owner = "groups/" + api.PathEscape(group)
 	}
+	return below(owner, target)
+}
+
+// below returns the API path of the tokens of a project or group.
+func below(owner string, target issuer.Settings) string {
 	if target[fieldTokenType] == accessToken {
 		return owner + "/access_tokens"
 	}
@@ -106,26 +111,108 @@ func ceilToSecond(t time.Time) time.Time {
 }
 
 // Find implements [issuer.Issuer].
-func (g *gitlab) Find(ctx context.Context, target issuer.Settings, name string) ([]string, error) {
-	var list listOptions
-	if target[fieldTokenType] == accessToken {
-		list = listOptions{State: "active", Search: name}
-	}
-	ids, err := g.find(ctx, tokensOf(target), list, name)
-	if isGone(err) {
+func (g *gitlab) Find(ctx context.Context, target issuer.Settings, name string) (ids []string, err error) {
+	err = g.inOwner(ctx, target, name, func(tokens string) error {
+		ids, err = g.findIn(ctx, tokens, target, name)
+		return err
+	})
+	if issuer.IsGone(err) {
 		return nil, nil
 	}
 	return ids, err
 }
 
+func (g *gitlab) findIn(ctx context.Context, tokens string, target issuer.Settings, name string) ([]string, error) {
+	return g.find(ctx, tokens, optionsFor(target, name), name)
+}
+
+// optionsFor returns what limits a list to a name. Deploy tokens cannot be searched.
+func optionsFor(target issuer.Settings, name string) listOptions {
+	if target[fieldTokenType] == accessToken {
+		return listOptions{State: "active", Search: name}
+	}
+	return listOptions{}
+}
+
 // Revoke implements [issuer.Issuer].
-func (g *gitlab) Revoke(ctx context.Context, target issuer.Settings, id string) error {
+func (g *gitlab) Revoke(ctx context.Context, target issuer.Settings, name, id string) error {
 	if _, err := strconv.ParseInt(id, 10, 64); err != nil {
 		return issuer.Refusedf("the ID of the credential is not a number, as IDs of GitLab are")
 	}
-	_, err := g.call(ctx, http.MethodDelete, tokensOf(target)+"/"+id, nil, nil)
-	if isGone(err) {
+	err := g.inOwner(ctx, target, name, func(tokens string) error {
+		return issuer.Ending{
+			NameOf: func(ctx context.Context, id string) (string, error) { return g.nameOf(ctx, tokens, name, id) },
+			Find:   func(ctx context.Context) ([]string, error) { return g.findIn(ctx, tokens, target, name) },
+			Delete: func(ctx context.Context, id string) error { return g.delete(ctx, tokens, id) },
+		}.End(ctx, name, id)
+	})
+	if issuer.IsGone(err) {
 		return nil
 	}
+	return err
+}
+
+// inOwner looks for a target's token, with the API path of the tokens. It follows a
+// project to its new path, where its tokens live on: also one that is being deleted,
+// which GitLab renames first. Where the project or group is not to be seen, the error
+// proves that the token is gone only if an administrator does not see the token either.
+func (g *gitlab) inOwner(ctx context.Context, target issuer.Settings, name string, look func(tokens string) error) error {
+	err := look(tokensOf(target))
+	if project := movedTo(err); project != "" {
+		err = look(below("projects/"+project, target))
+	}
+	if !isOwnerGone(err) {
+		return err
+	}
+	return g.explainOwnerGone(ctx, target, name, err)
+}
+
+// explainOwnerGone asks an administrator's lists, which have the tokens of all projects
+// and groups, whether a token exists.
+func (g *gitlab) explainOwnerGone(ctx context.Context, target issuer.Settings, name string, gone error) error {
+	ids, err := g.findAnywhere(ctx, target, name)
+	switch status := issuer.StatusOf(err); {
+	case err == nil && len(ids) == 0:
+		return issuer.Gonef("there is no such token")
+	case err == nil:
+		return issuer.Refusedf("the project or group has another path now, and its token still exists: write the path to the role, or delete the token in GitLab")
+	case status == http.StatusForbidden || status == http.StatusUnauthorized:
+		return issuer.Hint(gone, "to a user who is no member, GitLab answers as if the project or group had been deleted: make the user of the token a member again, or write an administrator's token to the connection, which sees whether the credential is gone; otherwise it works until it ends by itself")
+	}
+	return err
+}
+
+// findAnywhere returns the IDs of the live tokens with a name in all projects and groups.
+// GitLab answers 403 to all except administrators.
+func (g *gitlab) findAnywhere(ctx context.Context, target issuer.Settings, name string) ([]string, error) {
+	if target[fieldTokenType] != accessToken {
+		return g.find(ctx, "deploy_tokens", listOptions{Active: true}, name)
+	}
+	// To others, the list of access tokens is that of their own.
+	var first []tokenEntry
+	if _, err := g.call(ctx, http.MethodGet, "deploy_tokens", listOptions{Page: 1, PerPage: 1}, &first); err != nil {
+		return nil, err
+	}
+	return g.find(ctx, personalTokens, optionsFor(target, name), name)
+}
+
+// nameOf returns the name of the token that has an ID. The error proves that there is
+// none, or that the wanted one has ended.
+func (g *gitlab) nameOf(ctx context.Context, tokens, wanted, id string) (string, error) {
+	var token tokenEntry
+	_, err := g.call(ctx, http.MethodGet, tokens+"/"+id, nil, &token)
+	switch {
+	case err != nil:
+		return "", err
+	case fmt.Sprint(token.ID) != id || token.Name == "":
+		return "", issuer.Malformedf("the answer does not describe the token")
+	case token.Name == wanted && !token.works():
+		return token.Name, issuer.Gonef("the token has ended")
+	}
+	return token.Name, nil
+}
+
+func (g *gitlab) delete(ctx context.Context, tokens, id string) error {
+	_, err := g.call(ctx, http.MethodDelete, tokens+"/"+id, nil, nil)
 	return err
 }

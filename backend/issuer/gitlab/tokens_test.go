@@ -260,8 +260,8 @@ func TestFindSearchesAccessTokens(t *testing.T) {
 		if err := o.RevokeNamed(t.Context(), o.Settings, "regcred-x"); err != nil {
 			t.Fatal(err)
 		}
-		if calls := s.Calls()[before:]; len(calls) != 2 || len(s.Living()) != 2*gitlabtest.MaxPerPage {
-			t.Errorf("%v: want one list and one deletion, got %v, and left %v", role, calls, s.Living())
+		if calls := s.Calls()[before:]; len(calls) != 3 || len(s.Living()) != 2*gitlabtest.MaxPerPage {
+			t.Errorf("%v: want one list, one look at the token and one deletion, got %v, and left %v", role, calls, s.Living())
 		}
 	}
 }
@@ -307,35 +307,96 @@ func TestGone(t *testing.T) {
 		s := gitlabtest.New(t)
 		o := open(t, s, s.Connection(), role)
 		minted := o.mint(t, "regcred-x", time.Now().Add(time.Hour))
-		for _, body := range []string{`<html>404 Not Found</html>`, `{"error":"404 Not Found"}`, `{"message":"no such page"}`, `{"message":"404 Not Found","error":{}}`, ``} {
+		for _, body := range []string{`<html>404 Not Found</html>`, `{"error":"404 Not Found"}`, `{"message":"no such page"}`, `{"message":"404 Not Found","error":{}}`, `{"message":"404 User Not Found"}`, ``} {
 			s.InjectFault(-1, nil, issuertest.Status(http.StatusNotFound, body))
-			wantError(t, o.Revoke(t.Context(), o.Settings, minted.ID), http.StatusNotFound, true)
+			wantError(t, o.Revoke(t.Context(), o.Settings, "regcred-x", minted.ID), http.StatusNotFound, true, "which does not prove that the credential is gone")
 			wantError(t, o.RevokeNamed(t.Context(), o.Settings, "regcred-x"), http.StatusNotFound, true)
 			s.ClearFaults()
-		}
-		s.Remove(role["project"] + role["group"])
-		if err := o.Revoke(t.Context(), o.Settings, minted.ID); err != nil {
-			t.Errorf("%v: Revoke where the target is gone: want no error, got %v", role, err)
-		}
-		if err := o.RevokeNamed(t.Context(), o.Settings, "regcred-x"); err != nil {
-			t.Errorf("%v: RevokeNamed where the target is gone: want no error, got %v", role, err)
 		}
 	}
 }
 
-// The tokens of a moved project live on below its new path.
+const noMember = "to a user who is no member, GitLab answers as if the project or group had been deleted"
+
+// GitLab gives a user the same answer where the project is gone and where the user has
+// left it. Only an administrator sees whether the token is gone.
+func TestOwnerThatIsNotSeen(t *testing.T) {
+	for _, role := range kinds {
+		path := role["project"] + role["group"]
+		s := gitlabtest.New(t)
+		user := s.AddUser("vault", false)
+		s.SetMember(path, user, gitlabtest.Owner)
+		o := open(t, s, s.ConnectionWith(s.AddToken(user, "a", []string{"api"}, 30)), role)
+		admin := open(t, s, s.ConnectionWith(s.AddToken(s.AddUser("root", true), "b", []string{"api"}, 30)), role)
+		minted := o.mint(t, "regcred-x", time.Now().Add(time.Hour))
+		s.SetMember(path, user, 0)
+		for _, then := range []func(string){s.Remove, func(string) {}} {
+			wantError(t, o.Revoke(t.Context(), o.Settings, "regcred-x", minted.ID), http.StatusNotFound, true, noMember)
+			wantError(t, o.RevokeNamed(t.Context(), o.Settings, "regcred-x"), http.StatusNotFound, true, noMember)
+			then(path)
+		}
+		if err := admin.Revoke(t.Context(), o.Settings, "regcred-x", minted.ID); err != nil {
+			t.Errorf("%v: Revoke by an administrator where the target is gone: want no error, got %v", role, err)
+		}
+		if err := admin.RevokeNamed(t.Context(), o.Settings, "regcred-x"); err != nil {
+			t.Errorf("%v: RevokeNamed by an administrator where the target is gone: want no error, got %v", role, err)
+		}
+	}
+}
+
+// A group that was renamed does not redirect, and its tokens live on.
+func TestRenamedGroupIsNoProof(t *testing.T) {
+	for _, role := range []issuer.Settings{kinds[1], kinds[3]} {
+		s := gitlabtest.New(t)
+		admin := open(t, s, s.ConnectionWith(s.AddToken(s.AddUser("root", true), "b", []string{"api"}, 30)), role)
+		minted := admin.mint(t, "regcred-x", time.Now().Add(time.Hour))
+		s.InjectFault(-1, func(r *http.Request) bool { return strings.Contains(r.URL.Path, "/groups/") }, issuertest.Status(http.StatusNotFound, `{"message":"404 Group Not Found"}`))
+		wantError(t, admin.Revoke(t.Context(), admin.Settings, "regcred-x", minted.ID), 0, true, "its token still exists")
+		wantError(t, admin.RevokeNamed(t.Context(), admin.Settings, "regcred-x"), 0, true, "its token still exists")
+	}
+}
+
+// The tokens of a moved project live on below its new path, also while it waits for its
+// deletion.
 func TestMovedProject(t *testing.T) {
+	for name, move := range map[string]func(*gitlabtest.Server){
+		"moved":         func(s *gitlabtest.Server) { s.Move(gitlabtest.Project, "group/renamed") },
+		"being deleted": func(s *gitlabtest.Server) { s.ScheduleDeletion(gitlabtest.Project) },
+	} {
+		for _, role := range []issuer.Settings{kinds[0], kinds[2]} {
+			s := gitlabtest.New(t)
+			o := open(t, s, s.Connection(), role)
+			minted := o.mint(t, "regcred-x", time.Now().Add(time.Hour))
+			o.mint(t, "regcred-y", time.Now().Add(time.Hour))
+			move(s)
+			_, err := o.Mint(t.Context(), issuer.Request{Name: "regcred-z", For: o.Settings, ExpiresAt: time.Now().Add(time.Hour)})
+			wantError(t, err, http.StatusMethodNotAllowed, true, "moved projects")
+			for range 2 {
+				if err := o.Revoke(t.Context(), o.Settings, "regcred-x", minted.ID); err != nil {
+					t.Errorf("%s: Revoke: %v", name, err)
+				}
+				if err := o.RevokeNamed(t.Context(), o.Settings, "regcred-y"); err != nil || len(s.Living()) != 0 {
+					t.Errorf("%s: RevokeNamed: want nothing left, got %v, %v", name, s.Living(), err)
+				}
+			}
+		}
+	}
+}
+
+// Only the project in a redirect is used: the token goes to no other host.
+func TestMovedProjectIsNotFollowedElsewhere(t *testing.T) {
+	other := issuertest.NewServer(t, http.NotFoundHandler())
 	s := gitlabtest.New(t)
 	o := open(t, s, s.Connection(), s.Role())
 	minted := o.mint(t, "regcred-x", time.Now().Add(time.Hour))
-	s.Move(gitlabtest.Project, "group/renamed")
-	wantError(t, o.Revoke(t.Context(), o.Settings, minted.ID), http.StatusMethodNotAllowed, true, "moved projects")
-	wantError(t, o.RevokeNamed(t.Context(), o.Settings, "regcred-x"), http.StatusMovedPermanently, false, "redirect")
-	_, err := o.Mint(t.Context(), issuer.Request{Name: "regcred-y", For: o.Settings, ExpiresAt: time.Now().Add(time.Hour)})
-	wantError(t, err, http.StatusMethodNotAllowed, true, "moved projects")
-	renamed := open(t, s, s.Connection(), issuer.Settings{"project": "group/renamed"})
-	if err := renamed.Revoke(t.Context(), renamed.Settings, minted.ID); err != nil || len(s.Living()) != 0 {
-		t.Errorf("by the new path: want it revoked, got %v, %v", s.Living(), err)
+	for _, location := range []string{other.URL + "/api/v4/projects/99/deploy_tokens", other.URL + "/login", ""} {
+		s.InjectFault(1, issuertest.Method(http.MethodGet), issuertest.Status(http.StatusMovedPermanently, "", "Location", location))
+		if err := o.Revoke(t.Context(), o.Settings, "regcred-x", minted.ID); err == nil || len(s.Living()) != 1 {
+			t.Errorf("%q: want an error and nothing revoked, got %v, %v", location, s.Living(), err)
+		}
+	}
+	if calls := other.Calls(); len(calls) > 0 {
+		t.Errorf("want no call, got %v", calls)
 	}
 }
 
@@ -344,7 +405,7 @@ func TestRevokeOfForeignID(t *testing.T) {
 	o := open(t, s, s.Connection(), s.Role())
 	before := len(s.Calls())
 	for _, id := range []string{"", "x", "1/../../groups", "1.5"} {
-		wantError(t, o.Revoke(t.Context(), o.Settings, id), 0, true, "is not a number, as IDs of GitLab are")
+		wantError(t, o.Revoke(t.Context(), o.Settings, "regcred-x", id), 0, true, "is not a number, as IDs of GitLab are")
 	}
 	if calls := s.Calls()[before:]; len(calls) != 0 {
 		t.Errorf("want no call, got %v", calls)
@@ -358,7 +419,7 @@ func TestRevokeOfOddAnswers(t *testing.T) {
 		o := open(t, s, s.Connection(), role)
 		minted := o.mint(t, "regcred-x", time.Now().Add(time.Hour))
 		s.InjectFault(1, issuertest.Method(http.MethodDelete), issuertest.Garbage)
-		wantError(t, o.Revoke(t.Context(), o.Settings, minted.ID), 0, false, "answered 200 to a deletion, where 204 is expected")
+		wantError(t, o.Revoke(t.Context(), o.Settings, "regcred-x", minted.ID), 0, false, "answered 200 to a deletion, where 204 is expected")
 		if len(s.Living()) != 1 {
 			t.Errorf("%v: want it alive, got %v", role, s.Living())
 		}
@@ -372,7 +433,7 @@ func TestRevokeAgainAfterLostAnswer(t *testing.T) {
 		o := open(t, s, s.Connection(), role)
 		minted := o.mint(t, "regcred-x", time.Now().Add(time.Hour))
 		s.InjectFault(1, issuertest.Method(http.MethodDelete), issuertest.CutAfterActing)
-		if err := o.Revoke(t.Context(), o.Settings, minted.ID); err != nil || len(s.Living()) != 0 {
+		if err := o.Revoke(t.Context(), o.Settings, "regcred-x", minted.ID); err != nil || len(s.Living()) != 0 {
 			t.Errorf("%v: want it revoked, got %v, %v", role, s.Living(), err)
 		}
 	}

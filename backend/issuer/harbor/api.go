@@ -4,17 +4,20 @@ package harbor
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
 	"vault-plugin-secrets-regcred/backend/issuer"
+	"vault-plugin-secrets-regcred/backend/registry"
 )
 
 // pageSize is the largest page size that Harbor accepts.
@@ -39,6 +42,9 @@ type call struct {
 	query        url.Values
 	in, out      any
 
+	// about is what the call is about, in Harbor's words: "robot 7" or "project apps".
+	about string
+
 	// forbidden explains a 403, because Harbor answers only "forbidden".
 	forbidden string
 }
@@ -55,11 +61,7 @@ func (a api) do(ctx context.Context, as basicAuth, c call) (http.Header, error) 
 	}
 	defer func() { _ = answer.Body.Close() }()
 	if answer.StatusCode < 200 || answer.StatusCode > 299 {
-		said := errorMessage(answer.Body)
-		if answer.StatusCode == http.StatusForbidden && c.forbidden != "" {
-			said += " (" + c.forbidden + ")"
-		}
-		return nil, issuer.StatusError(answer.StatusCode, answer.Header, said)
+		return nil, a.refusal(ctx, as, c, answer)
 	}
 	if c.out == nil {
 		// A proxy may answer 200 with a page of its own, which proves nothing.
@@ -101,24 +103,83 @@ func (a api) request(ctx context.Context, as basicAuth, c call) (*http.Request, 
 	return request, nil
 }
 
-// errorMessage returns the messages in the body of an error, "" if it is not
-// Harbor's.
-func errorMessage(body io.Reader) string {
-	var said struct {
-		Errors []struct {
-			Code    string `json:"code"`
-			Message string `json:"message"`
-		} `json:"errors"`
+// harborError is an element of "errors" in the body of a refusal.
+type harborError struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+}
+
+// refusal returns the error of an answer whose status is not success.
+func (a api) refusal(ctx context.Context, as basicAuth, c call, answer *http.Response) error {
+	var body struct {
+		Errors []harborError `json:"errors"`
 	}
-	if json.NewDecoder(body).Decode(&said) != nil {
-		return ""
+	if json.NewDecoder(answer.Body).Decode(&body) != nil {
+		body.Errors = nil
 	}
-	var messages []string
-	for _, e := range said.Errors {
-		if e.Message == "" {
-			e.Message = e.Code
+	proof := proves(answer.StatusCode, body.Errors, c.about)
+	said := joinMessages(body.Errors)
+	err := issuer.StatusError(answer.StatusCode, answer.Header, said)
+	switch {
+	case answer.StatusCode == http.StatusForbidden && !strings.Contains(said, "read only mode"):
+		err = issuer.Hint(err, c.forbidden)
+	case proof == issuer.ProvesRefused:
+		if outage := a.outage(ctx); outage != "" {
+			proof, err = issuer.ProvesNothing, issuer.Hint(err, outage+", and then refuses every password")
+		} else if isOfProject(as.username) {
+			err = issuer.Hint(err, withItsProject)
 		}
-		messages = append(messages, e.Message)
+	}
+	return issuer.Proving(proof, err)
+}
+
+// withItsProject says what to do if the robot account of the connection was deleted
+// with its project. Harbor tells every account that works that a robot account does
+// not exist, and one that does not work nothing at all.
+const withItsProject = "a robot account of a project is deleted with the project; if it was, write another account to the connection, of any project, and what the project held counts as revoked"
+
+// isOfProject reports whether a user name is that of a robot account of a project.
+func isOfProject(username string) bool { return strings.Contains(username, "+") }
+
+// proves says what an answer proves. Harbor also answers 404 about a permission or a
+// path, which says nothing about the robot account.
+func proves(status int, said []harborError, about string) issuer.Proof {
+	has := func(code, message string) bool {
+		return slices.ContainsFunc(said, func(e harborError) bool {
+			return e.Code == code && (message == "" || e.Message == message)
+		})
+	}
+	switch {
+	case status == http.StatusNotFound && about != "" && has("NOT_FOUND", about+" not found"):
+		return issuer.ProvesGone
+	case status == http.StatusUnauthorized && has("UNAUTHORIZED", ""):
+		return issuer.ProvesRefused
+	}
+	return issuer.ProvesNothing
+}
+
+// outage returns why Harbor may refuse every credential now, "" if it does not.
+func (a api) outage(ctx context.Context) string {
+	return registry.HarborOutage(func(path string) (int, []byte, error) {
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, a.url+path, http.NoBody)
+		if err != nil {
+			return 0, nil, err
+		}
+		answer, err := a.http.Do(request)
+		if err != nil {
+			return 0, nil, err
+		}
+		defer func() { _ = answer.Body.Close() }()
+		body, err := io.ReadAll(answer.Body)
+		return answer.StatusCode, body, err
+	})
+}
+
+// joinMessages returns the messages of a refusal, "" if it is not Harbor's.
+func joinMessages(said []harborError) string {
+	var messages []string
+	for _, e := range said {
+		messages = append(messages, cmp.Or(e.Message, e.Code))
 	}
 	return strings.Join(messages, "; ")
 }
@@ -157,7 +218,7 @@ func (a api) projectID(ctx context.Context, as basicAuth, name string) (int64, e
 		ID int64 `json:"project_id"`
 	}
 	_, err := a.do(ctx, as, call{
-		method: http.MethodGet, path: "/projects/" + url.PathEscape(name), out: &project,
+		method: http.MethodGet, path: "/projects/" + url.PathEscape(name), out: &project, about: "project " + name,
 		forbidden: "there is no project " + name + ", or the root credential belongs to neither a project administrator nor a robot account with the permission project: read",
 	})
 	if err == nil && project.ID <= 0 {

@@ -30,6 +30,11 @@ const (
 	accessPush = "push"
 
 	maxProjectName = 255 // bytes
+
+	// maxOnlyProject is for the project of a role that names only one: Harbor stores
+	// the names of its robot accounts as project+name, in 255 bytes, and answers 500
+	// to longer ones.
+	maxOnlyProject = 255 - len("+") - issuer.MaxName
 )
 
 // projectName is Harbor's rule for names of projects. It does not match "*", which
@@ -93,6 +98,9 @@ func parseProjects(list string) ([]string, error) {
 	}
 	projects := strings.Split(list, ",")
 	slices.Sort(projects)
+	if len(projects) == 1 && len(list) > maxOnlyProject && len(list) <= maxProjectName {
+		return nil, fmt.Errorf("the name of the project must have at most %d characters, because Harbor stores the names of its robot accounts with the project's in front, in 255; this one has %d", maxOnlyProject, len(list))
+	}
 	for i, name := range projects {
 		switch {
 		case name == "*":

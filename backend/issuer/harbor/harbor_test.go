@@ -32,6 +32,9 @@ func subject(s *harbortest.Server, c issuer.Connection, projects ...string) issu
 			return !slices.ContainsFunc(projects, func(name string) bool { return !pulls(s, minted, name+"/web") })
 		},
 		Mints:      s.MintMatch,
+		Living:     s.Living,
+		CountAnew:  s.CountAnew,
+		Outage:     s.SetDatabaseDown,
 		BadSecrets: issuer.Secrets{"password": dockerconfig.NewSecret("Wrong-Pass1")},
 	}
 }
@@ -102,6 +105,8 @@ func TestTargetRefusesWhatHarborWould(t *testing.T) {
 		{"apps/web", "", rule + `"apps/web"`},
 		{"apps,,tools", "", rule + `""`},
 		{"a__b", "", rule + `"a__b"`},
+		{strings.Repeat("a", 180), "", "projects: the name of the project must have at most 179 characters, because Harbor stores the names of its robot accounts with the project's in front, in 255; this one has 180"},
+		{strings.Repeat("a", 250), "", "projects: the name of the project must have at most 179 characters, because Harbor stores the names of its robot accounts with the project's in front, in 255; this one has 250"},
 		{strings.Repeat("a", 256), "", rule + `"` + strings.Repeat("a", 256) + `"`},
 		{"apps", "delete", `access: must be pull or push, got "delete"`},
 	} {
@@ -120,6 +125,20 @@ func TestTargetFillsInAndSorts(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); err != nil || diff != "" {
 		t.Errorf("%v\n%s", err, diff)
+	}
+}
+
+// Harbor answers 500 to names over 255 characters.
+func TestLongestProjectMints(t *testing.T) {
+	s := harbortest.New(t)
+	name := strings.Repeat("a", 179)
+	s.AddProject(name, harbortest.Admin)
+	client, target := subject(s, s.Connection(), name).Open(t)
+	if _, err := client.Mint(t.Context(), request(target, issuer.NewName(strings.Repeat("role", 20)))); err != nil {
+		t.Error(err)
+	}
+	if target, err := harbor.Type().Target(issuer.Connection{}, issuer.Settings{"projects": "apps," + strings.Repeat("a", 250)}); err != nil {
+		t.Errorf("want several projects of any length, whose robot accounts do not have their names, got %v, %v", target, err)
 	}
 }
 
@@ -151,17 +170,17 @@ func TestMintGivesNoMoreThanAsked(t *testing.T) {
 		username string
 		want     []string
 	}{
-		{"", []string{"apps"}, "robot$apps+ci", []string{"pull apps"}},
-		{"push", []string{"apps"}, "robot$apps+ci", []string{"pull apps", "push apps"}},
-		{"pull", []string{"apps", "tools"}, "robot$ci", []string{"pull apps", "pull tools"}},
-		{"push", []string{"apps", "tools"}, "robot$ci", []string{"pull apps", "push apps", "pull tools", "push tools"}},
+		{"", []string{"apps"}, "robot$apps+regcred-ci", []string{"pull apps"}},
+		{"push", []string{"apps"}, "robot$apps+regcred-ci", []string{"pull apps", "push apps"}},
+		{"pull", []string{"apps", "tools"}, "robot$regcred-ci", []string{"pull apps", "pull tools"}},
+		{"push", []string{"apps", "tools"}, "robot$regcred-ci", []string{"pull apps", "push apps", "pull tools", "push tools"}},
 	} {
 		s := harbortest.New(t)
 		s.AddProject("secret")
 		sub := subject(s, asSystemAdmin(s), c.projects...)
 		sub.Role["access"] = c.access
 		client, target := sub.Open(t)
-		minted, err := client.Mint(t.Context(), request(target, "ci"))
+		minted, err := client.Mint(t.Context(), request(target, "regcred-ci"))
 		if err != nil || minted.Username != c.username {
 			t.Errorf("%v: want %s, got %s, %v", c, c.username, minted.Username, err)
 		}
@@ -193,13 +212,13 @@ func TestMintLastsForWholeDays(t *testing.T) {
 		sub := subject(s, s.Connection(), harbortest.Project)
 		sub.Connection.Now = func() time.Time { return now }
 		client, target := sub.Open(t)
-		minted, err := client.Mint(t.Context(), issuer.Request{Name: "ci", For: target.Settings, ExpiresAt: now.Add(lasts)})
+		minted, err := client.Mint(t.Context(), issuer.Request{Name: "regcred-ci", For: target.Settings, ExpiresAt: now.Add(lasts)})
 		ends := now.AddDate(0, 0, days)
 		if err != nil || !minted.ExpiresAt.Equal(ends) {
 			t.Errorf("for %s: want a credential until %s, got one until %s, %v", lasts, ends, minted.ExpiresAt, err)
 		}
 		s.SetNow(func() time.Time { return ends.Add(-time.Second) })
-		if living := s.Living(); !slices.Equal(living, []string{"ci"}) || !sub.Pulls(minted) {
+		if living := s.Living(); !slices.Equal(living, []string{"regcred-ci"}) || !sub.Pulls(minted) {
 			t.Errorf("for %s: want it alive before its end, got %v", lasts, living)
 		}
 		s.SetNow(func() time.Time { return ends })
@@ -219,7 +238,7 @@ func TestMintWithRobotAccountWhoseEffectsAreNamed(t *testing.T) {
 	}
 	sub := subject(s, s.ConnectionAs(s.AddRobot(harbortest.Project, "regcred", -1, permissions...)), harbortest.Project)
 	client, target := sub.Open(t)
-	minted, err := client.Mint(t.Context(), request(target, "ci"))
+	minted, err := client.Mint(t.Context(), request(target, "regcred-ci"))
 	if err != nil || !sub.Pulls(minted) {
 		t.Errorf("want a credential that pulls, got %v", err)
 	}
@@ -237,8 +256,8 @@ func TestMintSaysWhoseRightIsMissing(t *testing.T) {
 		want     string
 	}{
 		"user of another project": {asProjectAdmin, []string{"tools"}, "", "answered 403 Forbidden: forbidden (" + ofProject + ")"},
-		"user, several projects":  {asProjectAdmin, []string{"apps", "tools"}, "", "answered 403 Forbidden: forbidden (" + ofSystem + ")"},
-		"robot, several projects": {asProjectRobot, []string{"apps", "tools"}, "", "answered 403 Forbidden: forbidden (" + ofSystem + ")"},
+		"user, several projects":  {asProjectAdmin, []string{"apps", "tools"}, "", "answered 403 Forbidden: vault (" + ofSystem + ")"},
+		"robot, several projects": {asProjectRobot, []string{"apps", "tools"}, "", "answered 403 Forbidden: robot$apps+regcred (" + ofSystem + ")"},
 		"no such project":         {asSystemAdmin, []string{"none"}, "", "answered 404 Not Found: project none not found"},
 		"no such second project":  {asSystemAdmin, []string{"apps", "none"}, "", "answered 404 Not Found: project none not found"},
 		"system-level robot before 2.14.1": {func(s *harbortest.Server) issuer.Connection {
@@ -256,7 +275,7 @@ func TestMintSaysWhoseRightIsMissing(t *testing.T) {
 			sub := subject(s, c.as(s), c.projects...)
 			sub.Role["access"] = c.access
 			client, target := sub.Open(t)
-			_, err := client.Mint(t.Context(), request(target, "ci"))
+			_, err := client.Mint(t.Context(), request(target, "regcred-ci"))
 			want := fmt.Sprintf("the registry's API at %s: %s", s.URL, c.want)
 			if err == nil || err.Error() != want || !issuer.Definite(err) {
 				t.Errorf("want %q, got %v, definite %v", want, err, issuer.Definite(err))
@@ -267,9 +286,9 @@ func TestMintSaysWhoseRightIsMissing(t *testing.T) {
 
 func TestMintRefusesANameThatIsTaken(t *testing.T) {
 	s := harbortest.New(t)
-	s.AddRobot(harbortest.Project, "ci", -1)
+	s.AddRobot(harbortest.Project, "regcred-ci", -1)
 	client, target := subject(s, s.Connection(), harbortest.Project).Open(t)
-	_, err := client.Mint(t.Context(), request(target, "ci"))
+	_, err := client.Mint(t.Context(), request(target, "regcred-ci"))
 	if issuer.StatusOf(err) != http.StatusConflict || !issuer.Definite(err) {
 		t.Errorf("want 409, definite, got %v", err)
 	}
@@ -290,18 +309,18 @@ func path(want string) func(*http.Request) bool {
 
 func TestMintRefusesOddAnswers(t *testing.T) {
 	for body, want := range map[string]string{
-		`{"id":5,"name":"robot$apps+ci","expires_at":1900000000}`:                   "the answer has no robot account with the requested name",
-		`{"name":"robot$apps+ci","secret":"x","expires_at":1900000000}`:             "the answer has no robot account with the requested name",
-		`{"id":5,"name":"robot$apps+other","secret":"x","expires_at":1900000000}`:   "the answer has no robot account with the requested name",
-		`{"id":5,"name":"robot$apps+ci","secret":"x"}`:                              "the answer has no expiry time",
-		`{"id":"5","name":"robot$apps+ci","secret":"x","expires_at":1900000000}`:    "the answer could not be understood",
-		`[{"id":5,"name":"robot$apps+ci","secret":"x","expires_at":1900000000}]`:    "the answer could not be understood",
-		`<html>{"id":5,"name":"robot$apps+ci","secret":"x","expires_at":190000000}`: "the answer could not be understood",
+		`{"id":5,"name":"robot$apps+regcred-ci","expires_at":1900000000}`:                   "the answer has no robot account with the requested name",
+		`{"name":"robot$apps+regcred-ci","secret":"x","expires_at":1900000000}`:             "the answer has no robot account with the requested name",
+		`{"id":5,"name":"robot$apps+other","secret":"x","expires_at":1900000000}`:           "the answer has no robot account with the requested name",
+		`{"id":5,"name":"robot$apps+regcred-ci","secret":"x"}`:                              "the answer has no expiry time",
+		`{"id":"5","name":"robot$apps+regcred-ci","secret":"x","expires_at":1900000000}`:    "the answer could not be understood",
+		`[{"id":5,"name":"robot$apps+regcred-ci","secret":"x","expires_at":1900000000}]`:    "the answer could not be understood",
+		`<html>{"id":5,"name":"robot$apps+regcred-ci","secret":"x","expires_at":190000000}`: "the answer could not be understood",
 	} {
 		s := harbortest.New(t)
 		answer(s, s.MintMatch, http.StatusCreated, body)
 		client, target := subject(s, s.Connection(), harbortest.Project).Open(t)
-		_, err := client.Mint(t.Context(), request(target, "ci"))
+		_, err := client.Mint(t.Context(), request(target, "regcred-ci"))
 		if err == nil || !strings.HasSuffix(err.Error(), ": "+want) || issuer.Definite(err) {
 			t.Errorf("%s: want %q, not definite, got %v, definite %v", body, want, err, issuer.Definite(err))
 		}
@@ -310,9 +329,9 @@ func TestMintRefusesOddAnswers(t *testing.T) {
 
 func TestMintTakesAnEndThatNeverComes(t *testing.T) {
 	s := harbortest.New(t)
-	answer(s, s.MintMatch, http.StatusCreated, `{"id":5,"name":"robot$apps+ci","secret":"x","expires_at":-1}`)
+	answer(s, s.MintMatch, http.StatusCreated, `{"id":5,"name":"robot$apps+regcred-ci","secret":"x","expires_at":-1}`)
 	client, target := subject(s, s.Connection(), harbortest.Project).Open(t)
-	minted, err := client.Mint(t.Context(), request(target, "ci"))
+	minted, err := client.Mint(t.Context(), request(target, "regcred-ci"))
 	if err != nil || !minted.ExpiresAt.IsZero() || minted.ID != "5" {
 		t.Errorf("want number 5 without an end, got %+v, %v", minted, err)
 	}
@@ -347,17 +366,17 @@ func TestFindGoesThroughAllPages(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := harbortest.New(t)
 			for i := range 250 {
-				s.AddRobot(c.in, fmt.Sprintf("a%d-x-ci", i), -1)
+				s.AddRobot(c.in, fmt.Sprintf("a%d-regcred-x-ci", i), -1)
 			}
-			s.AddRobot(c.in, "x-ci-y", -1)
-			s.AddRobot(harbortest.OtherProject, "x-ci", -1)
+			s.AddRobot(c.in, "regcred-x-ci-y", -1)
+			s.AddRobot(harbortest.OtherProject, "regcred-x-ci", -1)
 			sub := subject(s, c.as(s), c.projects...)
 			client, target := sub.Open(t)
 			before := s.Living()
-			if _, err := client.Mint(t.Context(), request(target, "x-ci")); err != nil {
+			if _, err := client.Mint(t.Context(), request(target, "regcred-x-ci")); err != nil {
 				t.Fatal(err)
 			}
-			if err := client.RevokeNamed(t.Context(), target.Settings, "x-ci"); err != nil {
+			if err := client.RevokeNamed(t.Context(), target.Settings, "regcred-x-ci"); err != nil {
 				t.Fatal(err)
 			}
 			if diff := cmp.Diff(before, s.Living()); diff != "" {
@@ -372,11 +391,11 @@ func TestFindGoesThroughAllPages(t *testing.T) {
 func TestFindDoesNotTrustTheFilter(t *testing.T) {
 	for _, projects := range [][]string{{harbortest.Project}, {harbortest.Project, harbortest.OtherProject}} {
 		s := harbortest.New(t)
-		s.AddRobot(harbortest.Project, "a-ci", -1)
+		s.AddRobot(harbortest.Project, "a-regcred-ci", -1)
 		s.AddRobot("", "of-others", -1)
 		client, target := subject(s, asSystemAdmin(s), projects...).Open(t)
 		before := s.Living()
-		if _, err := client.Mint(t.Context(), request(target, "ci")); err != nil {
+		if _, err := client.Mint(t.Context(), request(target, "regcred-ci")); err != nil {
 			t.Fatal(err)
 		}
 		s.InjectFault(-1, path("/robots"), func(w http.ResponseWriter, r *http.Request, act http.Handler) {
@@ -385,7 +404,7 @@ func TestFindDoesNotTrustTheFilter(t *testing.T) {
 			r.URL.RawQuery = query.Encode()
 			act.ServeHTTP(w, r)
 		})
-		if err := client.RevokeNamed(t.Context(), target.Settings, "ci"); err != nil {
+		if err := client.RevokeNamed(t.Context(), target.Settings, "regcred-ci"); err != nil {
 			t.Fatal(err)
 		}
 		if diff := cmp.Diff(before, s.Living()); diff != "" {
@@ -397,17 +416,17 @@ func TestFindDoesNotTrustTheFilter(t *testing.T) {
 func TestFindTakesAListingWithoutTotal(t *testing.T) {
 	s := harbortest.New(t)
 	for i := range 150 {
-		s.AddRobot(harbortest.Project, fmt.Sprintf("a%d-ci", i), -1)
+		s.AddRobot(harbortest.Project, fmt.Sprintf("a%d-regcred-ci", i), -1)
 	}
-	s.AddRobot(harbortest.Project, "ci", -1)
+	s.AddRobot(harbortest.Project, "regcred-ci", -1)
 	s.InjectFault(-1, path("/robots"), func(w http.ResponseWriter, r *http.Request, act http.Handler) {
 		act.ServeHTTP(withoutTotal{w}, r)
 	})
 	client, target := subject(s, s.Connection(), harbortest.Project).Open(t)
-	if err := client.RevokeNamed(t.Context(), target.Settings, "ci"); err != nil {
+	if err := client.RevokeNamed(t.Context(), target.Settings, "regcred-ci"); err != nil {
 		t.Fatal(err)
 	}
-	if slices.Contains(s.Living(), "ci") {
+	if slices.Contains(s.Living(), "regcred-ci") {
 		t.Error("want it revoked")
 	}
 }
@@ -425,11 +444,11 @@ func TestFindKnowsAnyPrefix(t *testing.T) {
 			s := harbortest.New(t)
 			s.SetPrefix(prefix)
 			client, target := subject(s, asSystemAdmin(s), projects...).Open(t)
-			minted, err := client.Mint(t.Context(), request(target, "x-1"))
+			minted, err := client.Mint(t.Context(), request(target, "regcred-x-1"))
 			if err != nil || !strings.HasPrefix(minted.Username, prefix) {
 				t.Errorf("%s, %v: got %s, %v", prefix, projects, minted.Username, err)
 			}
-			if err := client.RevokeNamed(t.Context(), target.Settings, "x-1"); err != nil || len(s.Living()) > 0 {
+			if err := client.RevokeNamed(t.Context(), target.Settings, "regcred-x-1"); err != nil || len(s.Living()) > 0 {
 				t.Errorf("%s, %v: want none left, got %v, %v", prefix, projects, s.Living(), err)
 			}
 		}
@@ -441,13 +460,13 @@ func TestProjectWithANameOfDigits(t *testing.T) {
 	id := s.AddProject("other", harbortest.Admin)
 	name := fmt.Sprint(id)
 	s.AddProject(name, harbortest.Admin)
-	s.AddRobot("other", "ci", -1)
+	s.AddRobot("other", "regcred-ci", -1)
 	client, target := subject(s, s.Connection(), name).Open(t)
-	minted, err := client.Mint(t.Context(), request(target, "ci"))
-	if err != nil || minted.Username != "robot$"+name+"+ci" {
+	minted, err := client.Mint(t.Context(), request(target, "regcred-ci"))
+	if err != nil || minted.Username != "robot$"+name+"+regcred-ci" {
 		t.Errorf("got %s, %v", minted.Username, err)
 	}
-	if err := client.RevokeNamed(t.Context(), target.Settings, "ci"); err != nil || pulls(s, minted, name+"/web") || len(s.Living()) != 1 {
+	if err := client.RevokeNamed(t.Context(), target.Settings, "regcred-ci"); err != nil || pulls(s, minted, name+"/web") || len(s.Living()) != 1 {
 		t.Errorf("want only the one in the project of that name revoked, got %v, %v", s.Living(), err)
 	}
 }
@@ -459,16 +478,16 @@ func TestWhatWasMintedForAProjectThatIsGone(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := harbortest.New(t)
 			client, target := subject(s, as(s), harbortest.Project).Open(t)
-			minted, err := client.Mint(t.Context(), request(target, "ci"))
+			minted, err := client.Mint(t.Context(), request(target, "regcred-ci"))
 			if err != nil {
 				t.Fatal(err)
 			}
 			s.DeleteProject(harbortest.Project)
-			if err := client.Revoke(t.Context(), target.Settings, minted.ID); err != nil {
+			if err := client.Revoke(t.Context(), target.Settings, "regcred-ci", minted.ID); err != nil {
 				t.Errorf("Revoke: want no error, got %v", err)
 			}
 			// Harbor tells only a system administrator that the project is gone.
-			err = client.RevokeNamed(t.Context(), target.Settings, "ci")
+			err = client.RevokeNamed(t.Context(), target.Settings, "regcred-ci")
 			if gone := name == "system administrator"; gone != (err == nil) {
 				t.Errorf("RevokeNamed: want no error only if Harbor says that the project is gone, got %v", err)
 			}
@@ -479,17 +498,120 @@ func TestWhatWasMintedForAProjectThatIsGone(t *testing.T) {
 	}
 }
 
+// Deleting a project deletes the robot account that is its root credential. Nothing can
+// be asked then, until another account is written to the connection.
+func TestProjectIsDeletedWithItsRootCredential(t *testing.T) {
+	s := harbortest.New(t)
+	client, target := subject(s, asProjectRobot(s), harbortest.Project).Open(t)
+	minted, err := client.Mint(t.Context(), request(target, "regcred-ci"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.DeleteProject(harbortest.Project)
+	const hint = "write another account to the connection, of any project, and what the project held counts as revoked"
+	for call, err := range map[string]error{
+		"Revoke":      client.Revoke(t.Context(), target.Settings, "regcred-ci", minted.ID),
+		"RevokeNamed": client.RevokeNamed(t.Context(), target.Settings, "regcred-ci"),
+	} {
+		if issuer.StatusOf(err) != http.StatusUnauthorized || !strings.Contains(err.Error(), hint) {
+			t.Errorf("%s: want 401 and what to do, got %v", call, err)
+		}
+	}
+	other := s.ConnectionAs(s.AddRobot(harbortest.OtherProject, "regcred", -1, harbortest.Manages(harbortest.OtherProject)...))
+	client, _ = subject(s, other, harbortest.Project).Open(t)
+	if err := client.Revoke(t.Context(), target.Settings, "regcred-ci", minted.ID); err != nil {
+		t.Errorf("Revoke with an account of another project: want no error, got %v", err)
+	}
+}
+
+// Root credentials from before the permission robot: read was asked for do not have it.
+func TestRevokeWithoutThePermissionToRead(t *testing.T) {
+	s := harbortest.New(t)
+	permissions := harbortest.Manages(harbortest.Project)
+	permissions[0].Access = slices.DeleteFunc(permissions[0].Access, func(a harbortest.Access) bool { return a.Resource == "robot" && a.Action == "read" })
+	client, target := subject(s, s.ConnectionAs(s.AddRobot(harbortest.Project, "regcred", -1, permissions...)), harbortest.Project).Open(t)
+	minted, err := client.Mint(t.Context(), request(target, "regcred-ci"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	foreign := s.CountAnew(true)
+	for range 2 {
+		if err := client.Revoke(t.Context(), target.Settings, "regcred-ci", minted.ID); err != nil || !slices.Equal(s.Living(), foreign) {
+			t.Errorf("want only the one of that name revoked, got %v, %v", s.Living(), err)
+		}
+	}
+}
+
+// Harbor answers 404 about a permission, and does not delete the robot account.
+func TestRevokeOfARobotAccountThatCannotBeDeleted(t *testing.T) {
+	s := harbortest.New(t)
+	client, target := subject(s, s.Connection(), harbortest.Project).Open(t)
+	minted, err := client.Mint(t.Context(), request(target, "regcred-ci"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.LosePermissions("regcred-ci")
+	for call, err := range map[string]error{
+		"Revoke":      client.Revoke(t.Context(), target.Settings, "regcred-ci", minted.ID),
+		"RevokeNamed": client.RevokeNamed(t.Context(), target.Settings, "regcred-ci"),
+	} {
+		const want = "answered 404 Not Found, which does not prove that the credential is gone: role permission robotaccount:"
+		if err == nil || !strings.Contains(err.Error(), want) || !pulls(s, minted, "apps/web") {
+			t.Errorf("%s: want %q, got %v", call, want, err)
+		}
+	}
+}
+
+// The same words about another robot account or project prove nothing.
+func TestOnlyTheThingThatWasAskedForCounts(t *testing.T) {
+	for body, gone := range map[string]bool{
+		`{"errors":[{"code":"NOT_FOUND","message":"robot %s not found"}]}`:         true,
+		`{"errors":[{"code":"NOT_FOUND","message":"robot 1%s not found"}]}`:        false,
+		`{"errors":[{"code":"UNKNOWN","message":"robot %s not found"}]}`:           false,
+		`{"errors":[{"code":"NOT_FOUND","message":"robot account %s not found"}]}`: false,
+		`{"errors":[{"code":"NOT_FOUND","message":"project tools not found"}]}`:    false,
+	} {
+		s := harbortest.New(t)
+		client, target := subject(s, s.Connection(), harbortest.Project).Open(t)
+		minted, err := client.Mint(t.Context(), request(target, "regcred-ci"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.InjectFault(-1, nil, issuertest.Status(http.StatusNotFound, strings.ReplaceAll(body, "%s", minted.ID)))
+		if err := client.Revoke(t.Context(), target.Settings, "regcred-ci", minted.ID); (err == nil) != gone {
+			t.Errorf("Revoke, %s: want no error: %v, got %v", body, gone, err)
+		}
+		if err := client.RevokeNamed(t.Context(), target.Settings, "regcred-ci"); err == nil {
+			t.Errorf("RevokeNamed, %s: want an error", body)
+		}
+	}
+}
+
+func TestReadOnlyModeRevokesNothing(t *testing.T) {
+	s := harbortest.New(t)
+	client, target := subject(s, s.Connection(), harbortest.Project).Open(t)
+	minted, err := client.Mint(t.Context(), request(target, "regcred-ci"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.SetReadOnly(true)
+	err = client.Revoke(t.Context(), target.Settings, "regcred-ci", minted.ID)
+	if issuer.StatusOf(err) != http.StatusForbidden || !strings.Contains(err.Error(), "read only mode") || len(s.Living()) != 1 {
+		t.Errorf("want Harbor's refusal, got %v", err)
+	}
+}
+
 func TestSystemLevelRobotOutlivesOneOfItsProjects(t *testing.T) {
 	s := harbortest.New(t)
 	client, target := subject(s, asSystemAdmin(s), harbortest.Project, harbortest.OtherProject).Open(t)
-	if _, err := client.Mint(t.Context(), request(target, "ci")); err != nil {
+	if _, err := client.Mint(t.Context(), request(target, "regcred-ci")); err != nil {
 		t.Fatal(err)
 	}
 	s.DeleteProject(harbortest.OtherProject)
-	if living := s.Living(); !slices.Equal(living, []string{"ci"}) {
+	if living := s.Living(); !slices.Equal(living, []string{"regcred-ci"}) {
 		t.Errorf("want it alive, got %v", living)
 	}
-	if err := client.RevokeNamed(t.Context(), target.Settings, "ci"); err != nil || len(s.Living()) > 0 {
+	if err := client.RevokeNamed(t.Context(), target.Settings, "regcred-ci"); err != nil || len(s.Living()) > 0 {
 		t.Errorf("want it revoked, got %v, %v", s.Living(), err)
 	}
 }
@@ -497,13 +619,13 @@ func TestSystemLevelRobotOutlivesOneOfItsProjects(t *testing.T) {
 func TestRevokeSaysWhoseRightIsMissing(t *testing.T) {
 	s := harbortest.New(t)
 	mine, target := subject(s, asSystemAdmin(s), harbortest.OtherProject).Open(t)
-	minted, err := mine.Mint(t.Context(), request(target, "ci"))
+	minted, err := mine.Mint(t.Context(), request(target, "regcred-ci"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	other, _ := subject(s, s.Connection(), harbortest.OtherProject).Open(t)
-	err = other.Revoke(t.Context(), target.Settings, minted.ID)
-	if issuer.StatusOf(err) != http.StatusForbidden || !strings.Contains(err.Error(), "the permission robot: delete") || len(s.Living()) != 1 {
+	err = other.Revoke(t.Context(), target.Settings, "regcred-ci", minted.ID)
+	if issuer.StatusOf(err) != http.StatusForbidden || !strings.Contains(err.Error(), "the permission project: read") || len(s.Living()) != 1 {
 		t.Errorf("want 403, got %v", err)
 	}
 }
@@ -574,7 +696,7 @@ func TestCheckRefuses(t *testing.T) {
 		},
 		"a system-level robot account of projects only": {
 			func(s *harbortest.Server) issuer.Connection { return without(s, "") },
-			"answered 403 Forbidden: forbidden (only a project administrator (for system-level robot accounts, a system administrator) or a robot account with the permission robot: list can list robot accounts)",
+			"answered 403 Forbidden: robot$regcred (only a project administrator (for system-level robot accounts, a system administrator) or a robot account with the permission robot: list can list robot accounts)",
 		},
 		"a robot account that has ended": {
 			func(s *harbortest.Server) issuer.Connection {
@@ -582,7 +704,21 @@ func TestCheckRefuses(t *testing.T) {
 				s.SetNow(func() time.Time { return time.Now().AddDate(0, 0, 2) })
 				return c
 			},
+			"answered 401 Unauthorized: unauthorized (a robot account of a project is deleted with the project; if it was, write another account to the connection, of any project, and what the project held counts as revoked)",
+		},
+		"a user whom Harbor has locked": {
+			func(s *harbortest.Server) issuer.Connection {
+				s.Lock(harbortest.Admin, true)
+				return s.Connection()
+			},
 			"answered 401 Unauthorized: unauthorized",
+		},
+		"any account while the database is down": {
+			func(s *harbortest.Server) issuer.Connection {
+				s.SetDatabaseDown(true)
+				return s.Connection()
+			},
+			"answered 401 Unauthorized, which does not prove that the root credential is refused: unauthorized (Harbor says that its component database is unhealthy, and then refuses every password)",
 		},
 		"a robot account whose project is not in its name": {
 			func(s *harbortest.Server) issuer.Connection {
@@ -648,15 +784,15 @@ func TestCheckGivesUpWhileHarborIsDown(t *testing.T) {
 func TestRevokeDoesNotBelieveAPage(t *testing.T) {
 	s := harbortest.New(t)
 	client, target := subject(s, asProjectRobot(s), harbortest.Project).Open(t)
-	minted, err := client.Mint(t.Context(), issuer.Request{Name: issuer.NewName("app"), For: target.Settings, ExpiresAt: time.Now().Add(time.Hour)})
+	minted, err := client.Mint(t.Context(), request(target, "regcred-ci"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.InjectFault(1, issuertest.Method(http.MethodDelete), issuertest.Garbage)
-	if err := client.Revoke(t.Context(), target.Settings, minted.ID); err == nil || !strings.Contains(err.Error(), "with a body, where Harbor sends none") {
+	if err := client.Revoke(t.Context(), target.Settings, "regcred-ci", minted.ID); err == nil || !strings.Contains(err.Error(), "with a body, where Harbor sends none") {
 		t.Errorf("want an error about the answer, got %v", err)
 	}
-	if err := client.Revoke(t.Context(), target.Settings, minted.ID); err != nil {
+	if err := client.Revoke(t.Context(), target.Settings, "regcred-ci", minted.ID); err != nil {
 		t.Errorf("again: %v", err)
 	}
 }

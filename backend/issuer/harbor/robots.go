@@ -5,7 +5,6 @@ package harbor
 import (
 	"context"
 	"net/http"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -149,20 +148,26 @@ func expiryTime(seconds int64) time.Time {
 	return time.Unix(seconds, 0).UTC()
 }
 
-// Find implements [issuer.Issuer].
+// Find implements [issuer.Issuer]. Deleting a project deletes its robot accounts.
 func (r *robots) Find(ctx context.Context, target issuer.Settings, name string) ([]string, error) {
-	var scope registryScope
-	if projects := strings.Split(target[fieldProjects], ","); len(projects) == 1 {
-		id, err := r.projectID(ctx, r.admin, projects[0])
-		if issuer.StatusOf(err) == http.StatusNotFound {
-			return nil, nil // deleting the project deleted its robot accounts
+	scope, err := r.scopeOf(ctx, target)
+	if err != nil {
+		if issuer.IsGone(err) {
+			return nil, nil
 		}
-		if err != nil {
-			return nil, err
-		}
-		scope = registryScope{project: projects[0], id: id}
+		return nil, err
 	}
 	return r.find(ctx, scope, name)
+}
+
+// scopeOf returns where the robot accounts of a target live.
+func (r *robots) scopeOf(ctx context.Context, target issuer.Settings) (registryScope, error) {
+	projects := strings.Split(target[fieldProjects], ",")
+	if len(projects) > 1 {
+		return registryScope{}, nil
+	}
+	id, err := r.projectID(ctx, r.admin, projects[0])
+	return registryScope{project: projects[0], id: id}, err
 }
 
 // find returns the IDs of the robot accounts with a name.
@@ -171,10 +176,10 @@ func (r *robots) find(ctx context.Context, scope registryScope, name string) ([]
 	// without the prefix, so an exact filter works. In a project, it stores
 	// project+name. Some versions read the plus sign in a filter as a space, so
 	// the filter looks for a part, and the name is compared with what follows the
-	// plus sign, which Harbor allows in no name.
-	filter, matches := name, func(full string) bool { return strings.HasSuffix(full, name) }
+	// plus sign.
+	filter := name
 	if scope.project != "" {
-		filter, matches = "~"+name, func(full string) bool { _, short, _ := cutLast(full, "+"); return short == name }
+		filter = "~" + name
 	}
 	listed, err := r.list(ctx, r.admin, scope, filter)
 	if err != nil {
@@ -182,23 +187,66 @@ func (r *robots) find(ctx context.Context, scope registryScope, name string) ([]
 	}
 	var ids []string
 	for _, one := range listed {
-		if matches(one.Name) {
-			ids = append(ids, strconv.FormatInt(one.ID, 10))
+		if one.isNamed(scope.project, name) {
+			ids = append(ids, one.id())
 		}
 	}
 	return ids, nil
 }
 
-// Revoke implements [issuer.Issuer]. Harbor also answers 404 after the project was
-// deleted, because that deletes its robot accounts.
-func (r *robots) Revoke(ctx context.Context, _ issuer.Settings, id string) error {
+func (r robot) id() string { return strconv.FormatInt(r.ID, 10) }
+
+// isNamed reports whether a robot account of a project, or of the system if it is "",
+// was created under a name. Harbor allows a plus sign in no name, and its prefix may
+// have been changed to any text.
+func (r robot) isNamed(project, name string) bool {
+	if project == "" {
+		return strings.HasSuffix(r.Name, name)
+	}
+	prefixed, short, _ := cutLast(r.Name, "+")
+	return short == name && strings.HasSuffix(prefixed, project)
+}
+
+// Revoke implements [issuer.Issuer].
+func (r *robots) Revoke(ctx context.Context, target issuer.Settings, name, id string) error {
+	if _, err := strconv.ParseInt(id, 10, 64); err != nil {
+		return issuer.Refusedf("%q is not the ID of a robot account", id)
+	}
+	ending := r.ending(func(ctx context.Context) ([]string, error) { return r.Find(ctx, target, name) })
+	if project := target[fieldProjects]; !strings.Contains(project, ",") {
+		ending.NameOf = func(ctx context.Context, id string) (string, error) { return r.nameOf(ctx, project, name, id) }
+	}
+	return ending.End(ctx, name, id)
+}
+
+func (r *robots) ending(find func(context.Context) ([]string, error)) issuer.Ending {
+	return issuer.Ending{Find: find, Delete: r.delete}
+}
+
+// nameOf returns the wanted name if the robot account with an ID was created in the
+// project under it, and otherwise its full name. Harbor tells every account that works
+// if there is none.
+func (r *robots) nameOf(ctx context.Context, project, wanted, id string) (string, error) {
+	var found robot
+	_, err := r.do(ctx, r.admin, call{method: http.MethodGet, path: "/robots/" + id, out: &found, about: "robot " + id})
+	switch {
+	case issuer.StatusOf(err) == http.StatusForbidden:
+		return "", nil // robot: read is missing, or it is another project's
+	case err != nil:
+		return "", err
+	case found.id() != id || found.Name == "":
+		return "", issuer.Malformedf("the answer does not describe the robot account")
+	case found.Level == levelProject && found.isNamed(project, wanted):
+		return wanted, nil
+	}
+	return found.Name, nil
+}
+
+func (r *robots) delete(ctx context.Context, id string) error {
 	_, err := r.do(ctx, r.admin, call{
-		method: http.MethodDelete, path: "/robots/" + url.PathEscape(id),
+		method: http.MethodDelete, path: "/robots/" + id, about: "robot " + id,
 		forbidden: "only a project administrator (for system-level robot accounts, a system administrator) or a robot account with the permission robot: delete can delete robot accounts",
 	})
-	if issuer.StatusOf(err) == http.StatusNotFound {
-		return nil
-	}
 	return err
 }
 

@@ -84,14 +84,14 @@ func (r *robots) ActivateRoot(ctx context.Context, root issuer.Root) error {
 	}
 	password := root.Secrets[fieldPassword]
 	err := r.changePassword(ctx, password)
-	if issuer.StatusOf(err) != http.StatusUnauthorized {
+	if !issuer.IsRefused(err) {
 		return err
 	}
 	// The old password is refused, perhaps because an earlier call has changed it.
 	// It is tried before the new one, because Harbor locks a user for a moment
 	// after a wrong password.
 	_, err = r.whoami(ctx, basicAuth{username: r.admin.username, password: password})
-	if issuer.StatusOf(err) == http.StatusUnauthorized {
+	if issuer.IsRefused(err) {
 		// Not definite: a locked user gets the same answer, and then either password
 		// may be the valid one.
 		return issuer.Malformedf("answered 401 Unauthorized to the old and the new password of %s: the password was changed elsewhere, or Harbor has locked the user for a moment after wrong passwords", r.admin.username)
@@ -122,86 +122,98 @@ func (r *robots) DiscardRoot(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	ids, err := r.find(ctx, scope, name)
-	if err != nil {
-		return err
-	}
-	for _, id := range ids {
-		if err := r.Revoke(ctx, nil, id); err != nil {
-			return err
-		}
-	}
-	return nil
+	return r.ending(func(ctx context.Context) ([]string, error) { return r.find(ctx, scope, name) }).EndNamed(ctx)
 }
 
-// RetireRoot implements [issuer.RootRotator]. [robots.ActivateRoot] has ended a
-// user's old password; a robot account deletes itself.
-func (r *robots) RetireRoot(ctx context.Context) error {
-	err := r.retire(ctx)
-	if issuer.StatusOf(err) == http.StatusUnauthorized {
-		return nil // the old one has ended
+// RetireRoot implements [issuer.RootRotator]. [robots.ActivateRoot] has ended a user's
+// old password. A robot account has ended if it is not in the list that the new root
+// credential reads. One that the new root credential may not look for deletes itself.
+func (r *robots) RetireRoot(ctx context.Context, root issuer.Root) error {
+	if _, err := r.whoami(ctx, r.admin); err != nil {
+		return err
+	}
+	old := *r
+	old.admin = basicAuth{username: root.Settings[fieldUsername], password: root.Secrets[fieldPassword]}
+	if old.admin.username == r.admin.username {
+		return nil
+	}
+	err := r.retire(ctx, old.admin.username)
+	if issuer.StatusOf(err) != http.StatusForbidden {
+		return err
+	}
+	who, oldErr := old.whoami(ctx, old.admin)
+	switch {
+	case issuer.IsRefused(oldErr), oldErr == nil && !who.robot:
+		return nil // Harbor accepts the new one, so it refuses the old one rightly
+	case oldErr != nil:
+		return err
+	}
+	return old.retire(ctx, old.admin.username)
+}
+
+// retire deletes the robot account with a full name, if it is listed.
+func (r *robots) retire(ctx context.Context, username string) error {
+	found, _, err := r.robotNamed(ctx, username)
+	if err != nil || found == nil {
+		return err
+	}
+	err = r.delete(ctx, found.id())
+	if issuer.IsGone(err) {
+		return nil
 	}
 	return err
 }
 
-func (r *robots) retire(ctx context.Context) error {
-	who, err := r.whoami(ctx, r.admin)
-	if err != nil || !who.robot {
-		return err
-	}
-	self, _, err := r.self(ctx)
-	if err != nil {
-		return err
-	}
-	return r.Revoke(ctx, nil, strconv.FormatInt(self.ID, 10))
-}
-
 // self returns the robot account of the root credential, and its scope.
 func (r *robots) self(ctx context.Context) (robot, registryScope, error) {
-	prefixed, short, inProject := cutLast(r.admin.username, "+")
+	found, scope, err := r.robotNamed(ctx, r.admin.username)
+	switch {
+	case err != nil:
+		return robot{}, registryScope{}, err
+	case found == nil:
+		return robot{}, registryScope{}, r.notListed()
+	}
+	return *found, scope, nil
+}
+
+// robotNamed returns the robot account with a full name, and its scope. It returns nil
+// only if every scope that the name can mean was read, or does not exist.
+func (r *robots) robotNamed(ctx context.Context, username string) (*robot, registryScope, error) {
+	prefixed, short, inProject := cutLast(username, "+")
 	if !inProject {
-		self, err := r.selfIn(ctx, registryScope{}, "")
-		return self, registryScope{}, err
+		found, err := r.robotIn(ctx, registryScope{}, "", username)
+		return found, registryScope{}, err
 	}
 	// Harbor's prefix is not known, and may look like a part of the project's
 	// name: robot-team+x belongs to the project robot-team or, more likely, team.
 	var first error
 	for _, project := range projectsIn(prefixed) {
-		self, scope, err := r.selfInProject(ctx, project, short)
+		id, err := r.projectID(ctx, r.admin, project)
 		if err == nil {
-			return self, scope, nil
+			scope := registryScope{project: project, id: id}
+			var found *robot
+			if found, err = r.robotIn(ctx, scope, "~"+short, username); found != nil {
+				return found, scope, nil
+			}
 		}
-		if first == nil {
+		if first == nil && err != nil && !issuer.IsGone(err) {
 			first = err
 		}
 	}
-	if first == nil {
-		first = r.notListed()
-	}
-	return robot{}, registryScope{}, first
+	return nil, registryScope{}, first
 }
 
-func (r *robots) selfInProject(ctx context.Context, project, short string) (robot, registryScope, error) {
-	id, err := r.projectID(ctx, r.admin, project)
+func (r *robots) robotIn(ctx context.Context, scope registryScope, filter, username string) (*robot, error) {
+	listed, err := r.list(ctx, r.admin, scope, filter)
 	if err != nil {
-		return robot{}, registryScope{}, err
+		return nil, err
 	}
-	scope := registryScope{project: project, id: id}
-	self, err := r.selfIn(ctx, scope, "~"+short)
-	return self, scope, err
-}
-
-func (r *robots) selfIn(ctx context.Context, scope registryScope, name string) (robot, error) {
-	listed, err := r.list(ctx, r.admin, scope, name)
-	if err != nil {
-		return robot{}, err
-	}
-	for _, one := range listed {
-		if one.Name == r.admin.username {
-			return one, nil
+	for i, one := range listed {
+		if one.Name == username {
+			return &listed[i], nil
 		}
 	}
-	return robot{}, r.notListed()
+	return nil, nil
 }
 
 func (r *robots) notListed() error {

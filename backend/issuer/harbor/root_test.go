@@ -15,6 +15,27 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer/issuertest"
 )
 
+// rootOf returns the root credential of a connection.
+func rootOf(c issuer.Connection) issuer.Root {
+	return issuer.Root{Settings: c.Settings, Secrets: c.Secrets}
+}
+
+// replace prepares the next root credential of a connection, and returns a client that is
+// open with it.
+func replace(t *testing.T, s *harbortest.Server, c issuer.Connection) *issuer.Client {
+	t.Helper()
+	client, _ := subject(s, c, harbortest.Project).Open(t)
+	root, err := client.PrepareRoot(t.Context(), "regcred-root-2")
+	if err == nil {
+		err = client.ActivateRoot(t.Context(), root)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	renewed, _ := subject(s, c.With(root), harbortest.Project).Open(t)
+	return renewed
+}
+
 // works reports whether Harbor accepts a root credential.
 func works(t *testing.T, s *harbortest.Server, c issuer.Connection) bool {
 	t.Helper()
@@ -26,18 +47,18 @@ func works(t *testing.T, s *harbortest.Server, c issuer.Connection) bool {
 func TestPreparingAPasswordTellsHarborNothing(t *testing.T) {
 	s := harbortest.New(t)
 	client, _ := subject(s, s.Connection(), harbortest.Project).Open(t)
-	first, err := client.PrepareRoot(t.Context(), "root-1")
+	first, err := client.PrepareRoot(t.Context(), "regcred-root-1")
 	if err != nil {
 		t.Fatal(err)
 	}
-	second, err := client.PrepareRoot(t.Context(), "root-2")
+	second, err := client.PrepareRoot(t.Context(), "regcred-root-2")
 	if err != nil || first.Secrets["password"].Equal(second.Secrets["password"]) {
 		t.Errorf("want another password each time, got %v", err)
 	}
 	if length := len(first.Secrets["password"].Reveal()); length != 55 {
 		t.Errorf("want 55 characters, as documented, got %d", length)
 	}
-	if err := client.DiscardRoot(t.Context(), "root-1"); err != nil {
+	if err := client.DiscardRoot(t.Context(), "regcred-root-1"); err != nil {
 		t.Errorf("DiscardRoot: %v", err)
 	}
 	if len(first.Settings) != 0 || !works(t, s, s.Connection()) || works(t, s, s.Connection().With(first)) {
@@ -54,7 +75,7 @@ func TestPreparingAPasswordTellsHarborNothing(t *testing.T) {
 func TestActivateAgainAfterThePasswordHasChanged(t *testing.T) {
 	s := harbortest.New(t)
 	client, _ := subject(s, s.Connection(), harbortest.Project).Open(t)
-	root, err := client.PrepareRoot(t.Context(), "root")
+	root, err := client.PrepareRoot(t.Context(), "regcred-root")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,7 +89,8 @@ func TestActivateAgainAfterThePasswordHasChanged(t *testing.T) {
 	if works(t, s, s.Connection()) || !works(t, s, s.Connection().With(root)) {
 		t.Error("want the new password in force")
 	}
-	if err := client.RetireRoot(t.Context()); err != nil {
+	renewed, _ := subject(s, s.Connection().With(root), harbortest.Project).Open(t)
+	if err := renewed.RetireRoot(t.Context(), rootOf(s.Connection())); err != nil {
 		t.Errorf("RetireRoot: %v", err)
 	}
 }
@@ -77,7 +99,7 @@ func TestActivateAgainAfterThePasswordHasChanged(t *testing.T) {
 func TestActivateIsNotDefiniteWhereBothPasswordsAreRefused(t *testing.T) {
 	s := harbortest.New(t)
 	client, _ := subject(s, s.Connection(), harbortest.Project).Open(t)
-	root, err := client.PrepareRoot(t.Context(), "root")
+	root, err := client.PrepareRoot(t.Context(), "regcred-root")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +119,7 @@ func TestActivateIsNotDefiniteWhereBothPasswordsAreRefused(t *testing.T) {
 func TestActivateSaysWhatHarborRefuses(t *testing.T) {
 	s := harbortest.New(t)
 	client, _ := subject(s, s.Connection(), harbortest.Project).Open(t)
-	root, err := client.PrepareRoot(t.Context(), "root")
+	root, err := client.PrepareRoot(t.Context(), "regcred-root")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +138,7 @@ func TestPrepareRefusesUsersWhosePasswordHarborDoesNotKeep(t *testing.T) {
 		s := harbortest.New(t)
 		s.SetAuthMode(mode)
 		client, _ := subject(s, s.Connection(), harbortest.Project).Open(t)
-		_, err := client.PrepareRoot(t.Context(), "root")
+		_, err := client.PrepareRoot(t.Context(), "regcred-root")
 		want := "Harbor does not keep the password of vault, because its users come from another source (" + mode + "): change it there and write it to the connection, or use a robot account"
 		if err == nil || !strings.HasSuffix(err.Error(), ": "+want) || !issuer.Definite(err) {
 			t.Errorf("%s: want %q, got %v", mode, want, err)
@@ -124,7 +146,7 @@ func TestPrepareRefusesUsersWhosePasswordHarborDoesNotKeep(t *testing.T) {
 		s.AddUser("admin", "Harbor-Pass1", true)
 		admin := s.ConnectionAs("admin", "Harbor-Pass1")
 		local, _ := subject(s, admin, harbortest.Project).Open(t)
-		root, err := local.PrepareRoot(t.Context(), "root")
+		root, err := local.PrepareRoot(t.Context(), "regcred-root")
 		if err == nil {
 			err = local.ActivateRoot(t.Context(), root)
 		}
@@ -141,8 +163,8 @@ func TestRobotAccountIsReplacedByItsLike(t *testing.T) {
 		days        int64
 		want        string
 	}{
-		"of a project": {"apps", harbortest.Manages("apps"), 90, "robot$apps+root-2"},
-		"system-level": {"", append(harbortest.Manages("apps", "tools"), harbortest.ManagesSystem()), -1, "robot$root-2"},
+		"of a project": {"apps", harbortest.Manages("apps"), 90, "robot$apps+regcred-root-2"},
+		"system-level": {"", append(harbortest.Manages("apps", "tools"), harbortest.ManagesSystem()), -1, "robot$regcred-root-2"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := harbortest.New(t)
@@ -154,7 +176,7 @@ func TestRobotAccountIsReplacedByItsLike(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			root, err := client.PrepareRoot(t.Context(), "root-2")
+			root, err := client.PrepareRoot(t.Context(), "regcred-root-2")
 			if err != nil || root.Settings["username"] != c.want {
 				t.Fatalf("want %s, got %v, %v", c.want, root.Settings, err)
 			}
@@ -166,7 +188,7 @@ func TestRobotAccountIsReplacedByItsLike(t *testing.T) {
 			if err != nil || before.ExpiresAt.IsZero() != after.ExpiresAt.IsZero() || after.ExpiresAt.Before(before.ExpiresAt) {
 				t.Errorf("want it to last as long, %s, got %s, %v", before.ExpiresAt, after.ExpiresAt, err)
 			}
-			if err := client.RetireRoot(t.Context()); err != nil {
+			if err := renewed.RetireRoot(t.Context(), rootOf(old)); err != nil {
 				t.Errorf("RetireRoot: %v", err)
 			}
 			if diff := cmp.Diff([]string{c.want, "vault"}, s.Admins()); diff != "" {
@@ -183,14 +205,14 @@ func TestDiscardEndsOnlyWhatWasPrepared(t *testing.T) {
 			client, _ := subject(s, as(s), harbortest.Project).Open(t)
 			before := s.Admins()
 			s.InjectFault(1, s.MintMatch, issuertest.CutAfterActing)
-			if _, err := client.PrepareRoot(t.Context(), "root"); err == nil || issuer.Definite(err) {
+			if _, err := client.PrepareRoot(t.Context(), "regcred-root"); err == nil || issuer.Definite(err) {
 				t.Fatalf("want an error that is not definite, got %v", err)
 			}
 			if diff := cmp.Diff(before, s.Admins()); diff == "" {
 				t.Fatal("want one more")
 			}
 			for range 2 {
-				if err := client.DiscardRoot(t.Context(), "root"); err != nil {
+				if err := client.DiscardRoot(t.Context(), "regcred-root"); err != nil {
 					t.Errorf("DiscardRoot: %v", err)
 				}
 			}
@@ -201,25 +223,81 @@ func TestDiscardEndsOnlyWhatWasPrepared(t *testing.T) {
 	}
 }
 
-// The answer to the deletion was lost, and the repetition is refused.
+// The answer to the deletion was lost, and the repetition finds nothing.
 func TestRetireWhereTheAnswerIsLost(t *testing.T) {
 	s := harbortest.New(t)
-	client, _ := subject(s, asProjectRobot(s), harbortest.Project).Open(t)
+	old := asProjectRobot(s)
+	renewed := replace(t, s, old)
 	s.InjectFault(1, issuertest.Method(http.MethodDelete), issuertest.CutAfterActing)
-	if err := client.RetireRoot(t.Context()); err != nil {
-		t.Errorf("RetireRoot: %v", err)
+	for range 2 {
+		if err := renewed.RetireRoot(t.Context(), rootOf(old)); err != nil {
+			t.Errorf("RetireRoot: %v", err)
+		}
 	}
-	if admins := s.Admins(); !slices.Equal(admins, []string{"vault"}) {
+	if admins := s.Admins(); !slices.Equal(admins, []string{"robot$apps+regcred-root-2", "vault"}) {
 		t.Errorf("want it gone, got %v", admins)
 	}
 }
 
 func TestRetireFailsWhereTheRobotAccountStays(t *testing.T) {
+	for name, fault := range map[string]issuertest.Fault{
+		"refused":    issuertest.Status(http.StatusForbidden, "{}"),
+		"permission": issuertest.Status(http.StatusNotFound, `{"errors":[{"code":"NOT_FOUND","message":"role permission robotaccount:5 not found"}]}`),
+	} {
+		s := harbortest.New(t)
+		old := asProjectRobot(s)
+		renewed := replace(t, s, old)
+		s.InjectFault(-1, issuertest.Method(http.MethodDelete), fault)
+		if err := renewed.RetireRoot(t.Context(), rootOf(old)); err == nil || !works(t, s, old) {
+			t.Errorf("%s: want an error, and the old one to work still, got %v", name, err)
+		}
+	}
+}
+
+// While Harbor's database is down, the old one is refused and lives. A disabled one is
+// refused and may be enabled again.
+func TestRetireDoesNotTakeARefusalForAnEnd(t *testing.T) {
+	for name, as := range map[string]func(*harbortest.Server) issuer.Connection{"of a project": asProjectRobot, "system-level": asSystemRobot} {
+		t.Run(name, func(t *testing.T) {
+			s := harbortest.New(t)
+			old := as(s)
+			renewed := replace(t, s, old)
+			for _, down := range []func(){func() { s.SetDatabaseDown(true) }, s.SetDatabaseJustDown} {
+				down()
+				if err := renewed.RetireRoot(t.Context(), rootOf(old)); err == nil {
+					t.Error("want an error while the database is down")
+				}
+				s.SetDatabaseDown(false)
+				if !works(t, s, old) {
+					t.Fatal("want the old one to work still")
+				}
+			}
+			s.Disable(old.Settings["username"])
+			if err := renewed.RetireRoot(t.Context(), rootOf(old)); err != nil {
+				t.Errorf("RetireRoot of a disabled one: %v", err)
+			}
+			client, _ := subject(s, asSystemAdmin(s), harbortest.Project).Open(t)
+			if err := client.RetireRoot(t.Context(), rootOf(old)); err != nil {
+				t.Errorf("RetireRoot of what is gone: %v", err)
+			}
+			if slices.Contains(s.Names(), old.Settings["username"]) {
+				t.Error("want the disabled one gone")
+			}
+		})
+	}
+}
+
+// A root credential that was written by hand meanwhile may not look for the old one,
+// which then deletes itself.
+func TestRetireWithARootCredentialOfAnotherProject(t *testing.T) {
 	s := harbortest.New(t)
-	client, _ := subject(s, asProjectRobot(s), harbortest.Project).Open(t)
-	s.InjectFault(-1, issuertest.Method(http.MethodDelete), issuertest.Status(http.StatusForbidden, "{}"))
-	if err := client.RetireRoot(t.Context()); issuer.StatusOf(err) != http.StatusForbidden {
-		t.Errorf("want 403, got %v", err)
+	old := asProjectRobot(s)
+	other := s.ConnectionAs(s.AddRobot(harbortest.OtherProject, "regcred", -1, harbortest.Manages(harbortest.OtherProject)...))
+	client, _ := subject(s, other, harbortest.OtherProject).Open(t)
+	for range 2 {
+		if err := client.RetireRoot(t.Context(), rootOf(old)); err != nil || works(t, s, old) {
+			t.Errorf("want the old one gone, got %v", err)
+		}
 	}
 }
 
@@ -228,7 +306,7 @@ func TestPrepareRobotAccountRefusesWhereItMayNotMakeItsLike(t *testing.T) {
 	own := harbortest.Manages(harbortest.Project)
 	own[0].Access = slices.DeleteFunc(own[0].Access, func(a harbortest.Access) bool { return a.Resource == "robot" && a.Action == "create" })
 	client, _ := subject(s, s.ConnectionAs(s.AddRobot(harbortest.Project, "regcred", -1, own...)), harbortest.Project).Open(t)
-	if _, err := client.PrepareRoot(t.Context(), "root"); issuer.StatusOf(err) != http.StatusForbidden || !issuer.Definite(err) {
+	if _, err := client.PrepareRoot(t.Context(), "regcred-root"); issuer.StatusOf(err) != http.StatusForbidden || !issuer.Definite(err) {
 		t.Errorf("want 403, definite, got %v", err)
 	}
 }
@@ -238,7 +316,7 @@ func TestPreparedPasswordsKeepHarborsRule(t *testing.T) {
 	connection := s.Connection()
 	for range 20 {
 		client, _ := subject(s, connection, harbortest.Project).Open(t)
-		root, err := client.PrepareRoot(t.Context(), "root")
+		root, err := client.PrepareRoot(t.Context(), "regcred-root")
 		if err == nil {
 			err = client.ActivateRoot(t.Context(), root)
 		}

@@ -32,6 +32,19 @@ type Subject struct {
 	// Mints matches the request that mints.
 	Mints func(*http.Request) bool
 
+	// Living returns the names of the credentials that work now. It is nil for a real
+	// registry.
+	Living func() []string
+
+	// CountAnew gives the ID of each credential to another one with a name of its own,
+	// and returns these names. The former ones get other IDs if they are kept, and are
+	// gone otherwise. It is nil for a real registry.
+	CountAnew func(keep bool) []string
+
+	// Outage makes the registry refuse right credentials, as its own outages do, or
+	// ends that. It is nil if no such outage is known.
+	Outage func(on bool)
+
 	// BadSecrets replace the connection's secrets, and the server refuses them.
 	BadSecrets issuer.Secrets
 }
@@ -65,6 +78,9 @@ func Conform(t *testing.T, fresh func(t *testing.T) Subject) {
 	t.Run("target is stable", func(t *testing.T) { targetIsStable(t, fresh(t)) })
 	t.Run("bad root credential", func(t *testing.T) { badCredential(t, fresh(t)) })
 	t.Run("root credential is replaced", func(t *testing.T) { rotatesRoot(t, fresh(t)) })
+	t.Run("foreign credentials", func(t *testing.T) { leavesForeignCredentials(t, fresh) })
+	t.Run("answers of others", func(t *testing.T) { believesNoOther(t, fresh) })
+	t.Run("outage", func(t *testing.T) { believesNoOutage(t, fresh(t)) })
 	t.Run("faults", func(t *testing.T) {
 		if fresh(t).Server == nil {
 			return
@@ -95,7 +111,8 @@ func mintsFindsAndRevokes(t *testing.T, s Subject) {
 		t.Errorf("Check: want an identity, got %+v, %v", status, err)
 	}
 	name := issuer.NewName("My_App.1")
-	first, second := mint(t, client, target, name), mint(t, client, target, issuer.NewName("My_App.1"))
+	second := mint(t, client, target, issuer.NewName("My_App.1"))
+	first := mint(t, client, target, name)
 	for _, c := range []issuer.Credential{first, second} {
 		if _, err := dockerconfig.ParseUsername(c.Username); err != nil {
 			t.Errorf("user name %q: %v", c.Username, err)
@@ -107,13 +124,13 @@ func mintsFindsAndRevokes(t *testing.T, s Subject) {
 	if s.Type.NoRevocation {
 		return
 	}
-	if err := client.Revoke(t.Context(), target.Settings, first.ID); err != nil {
+	if err := client.Revoke(t.Context(), target.Settings, name, first.ID); err != nil {
 		t.Fatalf("Revoke: %v", err)
 	}
 	if s.Pulls(first) || !s.Pulls(second) {
 		t.Errorf("want the first credential to be refused and the second not; pulls: %v, %v", s.Pulls(first), s.Pulls(second))
 	}
-	if err := client.Revoke(t.Context(), target.Settings, first.ID); err != nil {
+	if err := client.Revoke(t.Context(), target.Settings, name, first.ID); err != nil {
 		t.Errorf("Revoke again: want no error, got %v", err)
 	}
 	if err := client.RevokeNamed(t.Context(), target.Settings, name); err != nil {
@@ -205,7 +222,7 @@ func rotatesRoot(t *testing.T, s Subject) {
 		t.Fatalf("Check of the new one: %v", err)
 	}
 	for range 2 {
-		if err := old.RetireRoot(t.Context()); err != nil {
+		if err := client.RetireRoot(t.Context(), rootOf(s.Connection)); err != nil {
 			t.Errorf("RetireRoot: %v", err)
 		}
 	}
@@ -228,6 +245,144 @@ func rotatesRoot(t *testing.T, s Subject) {
 	discarded, _ := renewed.Open(t)
 	if _, err := discarded.Check(t.Context()); err == nil {
 		t.Error("want what was discarded to be refused")
+	}
+}
+
+func rootOf(c issuer.Connection) issuer.Root {
+	return issuer.Root{Settings: c.Settings, Secrets: c.Secrets}
+}
+
+// leavesForeignCredentials revokes, where other credentials have the IDs now. One that
+// has the name under another ID is revoked.
+func leavesForeignCredentials(t *testing.T, fresh func(t *testing.T) Subject) {
+	for _, kept := range []bool{false, true} {
+		for call, revoke := range map[string]func(*issuer.Client, issuer.Target, string, string) error{
+			"Revoke": func(c *issuer.Client, target issuer.Target, name, id string) error {
+				return c.Revoke(t.Context(), target.Settings, name, id)
+			},
+			"RevokeNamed": func(c *issuer.Client, target issuer.Target, name, _ string) error {
+				return c.RevokeNamed(t.Context(), target.Settings, name)
+			},
+		} {
+			s := fresh(t)
+			if s.CountAnew == nil || s.Type.NoRevocation {
+				return
+			}
+			client, target := s.Open(t)
+			name := issuer.NewName("My_App.1")
+			minted := mint(t, client, target, name)
+			foreign := s.CountAnew(kept)
+			if living := s.Living(); slices.Contains(living, name) != kept || len(foreign) == 0 {
+				t.Fatalf("want the minted one to work: %v, and another with its ID, got %v and %v", kept, living, foreign)
+			}
+			if err := revoke(client, target, name, minted.ID); err != nil {
+				t.Errorf("%s, kept %v: want no error, got %v", call, kept, err)
+			}
+			if living := s.Living(); !slices.Equal(living, foreign) {
+				t.Errorf("%s, kept %v: want only the other ones to work, %v, got %v", call, kept, foreign, living)
+			}
+			if err := client.Revoke(t.Context(), target.Settings, foreign[0], minted.ID); err == nil || !slices.Equal(s.Living(), foreign) {
+				t.Errorf("%s, kept %v: want a name that the engine did not create to be refused, got %v and %v", call, kept, err, s.Living())
+			}
+		}
+	}
+}
+
+// others are bodies of answers that are not the registry's own, or not about what was
+// asked for. Each comes with each of the statuses 401 and 404.
+var others = map[string]struct{ contentType, body string }{
+	"plain text":   {"text/plain", "default backend - 404"},
+	"page":         {"text/html", "<html><head><title>404 Not Found</title></head></html>"},
+	"other JSON":   {"application/json", `{"message":"no Route matched with those values"}`},
+	"error":        {"application/json", `{"error":"404 Not Found"}`},
+	"OCI registry": {"application/json", `{"errors":[{"code":"NAME_UNKNOWN","message":"repository name not known to registry"}]}`},
+	"no route":     {"application/json", `{"errors":[{"code":"NOT_FOUND","message":"path /api/v2.0/x was not found"}]}`},
+	"permission":   {"application/json", `{"errors":[{"code":"NOT_FOUND","message":"role permission robotaccount:56 not found"}]}`},
+	"list":         {"application/json", `[]`},
+	"nothing":      {"", ""},
+}
+
+// believesNoOther has another server answer in place of the registry, as a proxy does
+// while the registry is down or its route is missing. Nothing counts as ended, and the
+// root credential does not count as refused.
+func believesNoOther(t *testing.T, fresh func(t *testing.T) Subject) {
+	s := fresh(t)
+	if s.Living == nil || s.Type.NoRevocation {
+		return
+	}
+	client, target := s.Open(t)
+	name := issuer.NewName("x")
+	minted := mint(t, client, target, name)
+	for what, other := range others {
+		for _, status := range []int{http.StatusNotFound, http.StatusUnauthorized} {
+			for where, match := range map[string]func(*http.Request) bool{"everywhere": nil, "deletions": Method(http.MethodDelete)} {
+				s.Server.InjectFault(-1, match, Status(status, other.body, "Content-Type", other.contentType))
+				if err := client.Revoke(t.Context(), target.Settings, name, minted.ID); err == nil {
+					t.Errorf("%d %s, %s: want an error of Revoke", status, what, where)
+				}
+				if err := client.RevokeNamed(t.Context(), target.Settings, name); err == nil {
+					t.Errorf("%d %s, %s: want an error of RevokeNamed", status, what, where)
+				}
+				s.Server.ClearFaults()
+			}
+			s.Server.InjectFault(-1, nil, Status(status, other.body, "Content-Type", other.contentType))
+			if _, err := client.Check(t.Context()); err == nil || refused(err) {
+				t.Errorf("%d %s: want an error of Check that does not say that the root credential is refused, got %v", status, what, err)
+			}
+			s.Server.ClearFaults()
+		}
+	}
+	if !s.Pulls(minted) {
+		t.Error("want the credential to work still")
+	}
+	if err := client.Revoke(t.Context(), target.Settings, name, minted.ID); err != nil || s.Pulls(minted) {
+		t.Errorf("want it revoked in the end, got %v", err)
+	}
+}
+
+func refused(err error) bool {
+	status := issuer.StatusOf(err)
+	return status == http.StatusUnauthorized || status == http.StatusForbidden
+}
+
+// believesNoOutage makes the registry refuse everybody. Nothing counts as ended, and the
+// root credential does not count as refused.
+func believesNoOutage(t *testing.T, s Subject) {
+	if s.Outage == nil {
+		return
+	}
+	old, target := s.Open(t)
+	name := issuer.NewName("x")
+	minted := mint(t, old, target, name)
+	root, err := old.PrepareRoot(t.Context(), issuer.NewName("root"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	renewed := s
+	renewed.Connection = s.Connection.With(root)
+	client, _ := renewed.Open(t)
+	s.Outage(true)
+	for call, err := range map[string]error{
+		"Revoke":       old.Revoke(t.Context(), target.Settings, name, minted.ID),
+		"RevokeNamed":  old.RevokeNamed(t.Context(), target.Settings, name),
+		"ActivateRoot": old.ActivateRoot(t.Context(), root),
+		"DiscardRoot":  old.DiscardRoot(t.Context(), issuer.NewName("root")),
+		"RetireRoot":   client.RetireRoot(t.Context(), rootOf(s.Connection)),
+	} {
+		// A robot account and a token need no activation.
+		if err == nil && (call != "ActivateRoot" || len(root.Settings) == 0) {
+			t.Errorf("%s: want an error", call)
+		}
+		if refused(err) {
+			t.Errorf("%s: want no refusal of the root credential, got %v", call, err)
+		}
+	}
+	if _, err := old.Check(t.Context()); err == nil || refused(err) {
+		t.Errorf("Check: want an error that does not say that the root credential is refused, got %v", err)
+	}
+	s.Outage(false)
+	if _, err := old.Check(t.Context()); err != nil || !s.Pulls(minted) {
+		t.Errorf("want the root credential and the minted one to work still, got %v, pulls %v", err, s.Pulls(minted))
 	}
 }
 

@@ -75,9 +75,14 @@ func (s *Server) publicToken(r *http.Request) (any, *fault) {
 
 // mint mints a token. Its expiry is in seconds, with milliseconds after the point.
 func (s *Server) mint(who principal, public bool) authorizationData {
-	t := &token{principal: who, public: public, expires: s.now().Add(tokenLifetime)}
-	password := rand.Text() + rand.Text()
-	s.tokens[password] = t
-	at := t.expires.Round(time.Millisecond)
+	password := s.addToken(who, public)
+	at := s.tokens[password].expires.Round(time.Millisecond)
 	return authorizationData{Token: encode(password), ExpiresAt: json.Number(fmt.Sprintf("%d.%03d", at.Unix(), at.Nanosecond()/int(time.Millisecond)))}
+}
+
+// addToken returns the password of a new token.
+func (s *Server) addToken(who principal, public bool) string {
+	password := rand.Text() + rand.Text()
+	s.tokens[password] = &token{principal: who, public: public, expires: s.now().Add(tokenLifetime)}
+	return password
 }

@@ -146,7 +146,7 @@ func (s *Server) createAccessKey(_ principal, form url.Values) ([]element, *faul
 	}
 	key := s.newKey("AKIA")
 	u.keys = append(u.keys, key)
-	return []element{tag("AccessKey", text("UserName", form.Get("UserName")), text("AccessKeyId", key.ID), text("Status", "Active"), text("SecretAccessKey", key.Secret))}, nil
+	return []element{tag("AccessKey", text("UserName", form.Get("UserName")), text("AccessKeyId", key.ID), text("Status", "Active"), text("CreateDate", key.Created.UTC().Format(time.RFC3339)), text("SecretAccessKey", key.Secret))}, nil
 }
 
 func (s *Server) deleteAccessKey(_ principal, form url.Values) ([]element, *fault) {
@@ -162,7 +162,7 @@ func (s *Server) deleteAccessKey(_ principal, form url.Values) ([]element, *faul
 func (s *Server) listAccessKeys(_ principal, form url.Values) ([]element, *fault) {
 	var all []element
 	for _, key := range s.users[form.Get("UserName")].keys {
-		all = append(all, tag("member", text("UserName", form.Get("UserName")), text("AccessKeyId", key.ID), text("Status", "Active")))
+		all = append(all, tag("member", text("UserName", form.Get("UserName")), text("AccessKeyId", key.ID), text("Status", "Active"), text("CreateDate", key.Created.UTC().Format(time.RFC3339))))
 	}
 	return page("AccessKeyMetadata", all, form), nil
 }

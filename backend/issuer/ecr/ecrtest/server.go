@@ -50,7 +50,10 @@ const (
 )
 
 // Key is an access key of an IAM user.
-type Key struct{ ID, Secret string }
+type Key struct {
+	ID, Secret string
+	Created    time.Time
+}
 
 // Server is an AWS on loopback.
 type Server struct {
@@ -155,6 +158,20 @@ func (s *Server) AddKey(name string) Key {
 	key := s.newKey("AKIA")
 	s.users[name].keys = append(s.users[name].keys, key)
 	return key
+}
+
+// SetTag sets a tag of a user.
+func (s *Server) SetTag(name, key, value string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.users[name].tags[key] = value
+}
+
+// AddToken adds a token of a user, and returns it.
+func (s *Server) AddToken(name string) (username, password string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return "AWS", s.addToken(s.userPrincipal(name), false)
 }
 
 // AddRole adds a role that the named users may assume, and returns its ARN. With an
@@ -290,6 +307,9 @@ func (s *Server) allows(username, password, action, account, repository string) 
 var ecrHost = regexp.MustCompile(`^([0-9]{12})\.dkr\.ecr\.[a-z0-9-]+\.amazonaws\.com$`)
 
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	w.Header().Set("Date", s.now().UTC().Format(http.TimeFormat))
+	s.mu.Unlock()
 	switch target := r.Header.Get("X-Amz-Target"); {
 	case strings.HasPrefix(r.URL.Path, "/v2/"):
 		account := Account

@@ -42,7 +42,7 @@ func denied(who principal, action, resource string) *fault {
 // newKey creates a key whose ID begins with the kind: AKIA or ASIA.
 func (s *Server) newKey(kind string) Key {
 	s.keyCount++
-	return Key{ID: fmt.Sprintf("%s%016d", kind, s.keyCount), Secret: rand.Text() + "/" + rand.Text()}
+	return Key{ID: fmt.Sprintf("%s%016d", kind, s.keyCount), Secret: rand.Text() + "/" + rand.Text(), Created: s.now().Truncate(time.Second)}
 }
 
 var authorization = regexp.MustCompile(`^AWS4-HMAC-SHA256 Credential=(\w+)/(\d{8})/([a-z0-9-]+)/([a-z-]+)/aws4_request, SignedHeaders=([a-z0-9;-]+), Signature=([0-9a-f]{64})$`)

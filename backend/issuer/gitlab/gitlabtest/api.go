@@ -33,7 +33,7 @@ func invalid(format string, args ...any) *refusal {
 var (
 	errUnauthorized = refuse(http.StatusUnauthorized, "401 Unauthorized")
 	errForbidden    = refuse(http.StatusForbidden, "403 Forbidden")
-	errNotFound     = refuse(http.StatusNotFound, "404 Not Found")
+	errNotFound     = refuse(http.StatusNotFound, "404 Not found") // for a record that was looked up
 	errNoRoute      = &refusal{http.StatusNotFound, map[string]any{"error": "404 Not Found"}}
 )
 
@@ -155,8 +155,11 @@ func (s *Server) route(r *request) (int, any, error) {
 		return s.personalTokens(r)
 	case r.is(http.MethodPost, "users", "*", "personal_access_tokens"):
 		return s.createForUser(r)
-	case r.is(http.MethodPost, "groups", "*", "service_accounts", "*", "personal_access_tokens"):
+	case r.is(http.MethodPost, "groups", "*", "service_accounts", "*", "personal_access_tokens"),
+		r.is(http.MethodPost, "projects", "*", "service_accounts", "*", "personal_access_tokens"):
 		return s.createForServiceAccount(r)
+	case r.is(http.MethodGet, "deploy_tokens"):
+		return s.allDeployTokens(r)
 	case len(r.path) >= 3 && (r.path[0] == "projects" || r.path[0] == "groups"):
 		owner, err := s.space(r)
 		if err != nil {

@@ -67,7 +67,7 @@ type user struct {
 	name     string
 	admin    bool
 	blocked  bool
-	provider string // group of a service account
+	provider string // group or project of a service account
 	bot      bool   // of an access token of a project or group
 }
 
@@ -173,8 +173,12 @@ func (s *Server) SetNow(now func() time.Time) {
 }
 
 func (s *Server) nextID() int64 {
-	s.lastID++
-	return s.lastID
+	for {
+		s.lastID++
+		if s.users[s.lastID] == nil && s.tokens[s.lastID] == nil && s.deploys[s.lastID] == nil {
+			return s.lastID
+		}
+	}
 }
 
 func (s *Server) addSpace(path string, project bool) {
@@ -209,6 +213,68 @@ func (s *Server) Move(from, to string) {
 	s.spaces[strings.ToLower(to)] = moved
 }
 
+// ScheduleDeletion deletes a project as GitLab 18 does at first: it gets another path, to
+// which the old one redirects, and everything in it lives on until it is removed. It
+// returns the other path.
+func (s *Server) ScheduleDeletion(path string) string {
+	s.mu.Lock()
+	renamed := fmt.Sprintf("%s-deletion_scheduled-%d", path, s.spaces[strings.ToLower(path)].id)
+	s.mu.Unlock()
+	s.Move(path, renamed)
+	return renamed
+}
+
+// CountAnew gives the ID of each deploy token, and of each access token of a project or
+// group, to another one of the same project or group with another name, as after a
+// reinstallation that counts its IDs from one. The former ones get other IDs if they are
+// kept, and are gone otherwise. It returns the names of the new ones.
+func (s *Server) CountAnew(keep bool) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var names []string
+	for _, id := range slices.Sorted(maps.Keys(s.deploys)) {
+		old, foreign := s.deploys[id], *s.deploys[id]
+		foreign.name, foreign.secret = fmt.Sprintf("production-%d", id), rand.Text()
+		s.deploys[id] = &foreign
+		names = append(names, foreign.name)
+		if keep {
+			old.id = s.nextID()
+			s.deploys[old.id] = old
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(s.tokens)) {
+		old, foreign := s.tokens[id], *s.tokens[id]
+		if old.owner == nil || !s.active(old) || slices.Contains(old.scopes, "api") {
+			continue
+		}
+		foreign.name, foreign.secret = fmt.Sprintf("production-%d", id), rand.Text()
+		s.tokens[id] = &foreign
+		names = append(names, foreign.name)
+		if keep {
+			old.id = s.nextID()
+			s.tokens[old.id] = old
+		}
+	}
+	return names
+}
+
+// Reinstall deletes all deploy tokens, and the access tokens of projects and groups that
+// cannot mint, and counts IDs from one again. IDs that are in use are left out.
+func (s *Server) Reinstall() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.deploys)
+	maps.DeleteFunc(s.tokens, func(_ int64, t *personalToken) bool {
+		gone := t.owner != nil && !slices.Contains(t.scopes, "api")
+		if gone {
+			delete(t.owner.members, t.user)
+			delete(s.users, t.user.id)
+		}
+		return gone
+	})
+	s.lastID = 0
+}
+
 func (s *Server) addUser(u *user) int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -222,9 +288,9 @@ func (s *Server) AddUser(name string, admin bool) int64 {
 	return s.addUser(&user{name: name, admin: admin})
 }
 
-// AddServiceAccount adds a service account of a group.
-func (s *Server) AddServiceAccount(group, name string) int64 {
-	return s.addUser(&user{name: name, provider: group})
+// AddServiceAccount adds a service account of a group or project.
+func (s *Server) AddServiceAccount(path, name string) int64 {
+	return s.addUser(&user{name: name, provider: path})
 }
 
 // Block blocks a user.
@@ -259,6 +325,20 @@ func (s *Server) addToken(t *personalToken) {
 	s.tokens[t.id] = t
 }
 
+// AddRootToken adds a token of [Account] that never ends, and returns it.
+func (s *Server) AddRootToken(name string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := &personalToken{name: name, scopes: []string{"api"}}
+	for _, u := range s.users {
+		if u.name == Account {
+			t.user = u
+		}
+	}
+	s.addToken(t)
+	return t.secret
+}
+
 // AddResourceToken adds an access token of a project or group, and returns it.
 func (s *Server) AddResourceToken(path, name string, scopes []string, level int) string {
 	s.mu.Lock()
@@ -284,6 +364,14 @@ func (s *Server) AddDeployTokens(path string, names ...string) {
 	for _, name := range names {
 		s.addDeployToken(s.spaces[strings.ToLower(path)], name, []string{"read_registry"}, time.Time{})
 	}
+}
+
+// AddDeployToken adds a deploy token of a project or group, and returns it.
+func (s *Server) AddDeployToken(path, name string) (username, secret string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.addDeployToken(s.spaces[strings.ToLower(path)], name, []string{"read_registry"}, time.Time{})
+	return t.username(), t.secret
 }
 
 // AddMinted adds a deploy_token or an access_token of a project or group as a mint

@@ -106,14 +106,30 @@ func (s *Server) deployTokens(r *request, owner *space) (int, any, error) {
 		return http.StatusOK, list, nil
 	case r.is(http.MethodPost, "*", "*", "*"):
 		return s.createDeployToken(r, owner)
-	case r.is(http.MethodDelete, "*", "*", "*", "*"):
-		if t := s.deploys[r.id(3)]; t == nil || t.owner != owner {
-			return 0, nil, errNotFound
-		}
-		delete(s.deploys, r.id(3))
-		return http.StatusNoContent, nil, nil
+	case !r.is(http.MethodGet, "*", "*", "*", "*") && !r.is(http.MethodDelete, "*", "*", "*", "*"):
+		return 0, nil, errNoRoute
 	}
-	return 0, nil, errNoRoute
+	t := s.deploys[r.id(3)]
+	switch {
+	case t == nil || t.owner != owner:
+		return 0, nil, errNotFound
+	case r.Method == http.MethodGet:
+		return http.StatusOK, s.deployEntity(t), nil
+	}
+	delete(s.deploys, r.id(3))
+	return http.StatusNoContent, nil, nil
+}
+
+// allDeployTokens lists the deploy tokens of all projects and groups, for administrators.
+func (s *Server) allDeployTokens(r *request) (int, any, error) {
+	if !r.token.user.admin {
+		return 0, nil, errForbidden
+	}
+	list := []any{}
+	for _, t := range paginate(r, sorted(s.deploys, func(t *deployToken) bool { return r.text("active") != "true" || s.deployActive(t) })) {
+		list = append(list, s.deployEntity(t))
+	}
+	return http.StatusOK, list, nil
 }
 
 func (s *Server) createDeployToken(r *request, owner *space) (int, any, error) {
@@ -161,20 +177,28 @@ func (s *Server) resourceTokens(r *request, owner *space) (int, any, error) {
 		if !may {
 			return 0, nil, errUnauthorized
 		}
-		return s.listTokens(r, func(t *personalToken) bool { return t.owner == owner && owner.members[t.user] > 0 })
+		return s.listTokens(r, func(t *personalToken) bool { return t.owner == owner })
+	case r.is(http.MethodGet, "*", "*", "*", "*"):
+		t := s.tokens[r.id(3)]
+		switch {
+		case !may:
+			return 0, nil, errUnauthorized
+		case t == nil || t.owner != owner:
+			return 0, nil, refuse(http.StatusNotFound, "404 %s Access Token Not Found", owner.kind())
+		}
+		return http.StatusOK, s.entity(t, false), nil
 	case r.is(http.MethodPost, "*", "*", "*"):
 		return s.createResourceToken(r, owner, may)
 	case r.is(http.MethodDelete, "*", "*", "*", "*"):
 		t := s.tokens[r.id(3)]
-		if t == nil || t.owner != owner || owner.members[t.user] == 0 {
+		if t == nil || t.owner != owner {
 			return 0, nil, refuse(http.StatusNotFound, "404 %s Access Token Not Found", owner.kind())
 		}
 		if !may || r.token.user.bot {
 			return 0, nil, refuse(http.StatusBadRequest, "400 Bad request - %s cannot delete %s", r.token.user.name, t.user.name)
 		}
-		// The bot user goes with its token.
+		// The bot user and its token stay, since GitLab 17.9, for 30 days.
 		t.revoked = true
-		delete(owner.members, t.user)
 		return http.StatusNoContent, nil, nil
 	}
 	return 0, nil, errNoRoute
@@ -279,16 +303,22 @@ func (s *Server) createForUser(r *request) (int, any, error) {
 	return s.createPersonalToken(r, s.users[r.id(1)])
 }
 
+// createForServiceAccount creates a token of a service account of a group, or since
+// GitLab 18.11 of a project.
 func (s *Server) createForServiceAccount(r *request) (int, any, error) {
-	group, err := s.space(r)
+	owner, err := s.space(r)
 	if err != nil {
 		return 0, nil, err
 	}
-	if s.level(r.token.user, group) < Owner {
+	needed := Owner
+	if owner.project {
+		needed = Maintainer
+	}
+	if s.level(r.token.user, owner) < needed {
 		return 0, nil, errForbidden
 	}
 	account := s.users[r.id(3)]
-	if account != nil && !strings.EqualFold(account.provider, group.path) {
+	if account != nil && !strings.EqualFold(account.provider, owner.path) {
 		account = nil
 	}
 	return s.createPersonalToken(r, account)

@@ -24,7 +24,15 @@ type failure struct {
 var (
 	errUnauthorized = &failure{http.StatusUnauthorized, "UNAUTHORIZED", "unauthorized"}
 	errForbidden    = &failure{http.StatusForbidden, "FORBIDDEN", "forbidden"}
+	errInternal     = &failure{http.StatusInternalServerError, "UNKNOWN", "internal server error"}
+	errReadOnly     = &failure{http.StatusForbidden, "DENIED", "The system is in read only mode. Any modification is prohibited."}
 )
+
+// invalid is the refusal of a parameter by the code that Harbor has generated from its
+// reference.
+func invalid(format string, args ...any) *failure {
+	return &failure{http.StatusUnprocessableEntity, "UNPROCESSABLE_ENTITY", "validation failure list:\n" + fmt.Sprintf(format, args...)}
+}
 
 func badRequest(format string, args ...any) *failure {
 	return &failure{http.StatusBadRequest, "BAD_REQUEST", fmt.Sprintf(format, args...)}
@@ -43,10 +51,14 @@ func (s *Server) handler() http.Handler {
 		"GET " + base + "/users/current":       s.currentUser,
 		"PUT " + base + "/users/{id}/password": s.changePassword,
 		"GET " + base + "/systeminfo":          s.systemInfo,
+		"GET " + base + "/health":              s.getHealth,
+		"GET " + base + "/projects":            s.listProjects,
 		"GET " + base + "/projects/{name}":     s.getProject,
 		"GET " + base + "/robots":              s.listRobots,
+		"GET " + base + "/robots/{id}":         s.getRobot,
 		"POST " + base + "/robots":             s.createRobot,
 		"DELETE " + base + "/robots/{id}":      s.deleteRobot,
+		base + "/":                             noRoute,
 	} {
 		mux.Handle(pattern, s.serve(op))
 	}
@@ -61,7 +73,10 @@ func (s *Server) serve(op operation) http.Handler {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		w.Header().Set("Content-Type", "application/json; charset=utf-8")
-		status, body, failed := op(w, r, s.authenticate(r))
+		status, body, failed := 0, any(nil), errReadOnly
+		if !s.readOnly || r.Method == http.MethodGet {
+			status, body, failed = op(w, r, s.authenticate(r))
+		}
 		if failed != nil {
 			status = failed.status
 			body = map[string]any{"errors": []map[string]string{{"code": failed.code, "message": failed.message}}}
@@ -71,6 +86,32 @@ func (s *Server) serve(op operation) http.Handler {
 			_ = json.NewEncoder(w).Encode(body)
 		}
 	})
+}
+
+func noRoute(_ http.ResponseWriter, r *http.Request, _ principal) (int, any, *failure) {
+	return 0, nil, notFound("path %s was not found", r.URL.Path)
+}
+
+// getHealth needs no authentication, and answers 200 also if a component is unhealthy.
+func (s *Server) getHealth(http.ResponseWriter, *http.Request, principal) (int, any, *failure) {
+	overall, database := "healthy", map[string]any{"name": "database", "status": "healthy"}
+	if s.databaseDown && !s.healthIsOld {
+		overall = "unhealthy"
+		database = map[string]any{"name": "database", "status": "unhealthy", "error": `failed to run SQL "SELECT 1"`}
+	}
+	return http.StatusOK, map[string]any{"status": overall, "components": []any{
+		map[string]any{"name": "core", "status": "healthy"}, database, map[string]any{"name": "redis", "status": "healthy"},
+	}}, nil
+}
+
+// listProjects answers only to the unauthenticated, with the public projects. There are
+// none.
+func (s *Server) listProjects(w http.ResponseWriter, _ *http.Request, _ principal) (int, any, *failure) {
+	if s.databaseDown {
+		return 0, nil, errInternal
+	}
+	w.Header().Set("X-Total-Count", "0")
+	return http.StatusOK, []any{}, nil
 }
 
 func (s *Server) systemInfo(http.ResponseWriter, *http.Request, principal) (int, any, *failure) {
@@ -101,7 +142,7 @@ func (s *Server) changePassword(_ http.ResponseWriter, r *http.Request, who prin
 	self := who.user != nil && who.user.id == id
 	switch {
 	case who.nobody():
-		return 0, nil, errUnauthorized
+		return 0, nil, errInternal
 	case s.authMode != "db_auth" && id != 1:
 		return 0, nil, &failure{http.StatusForbidden, "FORBIDDEN", fmt.Sprintf("User with ID %d can't be updated", id)}
 	case !self && (who.user == nil || !who.user.sysadmin):
@@ -172,7 +213,16 @@ func (s *Server) mayInSystem(who principal, action string) *failure {
 	case who.nobody():
 		return errUnauthorized
 	case !s.may(who, nil, "robot", action):
-		return errForbidden
+		return &failure{http.StatusForbidden, "FORBIDDEN", s.loginOf(who)}
 	}
 	return nil
+}
+
+// loginOf returns the login of a principal, which is the message of a refusal at system
+// level.
+func (s *Server) loginOf(who principal) string {
+	if who.robot != nil {
+		return s.prefix + who.robot.name
+	}
+	return who.user.name
 }

@@ -40,6 +40,9 @@ func (p principal) nobody() bool { return p.user == nil && p.robot == nil }
 
 func (s *Server) authenticate(r *http.Request) principal {
 	name, password, _ := r.BasicAuth()
+	if s.databaseDown || s.locked[name] {
+		return principal{}
+	}
 	if u := s.users[name]; u != nil && u.password == password {
 		return principal{user: u}
 	}
@@ -58,7 +61,7 @@ func (s *Server) robotOf(username, secret string) *robot {
 }
 
 func (s *Server) works(r *robot) bool {
-	return r.expiresAt == -1 || s.now().Unix() < r.expiresAt
+	return !r.disabled && (r.expiresAt == -1 || s.now().Unix() < r.expiresAt)
 }
 
 func (r *robot) manages() bool {

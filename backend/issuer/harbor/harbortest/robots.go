@@ -47,6 +47,9 @@ func (s *Server) createRobot(w http.ResponseWriter, r *http.Request, who princip
 	if failed != nil {
 		return 0, nil, failed
 	}
+	if len(storedName(in, body.Name)) > maxStoredName {
+		return 0, nil, errInternal
+	}
 	made := s.addRobot(in, body.Name, body.Duration, body.Permissions)
 	made.description = body.Description
 	w.Header().Set("Location", fmt.Sprintf("%s/robots/%d", base, made.id))
@@ -106,32 +109,54 @@ func (s *Server) scope(who principal, in *project, b robotBody) *failure {
 	}
 	for _, r := range s.robots {
 		if r.project == in && r.short == b.Name {
-			return &failure{http.StatusConflict, "CONFLICT", fmt.Sprintf("robot account %s already exists", r.name)}
+			id := int64(0)
+			if in != nil {
+				id = in.id
+			}
+			return &failure{http.StatusConflict, "CONFLICT", fmt.Sprintf("robot account %d:%s already exists", id, r.name)}
 		}
 	}
 	return nil
 }
 
-func (s *Server) deleteRobot(_ http.ResponseWriter, r *http.Request, who principal) (int, any, *failure) {
+// robotFor returns the robot account of a request. That there is none is told to every
+// account, before its permissions are looked at.
+func (s *Server) robotFor(r *http.Request, who principal, action string) (*robot, *failure) {
 	if who.nobody() {
-		return 0, nil, errUnauthorized
+		return nil, errUnauthorized
 	}
 	id, err := strconv.ParseInt(r.PathValue("id"), 10, 64)
 	if err != nil {
-		return 0, nil, &failure{http.StatusUnprocessableEntity, "UNPROCESSABLE_ENTITY", "robot_id in path must be of type int64"}
+		return nil, invalid("robot_id in path must be of type int64: %q", r.PathValue("id"))
 	}
-	gone := s.robots[id]
-	if gone == nil {
-		return 0, nil, notFound("robot %d not found", id)
+	found := s.robots[id]
+	switch {
+	case found == nil:
+		return nil, notFound("robot %d not found", id)
+	case found.project != nil:
+		return found, s.mayInProject(who, found.project, found.project.name, "robot", action)
 	}
-	failed := s.mayInSystem(who, "delete")
-	if gone.project != nil {
-		failed = s.mayInProject(who, gone.project, gone.project.name, "robot", "delete")
-	}
+	return found, s.mayInSystem(who, action)
+}
+
+func (s *Server) getRobot(_ http.ResponseWriter, r *http.Request, who principal) (int, any, *failure) {
+	found, failed := s.robotFor(r, who, "read")
 	if failed != nil {
 		return 0, nil, failed
 	}
-	delete(s.robots, id)
+	return http.StatusOK, s.listing(found), nil
+}
+
+func (s *Server) deleteRobot(_ http.ResponseWriter, r *http.Request, who principal) (int, any, *failure) {
+	gone, failed := s.robotFor(r, who, "delete")
+	if failed != nil {
+		return 0, nil, failed
+	}
+	if gone.bare {
+		// Harbor rolls back the whole deletion.
+		return 0, nil, notFound("role permission robotaccount:%d not found", gone.id)
+	}
+	delete(s.robots, gone.id)
 	return http.StatusOK, nil, nil
 }
 
@@ -147,13 +172,14 @@ func (s *Server) listRobots(w http.ResponseWriter, r *http.Request, who principa
 	if failed != nil {
 		return 0, nil, failed
 	}
+	inProject := wanted["level"] == levelProject
 	in, failed := s.listScope(who, wanted)
 	if failed != nil {
 		return 0, nil, failed
 	}
 	var found []*robot
 	for _, one := range s.robots {
-		if one.project == in && wanted.name(one.name) {
+		if one.project == in && (in != nil) == inProject && wanted.name(one.name) {
 			found = append(found, one)
 		}
 	}
@@ -173,7 +199,7 @@ func (s *Server) listing(r *robot) map[string]any {
 	}
 	return map[string]any{
 		"id": r.id, "name": s.prefix + r.name, "description": r.description, "level": level, "duration": r.duration,
-		"expires_at": r.expiresAt, "disable": false, "editable": true, "permissions": r.permissions,
+		"expires_at": r.expiresAt, "disable": r.disabled, "editable": true, "permissions": r.permissions,
 	}
 }
 
@@ -193,6 +219,9 @@ func (s *Server) listScope(who principal, wanted query) (*project, *failure) {
 		return nil, badRequest("ProjectID must be a positive integer")
 	}
 	in := s.projectByID(id)
+	if in == nil && who.user != nil && who.user.sysadmin {
+		return nil, nil // Harbor lists none
+	}
 	return in, s.mayInProject(who, in, wanted["projectid"], "robot", "list")
 }
 
@@ -201,15 +230,15 @@ func pageOf(values url.Values) (page, size int, failed *failure) {
 	for name, number := range map[string]*int{"page": &page, "page_size": &size} {
 		if text := values.Get(name); text != "" {
 			var err error
-			if *number, err = strconv.Atoi(text); err != nil || *number < 1 {
-				return 0, 0, &failure{http.StatusUnprocessableEntity, "UNPROCESSABLE_ENTITY", name + " in query should be greater than or equal to 1"}
+			if *number, err = strconv.Atoi(text); err != nil {
+				return 0, 0, invalid("%s in query must be of type int64: %q", name, text)
 			}
 		}
 	}
 	if size > 100 {
-		return 0, 0, &failure{http.StatusUnprocessableEntity, "UNPROCESSABLE_ENTITY", "page_size in query should be less than or equal to 100"}
+		return 0, 0, invalid("page_size in query should be less than or equal to 100")
 	}
-	return page, size, nil
+	return max(page, 1), max(size, 1), nil
 }
 
 // query holds the conditions of q by key, in lower case and without underscores.

@@ -14,12 +14,15 @@
 //
 // [Server.RefuseAcrossLevels] switches to the behaviour of other versions.
 //
-// It leaves out the 1.5 seconds for which Harbor locks a user after a wrong password,
-// and the token service of the registry.
+// docs/connections/harbor.md says which of that was seen on a real Harbor. [Server.Lock]
+// stands for the 1.5 seconds for which Harbor locks a user after a wrong password. The
+// token service of the registry is left out.
 package harbortest
 
 import (
 	"crypto/rand"
+	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -50,11 +53,18 @@ type Server struct {
 	prefix   string
 	authMode string
 	strict   bool
+	readOnly bool
 	lastID   int64
 	users    map[string]*user
+	locked   map[string]bool // users
 	projects map[string]*project
 	robots   map[int64]*robot
+
+	databaseDown, healthIsOld bool
 }
+
+// maxStoredName caps a robot account's name as Harbor stores it, in bytes.
+const maxStoredName = 255
 
 type user struct {
 	id       int64
@@ -78,6 +88,8 @@ type robot struct {
 	secret      string
 	duration    int64
 	expiresAt   int64
+	disabled    bool
+	bare        bool // has lost its permissions in the database
 	permissions []Permission
 }
 
@@ -101,7 +113,7 @@ func New(t testing.TB) *Server {
 	t.Helper()
 	s := &Server{
 		now: time.Now, prefix: "robot$", authMode: "db_auth", lastID: 1, // the user admin is number 1
-		users: map[string]*user{}, projects: map[string]*project{}, robots: map[int64]*robot{},
+		users: map[string]*user{}, locked: map[string]bool{}, projects: map[string]*project{}, robots: map[int64]*robot{},
 	}
 	s.AddProject(Project, Admin)
 	s.AddProject(OtherProject)
@@ -111,8 +123,12 @@ func New(t testing.TB) *Server {
 }
 
 func (s *Server) nextID() int64 {
-	s.lastID++
-	return s.lastID
+	for {
+		s.lastID++
+		if s.robots[s.lastID] == nil {
+			return s.lastID
+		}
+	}
 }
 
 // SetNow sets the clock.
@@ -142,6 +158,95 @@ func (s *Server) RefuseAcrossLevels() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.strict = true
+}
+
+// SetReadOnly switches the mode in which Harbor refuses every change.
+func (s *Server) SetReadOnly(on bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.readOnly = on
+}
+
+// SetDatabaseDown takes the database away, or brings it back. Without it, every login is
+// refused.
+func (s *Server) SetDatabaseDown(down bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.databaseDown, s.healthIsOld = down, false
+}
+
+// SetDatabaseJustDown takes the database away while the health still is that of some
+// seconds ago.
+func (s *Server) SetDatabaseJustDown() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.databaseDown, s.healthIsOld = true, true
+}
+
+// Lock refuses every login of a user, as Harbor does for 1.5 seconds after a wrong
+// password, or ends that.
+func (s *Server) Lock(name string, locked bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.locked[name] = locked
+}
+
+// Disable disables the robot account with a full name.
+func (s *Server) Disable(fullName string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.robots {
+		if s.prefix+r.name == fullName {
+			r.disabled = true
+		}
+	}
+}
+
+// LosePermissions deletes the permissions of a robot account from the database, but lets
+// it pull. Harbor then cannot delete it.
+func (s *Server) LosePermissions(short string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.robots {
+		if r.short == short {
+			r.bare = true
+		}
+	}
+}
+
+// CountAnew gives the ID of each robot account that works and may not manage others to
+// one of the same project with another name, as after a reinstallation that counts its
+// IDs from one. The former ones get other IDs if they are kept, and are gone otherwise.
+// It returns the names of the new ones.
+func (s *Server) CountAnew(keep bool) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var names []string
+	for _, id := range slices.Sorted(maps.Keys(s.robots)) {
+		old := s.robots[id]
+		if !s.works(old) || old.manages() {
+			continue
+		}
+		foreign := *old
+		foreign.short = fmt.Sprintf("production-%d", id)
+		foreign.name = storedName(foreign.project, foreign.short)
+		s.robots[id] = &foreign
+		names = append(names, foreign.short)
+		if keep {
+			old.id = s.nextID()
+			s.robots[old.id] = old
+		}
+	}
+	return names
+}
+
+// Reinstall deletes all robot accounts that may not manage others, and counts IDs from
+// one again. IDs of other robot accounts are left out.
+func (s *Server) Reinstall() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.DeleteFunc(s.robots, func(_ int64, r *robot) bool { return !r.manages() })
+	s.lastID = 0
 }
 
 // AddProject adds a project and returns its ID.
@@ -192,27 +297,51 @@ func (s *Server) AddRobot(inProject, short string, days int64, permissions ...Pe
 	return s.prefix + r.name, r.secret
 }
 
+// AddPuller adds a robot account to a project, which can pull and never ends, and returns
+// its full name and its secret.
+func (s *Server) AddPuller(inProject, short string) (name, secret string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.addRobot(s.projects[inProject], short, -1, pullsFrom(inProject))
+	return s.prefix + r.name, r.secret
+}
+
 // AddMinted adds a robot account to a project as a mint does, and returns its ID.
 func (s *Server) AddMinted(inProject, name string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	pulls := []Permission{{Kind: levelProject, Namespace: inProject, Access: []Access{{Resource: "repository", Action: "pull"}}}}
-	return strconv.FormatInt(s.addRobot(s.projects[inProject], name, -1, pulls).id, 10)
+	return strconv.FormatInt(s.addRobot(s.projects[inProject], name, -1, pullsFrom(inProject)).id, 10)
+}
+
+func pullsFrom(inProject string) []Permission {
+	return []Permission{{Kind: levelProject, Namespace: inProject, Access: []Access{{Resource: "repository", Action: "pull"}}}}
+}
+
+// DeleteRobot deletes the robot accounts with a short name, as another client would.
+func (s *Server) DeleteRobot(short string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.DeleteFunc(s.robots, func(_ int64, r *robot) bool { return r.short == short })
 }
 
 func (s *Server) addRobot(in *project, short string, days int64, permissions []Permission) *robot {
 	r := &robot{
-		id: s.nextID(), project: in, name: short, short: short,
+		id: s.nextID(), project: in, name: storedName(in, short), short: short,
 		secret: rand.Text() + "aA1", duration: days, expiresAt: -1, permissions: permissions,
-	}
-	if in != nil {
-		r.name = in.name + "+" + short
 	}
 	if days != -1 {
 		r.expiresAt = s.now().UTC().AddDate(0, 0, int(days)).Unix()
 	}
 	s.robots[r.id] = r
 	return r
+}
+
+// storedName returns the name as Harbor stores it: without prefix, with project.
+func storedName(in *project, short string) string {
+	if in == nil {
+		return short
+	}
+	return in.name + "+" + short
 }
 
 // Manages returns the permissions that a robot account needs to be the root
@@ -223,6 +352,7 @@ func Manages(projects ...string) []Permission {
 		permissions = append(permissions, Permission{Kind: levelProject, Namespace: name, Access: []Access{
 			{Resource: "project", Action: "read"},
 			{Resource: "robot", Action: "create"},
+			{Resource: "robot", Action: "read"},
 			{Resource: "robot", Action: "list"},
 			{Resource: "robot", Action: "delete"},
 			{Resource: "repository", Action: "pull"},
@@ -237,6 +367,7 @@ func Manages(projects ...string) []Permission {
 func ManagesSystem() Permission {
 	return Permission{Kind: levelSystem, Namespace: "/", Access: []Access{
 		{Resource: "robot", Action: "create"},
+		{Resource: "robot", Action: "read"},
 		{Resource: "robot", Action: "list"},
 		{Resource: "robot", Action: "delete"},
 	}}
@@ -291,6 +422,18 @@ func (s *Server) Admins() []string {
 		if s.works(r) && r.manages() {
 			names = append(names, s.prefix+r.name)
 		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Names returns the full names of all robot accounts, also of those that do not work.
+func (s *Server) Names() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var names []string
+	for _, r := range s.robots {
+		names = append(names, s.prefix+r.name)
 	}
 	slices.Sort(names)
 	return names

@@ -73,18 +73,20 @@ func TestAnswersAsHarborDoes(t *testing.T) {
 		{root, "POST", "/robots", robot("ci", "system", "1", `{"kind":"system","namespace":"apps","access":[{"resource":"robot","action":"list"}]}`), 400, "BAD_REQUEST unknown namespace"},
 		{"", "POST", "/robots", robot("ci", "project", "1", pull), 401, "UNAUTHORIZED unauthorized"},
 		{admin + "x", "POST", "/robots", robot("ci", "system", "1", pull), 401, "UNAUTHORIZED unauthorized"},
-		{admin, "POST", "/robots", robot("ci", "system", "1", pull), 403, "FORBIDDEN forbidden"},
-		{root, "POST", "/robots", robot("taken", "project", "1", pull), 409, "CONFLICT robot account apps+taken already exists"},
+		{admin, "POST", "/robots", robot("ci", "system", "1", pull), 403, "FORBIDDEN vault"},
+		{admin, "POST", "/robots", robot(strings.Repeat("a", 250), "project", "1", pull), 201, ""},
+		{admin, "POST", "/robots", robot(strings.Repeat("a", 251), "project", "1", pull), 500, "UNKNOWN internal server error"},
+		{root, "POST", "/robots", robot("taken", "project", "1", pull), 409, "CONFLICT robot account 2:apps+taken already exists"},
 		{root, "POST", "/robots", robot("taken", "system", "1", pull), 201, ""},
 		{"", "GET", "/robots", "", 401, "UNAUTHORIZED unauthorized"},
-		{admin, "GET", "/robots", "", 403, "FORBIDDEN forbidden"},
-		{root, "GET", "/robots?page_size=101", "", 422, "UNPROCESSABLE_ENTITY page_size in query should be less than or equal to 100"},
-		{root, "GET", "/robots?page=0", "", 422, "UNPROCESSABLE_ENTITY page in query should be greater than or equal to 1"},
+		{admin, "GET", "/robots", "", 403, "FORBIDDEN vault"},
+		{root, "GET", "/robots?page_size=101", "", 422, "UNPROCESSABLE_ENTITY validation failure list:\npage_size in query should be less than or equal to 100"},
+		{root, "GET", "/robots?page=0", "", 200, ""},
 		{root, "GET", "/robots?q=Name", "", 400, `BAD_REQUEST the query string must contain "=" and the key/value cannot be empty`},
 		{root, "GET", "/robots?q=Level%3Dall", "", 400, "BAD_REQUEST bad request error level input"},
 		{root, "GET", "/robots?q=Level%3Dproject", "", 400, "BAD_REQUEST must with project ID when to query project robots"},
 		{root, "GET", "/robots?q=Level%3Dproject,ProjectID%3Dapps", "", 400, "BAD_REQUEST ProjectID must be a positive integer"},
-		{root, "GET", "/robots?q=Level%3Dproject,ProjectID%3D99", "", 404, "NOT_FOUND project 99 not found"},
+		{root, "GET", "/robots?q=Level%3Dproject,ProjectID%3D99", "", 200, ""},
 		{root, "GET", "/robots?q=Level%3Dsystem&page=9", "", 200, ""},
 		{"", "DELETE", "/robots/99", "", 401, "UNAUTHORIZED unauthorized"},
 		{admin, "DELETE", "/robots/99", "", 404, "NOT_FOUND robot 99 not found"},
@@ -97,7 +99,13 @@ func TestAnswersAsHarborDoes(t *testing.T) {
 		{admin, "PUT", "/users/5/password", `{"old_password":"Vault-Pass1","new_password":"Vault-Pass2"}`, 403, "FORBIDDEN forbidden"},
 		{root, "PUT", "/users/4/password", `{"new_password":"Vault-Pass2"}`, 200, ""},
 		{root, "PUT", "/users/77/password", `{"new_password":"Vault-Pass2"}`, 404, "NOT_FOUND user 77 not found"},
-		{"", "PUT", "/users/4/password", `{"new_password":"Vault-Pass2"}`, 401, "UNAUTHORIZED unauthorized"},
+		{"", "PUT", "/users/4/password", `{"new_password":"Vault-Pass2"}`, 500, "UNKNOWN internal server error"},
+		{admin, "GET", "/robots/6", "", 200, ""},
+		{"", "GET", "/robots/99", "", 401, "UNAUTHORIZED unauthorized"},
+		{admin, "GET", "/robots/99", "", 404, "NOT_FOUND robot 99 not found"},
+		{admin, "GET", "/robot/6", "", 404, "NOT_FOUND path /api/v2.0/robot/6 was not found"},
+		{"", "GET", "/health", "", 200, ""},
+		{"", "GET", "/projects", "", 200, ""},
 	} {
 		s := harbortest.New(t) // IDs: the project apps 2, tools 3, the user vault 4
 		s.AddUser("root", "Root-Pass1", true)
@@ -105,6 +113,32 @@ func TestAnswersAsHarborDoes(t *testing.T) {
 		status, said := ask(t, s, c.user, c.method, c.path, c.body)
 		if status != c.status || said != c.said {
 			t.Errorf("%s %s %s as %q: want %d %q, got %d %q", c.method, c.path, c.body, c.user, c.status, c.said, status, said)
+		}
+	}
+}
+
+func TestRefusesAsHarborDoes(t *testing.T) {
+	const admin = harbortest.Admin + ":" + harbortest.Password
+	for name, c := range map[string]struct {
+		set                func(*harbortest.Server)
+		user, method, path string
+		status             int
+		said               string
+	}{
+		"read-only":                  {func(s *harbortest.Server) { s.SetReadOnly(true) }, admin, "DELETE", "/robots/5", 403, "DENIED The system is in read only mode. Any modification is prohibited."},
+		"read-only, a read":          {func(s *harbortest.Server) { s.SetReadOnly(true) }, admin, "GET", "/robots/5", 200, ""},
+		"no database":                {func(s *harbortest.Server) { s.SetDatabaseDown(true) }, admin, "GET", "/users/current", 401, "UNAUTHORIZED unauthorized"},
+		"no database, public":        {func(s *harbortest.Server) { s.SetDatabaseDown(true) }, "", "GET", "/projects", 500, "UNKNOWN internal server error"},
+		"no database, health":        {func(s *harbortest.Server) { s.SetDatabaseDown(true) }, "", "GET", "/health", 200, ""},
+		"locked":                     {func(s *harbortest.Server) { s.Lock(harbortest.Admin, true) }, admin, "GET", "/users/current", 401, "UNAUTHORIZED unauthorized"},
+		"permissions lost":           {func(s *harbortest.Server) { s.LosePermissions("taken") }, admin, "DELETE", "/robots/5", 404, "NOT_FOUND role permission robotaccount:5 not found"},
+		"permissions lost, it stays": {func(s *harbortest.Server) { s.LosePermissions("taken") }, admin, "GET", "/robots/5", 200, ""},
+	} {
+		s := harbortest.New(t) // IDs: the project apps 2, tools 3, the user vault 4
+		s.AddRobot("apps", "taken", -1)
+		c.set(s)
+		if status, said := ask(t, s, c.user, c.method, c.path, ""); status != c.status || said != c.said {
+			t.Errorf("%s: want %d %q, got %d %q", name, c.status, c.said, status, said)
 		}
 	}
 }

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+)
+
+const year = 365 * 24 * time.Hour
+
+// Whether somebody has rotated meanwhile is counted, not timed.
+func TestRotateReplacesTheCredentialWhateverTheClockSays(t *testing.T) {
+	for _, jump := range []time.Duration{0, -3 * time.Minute, -year, year} {
+		e := newSharingEngine(t)
+		former := e.read("creds/app")
+		e.clock.advance(jump)
+		e.write("rotate/app", nil)
+		checkSame(t, jump.String()+": mints", 2, e.minting.mints())
+		if e.read("creds/app")["password"] == former["password"] {
+			t.Errorf("%s: want the new credential", jump)
+		}
+	}
+}
+
+// Times that a clock wrote while it was ahead must not delay what is due.
+func TestClockThatWasAheadStopsNothing(t *testing.T) {
+	e := newSharingEngine(t)
+	e.clock.advance(year)
+	e.read("creds/app")
+	e.write("rotate/app", nil) // retires the first one
+	e.mustRollBack()           // fills the schedule
+	e.clock.advance(-year)
+
+	e.mustRollBack()
+	checkSame(t, "mints", 3, e.minting.mints())
+	checkSame(t, "next rotation", any("2026-03-02T12:00:00Z"), e.read("roles/app")["next_rotation"])
+	e.checkLiving(3)
+	e.clock.advance(time.Hour) // the grace period, of both
+	e.mustRollBack()
+	e.checkLiving(1)
+}
+
+func TestFailureOfAClockThatWasAheadIsForgotten(t *testing.T) {
+	e := newSharingEngine(t)
+	e.clock.advance(year)
+	e.minting.fail("mint", errRefused)
+	e.failed(logical.ReadOperation, "creds/app", nil, http.StatusBadGateway, "answered 403")
+	e.minting.mend()
+	e.clock.advance(-year)
+	e.read("creds/app")
+	checkSame(t, "mints", 1, e.minting.mints())
+}
+
+func TestRevocationOfAClockThatWasAheadIsTriedAgain(t *testing.T) {
+	e := newSharingEngine(t)
+	e.read("creds/app")
+	e.write("rotate/app", nil)
+	e.minting.fail("revoke", errDown)
+	e.clock.advance(year)
+	e.mustRollBack()
+	e.minting.mend()
+	e.clock.advance(-year + 2*time.Hour)
+	e.mustRollBack()
+	if waiting := e.read("roles/app")["pending_revocations"]; waiting != nil {
+		t.Errorf("want nothing that waits, got %v", waiting)
+	}
+}
+
+// The schedule in memory holds times of the clock as it was.
+func TestScheduleIsFilledAnewWhenTheClockGoesBack(t *testing.T) {
+	e := newSharingEngine(t)
+	e.read("creds/app")
+	e.mustRollBack()
+	e.clock.advance(year)
+	e.mustRollBack() // rotates; the next one is a year and a day ahead
+	checkSame(t, "mints", 2, e.minting.mints())
+	e.clock.advance(-year)
+	e.mustRollBack()
+	checkSame(t, "mints", 3, e.minting.mints())
+}
+
+func TestPeriodsAreBounded(t *testing.T) {
+	e := newConnectedEngine(t)
+	for _, period := range []string{"438001h", "1300000h", "2562047h"} { // 292 years are the most that fit
+		e.refused(logical.UpdateOperation, "roles/app", with(sharedRole, fields{"rotation_period": period}), "rotation_period: must be at most 438000h")
+		e.refused(logical.UpdateOperation, "roles/app", with(sharedRole, fields{"grace_period": period, "rotation_period": "438000h"}), "grace_period: must be at most 438000h")
+	}
+	e.write("roles/app", with(sharedRole, fields{"rotation_period": "438000h", "grace_period": "438000h"}))
+	e.read("creds/app")
+	checkSame(t, "mints", 1, e.minting.mints())
+}

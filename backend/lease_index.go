@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+	"golang.org/x/sync/errgroup"
+
+	"vault-plugin-secrets-regcred/backend/issuer"
+)
+
+const (
+	// leaseMargin is how long after the end of a lease the sweep ends the
+	// credential: Vault tries first. Vault calls the sweep once a minute, so a
+	// credential without a lease ends within two minutes after its ttl.
+	leaseMargin = 30 * time.Second
+
+	// sweepLimit is how long one sweep goes on to the next credential.
+	sweepLimit = 30 * time.Second
+
+	// sweepAtOnce is how many connections are swept at the same time.
+	sweepAtOnce = 8
+)
+
+// storedLease is a leased credential as it stands in the index.
+type storedLease struct {
+	SchemaVersion int `json:"schema_version"`
+	credentialRef
+
+	// Attempts counts the revocations that failed. If there are any, the
+	// credential is to be ended whatever the time in the key was before, and the
+	// key has the time of the next attempt.
+	Attempts int       `json:"attempts,omitempty"`
+	TriedAt  time.Time `json:"tried_at,omitzero"`
+
+	WrittenAt time.Time `json:"written_at,omitzero"` // earlier builds wrote none
+}
+
+func (s storedLease) isRevoking() bool { return s.Attempts > 0 }
+
+func leasePrefix(connection string) string { return leaseIndexPrefix + connection + "/" }
+
+func leaseKey(connection string, ends time.Time, name string) string {
+	return leasePrefix(connection) + ends.UTC().Format(expiryKeyTime) + name
+}
+
+// wholeSeconds rounds a time up to what a key of the index can hold.
+func wholeSeconds(t time.Time) time.Time {
+	if whole := t.Truncate(time.Second); whole.Before(t) {
+		return whole.Add(time.Second)
+	}
+	return t
+}
+
+// storedLease returns nil where the index has no such key.
+func (b *backend) storedLease(ctx context.Context, storage logical.Storage, key string) (*storedLease, error) {
+	var stored storedLease
+	found, err := getEntry(ctx, storage, key, &stored, &stored.SchemaVersion)
+	if err != nil || !found {
+		return nil, err
+	}
+	return &stored, nil
+}
+
+// indexLease writes a leased credential into the index under the end of its
+// lease.
+func (b *backend) indexLease(ctx context.Context, storage logical.Storage, ends time.Time, stored storedLease) error {
+	stored.WrittenAt = b.now()
+	if err := putEntry(ctx, storage, leaseKey(stored.Connection, ends, stored.Name), stored); err != nil {
+		return err
+	}
+	b.next.sweepBy(ends.Add(leaseMargin))
+	return nil
+}
+
+// retryLater notes that a revocation failed. The sweep tries again after a
+// pause, which doubles with each attempt.
+func (b *backend) retryLater(ctx context.Context, storage logical.Storage, key string, stored storedLease) error {
+	stored.Attempts, stored.TriedAt = stored.Attempts+1, b.now()
+	ends := stored.TriedAt.Add(backOff(firstRevokeRetry, lastRevokeRetry, stored.Attempts) - leaseMargin)
+	if err := b.indexLease(ctx, storage, ends, stored); err != nil {
+		return err
+	}
+	moved := leaseKey(stored.Connection, ends, stored.Name)
+	b.unrevoked.Store(stored.Name, moved)
+	if moved == key {
+		return nil
+	}
+	return forgetKey(ctx, storage, key)
+}
+
+func forgetKey(ctx context.Context, storage logical.Storage, key string) error {
+	if err := storage.Delete(ctx, key); err != nil {
+		return fmt.Errorf("forgetting a lease: %w", err)
+	}
+	return nil
+}
+
+// indexedLease is a key of the index.
+type indexedLease struct {
+	key  string
+	ends time.Time
+	name string
+}
+
+// listLeases returns the index of a connection, by time.
+func listLeases(ctx context.Context, storage logical.Storage, connection string) ([]indexedLease, error) {
+	keys, err := storage.List(ctx, leasePrefix(connection))
+	if err != nil {
+		return nil, fmt.Errorf("listing the leases of connection %q: %w", connection, err)
+	}
+	slices.Sort(keys)
+	var leases []indexedLease
+	for _, key := range keys {
+		if ends, name, ok := parseExpiryKey(key); ok {
+			leases = append(leases, indexedLease{leasePrefix(connection) + key, ends, name})
+		}
+	}
+	return leases, nil
+}
+
+// findLease looks for a credential whose key is not known, because a crash or a
+// failure of Vault came between the index and the lease. Of several keys, the
+// last one counts. stored is nil if there is none.
+func (b *backend) findLease(ctx context.Context, storage logical.Storage, connection, name string) (at indexedLease, stored *storedLease, err error) {
+	leases, err := listLeases(ctx, storage, connection)
+	if err != nil {
+		return indexedLease{}, nil, err
+	}
+	for _, l := range slices.Backward(leases) {
+		if l.name == name {
+			stored, err = b.storedLease(ctx, storage, l.key)
+			return l, stored, err
+		}
+	}
+	return indexedLease{}, nil, nil
+}
+
+// forgetLease takes a credential that was never leased out of the index.
+func (b *backend) forgetLease(ctx context.Context, storage logical.Storage, m credentialRef) error {
+	leases, err := listLeases(ctx, storage, m.Connection)
+	if err != nil {
+		return err
+	}
+	for _, l := range leases {
+		if l.name != m.Name {
+			continue
+		}
+		if err := forgetKey(ctx, storage, l.key); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sweepLeases ends the credentials that Vault should have ended: those without a
+// lease, and those whose revocation failed.
+func (b *backend) sweepLeases(ctx context.Context, storage logical.Storage) error {
+	now := b.now()
+	b.next.beginSweep(now)
+	connections, err := storage.List(ctx, leaseIndexPrefix)
+	if err != nil {
+		b.next.sweepBy(now)
+		return fmt.Errorf("listing the leases: %w", err)
+	}
+	limit, cancel := context.WithTimeout(ctx, sweepLimit)
+	defer cancel()
+	var sweeping errgroup.Group
+	sweeping.SetLimit(sweepAtOnce)
+	for _, connection := range connections {
+		sweeping.Go(func() error {
+			finished, err := b.sweepConnection(ctx, limit, storage, strings.TrimSuffix(connection, "/"))
+			if !finished {
+				b.next.sweepBy(now)
+			}
+			return err
+		})
+	}
+	return sweeping.Wait()
+}
+
+// sweepConnection reports whether nothing is left to be done now. It ends with
+// the limit, or when the registry does not answer.
+func (b *backend) sweepConnection(ctx, limit context.Context, storage logical.Storage, connection string) (finished bool, err error) {
+	leases, err := listLeases(ctx, storage, connection)
+	if err != nil {
+		return false, err
+	}
+	if leases, err = b.redateLeases(ctx, storage, leases); err != nil {
+		return false, err
+	}
+	last := make(map[string]string, len(leases))
+	for _, l := range leases {
+		last[l.name] = l.key
+	}
+	for _, l := range leases {
+		if due := l.ends.Add(leaseMargin); due.After(b.now()) {
+			b.next.sweepBy(due)
+			break
+		}
+		if limit.Err() != nil || b.skipIfUnreachable(connection) != nil {
+			return false, nil //nolint:nilerr // the rest is done in a minute
+		}
+		if err := b.sweepLease(ctx, storage, l, last[l.name] != l.key); err != nil {
+			return false, fmt.Errorf("ending what connection %q minted for leases that are over: %w", connection, err)
+		}
+	}
+	return true, nil
+}
+
+// redateLeases moves the keys that were written while the clock was ahead. Only
+// keys that are later than any that is written now are read for that. It returns
+// the leases, by time.
+func (b *backend) redateLeases(ctx context.Context, storage logical.Storage, leases []indexedLease) ([]indexedLease, error) {
+	now := b.now()
+	latest := now.Add(b.System().MaxLeaseTTL() + clockSkew)
+	for i, l := range slices.Backward(leases) {
+		if !l.ends.After(latest) {
+			break
+		}
+		stored, err := b.storedLease(ctx, storage, l.key)
+		if unreadable := (unreadableError{}); errors.As(err, &unreadable) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if stored == nil || !stored.WrittenAt.After(now.Add(clockSkew)) {
+			continue // the mount's maximum was longer
+		}
+		ends := wholeSeconds(now.Add(l.ends.Sub(stored.WrittenAt)))
+		if err := b.indexLease(ctx, storage, ends, *stored); err != nil {
+			return nil, err
+		}
+		if err := forgetKey(ctx, storage, l.key); err != nil {
+			return nil, err
+		}
+		leases[i] = indexedLease{leaseKey(stored.Connection, ends, stored.Name), ends, stored.Name}
+	}
+	slices.SortStableFunc(leases, func(a, b indexedLease) int { return a.ends.Compare(b.ends) })
+	return leases, nil
+}
+
+// sweepLease ends a credential whose time is over, unless the lease was renewed:
+// a crash in a renewal leaves the former key beside the later one. What the
+// registry does not let end now is tried again later, so that it does not stop
+// those behind it.
+func (b *backend) sweepLease(ctx context.Context, storage logical.Storage, l indexedLease, hasLaterKey bool) error {
+	unlock, err := b.leaseLocks.lock(ctx, l.name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	stored, err := b.storedLease(ctx, storage, l.key)
+	if unreadable := (unreadableError{}); errors.As(err, &unreadable) {
+		b.Logger().Warn("an entry in the index of leases cannot be read", "error", err)
+		return nil
+	}
+	if err != nil || stored == nil {
+		return err
+	}
+	if hasLaterKey && !stored.isRevoking() {
+		return forgetKey(ctx, storage, l.key)
+	}
+	err = b.revoke(ctx, storage, stored.credentialRef)
+	b.recordReachability(stored.Connection, err)
+	switch {
+	case withoutGivenUp(err) == nil:
+		b.unrevoked.Delete(stored.Name)
+		return forgetKey(ctx, storage, l.key)
+	case ctx.Err() != nil || !issuer.IsError(err):
+		return err
+	}
+	b.Logger().Warn("a credential whose lease has ended could not be revoked", "connection", stored.Connection, "name", stored.Name, "attempts", stored.Attempts+1, "error", err)
+	return b.retryLater(ctx, storage, l.key, *stored)
+}

@@ -150,6 +150,12 @@ lint: .bin/gofumpt .bin/golangci-lint .bin/actionlint shellcheck ## check format
 fmt: .bin/gofumpt ## format the Go files
 	.bin/gofumpt -w backend cmd tests
 
+.PHONY: sequences
+# How many random sequences of requests, faults, crashes and clock jumps.
+SEQUENCES ?= 10000
+sequences: ## random sequences of everything against two registries, $SEQUENCES of them
+	$(GO) test -count=1 -timeout=20m -run='^TestRandomSequences$$' ./backend -rapid.checks=$(SEQUENCES) -rapid.nofailfile
+
 .PHONY: fuzz
 # A number of inputs and no time, because Go sometimes fails a fuzzer at the end of its time.
 FUZZTIME ?= 100000x

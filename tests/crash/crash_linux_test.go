@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"vault-plugin-secrets-regcred/backend/issuer/issuertest"
 	"vault-plugin-secrets-regcred/tests/servers"
 )
 
@@ -30,12 +31,19 @@ const minKills = 200
 //   - Every leased credential pulls until it is revoked, and never afterwards.
 //   - There are as many root credentials as at the start, and those of all
 //     connections work.
+//   - Credentials of somebody else are what they were: those whose names people
+//     chose, those of another mount, and root credentials.
+//
+// Between some of these kills the registry is reinstalled. It then counts its IDs
+// from one again, and gives those that the engine knows to others. And a
+// connection moves between two registries, and is deleted with force and made
+// again: what it minted before is given up, and left alone.
 //
 // One window is known: Vault learns of a lease from the answer, so a kill
 // between the deletion of the write-ahead entry and the answer leaves a
-// credential without a lease. The engine revokes it a minute after its max_ttl.
-// So each sweep over the steps of such a read may leave one credential, and
-// none may be left at the end.
+// credential without a lease. The engine revokes it soon after the lease would
+// have ended. So each sweep over the steps of such a read may leave one
+// credential, and none may be left at the end.
 //
 // At AWS nothing can be revoked or listed, so the first point does not apply
 // there.
@@ -60,7 +68,8 @@ func TestKills(t *testing.T) {
 // operation is an operation during which the plugin is killed.
 type operation struct {
 	name    string
-	path    string // of the request, below the mount
+	path    string                    // of the request, below the mount
+	server  func() *issuertest.Server // that is called; nil: the registry's
 	prepare func()
 	run     func() error
 	finish  func() // runs after rollback
@@ -115,7 +124,7 @@ func (h *harness) operations() []operation {
 			finish:  nothing,
 		})
 	}
-	return ops
+	return slices.Concat(ops, h.countingAnew(), h.moves())
 }
 
 // trigger kills a process at the nth of its kill points during an operation.
@@ -130,13 +139,15 @@ func (h *harness) triggers() []trigger {
 			h.mustWrite(pathArm, map[string]any{"path": op.path, "after": n})
 			return func() { h.mustWrite(pathArm, map[string]any{"after": 0}) }
 		}},
-		{"call before it is done", func(_ operation, pid, n int) func() {
-			h.registry.Watch(h.killAtCall(pid, n, func() { panic(http.ErrAbortHandler) }), nil)
-			return func() { h.registry.Watch(nil, nil) }
+		{"call before it is done", func(op operation, pid, n int) func() {
+			server := op.server()
+			server.Watch(h.killAtCall(pid, n, func() { panic(http.ErrAbortHandler) }), nil)
+			return func() { server.Watch(nil, nil) }
 		}},
-		{"call after it is done", func(_ operation, pid, n int) func() {
-			h.registry.Watch(nil, h.killAtCall(pid, n, func() {}))
-			return func() { h.registry.Watch(nil, nil) }
+		{"call after it is done", func(op operation, pid, n int) func() {
+			server := op.server()
+			server.Watch(nil, h.killAtCall(pid, n, func() {}))
+			return func() { server.Watch(nil, nil) }
 		}},
 	}
 }
@@ -159,6 +170,9 @@ func (h *harness) killAtCall(pid, n int, then func()) func(*http.Request) {
 // sweep runs an operation again and again, each time with the plugin killed one
 // step later, until the operation succeeds.
 func (h *harness) sweep(op operation) {
+	if op.server == nil {
+		op.server = func() *issuertest.Server { return h.registry.Server }
+	}
 	h.unansweredIn(op)
 	for _, trigger := range h.triggers() {
 		for n := 1; h.kill(op, trigger, n); n++ {
@@ -210,10 +224,12 @@ func (h *harness) leaveNothing() {
 	for name := range h.registry.connections {
 		h.mustRemove("connections/" + name) // refused while something is left to be revoked
 	}
+	h.leaveNothingAtPlaces()
+	h.checkForeign(h.registry, h.theirs)
 	if h.registry.living == nil {
 		return
 	}
-	if living := h.registry.living(); len(living) > 0 {
-		h.Fatalf("want nothing at the registry, got %q", living)
+	if living := h.theirs.without(h.registry.living()); len(living) > 0 {
+		h.Fatalf("want nothing of the engine at the registry, got %q", living)
 	}
 }

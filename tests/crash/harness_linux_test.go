@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"vault-plugin-secrets-regcred/backend/issuer"
 	"vault-plugin-secrets-regcred/tests/servers"
 )
 
@@ -26,7 +27,7 @@ const (
 	lasting = "lasting" // leased
 
 	briefTTL    = 15 * time.Second
-	leaseMargin = time.Minute // as in the engine
+	leaseMargin = 30 * time.Second // as in the engine
 
 	// maxLooks is how often to look for work that a read started in the
 	// background. It is a number of looks, not a time, because the engine's own
@@ -45,12 +46,19 @@ type harness struct {
 	registry registry
 	admins   int
 
+	theirs     foreign  // at the registry
+	theirRoots []string // names
+	places     places
+
 	doing string
 	kills int
 
 	leases map[string]login // by ID: all leases that were not revoked
 	ended  *login           // the last credential that was revoked
 	former login            // the credential of slow before its rotation
+
+	lost       map[string]bool // names of credentials that a reinstallation has deleted
+	lostLeases map[string]bool // IDs of their leases, which Vault still has
 
 	// Credentials whose answers were lost, by name.
 	unanswered    map[string]bool
@@ -61,30 +69,45 @@ type harness struct {
 func newHarness(t *testing.T, r registry) *harness {
 	t.Helper()
 	h := &harness{
-		T: t, vault: servers.StartVaultWith(t, servers.Bin(t, "regcred-killpoints")), registry: r, admins: len(r.admins()),
-		leases: map[string]login{}, unanswered: map[string]bool{},
+		T: t, vault: servers.StartVaultWith(t, servers.Bin(t, "regcred-killpoints")), registry: r,
+		leases: map[string]login{}, unanswered: map[string]bool{}, lost: map[string]bool{}, lostLeases: map[string]bool{},
 	}
+	h.theirs = plant(r)
+	if r.mintRoot != nil {
+		r.mintRoot(byHand + "root")
+		r.mintRoot(issuer.NewName("by-hand-root"))
+	}
+	h.admins, h.theirRoots = len(r.admins()), h.foreignRoots()
 	for name, c := range r.connections {
-		fields := map[string]any{"type": r.kind, "url": c.URL, "registry": string(c.Registries[0]), "allowed_roles": "*"}
-		for field, text := range c.Settings {
-			fields[field] = text
-		}
-		for field, secret := range c.Secrets {
-			fields[field] = secret.Reveal()
-		}
-		h.mustWrite("connections/"+name, fields)
+		h.mustWrite("connections/"+name, connectionFields(r, c))
 	}
 	for name := range sharedRoles {
 		h.renew(name)
 	}
 	h.mustWrite("roles/"+brief, h.role(map[string]any{"mode": "leased", "max_ttl": briefTTL.String()}))
 	h.mustWrite("roles/"+lasting, h.role(map[string]any{"mode": "leased", "ttl": "1h"}))
+	h.startMoving()
 	return h
 }
 
+func connectionFields(r registry, c issuer.Connection) map[string]any {
+	fields := map[string]any{"type": r.kind, "url": c.URL, "registry": string(c.Registries[0]), "allowed_roles": "*"}
+	for field, text := range c.Settings {
+		fields[field] = text
+	}
+	for field, secret := range c.Secrets {
+		fields[field] = secret.Reveal()
+	}
+	return fields
+}
+
 func (h *harness) role(more map[string]any) map[string]any {
-	fields := map[string]any{"connection": minting}
-	for field, text := range h.registry.role {
+	return h.roleOf(minting, h.registry, more)
+}
+
+func (h *harness) roleOf(connection string, r registry, more map[string]any) map[string]any {
+	fields := map[string]any{"connection": connection}
+	for field, text := range r.role {
 		fields[field] = text
 	}
 	maps.Copy(fields, more)
@@ -148,7 +171,12 @@ func loginOf(data map[string]any) login {
 
 func (h *harness) mustPull(what string, l login) {
 	h.Helper()
-	if !h.registry.pulls(h.T, l) {
+	h.mustPullFrom(h.registry, what, l)
+}
+
+func (h *harness) mustPullFrom(r registry, what string, l login) {
+	h.Helper()
+	if !r.pulls(h.T, l) {
 		h.Fatalf("%s: %s does not pull", h.doing, what)
 	}
 }
@@ -228,8 +256,14 @@ func (h *harness) check() {
 		h.checkLiving()
 	}
 	h.checkReads()
+	h.checkForeign(h.registry, h.theirs)
+	h.checkPlaces()
 	for id, l := range h.leases {
-		h.mustPull("the leased credential "+id, l)
+		r := h.registry
+		if strings.HasPrefix(id, at("creds/"+tenant)+"/") {
+			r = h.places.here()
+		}
+		h.mustPullFrom(r, "the leased credential "+id, l)
 	}
 	if h.registry.living != nil && h.ended != nil && h.registry.pulls(h.T, *h.ended) {
 		h.Fatalf("%s: a revoked credential pulls", h.doing)
@@ -243,6 +277,7 @@ func (h *harness) check() {
 	if admins := h.registry.admins(); len(admins) != h.admins {
 		h.Fatalf("%s: want %d root credentials, got %q", h.doing, h.admins, admins)
 	}
+	h.mustBe("root credentials of somebody else", h.theirRoots, h.foreignRoots())
 }
 
 // checkReads checks that every shared role serves a credential that pulls.
@@ -283,13 +318,15 @@ func (h *harness) compareLiving() string {
 		}
 		waiting, _ := role["pending_revocations"].([]any)
 		for _, w := range waiting {
-			pending = append(pending, w.(map[string]any)["name"].(string))
+			if waits := w.(map[string]any)["name"].(string); !h.lost[waits] {
+				pending = append(pending, waits)
+			}
 		}
 	}
 	for _, name := range []string{brief, lasting} {
 		want[name] = h.leasedByVault(name)
 	}
-	living := h.registry.living()
+	living := h.theirs.without(h.registry.living())
 	h.noteUnanswered(living, want[brief])
 
 	got := map[string]int{}
@@ -299,7 +336,7 @@ func (h *harness) compareLiving() string {
 		case waits >= 0:
 			pending = slices.Delete(pending, waits, waits+1)
 		case !h.unanswered[name]:
-			got[strings.TrimPrefix(name[:max(0, len(name)-randomTail)], "regcred-")]++
+			count(got, []string{name})
 		}
 	}
 	maps.DeleteFunc(want, func(_ string, count int) bool { return count == 0 })
@@ -312,7 +349,8 @@ func (h *harness) compareLiving() string {
 	return ""
 }
 
-// leasedByVault counts Vault's leases of a role.
+// leasedByVault counts Vault's leases of a role, except those of credentials that
+// the registry has lost.
 func (h *harness) leasedByVault(name string) int {
 	h.Helper()
 	secret, err := h.vault.Client.Logical().List("sys/leases/lookup/" + at("creds/"+name))
@@ -326,7 +364,7 @@ func (h *harness) leasedByVault(name string) int {
 	if have := len(h.leasesOf(name)); len(ids) < have {
 		h.Fatalf("%s: Vault has lost a lease of %s: want %d at least, got %d", h.doing, name, have, len(ids))
 	}
-	return len(ids)
+	return len(slices.DeleteFunc(ids, func(id any) bool { return h.lostLeases[at("creds/"+name)+"/"+id.(string)] }))
 }
 
 // unansweredIn allows one credential without a lease for a sweep that reads the

@@ -34,6 +34,18 @@ type registry struct {
 
 	living func() []string // names of credentials; nil where none can be revoked
 	admins func() []string // names of root credentials
+
+	// Somebody else mints, creates a root credential for the account of each
+	// connection, and deletes by hand.
+	mint     func(name string) login
+	mintRoot func(name string) // nil where an account can have no more of them
+	remove   func(name string) // nil where none can be revoked
+
+	// reinstall deletes all credentials, except those that can mint, and makes the
+	// registry count its IDs from one. It is nil where that cannot be.
+	reinstall func()
+
+	another func() registry // starts another registry of the kind
 }
 
 // minting is the connection that the roles use.
@@ -47,7 +59,11 @@ func gitlab(t *testing.T) registry {
 	return registry{
 		Server: s.Server, kind: "gitlab", image: s.Host() + "/" + gitlabtest.Project + ":1",
 		connections: map[string]issuer.Connection{minting: s.Connection()},
-		role:        s.Role(), living: s.Living, admins: s.Admins,
+		role:        s.Role(), living: s.Living, admins: s.Admins, reinstall: s.Reinstall,
+		another:  func() registry { return gitlab(t) },
+		mint:     func(name string) login { return newLogin(s.AddDeployToken(gitlabtest.Project, name)) },
+		mintRoot: func(name string) { s.AddRootToken(name) },
+		remove:   s.DeleteDeployToken,
 	}
 }
 
@@ -60,36 +76,80 @@ func harbor(t *testing.T) registry {
 			minting: s.Connection(),
 			"robot": s.ConnectionAs(s.AddRobot(harbortest.Project, "manager", -1, harbortest.Manages(harbortest.Project)...)),
 		},
-		role: s.Role(), living: s.Living, admins: s.Admins,
+		role: s.Role(), living: s.Living, admins: s.Admins, reinstall: s.Reinstall,
+		another: func() registry { return harbor(t) },
+		mint:    func(name string) login { return newLogin(s.AddPuller(harbortest.Project, name)) },
+		mintRoot: func(name string) {
+			s.AddRobot(harbortest.Project, name, -1, harbortest.Manages(harbortest.Project)...)
+		},
+		remove: s.DeleteRobot,
 	}
 }
 
-// A password and an access token are replaced in different ways.
 func gitea(t *testing.T) registry {
 	g := servers.StartGitea(t)
+	r, _ := giteaBehind(t, g)
+	// Of two others, one is another Gitea, with an account of the same name.
+	var puller servers.Account
+	r.another = func() (another registry) {
+		if puller.Name == "" {
+			another, puller = giteaBehind(t, g)
+			return another
+		}
+		another, _ = giteaBehind(t, servers.StartGitea(t), puller)
+		return another
+	}
+	return r
+}
+
+// giteaBehind returns a proxy for a Gitea, with accounts of its own, or one that
+// mints for an account that it adds. A password and an access token are replaced
+// in different ways.
+func giteaBehind(t *testing.T, g *servers.Gitea, puller ...servers.Account) (registry, servers.Account) {
 	p := g.Proxy(t)
+	for _, a := range puller {
+		g.Operate(t, http.MethodPost, "/admin/users", http.StatusCreated, map[string]any{
+			"username": a.Name, "password": a.Password, "email": a.Name + "@example.invalid", "must_change_password": false,
+		}, nil)
+		p.Puller = a
+	}
 	r := registry{
 		Server: p.Server, kind: "gitea", image: g.Host + "/" + strings.ToLower(p.Puller.Name) + "/app:1",
 		connections: map[string]issuer.Connection{minting: p.Connection()},
 		role:        p.Role(), living: p.Living, admins: p.Admins,
+		mint: func(name string) login {
+			return login{p.Puller.Name, g.AddToken(t, p.Puller, name, "read:package")}
+		},
+		mintRoot: func(name string) { g.AddToken(t, p.Admin, name, "write:user") },
+		remove: func(name string) {
+			g.Operate(t, http.MethodDelete, "/users/"+p.Puller.Name+"/tokens/"+name, http.StatusNoContent, nil, nil)
+		},
 	}
 	p.UseToken()
 	r.connections["token"] = p.Connection()
 	clients.Push(t, r.image, p.Puller.Name, p.Puller.Password)
-	return r
+	return r, p.Puller
 }
 
+// At AWS, somebody else has users of their own, and their access keys.
 func ecr(t *testing.T) registry {
 	s := ecrtest.New(t)
 	return registry{
 		Server: s.Server, kind: "ecr", image: s.Host() + "/team/app:1",
 		connections: map[string]issuer.Connection{minting: s.Connection()},
 		role:        s.Role(), admins: s.Admins,
+		another: func() registry { return ecr(t) },
+		mint: func(name string) login {
+			s.AddUser(name, ecrtest.Reading()...)
+			return newLogin(s.AddToken(name))
+		},
 	}
 }
 
 // login is a credential in the form that creds/ returns.
 type login struct{ username, password string }
+
+func newLogin(username, password string) login { return login{username, password} }
 
 // pulls reports whether the registry serves the image for a credential.
 func (r registry) pulls(t *testing.T, l login) bool {

@@ -248,12 +248,10 @@ type readAnswer struct {
 	err  error
 }
 
-// Readers who wait for a mint, while the role is written, must not be given what
-// only describes the role.
-func TestReadsThatWaitWhileTheRoleIsWrittenAreNeverEmpty(t *testing.T) {
-	e := newSharingEngine(t)
-	e.write("roles/all", fields{"members": "app"})
-	minting, goOn := make(chan struct{}), make(chan struct{})
+// holdFirstMint has the first mint begin, which closes minting, and go on once
+// goOn is closed.
+func (e *engine) holdFirstMint() (minting, goOn chan struct{}) {
+	minting, goOn = make(chan struct{}), make(chan struct{})
 	var once sync.Once
 	e.minting.during("mint", func() {
 		once.Do(func() {
@@ -261,6 +259,25 @@ func TestReadsThatWaitWhileTheRoleIsWrittenAreNeverEmpty(t *testing.T) {
 			<-goOn
 		})
 	})
+	return minting, goOn
+}
+
+// waitForReaders returns once so many requests rotate the role app, or wait for
+// that.
+func (e *engine) waitForReaders(count int) {
+	for waiting := 0; waiting < count; time.Sleep(time.Millisecond) {
+		e.rotating.mu.Lock()
+		waiting = e.rotating.held["app"].users
+		e.rotating.mu.Unlock()
+	}
+}
+
+// Readers who wait for a mint, while the role is written, must not be given what
+// only describes the role.
+func TestReadsThatWaitWhileTheRoleIsWrittenAreNeverEmpty(t *testing.T) {
+	e := newSharingEngine(t)
+	e.write("roles/all", fields{"members": "app"})
+	minting, goOn := e.holdFirstMint()
 	answers := make(chan readAnswer)
 	read := func(path string) {
 		go func() {
@@ -274,11 +291,7 @@ func TestReadsThatWaitWhileTheRoleIsWrittenAreNeverEmpty(t *testing.T) {
 	for _, path := range paths {
 		read(path)
 	}
-	for waiting := 0; waiting <= len(paths); time.Sleep(time.Millisecond) {
-		e.rotating.mu.Lock()
-		waiting = e.rotating.held["app"].users
-		e.rotating.mu.Unlock()
-	}
+	e.waitForReaders(len(paths) + 1)
 	e.write("roles/app", fields{"project": "group/other"})
 	close(goOn)
 	good := 0
@@ -365,14 +378,7 @@ func TestIncompletePullSecretIsNeverAnswered(t *testing.T) {
 func TestBundleThatWaitsWhileItsMemberIsWrittenIsDecidedAnew(t *testing.T) {
 	e := newSharingEngine(t)
 	e.write("roles/all", fields{"members": "app"})
-	minting, goOn := make(chan struct{}), make(chan struct{})
-	var once sync.Once
-	e.minting.during("mint", func() {
-		once.Do(func() {
-			close(minting)
-			<-goOn
-		})
-	})
+	minting, goOn := e.holdFirstMint()
 	answers := make(chan readAnswer)
 	for _, path := range []string{"creds/app", "creds/all"} {
 		go func() {
@@ -383,11 +389,7 @@ func TestBundleThatWaitsWhileItsMemberIsWrittenIsDecidedAnew(t *testing.T) {
 			<-minting
 		}
 	}
-	for waiting := 0; waiting < 2; time.Sleep(time.Millisecond) {
-		e.rotating.mu.Lock()
-		waiting = e.rotating.held["app"].users
-		e.rotating.mu.Unlock()
-	}
+	e.waitForReaders(2)
 	e.write("roles/app", fields{"project": "group/other", "allowed_bundles": ""})
 	close(goOn)
 	for range 2 {
@@ -423,14 +425,7 @@ func TestConnectionIsNotDeletedWhileAMintEnds(t *testing.T) {
 	for at := 1; at <= 2; at++ {
 		e := newConnectedEngine(t)
 		e.write("roles/leased", leasedRole)
-		minting, goOn := make(chan struct{}), make(chan struct{})
-		var once sync.Once
-		e.minting.during("mint", func() {
-			once.Do(func() {
-				close(minting)
-				<-goOn
-			})
-		})
+		minting, goOn := e.holdFirstMint()
 		answered := make(chan struct{})
 		go func() {
 			defer close(answered)

@@ -8,9 +8,9 @@ import (
 	"slices"
 	"strings"
 
-	"vault-plugin-secrets-regcred/backend/dockerconfig"
-
 	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-regcred/backend/dockerconfig"
 )
 
 // proposal is what a write would store in place of old.
@@ -38,7 +38,8 @@ func (b *backend) propose(ctx context.Context, req *logical.Request, name string
 	if p.role, p.warnings, err = b.applyRole(ctx, req.Storage, in, name, old); err != nil {
 		return nil, err
 	}
-	if old != nil && old.Bundle == nil && old.samePullSecret(p.role) && !in.isTrue("verify") && !in.has("verify_repository") {
+	toCheck := in.isTrue("verify") || p.role.Bundle != nil || p.role.Dynamic != nil && in.has("verify_repository")
+	if old != nil && old.samePullSecret(p.role) && !toCheck {
 		return p, nil
 	}
 	d, err := b.describe(ctx, req.Storage, name, p.role)

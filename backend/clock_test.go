@@ -4,6 +4,7 @@ package backend
 
 import (
 	"net/http"
+	"slices"
 	"testing"
 	"time"
 
@@ -92,4 +93,51 @@ func TestPeriodsAreBounded(t *testing.T) {
 	e.write("roles/app", with(sharedRole, fields{"rotation_period": "438000h", "grace_period": "438000h"}))
 	e.read("creds/app")
 	checkSame(t, "mints", 1, e.minting.mints())
+}
+
+// A clock that goes back for a moment must not cost those who hold a credential
+// their grace period.
+func TestClockThatWasBehindForAMomentKeepsTheGracePeriod(t *testing.T) {
+	for name, before := range map[string]func(*engine){
+		"of the current credential": func(*engine) {},
+		"of one that was replaced": func(e *engine) {
+			e.clock.advance(time.Minute)
+			e.write("rotate/app", nil)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := newSharingEngine(t)
+			e.read("creds/app")
+			held := e.minting.names()[0]
+			e.mustRollBack()
+			before(e)
+			e.clock.advance(-48 * time.Hour)
+			e.mustRollBack()
+			e.clock.advance(48*time.Hour + time.Minute)
+			e.mustRollBack()
+			if !slices.Contains(e.minting.names(), held) {
+				t.Error("want what was read a minute ago to work")
+			}
+			e.clock.advance(2 * time.Hour)
+			e.mustRollBack()
+			if slices.Contains(e.minting.names(), held) {
+				t.Error("want it revoked after the grace period")
+			}
+		})
+	}
+}
+
+func TestClockThatWasBehindForAMomentEndsNoLease(t *testing.T) {
+	e := newLeasingEngine(t, fields{"ttl": "1h"})
+	e.lease("creds/leased")
+	e.mustRollBack()
+	e.clock.advance(-800 * time.Hour) // more than the mount's maximum
+	e.mustRollBack()
+	e.clock.advance(800*time.Hour + time.Minute)
+	e.mustRollBack()
+	checkSame(t, "living credentials", 1, len(e.minting.names()))
+	e.clock.advance(time.Hour)
+	e.mustRollBack()
+	e.mustRollBack()
+	checkSame(t, "living credentials after its ttl", 0, len(e.minting.names()))
 }

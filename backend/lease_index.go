@@ -41,6 +41,15 @@ type storedLease struct {
 	TriedAt  time.Time `json:"tried_at,omitzero"`
 
 	WrittenAt time.Time `json:"written_at,omitzero"` // earlier builds wrote none
+
+	// Redated has what the key and WrittenAt were before redateLeases moved it,
+	// because that clock may have been the wrong one.
+	Redated *redatedLease `json:"redated,omitempty"`
+}
+
+type redatedLease struct {
+	Ends      time.Time `json:"ends"`
+	WrittenAt time.Time `json:"written_at"`
 }
 
 func (s storedLease) isRevoking() bool { return s.Attempts > 0 }
@@ -236,6 +245,9 @@ func (b *backend) redateLeases(ctx context.Context, storage logical.Storage, lea
 			continue // the mount's maximum was longer
 		}
 		ends := wholeSeconds(now.Add(l.ends.Sub(stored.WrittenAt)))
+		if stored.Redated == nil {
+			stored.Redated = &redatedLease{Ends: l.ends, WrittenAt: stored.WrittenAt}
+		}
 		if err := b.indexLease(ctx, storage, ends, *stored); err != nil {
 			return nil, err
 		}
@@ -267,6 +279,14 @@ func (b *backend) sweepLease(ctx context.Context, storage logical.Storage, l ind
 		return err
 	}
 	if hasLaterKey && !stored.isRevoking() {
+		return forgetKey(ctx, storage, l.key)
+	}
+	if before := stored.Redated; before != nil && !stored.isRevoking() && !b.now().Add(clockSkew).Before(before.WrittenAt) {
+		// The clock had gone back for a while, and is where it was.
+		stored.Redated = nil
+		if err := b.indexLease(ctx, storage, before.Ends, *stored); err != nil {
+			return err
+		}
 		return forgetKey(ctx, storage, l.key)
 	}
 	err = b.revoke(ctx, storage, stored.credentialRef)

@@ -119,7 +119,7 @@ func (b *backend) serve(ctx context.Context, storage logical.Storage, name strin
 	}
 	if c := s.Current; c != nil && (c.ID != "" || minted.revocable) {
 		now := b.now()
-		s.Retired = append(slices.Clone(s.Retired), retired{credentialRef: c.credentialRef, RetiredAt: now, RevokeAt: now.Add(r.Dynamic.GracePeriod.Duration)})
+		s.Retired = append(slices.Clone(s.Retired), retired{credentialRef: c.credentialRef, MintedAt: c.MintedAt, RetiredAt: now, RevokeAt: now.Add(r.Dynamic.GracePeriod.Duration)})
 	}
 	s.Current = &sharedCredential{credentialRef: minted.credentialRef, Docker: minted.Docker, MintedAt: minted.MintedAt, ExpiresAt: minted.ExpiresAt}
 	s.Rotations++

@@ -71,7 +71,8 @@ type sharedCredential struct {
 // retired is a credential that was replaced.
 type retired struct {
 	credentialRef
-	RetiredAt time.Time `json:"retired_at,omitzero"` // zero in entries of the first builds
+	MintedAt  time.Time `json:"minted_at,omitzero"` // zero in entries of the first builds, as RetiredAt
+	RetiredAt time.Time `json:"retired_at,omitzero"`
 	RevokeAt  time.Time `json:"revoke_at"`
 	TriedAt   time.Time `json:"tried_at,omitzero"`
 	Attempts  int       `json:"attempts,omitempty"`
@@ -286,9 +287,11 @@ func (r retired) tryAt(now time.Time) time.Time {
 	return r.TriedAt.Add(backOff(firstRevokeRetry, lastRevokeRetry, r.Attempts))
 }
 
-// isMisdated reports whether the grace period seems to begin in the future.
+// isMisdated reports whether the grace period seems to begin in the future, or has
+// begun before the credential was minted: the clock was wrong, then or now.
 func (r retired) isMisdated(now time.Time) bool {
-	return r.RetiredAt.After(now.Add(clockSkew))
+	beforeItsMint := r.RetiredAt.Before(r.MintedAt.Add(-clockSkew)) && !now.Before(r.MintedAt)
+	return r.RetiredAt.After(now.Add(clockSkew)) || !r.RetiredAt.IsZero() && beforeItsMint
 }
 
 // nextAt is when there is something to be done for the role; zero if nothing.

@@ -129,7 +129,7 @@ func formsOfNow() map[string]string {
 	forms := maps.Clone(storedForms)
 	reference := strings.NewReplacer(
 		`"connection":"app","role"`, `"connection":"app","connection_id":"id-1","host":"https://git.example.com","role"`,
-		`"revoke_at"`, `"retired_at":"2026-03-01T12:00:00Z","revoke_at"`,
+		`"revoke_at"`, `"minted_at":"2026-03-01T12:00:00Z","retired_at":"2026-03-01T12:00:00Z","revoke_at"`,
 		`"attempts":1,"last_error":"the registry's API at https://git.example.com: the answer could not be understood"}]`,
 		`"attempts":1,"last_error":"the registry's API at https://git.example.com: the answer could not be understood"}],"rotations":2`)
 	for i, name := range []string{"app", "pending", "retired"} {

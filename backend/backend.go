@@ -24,7 +24,7 @@
 //	root_rotate.go               the steps of a rotate-root
 //	static.go, bundle.go, dynamic.go, connection_input.go
 //	                             the fields of a write, and their parsing
-//	role.go, connection.go, config.go
+//	role.go, connection.go, root_state.go, config.go
 //	                             what is stored, and who may use it
 //	storage.go, index.go, wal.go, schedule.go
 //	                             storage, indexes, write-ahead entries, due times

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"vault-plugin-secrets-regcred/backend/cache"
+	"vault-plugin-secrets-regcred/backend/dockerconfig"
+	"vault-plugin-secrets-regcred/backend/issuer"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -107,4 +109,27 @@ func putEntry(ctx context.Context, storage logical.Storage, key string, stored a
 		return fmt.Errorf("writing %s: %w", key, err)
 	}
 	return nil
+}
+
+// hidden wraps stored secrets so that they cannot be printed. revealed is the
+// inverse.
+func hidden(stored *map[string]string) issuer.Secrets {
+	secrets := issuer.Secrets{}
+	if stored != nil {
+		for field, text := range *stored {
+			secrets[field] = dockerconfig.NewSecret(text)
+		}
+	}
+	return secrets
+}
+
+func revealed(secrets issuer.Secrets) *map[string]string {
+	if len(secrets) == 0 {
+		return nil
+	}
+	texts := map[string]string{}
+	for field, secret := range secrets {
+		texts[field] = secret.Reveal()
+	}
+	return &texts
 }

@@ -211,7 +211,8 @@ func (h *harness) kill(op operation, trigger trigger, n int) bool {
 // were lost. Then everything can be deleted, and nothing may be left.
 func (h *harness) leaveNothing() {
 	h.doing = "the end"
-	time.Sleep(time.Until(h.unansweredAt.Add(briefTTL + leaseMargin)))
+	// The index holds whole seconds, rounded up.
+	time.Sleep(time.Until(h.unansweredAt.Add(briefTTL + leaseMargin + 2*time.Second)))
 	h.vault.KillPlugin(h) // it looks for ended leases when it starts, and rarely later
 	h.mustRollBack()
 	h.unanswered, h.maxUnanswered = nil, 0

@@ -62,7 +62,7 @@ func dynamicFields() map[string]*framework.FieldSchema {
 		},
 		"grace_period": {
 			Type:        framework.TypeDurationSecond,
-			Description: "Shared: how long a replaced credential keeps working. Default: 1h, or less if rotation_period is shorter or the registry allows only shorter lifetimes.",
+			Description: "Shared: how long a replaced credential keeps working. Default: as long as rotation_period, within 1m and 1h, or less if the registry allows only shorter lifetimes.",
 		},
 	})
 	return fields
@@ -202,7 +202,7 @@ func (in input) applyPeriods(d, old *dynamicRole, target issuer.Target) (warning
 		return nil, refusef("grace_period: must be at most %d times rotation_period, or too many credentials would be valid at the same time", maxOverlap)
 	case longest > 0 && d.RotationPeriod.Duration+d.GracePeriod.Duration > longest:
 		return nil, refusef("rotation_period: rotation_period and grace_period together must be at most %s, the longest lifetime that the registry allows", longest)
-	case d.GracePeriod.Duration < shortGrace && in.has("grace_period"):
+	case d.GracePeriod.Duration < shortGrace && (old == nil || in.has("grace_period")):
 		warnings = append(warnings, fmt.Sprintf("grace_period: %s is short; a credential that was read before a rotation stops working this long after it, and many tools read again only after some minutes", d.GracePeriod.Duration))
 	}
 	return warnings, nil

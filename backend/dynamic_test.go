@@ -220,6 +220,8 @@ func TestDynamicRoleWriteWarns(t *testing.T) {
 		{0, sharedRole, nil},
 		{0, with(sharedRole, fields{"grace_period": "4m59s"}), []string{"grace_period: 4m59s is short; a credential that was read before a rotation stops working this long after it"}},
 		{0, with(sharedRole, fields{"grace_period": "5m"}), nil},
+		{0, with(sharedRole, fields{"rotation_period": "4m"}), []string{"grace_period: 4m0s is short"}}, // the default
+		{0, with(sharedRole, fields{"rotation_period": "10m"}), nil},
 		{0, leasedRole, nil},
 		{0, with(leasedRole, fields{"ttl": "24h", "max_ttl": "24h"}), nil}, // what the mount allows
 		{0, with(leasedRole, fields{"ttl": "25h", "max_ttl": "26h"}), []string{
@@ -257,6 +259,7 @@ func TestVerifyRepositoryFitsTheConnection(t *testing.T) {
 	e.write("config", fields{"allowed_registries": "registry.example.com"})
 	e.write("roles/app", fields{"grace_period": "2h"}) // it can still be restricted
 	checkWarnings(t, e.readWarnings("roles/app"), "creds/app is refused: registry")
+	checkSame(t, "registries", any([]string{"other.example.com/team", "second.example.com"}), e.read("roles/app")["registries"])
 }
 
 func TestVerifyMintsATrialAndStoresOnlyIfItPulls(t *testing.T) {
@@ -343,6 +346,36 @@ func TestCredentialThatNoPullSecretCanHoldIsRevoked(t *testing.T) {
 			checkSame(t, name+": living credentials", []string{}, e.minting.names())
 			checkSame(t, name+": write-ahead entries", 0, len(keysBelow(t, e, "wal/")))
 		}
+	}
+}
+
+// A read of the role tells beforehand that nothing is minted. What a shared role
+// has minted before is served all the same.
+func TestRoleOfAConnectionThatWasClosedSaysSo(t *testing.T) {
+	for closed, want := range map[string]string{
+		"allowed_roles":   `: connection: role "%s" cannot use connection "app"`,
+		"allowed_targets": `: connection: the allowed_targets of connection "app" do not cover all of: `,
+	} {
+		t.Run(closed, func(t *testing.T) {
+			e := newConnectedEngine(t)
+			e.write("roles/leased", leasedRole)
+			e.write("roles/shared", with(sharedRole, fields{"allowed_bundles": "all"}))
+			e.write("roles/all", fields{"members": "shared"})
+			e.write("connections/app", fields{closed: "other"})
+			for name, member := range map[string]string{"leased": "leased", "shared": "shared", "all": "shared"} {
+				checkWarnings(t, e.readWarnings("roles/"+name), "creds/"+name+" is refused"+strings.ReplaceAll(want, "%s", member))
+				checkSame(t, "registries of "+name, any([]string{"registry.example.com"}), e.read("roles/" + name)["registries"])
+			}
+			e.write("connections/app", fields{closed: "*"})
+			e.read("creds/all")
+			e.write("connections/app", fields{closed: "other"})
+			for _, name := range []string{"shared", "all"} {
+				checkWarnings(t, e.readWarnings("roles/"+name))
+				e.read("creds/" + name)
+			}
+			e.clock.advance(60 * time.Hour) // what was minted has ended
+			checkWarnings(t, e.readWarnings("roles/shared"), "creds/shared is refused")
+		})
 	}
 }
 

@@ -110,15 +110,15 @@ func (b *backend) readRole(ctx context.Context, req *logical.Request, data *fram
 	}
 	d, err := b.describe(ctx, req.Storage, name, r)
 	if err == nil {
-		err = d.settings.checkRegistries(d.Registries)
+		if r.Static == nil {
+			maps.Copy(resp.Data, servedBy(d.Registries, d.ExpiresAt))
+		}
+		err = b.checkServed(ctx, req.Storage, d)
 	}
 	if isInputError(err) {
 		return withWarnings(resp, []string{fmt.Sprintf("creds/%s is refused: %s", name, err)}), nil
 	} else if err != nil {
 		return nil, err
-	}
-	if r.Static == nil {
-		maps.Copy(resp.Data, servedBy(d.Registries, d.ExpiresAt))
 	}
 	return withWarnings(resp, d.Warnings), nil
 }
@@ -226,7 +226,7 @@ A static role holds the credential of a registry:
 
     registry, username, password, and email if the registry needs one
 
-dockerconfigjson takes a whole Docker config instead, with any number of
+dockerconfigjson takes a whole Docker config instead, with up to 1,000
 registries. hostname means the same as registry.
 
 A connection mints the credential of a dynamic role at the registry:

@@ -58,6 +58,31 @@ func (b *backend) describeSource(ctx context.Context, storage logical.Storage, s
 	return nil
 }
 
+// checkServed returns why a read of creds/ is refused, as far as that is known
+// without a question to a registry: a registry that is no longer allowed, or a
+// connection that mints no longer for a role that has no credential to serve.
+func (b *backend) checkServed(ctx context.Context, storage logical.Storage, d description) error {
+	if err := d.settings.checkRegistries(d.Registries); err != nil {
+		return err
+	}
+	for _, s := range d.sources {
+		if s.Dynamic == nil || s.isShared() && s.shared.serves() {
+			continue
+		}
+		c, err := b.connectionFacts(ctx, storage, s.Dynamic.Connection)
+		if err != nil {
+			return err
+		}
+		if err := c.checkRole(s.Dynamic.Connection, s.name); err != nil {
+			return err
+		}
+		if _, err := c.target(s.Dynamic.For); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (s *source) setCredential(docker dockerconfig.Config, expiresAt time.Time, r *rotation) {
 	s.docker, s.registries, s.expiresAt, s.rotation = docker, docker.Keys(), expiresAt, r
 }

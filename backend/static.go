@@ -39,7 +39,7 @@ func staticFields() map[string]*framework.FieldSchema {
 		},
 		"dockerconfigjson": {
 			Type:         framework.TypeString,
-			Description:  "Instead of registry, username, password and email: a whole Docker config, as JSON or its base64, with any number of registries.",
+			Description:  "Instead of registry, username, password and email: a whole Docker config, as JSON or its base64, with up to 1,000 registries.",
 			DisplayAttrs: &framework.DisplayAttributes{Sensitive: true, EditType: "textarea"},
 		},
 		"expires_at": {

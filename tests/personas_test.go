@@ -20,6 +20,7 @@ const (
 	platform    = "platform-engineer"
 	registries  = "registry-admin"
 	team        = "team-owner"
+	common      = "common-owner"
 	application = "application"
 	syncTool    = "sync-tool"
 	job         = "ci-job"
@@ -62,11 +63,19 @@ var personaTable = []asked{
 	{"DELETE", "regcred/roles/team-b-new", nil},
 	{"PUT", "regcred/roles/team-a", nil}, // the prefix ends in a hyphen
 	{"PUT", "regcred/roles/team-ab-new", nil},
+	{"GET", "regcred/roles/common-hub", []string{registries, common, auditor}},
+	{"PUT", "regcred/roles/common-hub", []string{common}},
+	{"DELETE", "regcred/roles/common-hub", []string{common}},
+	{"GET", "regcred/creds/common-hub", nil},
+	{"GET", "regcred/creds/common-hub/docker", nil},
+	{"PUT", "regcred/roles/commonly-new", nil},
 
 	{"PUT", "regcred/rotate/team-a-web", []string{registries, team}},
 	{"PUT", "regcred/rotate/team-b-web", []string{registries}},
-	{"PUT", "regcred/verify/team-a-web", []string{team}},
-	{"PUT", "regcred/verify/team-b-web", nil},
+	{"PUT", "regcred/rotate/common-hub", []string{registries, common}},
+	{"PUT", "regcred/verify/team-a-web", []string{registries, team}},
+	{"PUT", "regcred/verify/team-b-web", []string{registries}},
+	{"PUT", "regcred/verify/common-hub", []string{registries, common}},
 
 	{"LIST", "regcred/connections", []string{registries, auditor}},
 	{"GET", "regcred/connections/gitlab", []string{registries, auditor}},
@@ -80,7 +89,7 @@ var personaTable = []asked{
 	{"GET", "regcred/config", []string{platform, auditor}},
 	{"PUT", "regcred/config", []string{platform}},
 	{"DELETE", "regcred/config", []string{platform}},
-	{"GET", "regcred/expiring", []string{auditor}},
+	{"GET", "regcred/expiring", []string{auditor, common}},
 
 	{"PUT", "sys/leases/revoke-prefix/regcred/creds/team-a-ci", []string{registries, team}},
 	{"PUT", "sys/leases/revoke-prefix/regcred/creds/team-b-ci", []string{registries}},
@@ -130,7 +139,7 @@ func TestPersonas(t *testing.T) {
 	})
 	wholeEngineIsIn(t, v, personaTable)
 	tokens := personaTokens(t, v)
-	personas := []string{registries, team, application, syncTool, job, auditor, platform}
+	personas := []string{registries, team, common, application, syncTool, job, auditor, platform}
 	for persona := range tokens {
 		if !slices.Contains(personas, persona) {
 			t.Errorf("examples/policies/%s.hcl is of nobody in the table", persona)

@@ -1,5 +1,5 @@
 # Owns the connections, which can mint for everything that they reach. Reads the state of
-# roles, can rotate them and can end leases. Reads no pull secret, and writes no role.
+# roles, can verify and rotate them, and can end leases. Reads no pull secret, and writes no role.
 
 path "regcred/connections" {
   capabilities = ["list"]
@@ -14,6 +14,9 @@ path "regcred/roles/*" {
   capabilities = ["read"]
 }
 path "regcred/rotate/*" {
+  capabilities = ["update"]
+}
+path "regcred/verify/*" {
   capabilities = ["update"]
 }
 path "sys/leases/revoke-prefix/regcred/creds/*" {

@@ -37,7 +37,7 @@ import (
 //
 //   - bin/ with the plugin, and new/ with a build of version v0.2.0
 //   - the archive of a release and its checksums, of a build of version v0.1.0
-//   - examples/, as in this repository
+//   - examples/ and scripts/, as in this repository
 //   - policy.hcl and jwt-role.json, the ones of External Secrets
 //   - sa.pub, a public key
 //
@@ -272,8 +272,10 @@ func prepare(t *testing.T, v *servers.Vault, commands string) (dir string, stand
 			links[name] = filepath.Join(servers.Repo(), "examples", "external-secrets", name)
 		}
 	}
-	if strings.Contains(commands, "examples/") {
-		links["examples"] = filepath.Join(servers.Repo(), "examples")
+	for _, name := range []string{"examples", "scripts"} {
+		if strings.Contains(commands, name+"/") {
+			links[name] = filepath.Join(servers.Repo(), name)
+		}
 	}
 	if strings.Contains(commands, "new/"+servers.PluginName) {
 		links["new"] = filepath.Dir(buildPlugin(t, "v0.2.0"))

@@ -512,6 +512,32 @@ var raftScenes = map[string]func(*scenery){
 		reload(s.t, s.v)
 		s.writeFails("roles/app", fields{"password": marker})
 	},
+	"a reload without the program": func(s *scenery) {
+		s.write("roles/app", credential(nil))
+		program := filepath.Join(s.v.PluginDir, servers.PluginName)
+		if err := os.Rename(program, program+"-away"); err != nil {
+			s.t.Fatal(err)
+		}
+		s.shows(s.cliFails("plugin", "reload", "-plugin="+servers.PluginName))
+		s.readFails("creds/app")
+		if err := os.Rename(program+"-away", program); err != nil {
+			s.t.Fatal(err)
+		}
+		s.read("creds/app") // starts it
+	},
+	"a program that cannot be executed": func(s *scenery) {
+		s.write("roles/app", credential(nil))
+		program := filepath.Join(s.v.PluginDir, servers.PluginName)
+		if err := os.Chmod(program, 0o600); err != nil {
+			s.t.Fatal(err)
+		}
+		s.shows(s.cliFails("plugin", "reload", "-plugin="+servers.PluginName))
+		s.readFails("creds/app")
+		if err := os.Chmod(program, 0o700); err != nil {
+			s.t.Fatal(err)
+		}
+		s.read("creds/app")
+	},
 	"versions that do not fit": func(s *scenery) {
 		register := func(version, command string) error {
 			return s.v.Client.Sys().RegisterPlugin(&api.RegisterPluginInput{

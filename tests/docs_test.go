@@ -39,7 +39,7 @@ import (
 //   - the archive of a release and its checksums, of a build of version v0.1.0
 //   - examples/ and scripts/, as in this repository
 //   - policy.hcl and jwt-role.json, the ones of External Secrets
-//   - sa.pub, a public key
+//   - sa.pub, a public key, and ca.pem, the certificate of a CA
 //
 // registry.example.com:5000 is a real registry with the image team/my_app:1.4.
 // A page that names "vault operator raft" has a Vault with integrated storage,
@@ -290,6 +290,11 @@ func prepare(t *testing.T, v *servers.Vault, commands string) (dir string, stand
 	}
 	if strings.Contains(commands, "vault secrets enable -path="+servers.Mount+" ") {
 		if err := v.Client.Sys().Unmount(servers.Mount); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if strings.Contains(commands, "@ca.pem") {
+		if err := os.WriteFile(filepath.Join(dir, "ca.pem"), []byte(servers.CA(t)), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -4,6 +4,7 @@ package tests
 
 import (
 	"crypto/sha256"
+	"encoding/pem"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -282,6 +283,21 @@ var symptomScenes = map[string]func(*scenery){
 		private := httptest.NewTLSServer(http.NotFoundHandler())
 		s.t.Cleanup(private.Close)
 		s.writeFails("connections/gitlab", fields{"url": private.URL, "token": marker})
+	},
+	"a registry whose certificate verify does not trust": func(s *scenery) {
+		private := httptest.NewTLSServer(http.NotFoundHandler())
+		s.t.Cleanup(private.Close)
+		s.write("roles/app", credential(fields{"registry": strings.TrimPrefix(private.URL, "https://")}))
+		answer, err := s.v.Client.Logical().Write(s.mount+"verify/app", nil)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		s.shows(answer.Data["message"].(string))
+		ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: private.Certificate().Raw})
+		s.write("config", fields{"ca_pem": string(ca)})
+		if answer, err = s.v.Client.Logical().Write(s.mount+"verify/app", nil); err != nil || strings.Contains(answer.Data["message"].(string), "certificate") {
+			s.t.Errorf("with ca_pem: got %v, %v", answer, err)
+		}
 	},
 	"a registry that is down": func(s *scenery) {
 		s.dynamic("roles/app", nil)

@@ -43,7 +43,7 @@ func (s *session) toResult(err error) Result {
 	verdict := Unreachable
 	switch statusOf(err) {
 	case 0:
-		return Result{Verdict: verdict, Message: cmp.Or(neterror.Describe(err), "the answer is not that of a registry")}
+		return Result{Verdict: verdict, Message: describeFailure(err)}
 	case http.StatusUnauthorized, http.StatusForbidden:
 		verdict = Denied
 	case http.StatusNotFound:
@@ -52,6 +52,14 @@ func (s *session) toResult(err error) Result {
 		}
 	}
 	return Result{Verdict: verdict, Message: s.describe(err)}
+}
+
+func describeFailure(err error) string {
+	text := cmp.Or(neterror.Describe(err), "the answer is not that of a registry")
+	if neterror.IsUntrustedCertificate(err) {
+		text += "; ca_pem of config takes the certificates of a private CA: vault write regcred/config ca_pem=@ca.pem"
+	}
+	return text
 }
 
 // statusOf returns the HTTP status of an error, 0 if it has none.

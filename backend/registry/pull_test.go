@@ -264,7 +264,8 @@ func TestPrivateCA(t *testing.T) {
 	wantResult(t, verify(t, v, f.host, "team/app"), OK, true)
 	trusted := len(f.log())
 	v.cas = nil
-	wantResult(t, verify(t, v, f.host, "team/app"), Unreachable, false, "the TLS certificate is not trusted", "unknown authority")
+	wantResult(t, verify(t, v, f.host, "team/app"), Unreachable, false, "the TLS certificate is not trusted", "unknown authority",
+		"; ca_pem of config takes the certificates of a private CA: vault write regcred/config ca_pem=@ca.pem")
 	if got := f.log()[trusted:]; len(got) > 0 {
 		t.Errorf("requests %q; want none without trust", got)
 	}

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: MPL-2.0
 
-# The version that the plugin reports to Vault: semantic, with a leading "v".
-VERSION ?= v0.1.0-dev
+# The version that the plugin reports to Vault: semantic, with a leading "v". It
+# comes from git, so that builds of two commits have two versions.
+ifndef VERSION
+VERSION := $(shell scripts/version.sh)
+endif
 
 # Tests need cgo for the race detector only; nothing that is built does.
 export CGO_ENABLED ?= 0
@@ -36,7 +39,7 @@ dev-stop: ## stop the Vault that "make dev" started
 	@scripts/dev.sh stop
 
 .PHONY: build
-build: ## build the plugin, to bin/
+build: ## build the plugin, to bin/, of version $VERSION (from git describe)
 	@$(GO) build $(BUILDFLAGS) -o $(PLUGIN) ./cmd/vault-plugin-secrets-regcred
 
 .PHONY: vault

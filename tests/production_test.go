@@ -3,6 +3,8 @@
 package tests
 
 import (
+	"crypto/sha256"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -139,6 +141,15 @@ func TestPluginTellsItsVersion(t *testing.T) {
 	if err == nil || !strings.Contains(string(out), "plugin") {
 		t.Errorf("run by hand: want an error that speaks of a plugin, got %v\n%s", err, out)
 	}
+}
+
+func sumOf(t *testing.T, file string) string {
+	t.Helper()
+	content, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("%x", sha256.Sum256(content))
 }
 
 func readAll(t testing.TB, client *api.Client, paths []string) map[string]any {

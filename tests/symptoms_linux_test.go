@@ -3,7 +3,6 @@
 package tests
 
 import (
-	"crypto/sha256"
 	"encoding/pem"
 	"fmt"
 	"net/http"
@@ -576,13 +575,4 @@ func (s *scenery) cliFails(args ...string) string {
 		s.t.Fatalf("vault %s: must fail, and did not", strings.Join(args, " "))
 	}
 	return string(out)
-}
-
-func sumOf(t *testing.T, file string) string {
-	t.Helper()
-	content, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return fmt.Sprintf("%x", sha256.Sum256(content))
 }

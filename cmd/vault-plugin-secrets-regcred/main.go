@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MPL-2.0
 
 // Command vault-plugin-secrets-regcred is the regcred secrets engine, a plugin
-// of HashiCorp Vault and OpenBao. Vault starts it; run by hand, it only prints
-// its version.
+// of HashiCorp Vault and OpenBao. Vault starts it. Run by hand, it prints its
+// version, or copies itself into a plugin directory.
 package main
 
 import (
@@ -39,6 +39,7 @@ func run(args []string) error {
 	apiMeta := &api.PluginAPIClientMeta{}
 	flags := apiMeta.FlagSet()
 	showVersion := flags.Bool("version", false, "print the version and exit")
+	installTo := flags.String("install", "", "copy this program to a `file`, print the checksum to register, and exit")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return nil
@@ -47,6 +48,14 @@ func run(args []string) error {
 	}
 	if *showVersion {
 		fmt.Println(version)
+		return nil
+	}
+	if *installTo != "" {
+		sum, err := install(*installTo)
+		if err != nil {
+			return err
+		}
+		fmt.Printf("%s  %s\n", sum, *installTo)
 		return nil
 	}
 	return plugin.ServeMultiplex(&plugin.ServeOpts{

@@ -40,6 +40,7 @@ func TestConsumers(t *testing.T) {
 		{"kubectl makes a Secret that pulls", testKubectlMakesSecret},
 		{"kubectl leaves no copy behind after a plain apply", testKubectlAfterPlainApply},
 		{"kubectl says what is wrong with a Secret", testKubectlRefusals},
+		{"Helm values and a patch put the program into the pods of Vault", testHelmValues},
 		{"External Secrets makes a Secret with nothing but the key asked for", testExternalSecretsMinimal},
 		{"External Secrets copies all fields of creds", testExternalSecretsAllFields},
 		{"External Secrets decodes base64", testExternalSecretsBase64},

@@ -34,8 +34,12 @@ demo: build vault ## start a real Vault, read a pull secret from it, stop it
 dev: build vault ## start the same Vault, leave it running, and say what to type next
 	@scripts/dev.sh start
 
+.PHONY: dev-registries
+dev-registries: dev .bin/standins ## start a GitLab and a Harbor in memory beside it, to try connections and rotation
+	@scripts/dev.sh registries
+
 .PHONY: dev-stop
-dev-stop: ## stop the Vault that "make dev" started
+dev-stop: ## stop what "make dev" and "make dev-registries" started
 	@scripts/dev.sh stop
 
 .PHONY: build
@@ -119,6 +123,7 @@ tools: $(TOOLS:%=.bin/%) skopeo ## build what the tests need beside Vault, to .b
 .bin/read-containers: tests/tools/containers/go.sum tests/tools/containers/read-containers/main.go
 .bin/bench-floor: tests/go.sum tests/bench/floor/main.go
 .bin/pause: tests/tools/pause/main.go
+.bin/standins: tests/tools/standins/main.go $(wildcard backend/issuer/gitlab/gitlabtest/*.go backend/issuer/harbor/harbortest/*.go backend/issuer/issuertest/*.go)
 .bin/etcd: tests/tools/etcd/go.sum
 .bin/external-secrets: tests/tools/external-secrets/go.sum
 .bin/gitea: tests/tools/gitea/go.sum

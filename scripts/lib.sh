@@ -82,7 +82,8 @@ start_vault() {
   port=$(free_port)
   VAULT_ADDR=http://127.0.0.1:$port
   VAULT_TOKEN=dev-$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
-  export VAULT_ADDR VAULT_TOKEN BAO_ADDR=$VAULT_ADDR BAO_TOKEN=$VAULT_TOKEN
+  # OpenBao reads these too, unless BAO_ADDR and BAO_TOKEN are set.
+  export VAULT_ADDR VAULT_TOKEN
   set -m # so that Ctrl-C in the terminal ends only the script, which then stops the server
   "$VAULT" server -dev -dev-no-store-token -dev-root-token-id="$VAULT_TOKEN" \
     -dev-listen-address="127.0.0.1:$port" "$DEV_PLUGINS" >"$log" 2>&1 </dev/null &
@@ -109,15 +110,16 @@ cannot_use() {
 To use another: VAULT_BIN=/path/to/vault make vault. To build Vault from source: VAULT_BIN=build make vault"
 }
 
-# is_ours PID: succeeds if start_vault has started this process.
+# is_ours PID [ARGUMENT]: succeeds if the process has this argument; without one, if
+# start_vault has started it.
 is_ours() {
-  local command
+  local command argument=${2:-$DEV_PLUGINS}
   if [ -r "/proc/$1/cmdline" ]; then
     command=$(tr '\0' ' ' <"/proc/$1/cmdline")
   else
     command=$(ps -ww -o command= -p "$1" 2>/dev/null) || return 1
   fi
-  [[ " $command " == *" $DEV_PLUGINS "* ]]
+  [[ " $command " == *" $argument "* ]]
 }
 
 # stop_vault PID: stops a server and its plugin, and waits until they have ended.

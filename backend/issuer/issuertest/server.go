@@ -15,7 +15,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"testing"
 )
 
 // Fault answers a request in place of the right handler, act.
@@ -41,8 +40,15 @@ type injectedFault struct {
 	fault Fault
 }
 
-// NewServer starts a server with a handler. It stops when the test ends.
-func NewServer(t testing.TB, act http.Handler) *Server {
+// Owner is what a server belongs to: a test, or a program that runs it for people to
+// try.
+type Owner interface {
+	Helper()
+	Cleanup(stop func()) // calls stop when the owner ends
+}
+
+// NewServer starts a server with a handler. It stops when its owner ends.
+func NewServer(t Owner, act http.Handler) *Server {
 	t.Helper()
 	s := &Server{act: act, done: make(chan struct{})}
 	s.Server = httptest.NewServer(s)

@@ -19,7 +19,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"testing"
 	"time"
 
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
@@ -120,7 +119,7 @@ func (s *space) covers(path string) bool {
 
 // New starts a GitLab with [Group], [Project] in it, and [Account], whose token is the
 // root credential of [Server.Connection].
-func New(t testing.TB) *Server {
+func New(t issuertest.Owner) *Server {
 	t.Helper()
 	s := &Server{
 		now:     time.Now,

@@ -28,7 +28,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"testing"
 	"time"
 
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
@@ -108,8 +107,8 @@ type Access struct {
 	Effect   string `json:"effect,omitempty"`
 }
 
-// New starts a Harbor. It stops when the test ends.
-func New(t testing.TB) *Server {
+// New starts a Harbor. It stops when its owner ends.
+func New(t issuertest.Owner) *Server {
 	t.Helper()
 	s := &Server{
 		now: time.Now, prefix: "robot$", authMode: "db_auth", lastID: 1, // the user admin is number 1

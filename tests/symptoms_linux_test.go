@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/hashicorp/vault/api"
 
 	"vault-plugin-secrets-regcred/backend/issuer/gitlab/gitlabtest"
@@ -552,6 +553,28 @@ var raftScenes = map[string]func(*scenery){
 			s.t.Fatal(err)
 		}
 		s.read("creds/app")
+	},
+	"a mount that cannot be disabled": func(s *scenery) {
+		lab := gitlabtest.New(s.t)
+		connect(s.t, s.v.Client, "regcred/connections/gitlab", "gitlab", lab.Connection(), fields{"allowed_roles": "*"})
+		s.write("roles/app", credential(nil))
+		s.write("roles/ci", dynamic("gitlab", lab.Role(), fields{"mode": "leased"}))
+		before := s.read("creds/app")
+		s.read("creds/ci")
+		lab.InjectFault(-1, issuertest.Method(http.MethodDelete), issuertest.Status(http.StatusServiceUnavailable, ""))
+		s.shows(s.cliFails("secrets", "disable", "regcred"))
+		s.shows(s.cliFails("read", "regcred/creds/app"))
+		reload(s.t, s.v)
+		if got, err := s.tryRead("creds/app"); got != nil || err != nil {
+			s.t.Fatalf("want nothing, also after a reload, got %v, %v", got, err)
+		}
+		// What the page says to open it again.
+		s.v.CLI(s.t, "", "lease", "revoke", "-force", "-prefix", "regcred/creds")
+		s.v.CLI(s.t, "", "secrets", "move", "regcred", "regcred-closed")
+		s.v.CLI(s.t, "", "secrets", "move", "regcred-closed", "regcred")
+		if diff := cmp.Diff(before, s.read("creds/app")); diff != "" {
+			s.t.Errorf("after the mount was moved and moved back (-before +after):\n%s", diff)
+		}
 	},
 	"versions that do not fit": func(s *scenery) {
 		register := func(version, command string) error {

@@ -26,6 +26,13 @@ type plot struct {
 	Left, Right, Top, Bottom float64
 	X, Y                     []tick
 	Lines                    []line
+	Floors                   []floorLine
+}
+
+// floorLine is a figure of the floor, which holds for any number of roles.
+type floorLine struct {
+	Class, Label string
+	At           float64
 }
 
 type tick struct {
@@ -49,12 +56,14 @@ func (l line) Polyline() string {
 	return strings.Join(points, " ")
 }
 
-// Plot draws the latency of reads by the number of roles, as SVG.
+// Plot draws the latency of reads by the number of roles, and that of the floor, as
+// SVG.
 func (r *Result) Plot() ([]byte, error) {
 	lines := []struct {
 		class, label string
 		of           figure
 		values       []float64
+		floor        float64
 	}{
 		{class: "p99", label: "p99", of: p99},
 		{class: "p50", label: "p50", of: p50},
@@ -66,8 +75,10 @@ func (r *Result) Plot() ([]byte, error) {
 			lines[i].values = append(lines[i].values, value)
 			highest = max(highest, value)
 		}
+		lines[i].floor = r.find(of(floor, static), 1).median(lines[i].of)
+		highest = max(highest, lines[i].floor)
 	}
-	if highest == 0 {
+	if highest == 0 || len(r.Run.Roles) == 0 {
 		return nil, fmt.Errorf("the result has no reads by the number of roles")
 	}
 
@@ -91,7 +102,8 @@ func (r *Result) Plot() ([]byte, error) {
 		}
 		drawn.LabelAt = drawn.Points[len(drawn.Points)-1][1]
 		p.Lines = append(p.Lines, drawn)
-		p.Description += fmt.Sprintf(" %s: %s.", l.label, listed(r.Run.Roles, l.values))
+		p.Floors = append(p.Floors, floorLine{l.class, "floor, " + l.label, y(l.floor)})
+		p.Description += fmt.Sprintf(" %s: %s; the floor, dashed: %.2f ms.", l.label, listed(r.Run.Roles, l.values), l.floor)
 	}
 	return p.draw()
 }

@@ -195,7 +195,7 @@ func TestPlotDrawsEachNumberOfRoles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var circles int
+	var circles, floors int
 	var text strings.Builder
 	for decoder := xml.NewDecoder(strings.NewReader(string(svg))); ; {
 		token, err := decoder.Token()
@@ -207,8 +207,11 @@ func TestPlotDrawsEachNumberOfRoles(t *testing.T) {
 		}
 		switch token := token.(type) {
 		case xml.StartElement:
-			if token.Name.Local == "circle" {
+			switch class := attribute(token, "class"); {
+			case token.Name.Local == "circle":
 				circles++
+			case token.Name.Local == "path" && strings.HasPrefix(class, "floor "):
+				floors++
 			}
 		case xml.CharData:
 			text.Write(token)
@@ -217,8 +220,11 @@ func TestPlotDrawsEachNumberOfRoles(t *testing.T) {
 	if circles != 4 {
 		t.Errorf("want p50 and p99 of two numbers of roles, got %d circles", circles)
 	}
+	if floors != 2 {
+		t.Errorf("want p50 and p99 of the floor, got %d lines", floors)
+	}
 	// The round in the middle has 10 and 11, times 2.
-	for _, want := range []string{"p50: 20.00 ms with 10, 22.00 ms with 100,000.", "p99: 40.00 ms with 10, 44.00 ms with 100,000.", "100,000\n", "50 ms"} {
+	for _, want := range []string{"p50: 20.00 ms with 10, 22.00 ms with 100,000; the floor, dashed: 36.00 ms.", "p99: 40.00 ms with 10, 44.00 ms with 100,000; the floor, dashed: 72.00 ms.", "100,000\n", "80 ms", "floor, p50\n", "floor, p99\n"} {
 		if !strings.Contains(text.String(), want) {
 			t.Errorf("want %q in the text, got:\n%s", want, text.String())
 		}
@@ -226,4 +232,13 @@ func TestPlotDrawsEachNumberOfRoles(t *testing.T) {
 	if _, err := (&Result{}).Plot(); err == nil {
 		t.Error("want an error where there is nothing to draw")
 	}
+}
+
+func attribute(element xml.StartElement, name string) string {
+	for _, a := range element.Attr {
+		if a.Name.Local == name {
+			return a.Value
+		}
+	}
+	return ""
 }

@@ -15,11 +15,11 @@ import (
 
 var (
 	logCall = regexp.MustCompile(`\.(?:Warn|Error)\("([^"]+)"`)
-	logRow  = regexp.MustCompile("(?m)^\\| `([^`]+)` \\|")
+	logHead = regexp.MustCompile("(?m)^\\*\\*`([^`]+)`\\*\\*$")
 )
 
 // TestLogLinesAreDocumented compares the plugin's log lines of level WARN and
-// ERROR with the table in docs/operations.md.
+// ERROR with those in docs/operations.md.
 func TestLogLinesAreDocumented(t *testing.T) {
 	t.Parallel()
 	_, section, found := strings.Cut(operationsSection(t, "Monitoring and alerts"), "\n### Log lines\n")
@@ -27,7 +27,7 @@ func TestLogLinesAreDocumented(t *testing.T) {
 		t.Fatal(`docs/operations.md has no section "Log lines"`)
 	}
 	documented := map[string]bool{}
-	for _, row := range logRow.FindAllStringSubmatch(section, -1) {
+	for _, row := range logHead.FindAllStringSubmatch(section, -1) {
 		documented[row[1]] = true
 	}
 	written := map[string]bool{}

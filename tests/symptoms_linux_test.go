@@ -25,9 +25,9 @@ import (
 	"vault-plugin-secrets-regcred/tests/servers"
 )
 
-// TestSymptoms provokes each symptom in the tables of docs/operations.md on a
-// real Vault. Each row must have a scene that shows its symptom, and each
-// symptom that a scene shows must be in a row.
+// TestSymptoms provokes each symptom of docs/operations.md on a real Vault. Each
+// entry there must have a scene that shows its symptom, and each symptom that a scene
+// shows must have an entry.
 func TestSymptoms(t *testing.T) {
 	t.Parallel()
 	seen := &symptoms{texts: map[string][]string{}}
@@ -66,7 +66,7 @@ func TestSymptoms(t *testing.T) {
 	for name, texts := range seen.texts {
 		for _, text := range texts {
 			if !slices.ContainsFunc(spans, func(s symptomSpan) bool { return s.pattern.MatchString(text) }) {
-				t.Errorf("docs/operations.md: no row has the symptom of the scene %q: %q", name, text)
+				t.Errorf("docs/operations.md: no entry has the symptom of the scene %q: %q", name, text)
 			}
 		}
 	}
@@ -87,22 +87,23 @@ func (s *symptoms) any(pattern *regexp.Regexp) bool {
 	return false
 }
 
-// symptomSpan is the symptom of a row; "…" stands for any text.
+// symptomSpan is the symptom of an entry; "…" stands for any text.
 type symptomSpan struct {
 	text    string
 	pattern *regexp.Regexp
 }
 
 var (
-	tableRow = regexp.MustCompile("(?m)^\\| (`.*?`.*?) \\|.*$")
-	codeSpan = regexp.MustCompile("`([^`]+)`")
+	// The heading of an entry is bold and has lines of its own.
+	entryHeading = regexp.MustCompile("(?m)^\\*\\*(`.*)\\*\\*,?$")
+	codeSpan     = regexp.MustCompile("`([^`]+)`")
 )
 
-// symptomSpans are the code spans in the first column of the tables of the section.
+// symptomSpans are the code spans in the headings of the section's entries.
 func symptomSpans(t *testing.T) []symptomSpan {
 	t.Helper()
 	var spans []symptomSpan
-	for _, row := range tableRow.FindAllStringSubmatch(operationsSection(t, "What you see, why, and what to do"), -1) {
+	for _, row := range entryHeading.FindAllStringSubmatch(operationsSection(t, "What you see, why, and what to do"), -1) {
 		for _, span := range codeSpan.FindAllStringSubmatch(row[1], -1) {
 			pattern := strings.ReplaceAll(regexp.QuoteMeta(span[1]), "…", ".*")
 			if len(strings.ReplaceAll(span[1], "…", "")) < 8 {

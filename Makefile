@@ -3,7 +3,7 @@
 # The version that the plugin reports to Vault: semantic, with a leading "v". It
 # comes from git, so that builds of two commits have two versions.
 ifndef VERSION
-VERSION := $(shell scripts/version.sh)
+VERSION := $(or $(shell scripts/version.sh),$(error scripts/version.sh failed; set VERSION))
 endif
 
 # Tests need cgo for the race detector only; nothing that is built does.

@@ -26,6 +26,8 @@
 //	                             the fields of a write, and their parsing
 //	role.go, connection.go, root_state.go, config.go
 //	                             what is stored, and who may use it
+//	background.go, calls.go      work that goes on without a request; what all calls to
+//	                             registries pass
 //	storage.go, index.go, wal.go, schedule.go
 //	                             storage, indexes, write-ahead entries, due times
 //	input.go, response.go, issuers.go, locks.go, keys.go
@@ -59,21 +61,24 @@ type backend struct {
 	cache *cache.Mount
 
 	roleLocks       []*locksutil.LockEntry // by role name; see lockRole
-	connectionLocks []*locksutil.LockEntry // by connection name; see lockConnection
+	connectionLocks nameLocks              // by connection name; see lockConnection
 	connectionUses  []*locksutil.LockEntry // by connection name; see holdConnection
 	configLock      sync.Mutex             // held by writes to the config
 
-	rotating    nameLocks // by role name; held while its shared credential is minted
-	leaseLocks  nameLocks // by name of the credential; held while its lease is renewed or revoked
-	inProgress  sync.Map  // names of credentials that a request is working on
-	next        schedule  // when each shared role is due
-	maintaining sync.Map  // names of shared roles that a goroutine is maintaining
-	unreachable sync.Map  // by connection name: when its registry last did not answer
-	unrevoked   sync.Map  // by name of a leased credential whose revocation failed: its key in the index
+	rotating   nameLocks // by role name; held while its shared credential is minted
+	leaseLocks nameLocks // by name of the credential; held while its lease is renewed or revoked
+	inProgress sync.Map  // names of credentials that a request is working on
+	next       schedule  // when each shared role is due
+	roots      unfinishedRoots
+	waiting    waitingEntries
+	unrevoked  sync.Map // by name of a leased credential whose revocation failed: its key in the index
 
 	lifetime   context.Context // ends with the engine
 	end        context.CancelFunc
-	background sync.WaitGroup
+	background background
+	calls      *calls
+	flights    flights
+	jobs       jobs
 
 	now         func() time.Time
 	newID       func() string // random, for what must not be taken for another thing of the same name
@@ -98,18 +103,20 @@ func Factory(version string) logical.Factory {
 
 func newBackend(version string, memory *cache.Cache) *backend {
 	b := &backend{
-		cache:           memory.ForMount(cachedKeys()),
-		roleLocks:       locksutil.CreateLocks(),
-		connectionLocks: locksutil.CreateLocks(),
-		connectionUses:  locksutil.CreateLocks(),
-		now:             time.Now,
-		newID:           rand.Text,
-		sleep:           sleep,
+		cache:          memory.ForMount(cachedKeys()),
+		roleLocks:      locksutil.CreateLocks(),
+		connectionUses: locksutil.CreateLocks(),
+		flights:        flights{byKey: map[string]*flight{}},
+		jobs:           jobs{known: map[string]bool{}, lanes: map[string]*jobLane{}},
+		now:            time.Now,
+		newID:          rand.Text,
+		sleep:          sleep,
 		newVerifier: func(cas *x509.CertPool) verifier {
 			return registry.New(registry.Options{CAs: cas})
 		},
 		newHTTP: issuer.NewHTTP,
 	}
+	b.calls = newCalls(func() time.Time { return b.now() })
 	b.reads = &framework.Backend{Paths: b.pathCreds()}
 	b.lifetime, b.end = context.WithCancel(context.Background())
 	b.Backend = &framework.Backend{
@@ -130,12 +137,9 @@ func newBackend(version string, memory *cache.Cache) *backend {
 			b.pathConnections(),
 			b.pathRotateRoot(),
 		),
-		Secrets:           b.leasedSecrets(),
-		PeriodicFunc:      b.periodic,
-		WALRollback:       b.walRollback,
-		WALRollbackMinAge: walMinAge,
-		Invalidate:        func(_ context.Context, key string) { b.cache.Drop(key) },
-		Clean:             b.stop,
+		Secrets:    b.leasedSecrets(),
+		Invalidate: b.invalidate,
+		Clean:      b.stop,
 	}
 	return b
 }
@@ -167,6 +171,10 @@ func (b *backend) HandleExistenceCheck(ctx context.Context, req *logical.Request
 func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (*logical.Response, error) {
 	handled := *req
 	handled.Storage = b.cache.Over(req.Storage)
+	if req.Operation == logical.RollbackOperation {
+		b.periodic(&handled)
+		return nil, nil
+	}
 	router := b.Backend
 	if req.Operation == logical.ReadOperation && strings.HasPrefix(req.Path, credsPrefix) {
 		router = b.reads
@@ -191,6 +199,14 @@ func isNotFound(op logical.Operation, resp *logical.Response, err error) bool {
 	var coded logical.HTTPCodedError
 	return errors.As(err, &coded) && coded.Code() == http.StatusNotFound ||
 		op == logical.ReadOperation && resp == nil && err == nil
+}
+
+// invalidate is called by Vault for each key that another node has written.
+func (b *backend) invalidate(_ context.Context, key string) {
+	b.cache.Drop(key)
+	if name, ok := strings.CutPrefix(key, connectionStoragePrefix); ok {
+		b.roots.note(name, true)
+	}
 }
 
 const backendHelp = `

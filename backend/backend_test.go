@@ -59,6 +59,25 @@ type engine struct {
 	minting *mintingRegistry
 
 	clock *clock
+	log   lockedBuffer
+}
+
+// lockedBuffer can be read while the engine logs.
+type lockedBuffer struct {
+	mu sync.Mutex
+	bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.Buffer.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.Buffer.String()
 }
 
 // fakeRegistries answers verifications as a test sets it, by registry key, and
@@ -90,9 +109,8 @@ func (f *fakeRegistries) Verify(_ context.Context, c dockerconfig.Credential, re
 func newEngine(t testing.TB, change ...func(*logical.BackendConfig)) *engine {
 	t.Helper()
 	e := &engine{t: t, storage: &logical.InmemStorage{}, events: logical.NewMockEventSender()}
-	var log bytes.Buffer
 	conf := &logical.BackendConfig{
-		Logger: hclog.New(&hclog.LoggerOptions{Level: hclog.Trace, Output: &log}),
+		Logger: hclog.New(&hclog.LoggerOptions{Level: hclog.Trace, Output: &e.log}),
 		System: &logical.StaticSystemView{
 			PluginEnvironment:  &logical.PluginEnvironment{VaultVersion: "1.21.0"},
 			DefaultLeaseTTLVal: 768 * time.Hour, MaxLeaseTTLVal: 768 * time.Hour, // as Vault has them
@@ -113,6 +131,8 @@ func newEngine(t testing.TB, change ...func(*logical.BackendConfig)) *engine {
 	var ids atomic.Int64
 	e.newID = func() string { return fmt.Sprint("id-", ids.Add(1)) }
 	e.sleep = func(context.Context, time.Duration) {}
+	e.calls.patience = time.Minute // the machine may be busy
+	e.calls.pause = 0              // what fails is mended at once, in most tests
 	e.newHTTP = func(*x509.CertPool) *http.Client { return &http.Client{Transport: noNetwork{}} }
 	e.minting = newMintingRegistry(t)
 	e.registries = &fakeRegistries{answers: map[dockerconfig.Key]registry.Result{}}
@@ -124,7 +144,7 @@ func newEngine(t testing.TB, change ...func(*logical.BackendConfig)) *engine {
 	}
 	t.Cleanup(func() {
 		e.Cleanup(context.Background())
-		checkHoldsNoSecret(t, "the log", log.String())
+		checkHoldsNoSecret(t, "the log", e.log.String())
 		checkHoldsNoSecret(t, "the events", fmt.Sprint(e.events.Events))
 	})
 	return e

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -124,6 +125,9 @@ func decodeConnection(entry *logical.StorageEntry, name string) (*connection, er
 }
 
 func (b *backend) putConnection(ctx context.Context, storage logical.Storage, c *connection) error {
+	if !c.Root.isFinished() {
+		b.roots.note(c.Name, true)
+	}
 	return putEntry(ctx, storage, connectionStoragePrefix+c.Name, storedConnection{
 		SchemaVersion:  mintingSchemaVersion,
 		Type:           c.Type.Name,
@@ -200,11 +204,17 @@ func (c *connection) checkRole(name, role string) error {
 }
 
 // lockConnection locks a connection for a write. The lock is also held while a
-// write asks the registry.
-func (b *backend) lockConnection(name string) (unlock func()) {
-	lock := locksutil.LockForKey(b.connectionLocks, name)
-	lock.Lock()
-	return lock.Unlock
+// write asks the registry, so a request waits for it no longer than for that.
+func (b *backend) lockConnection(ctx context.Context, name string) (unlock func(), err error) {
+	if isInBackground(ctx) {
+		return b.connectionLocks.lock(ctx, name)
+	}
+	limited, cancel := context.WithTimeout(ctx, b.calls.patience)
+	defer cancel()
+	if unlock, err = b.connectionLocks.lock(limited, name); err != nil && ctx.Err() == nil {
+		err = logical.CodedError(http.StatusServiceUnavailable, fmt.Sprintf("connection %q is being changed, or its root credential replaced; try again in a moment", name))
+	}
+	return unlock, err
 }
 
 func sameSecrets(a, b issuer.Secrets) bool { return maps.EqualFunc(a, b, dockerconfig.Secret.Equal) }
@@ -237,6 +247,30 @@ func (c *connection) sameTarget(a, b issuer.Settings) bool {
 	targetA, errA := c.Type.Target(c.described(), a)
 	targetB, errB := c.Type.Target(c.described(), b)
 	return errA == nil && errB == nil && maps.Equal(targetA.Settings, targetB.Settings)
+}
+
+// callRegistry makes one call to the registry of a connection. root replaces the stored
+// root credential, unless it is empty. A call that has begun goes on if the request ends.
+func (b *backend) callRegistry(ctx context.Context, c *connection, root issuer.Root, do func(context.Context, *issuer.Client) error) error {
+	leave, err := b.calls.enter(ctx, laneOf(c.Name))
+	if err != nil {
+		return err
+	}
+	err = b.callEntered(ctx, c, root, do)
+	leave(err)
+	return err
+}
+
+// callEntered is callRegistry for what has entered already.
+func (b *backend) callEntered(ctx context.Context, c *connection, root issuer.Root, do func(context.Context, *issuer.Client) error) error {
+	client, err := b.open(c, root)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	ctx, cancel := b.detached(ctx)
+	defer cancel()
+	return do(ctx, client)
 }
 
 // open opens a connection. root replaces the stored root credential, unless it is

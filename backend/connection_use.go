@@ -14,8 +14,6 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 	"golang.org/x/sync/errgroup"
-
-	"vault-plugin-secrets-regcred/backend/issuer"
 )
 
 // A connection that is to be deleted is asked for what it minted: for at most
@@ -137,6 +135,9 @@ func (b *backend) waitingFor(ctx context.Context, storage logical.Storage, conne
 	}
 	count := 0
 	for _, id := range ids {
+		if of := connectionOfWAL(id); of != connection && of != "" {
+			continue
+		}
 		entry, err := framework.GetWAL(ctx, storage, id)
 		if err != nil {
 			return 0, fmt.Errorf("reading a write-ahead entry: %w", err)
@@ -196,11 +197,7 @@ func (b *backend) forgetGoneLeases(ctx context.Context, storage logical.Storage,
 // isGone reports whether the registry certainly has no such credential. If it
 // cannot be asked, it is not asked for the others.
 func (b *backend) isGone(ctx context.Context, c *connection, m credentialRef, giveUp func()) bool {
-	var found []string
-	err := b.callRegistry(c, func(client *issuer.Client) (err error) {
-		found, err = client.Find(ctx, m.For, m.Name)
-		return err
-	})
+	found, err := b.find(ctx, c, m)
 	if err != nil {
 		b.Logger().Debug("a leased credential could not be looked for", "connection", c.Name, "name", m.Name, "error", err)
 		giveUp()

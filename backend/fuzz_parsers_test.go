@@ -331,7 +331,7 @@ func (m *fuzzedMount) useOutside(key, value string) {
 		if json.Unmarshal([]byte(value), &data) != nil {
 			data = value
 		}
-		err := m.walRollback(m.t.Context(), &logical.Request{Storage: m.storage}, kind, data)
+		err := m.backend.rollBack(m.t.Context(), m.storage, kind, data)
 		checkHoldsNoSecret(m.t, "the error of rolling back", err)
 		return
 	}

@@ -5,6 +5,7 @@ package backend
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -262,13 +263,15 @@ func (e *engine) holdFirstMint() (minting, goOn chan struct{}) {
 	return minting, goOn
 }
 
-// waitForReaders returns once so many requests rotate the role app, or wait for
-// that.
-func (e *engine) waitForReaders(count int) {
+// waitForReaders returns once so many requests wait for a rotation of the role app
+// that has the cause.
+func (e *engine) waitForReaders(count int, why cause) {
 	for waiting := 0; waiting < count; time.Sleep(time.Millisecond) {
-		e.rotating.mu.Lock()
-		waiting = e.rotating.held["app"].users
-		e.rotating.mu.Unlock()
+		e.flights.mu.Lock()
+		if f := e.flights.byKey[fmt.Sprintf("rotation of app, %d", why)]; f != nil {
+			waiting = f.waiting
+		}
+		e.flights.mu.Unlock()
 	}
 }
 
@@ -291,7 +294,7 @@ func TestReadsThatWaitWhileTheRoleIsWrittenAreNeverEmpty(t *testing.T) {
 	for _, path := range paths {
 		read(path)
 	}
-	e.waitForReaders(len(paths) + 1)
+	e.waitForReaders(len(paths)+1, whenNothingServes)
 	e.write("roles/app", fields{"project": "group/other"})
 	close(goOn)
 	good := 0
@@ -389,7 +392,7 @@ func TestBundleThatWaitsWhileItsMemberIsWrittenIsDecidedAnew(t *testing.T) {
 			<-minting
 		}
 	}
-	e.waitForReaders(2)
+	e.waitForReaders(2, whenNothingServes)
 	e.write("roles/app", fields{"project": "group/other", "allowed_bundles": ""})
 	close(goOn)
 	for range 2 {

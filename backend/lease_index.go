@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
@@ -21,12 +22,6 @@ const (
 	// credential: Vault tries first. Vault calls the sweep once a minute, so a
 	// credential without a lease ends within two minutes after its ttl.
 	leaseMargin = 30 * time.Second
-
-	// sweepLimit is how long one sweep goes on to the next credential.
-	sweepLimit = 30 * time.Second
-
-	// sweepAtOnce is how many connections are swept at the same time.
-	sweepAtOnce = 8
 )
 
 // storedLease is a leased credential as it stands in the index.
@@ -169,7 +164,7 @@ func (b *backend) forgetLease(ctx context.Context, storage logical.Storage, m cr
 	return nil
 }
 
-// sweepLeases ends the credentials that Vault should have ended: those without a
+// sweepLeases has the credentials ended that Vault should have ended: those without a
 // lease, and those whose revocation failed.
 func (b *backend) sweepLeases(ctx context.Context, storage logical.Storage) error {
 	now := b.now()
@@ -179,25 +174,24 @@ func (b *backend) sweepLeases(ctx context.Context, storage logical.Storage) erro
 		b.next.sweepBy(now)
 		return fmt.Errorf("listing the leases: %w", err)
 	}
-	limit, cancel := context.WithTimeout(ctx, sweepLimit)
-	defer cancel()
-	var sweeping errgroup.Group
-	sweeping.SetLimit(sweepAtOnce)
 	for _, connection := range connections {
-		sweeping.Go(func() error {
-			finished, err := b.sweepConnection(ctx, limit, storage, strings.TrimSuffix(connection, "/"))
+		connection = strings.TrimSuffix(connection, "/")
+		b.addJob(cleaningLane(connection), cleaningAtOnce, "leases of "+connection, func(ctx context.Context) {
+			finished, err := b.sweepConnection(withUrgency(ctx, cleaning), storage, connection)
 			if !finished {
 				b.next.sweepBy(now)
 			}
-			return err
+			if err != nil && ctx.Err() == nil {
+				b.Logger().Warn("what was minted for leases that are over could not be ended", "connection", connection, "error", err)
+			}
 		})
 	}
-	return sweeping.Wait()
+	return nil
 }
 
-// sweepConnection reports whether nothing is left to be done now. It ends with
-// the limit, or when the registry does not answer.
-func (b *backend) sweepConnection(ctx, limit context.Context, storage logical.Storage, connection string) (finished bool, err error) {
+// sweepConnection reports whether nothing is left to be done now. It ends when the
+// registry is left alone, or when this node cannot write.
+func (b *backend) sweepConnection(ctx context.Context, storage logical.Storage, connection string) (finished bool, err error) {
 	leases, err := listLeases(ctx, storage, connection)
 	if err != nil {
 		return false, err
@@ -209,19 +203,35 @@ func (b *backend) sweepConnection(ctx, limit context.Context, storage logical.St
 	for _, l := range leases {
 		last[l.name] = l.key
 	}
+	sweeping, stopped := errgroup.WithContext(ctx)
+	sweeping.SetLimit(cleaningAtOnce)
+	var skipped atomic.Bool
 	for _, l := range leases {
 		if due := l.ends.Add(leaseMargin); due.After(b.now()) {
 			b.next.sweepBy(due)
 			break
 		}
-		if limit.Err() != nil || b.skipIfUnreachable(connection) != nil {
-			return false, nil //nolint:nilerr // the rest is done in a minute
+		if stopped.Err() != nil {
+			break
 		}
-		if err := b.sweepLease(ctx, storage, l, last[l.name] != l.key); err != nil {
-			return false, fmt.Errorf("ending what connection %q minted for leases that are over: %w", connection, err)
-		}
+		sweeping.Go(func() error {
+			err := b.sweepLease(ctx, storage, l, last[l.name] != l.key)
+			if err == nil {
+				return nil
+			}
+			skipped.Store(true)
+			if left := (leftAloneError{}); errors.As(err, &left) || errors.Is(err, errNotActive) || ctx.Err() != nil {
+				return err // the others would meet with the same
+			}
+			b.Logger().Warn("an entry in the index of leases cannot be read or written", "key", l.key, "error", err)
+			return nil
+		})
 	}
-	return true, nil
+	err = sweeping.Wait()
+	if left := (leftAloneError{}); errors.As(err, &left) {
+		err = nil
+	}
+	return err == nil && !skipped.Load(), err
 }
 
 // redateLeases moves the keys that were written while the clock was ahead. Only
@@ -290,7 +300,6 @@ func (b *backend) sweepLease(ctx context.Context, storage logical.Storage, l ind
 		return forgetKey(ctx, storage, l.key)
 	}
 	err = b.revoke(ctx, storage, stored.credentialRef)
-	b.recordReachability(stored.Connection, err)
 	switch {
 	case withoutGivenUp(err) == nil:
 		b.unrevoked.Delete(stored.Name)

@@ -336,7 +336,8 @@ var endings = map[string]func(e *engine, storage logical.Storage, lease *logical
 		return err
 	},
 	"sweep": func(e *engine, storage logical.Storage, _ *logical.Secret) error {
-		return e.sweepLeases(e.t.Context(), storage)
+		_, err := e.sweepConnection(e.t.Context(), storage, "app")
+		return err
 	},
 	"end of a grace period": func(e *engine, storage logical.Storage, _ *logical.Secret) error {
 		return e.revokeRetired(e.t.Context(), storage, "app")
@@ -346,12 +347,12 @@ var endings = map[string]func(e *engine, storage logical.Storage, lease *logical
 		if err != nil {
 			return err
 		}
-		return e.walRollback(e.t.Context(), &logical.Request{Storage: storage}, walCredential, storedWAL{SchemaVersion: schemaVersion, credentialRef: l.credentialRef})
+		return e.backend.rollBack(e.t.Context(), storage, walCredential, storedWAL{SchemaVersion: schemaVersion, credentialRef: l.credentialRef})
 	},
 	"rollback of a rotate-root": func(e *engine, storage logical.Storage, _ *logical.Secret) error {
 		name := "regcred-app-orphan"
 		e.minting.admins[marker+name] = true
-		return e.walRollback(e.t.Context(), &logical.Request{Storage: storage}, walRoot, walRootEntry{SchemaVersion: schemaVersion, Connection: "app", ConnectionID: "id-1", Name: name})
+		return e.backend.rollBack(e.t.Context(), storage, walRoot, walRootEntry{SchemaVersion: schemaVersion, Connection: "app", ConnectionID: "id-1", Name: name})
 	},
 	"rest of a rotate-root": func(e *engine, storage logical.Storage, _ *logical.Secret) error {
 		e.minting.fail("retire", errDown)
@@ -445,6 +446,7 @@ func TestClientThatHangsUpLeavesNothing(t *testing.T) {
 		ctx, hangUp := context.WithCancel(t.Context())
 		hung := &hangingUp{Storage: e.storage, at: at, hangUp: hangUp}
 		resp, err := e.HandleRequest(ctx, &logical.Request{Operation: logical.ReadOperation, Path: "creds/leased", Storage: hung})
+		e.background.Wait()
 		if hung.writes < at {
 			if at < 4 {
 				t.Fatalf("want three writes at least, got %d", hung.writes)
@@ -545,12 +547,7 @@ func TestCredentialOfADeadRequestEndsSoon(t *testing.T) {
 				t.Fatal("want no answer")
 			}
 			next := e.restarted(t)
-			periodic := func() {
-				t.Helper()
-				if err := next.periodic(t.Context(), &logical.Request{Storage: next.through()}); err != nil {
-					t.Error(err)
-				}
-			}
+			periodic := next.minute
 			done := next.markInProgress(e.minting.names()[0])
 			next.clock.advance(time.Minute)
 			periodic()
@@ -560,7 +557,7 @@ func TestCredentialOfADeadRequestEndsSoon(t *testing.T) {
 			periodic()
 			next.checkAlive(1)
 			next.minting.mend()
-			next.clock.advance(unreachableFor)
+			next.clock.advance(time.Minute)
 			periodic()
 			next.checkAlive(0)
 			checkSame(t, "write-ahead entries", 0, len(keysBelow(t, next, framework.WALPrefix)))
@@ -576,16 +573,12 @@ func TestWriteAheadEntryOfWhatIsNotThereYetStays(t *testing.T) {
 	e.mustPutWAL(walCredential, storedWAL{SchemaVersion: schemaVersion, credentialRef: credentialRef{Connection: "app", ConnectionID: "id-1", Role: "app", Name: late}, WrittenAt: noon})
 	for range 3 {
 		e.clock.advance(time.Minute)
-		if err := e.periodic(t.Context(), &logical.Request{Storage: e.through()}); err != nil {
-			t.Error(err)
-		}
+		e.minute()
 		checkSame(t, "write-ahead entries", 1, len(keysBelow(t, e, framework.WALPrefix)))
 	}
 	e.minting.living[late] = true
 	e.clock.advance(time.Minute)
-	if err := e.periodic(t.Context(), &logical.Request{Storage: e.through()}); err != nil {
-		t.Error(err)
-	}
+	e.minute()
 	e.checkAlive(0)
 	checkSame(t, "write-ahead entries", 0, len(keysBelow(t, e, framework.WALPrefix)))
 }

@@ -81,6 +81,17 @@ func (b *backend) readLeased(ctx context.Context, req *logical.Request, name str
 	if err != nil {
 		return nil, err
 	}
+	handled := *req
+	return attend(ctx, b, laneOf(r.Dynamic.Connection), work[*logical.Response]{
+		do: func(ctx context.Context) (*logical.Response, error) {
+			return b.mintLeased(ctx, &handled, name, r, settings, format)
+		},
+		unclaimed: func(resp *logical.Response) { b.endUnclaimed(handled.Storage, resp) },
+	})
+}
+
+// mintLeased mints a credential and returns the answer that leases it.
+func (b *backend) mintLeased(ctx context.Context, req *logical.Request, name string, r *role, settings config, format credsFormat) (*logical.Response, error) {
 	l := lease{SchemaVersion: schemaVersion}
 	var warnings []string
 	minted, err := b.mintFor(ctx, req.Storage, name, r, func(target issuer.Target) time.Duration {
@@ -124,6 +135,22 @@ func (b *backend) leaseMinted(asked context.Context, storage logical.Storage, mi
 		return nil, err
 	}
 	return resp, nil
+}
+
+// endUnclaimed ends the credential of an answer that nobody waits for any more.
+func (b *backend) endUnclaimed(storage logical.Storage, resp *logical.Response) {
+	if resp == nil || resp.Secret == nil {
+		return
+	}
+	ctx, cancel := b.detached(context.Background())
+	defer cancel()
+	l, err := leaseOf(&logical.Request{Secret: resp.Secret})
+	if err == nil {
+		err = b.endLeased(ctx, storage, l)
+	}
+	if err != nil {
+		b.Logger().Warn("a credential that nobody waited for could not be ended yet", "connection", l.Connection, "name", l.Name, "error", err)
+	}
 }
 
 // endUnleased ends a credential that nobody was given. If the registry fails,
@@ -263,9 +290,11 @@ func issued(secret *logical.Secret, now time.Time) time.Time {
 // one in the index, or earlier: no later than now plus the former ttl. So a lease
 // that is shortened moves with the next renewal.
 func (b *backend) moveLease(ctx context.Context, storage logical.Storage, l lease, ends, former time.Time) (lease, error) {
-	unlock, err := b.leaseLocks.lock(ctx, l.Name)
+	limited, cancel := context.WithTimeout(ctx, b.calls.patience)
+	defer cancel()
+	unlock, err := b.leaseLocks.lock(limited, l.Name)
 	if err != nil {
-		return l, err
+		return l, refusef("the credential of this lease is being ended; read creds/%s again", l.Role)
 	}
 	defer unlock()
 	at := indexedLease{l.indexKey(), l.Ends, l.Name}
@@ -296,29 +325,42 @@ func (b *backend) revokeLease(ctx context.Context, req *logical.Request, _ *fram
 	if err != nil {
 		return nil, err
 	}
+	handled := *req
+	return attend(ctx, b, laneOf(l.Connection), work[*logical.Response]{
+		key: "revocation of " + l.Name,
+		do: func(ctx context.Context) (*logical.Response, error) {
+			err := b.endLeased(ctx, handled.Storage, l)
+			if err == nil {
+				b.sendEvent(ctx, &handled, "credential-revoke", "creds/"+l.Role)
+			}
+			return nil, registryError(withoutGivenUp(err))
+		},
+	})
+}
+
+// endLeased ends the credential of a lease, and takes it out of the index.
+// errGivenUp says that it stays at the registry.
+func (b *backend) endLeased(ctx context.Context, storage logical.Storage, l lease) error {
 	unlock, err := b.leaseLocks.lock(ctx, l.Name)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer unlock()
-	revoked := b.revoke(ctx, req.Storage, l.credentialRef)
+	revoked := b.revoke(ctx, storage, l.credentialRef)
 	if err := withoutGivenUp(revoked); err != nil {
-		b.noteUnrevoked(ctx, req.Storage, l, err)
-		return nil, registryError(err)
+		b.noteUnrevoked(ctx, storage, l, err)
+		return err
 	}
 	keys := []string{l.indexKey()}
 	if key, noted := b.unrevoked.LoadAndDelete(l.Name); noted {
 		keys = append(keys, key.(string))
 	}
 	for _, key := range keys {
-		if err := forgetKey(ctx, req.Storage, key); err != nil {
-			return nil, err
+		if err := forgetKey(ctx, storage, key); err != nil {
+			return err
 		}
 	}
-	if revoked == nil {
-		b.sendEvent(ctx, req, "credential-revoke", "creds/"+l.Role)
-	}
-	return nil, nil
+	return revoked
 }
 
 // noteUnrevoked has the sweep end a credential that Vault could not revoke.

@@ -4,10 +4,10 @@ package backend
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
-	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
@@ -32,9 +32,8 @@ type newCredential struct {
 // from where. The caller commits or abandons what it gets. lifetime returns how
 // long the credential must live, for what the registry can do.
 //
-// The request may end before: a mint that has begun is brought to its end.
+// A mint that has begun is brought to its end, even if nobody waits for it any more.
 func (b *backend) mintFor(ctx context.Context, storage logical.Storage, name string, r *role, lifetime func(issuer.Target) time.Duration) (*newCredential, error) {
-	ctx = context.WithoutCancel(ctx)
 	minted, err := b.mintUntried(ctx, storage, name, r, lifetime)
 	if err != nil {
 		return nil, err
@@ -50,17 +49,25 @@ func (b *backend) mintFor(ctx context.Context, storage logical.Storage, name str
 // that was replaced meanwhile, the mint is planned anew, by what the connection
 // says by then.
 func (b *backend) mintUntried(ctx context.Context, storage logical.Storage, name string, r *role, lifetime func(issuer.Target) time.Duration) (*newCredential, error) {
-	ctx = context.WithoutCancel(ctx)
 	for try := 1; ; try++ {
 		if _, err := b.usableConnection(ctx, storage, r.Dynamic.Connection); err != nil {
 			return nil, err
 		}
-		c, target, minted, err := b.planMint(ctx, storage, name, r.Dynamic)
+		leave, err := b.calls.enter(ctx, laneOf(r.Dynamic.Connection))
 		if err != nil {
 			return nil, err
 		}
-		err = b.mintPlanned(ctx, storage, c, minted, minted.MintedAt.Add(lifetime(target)))
+		c, target, minted, err := b.planMint(ctx, storage, name, r.Dynamic)
+		if err != nil {
+			leave(errNotCalled)
+			return nil, err
+		}
+		answer, err := b.mintPlanned(ctx, storage, c, minted, minted.MintedAt.Add(lifetime(target)))
+		leave(err)
 		if err == nil {
+			if err := b.accept(ctx, storage, c, minted, answer); err != nil {
+				return nil, err
+			}
 			return minted, nil
 		}
 		if try == 2 || !b.rootReplaced(ctx, storage, c, err) {
@@ -68,6 +75,9 @@ func (b *backend) mintUntried(ctx context.Context, storage logical.Storage, name
 		}
 	}
 }
+
+// errNotCalled is about a call that was not made.
+var errNotCalled = errors.New("the registry was not called")
 
 // planMint decides whether a role may have a credential minted, and for what,
 // and writes ahead how it will be found. Nothing that it decides is used for
@@ -96,7 +106,10 @@ func (b *backend) planMint(ctx context.Context, storage logical.Storage, name st
 	ref := credentialRef{Connection: c.Name, ConnectionID: c.ID, URL: apiRoot(c.URL), Role: name, Name: issuer.NewName(name), For: target.Settings}
 	minted := &newCredential{credentialRef: ref, MintedAt: b.now(), revocable: !c.Type.NoRevocation, done: b.markInProgress(ref.Name)}
 	if minted.revocable {
-		if minted.wal, err = b.putWAL(ctx, storage, ref); err != nil {
+		if err = b.checkWaiting(ctx, storage, c.Name); err == nil {
+			minted.wal, err = b.putCredentialWAL(ctx, storage, ref)
+		}
+		if err != nil {
 			minted.done()
 			return fail(err)
 		}
@@ -105,9 +118,8 @@ func (b *backend) planMint(ctx context.Context, storage logical.Storage, name st
 }
 
 // mintPlanned has the registry mint what was planned.
-func (b *backend) mintPlanned(ctx context.Context, storage logical.Storage, c *connection, minted *newCredential, expiresAt time.Time) error {
-	var answer issuer.Credential
-	err := b.callRegistry(c, func(client *issuer.Client) (err error) {
+func (b *backend) mintPlanned(ctx context.Context, storage logical.Storage, c *connection, minted *newCredential, expiresAt time.Time) (answer issuer.Credential, err error) {
+	err = b.callEntered(ctx, c, issuer.Root{}, func(ctx context.Context, client *issuer.Client) (err error) {
 		answer, err = client.Mint(ctx, issuer.Request{Name: minted.Name, For: minted.For, ExpiresAt: expiresAt})
 		return err
 	})
@@ -117,8 +129,12 @@ func (b *backend) mintPlanned(ctx context.Context, storage logical.Storage, c *c
 			b.deleteWAL(ctx, storage, minted.wal)
 		}
 		minted.done()
-		return err
 	}
+	return answer, err
+}
+
+// accept takes in what the registry has minted. What cannot be served is abandoned.
+func (b *backend) accept(ctx context.Context, storage logical.Storage, c *connection, minted *newCredential, answer issuer.Credential) (err error) {
 	minted.ID, minted.ExpiresAt = answer.ID, answer.ExpiresAt
 	if !minted.works() {
 		b.abandon(ctx, storage, minted)
@@ -189,8 +205,8 @@ func (m *newCredential) pullSecret(r *role, settings config) pullSecret {
 // error the entry may be there still.
 func (b *backend) commit(ctx context.Context, storage logical.Storage, minted *newCredential) error {
 	if minted.wal != "" {
-		if err := framework.DeleteWAL(ctx, storage, minted.wal); err != nil {
-			return fmt.Errorf("deleting a write-ahead entry: %w", err)
+		if err := b.tryDeleteWAL(ctx, storage, minted.wal); err != nil {
+			return err
 		}
 	}
 	minted.done()
@@ -200,9 +216,10 @@ func (b *backend) commit(ctx context.Context, storage logical.Storage, minted *n
 // abandon revokes what was minted and is not wanted, and reports whether it is
 // gone. What cannot be revoked now is found by the write-ahead entry.
 func (b *backend) abandon(ctx context.Context, storage logical.Storage, minted *newCredential) (gone bool) {
-	ctx = context.WithoutCancel(ctx)
+	ctx, cancel := b.detached(ctx)
+	defer cancel()
 	defer minted.done()
-	err := b.atItsRegistry(ctx, storage, minted.credentialRef, func(client *issuer.Client) error {
+	err := b.atItsRegistry(ctx, storage, minted.credentialRef, func(ctx context.Context, client *issuer.Client) error {
 		return end(ctx, client, minted.credentialRef)
 	})
 	if err := withoutGivenUp(err); err != nil {
@@ -216,7 +233,7 @@ func (b *backend) abandon(ctx context.Context, storage logical.Storage, minted *
 // revoke ends a credential at the registry that minted it. errGivenUp says that
 // the connection does not lead there.
 func (b *backend) revoke(ctx context.Context, storage logical.Storage, ref credentialRef) error {
-	return b.atItsRegistry(ctx, storage, ref, func(client *issuer.Client) error {
+	return b.atItsRegistry(ctx, storage, ref, func(ctx context.Context, client *issuer.Client) error {
 		if err := b.fence(ctx, storage); err != nil {
 			return err
 		}
@@ -230,6 +247,15 @@ func (b *backend) revokeNamed(ctx context.Context, storage logical.Storage, ref 
 	return b.revoke(ctx, storage, ref)
 }
 
+// find returns the IDs of the credentials of that name.
+func (b *backend) find(ctx context.Context, c *connection, ref credentialRef) (ids []string, err error) {
+	err = b.callRegistry(ctx, c, issuer.Root{}, func(ctx context.Context, client *issuer.Client) (err error) {
+		ids, err = client.Find(ctx, ref.For, ref.Name)
+		return err
+	})
+	return ids, err
+}
+
 // end ends a credential, by its ID where that is known.
 func end(ctx context.Context, client *issuer.Client, ref credentialRef) error {
 	if ref.ID == "" {
@@ -239,7 +265,7 @@ func end(ctx context.Context, client *issuer.Client, ref credentialRef) error {
 }
 
 // atItsRegistry calls the registry that minted a credential.
-func (b *backend) atItsRegistry(ctx context.Context, storage logical.Storage, ref credentialRef, do func(*issuer.Client) error) error {
+func (b *backend) atItsRegistry(ctx context.Context, storage logical.Storage, ref credentialRef, do func(context.Context, *issuer.Client) error) error {
 	for try := 1; ; try++ {
 		c, err := b.usableConnection(ctx, storage, ref.Connection)
 		if err != nil {
@@ -252,7 +278,7 @@ func (b *backend) atItsRegistry(ctx context.Context, storage logical.Storage, re
 		if c.Type.NoRevocation {
 			return nil
 		}
-		err = b.callRegistry(c, do)
+		err = b.callRegistry(ctx, c, issuer.Root{}, do)
 		if err == nil || try == 2 || !b.rootReplaced(ctx, storage, c, err) {
 			return err
 		}
@@ -274,14 +300,4 @@ func (b *backend) rootReplaced(ctx context.Context, storage logical.Storage, c *
 	}
 	now, err := b.connection(ctx, storage, c.Name)
 	return err == nil && now != nil && !sameSecrets(now.Secrets, c.Secrets)
-}
-
-// callRegistry opens a connection for one call.
-func (b *backend) callRegistry(c *connection, do func(*issuer.Client) error) error {
-	client, err := b.open(c, issuer.Root{})
-	if err != nil {
-		return err
-	}
-	defer client.Close()
-	return do(client)
 }

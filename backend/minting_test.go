@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"net/http"
+	"os"
 	"slices"
 	"sync"
 	"testing"
@@ -156,7 +158,7 @@ func (r *mintingRegistry) mend() {
 var (
 	errRefused   = issuer.StatusError(http.StatusForbidden, nil, "no: "+adminPassword)
 	errAmbiguous = issuer.StatusError(http.StatusInternalServerError, nil, "boom "+adminPassword)
-	errDown      = issuer.Failed(errors.New("down"))
+	errDown      = issuer.Failed(&net.OpError{Op: "read", Err: os.ErrDeadlineExceeded})
 )
 
 // testIssuer is a client of a mintingRegistry.

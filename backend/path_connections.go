@@ -90,14 +90,7 @@ func (b *backend) checkConnection(ctx context.Context, req *logical.Request, dat
 	if err != nil {
 		return answer(err)
 	}
-	c, err := b.connectionToCheck(ctx, req.Storage, name)
-	if err != nil {
-		return nil, err
-	}
-	if c == nil {
-		return nil, noSuchConnection(name)
-	}
-	status, err := b.check(ctx, c)
+	c, status, err := b.check(ctx, req.Storage, name)
 	if err != nil {
 		return answer(registryError(err))
 	}
@@ -125,14 +118,24 @@ func (b *backend) connectionToCheck(ctx context.Context, storage logical.Storage
 	return b.connection(ctx, storage, name)
 }
 
-// check asks the registry whether the root credential works.
-func (b *backend) check(ctx context.Context, c *connection) (issuer.Status, error) {
-	client, err := b.open(c, issuer.Root{})
+// check asks the registry whether the root credential of a connection works.
+func (b *backend) check(ctx context.Context, storage logical.Storage, name string) (*connection, issuer.Status, error) {
+	var c *connection
+	status, err := attend(ctx, b, laneOf(name), work[issuer.Status]{do: func(ctx context.Context) (status issuer.Status, err error) {
+		ctx = withUrgency(ctx, asked)
+		c, err = b.connectionToCheck(ctx, storage, name)
+		if err == nil && c == nil {
+			err = noSuchConnection(name)
+		}
+		if err != nil {
+			return issuer.Status{}, err
+		}
+		return b.askAbout(ctx, c, issuer.Root{})
+	}})
 	if err != nil {
-		return issuer.Status{}, err
+		return nil, issuer.Status{}, err
 	}
-	defer client.Close()
-	return client.Check(ctx)
+	return c, status, nil
 }
 
 // statusWarnings returns the warnings of a check, and one if the root credential
@@ -153,7 +156,11 @@ func (b *backend) writeConnection(ctx context.Context, req *logical.Request, dat
 	if err != nil {
 		return answer(err)
 	}
-	defer b.lockConnection(name)()
+	unlock, err := b.lockConnection(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 
 	old, err := b.connection(ctx, req.Storage, name)
 	if err != nil {
@@ -205,11 +212,16 @@ func (b *backend) checkBeforeWrite(ctx context.Context, storage logical.Storage,
 	if err != nil {
 		return nil, err
 	}
-	defer client.Close()
+	client.Close()
 	if !ask {
 		return nil, nil
 	}
-	status, err := client.Check(ctx)
+	status, err := attend(ctx, b, laneOf(c.Name), work[issuer.Status]{do: func(ctx context.Context) (issuer.Status, error) {
+		return b.askAbout(withUrgency(ctx, asked), c, issuer.Root{})
+	}})
+	if wait := (noAnswerYetError{}); errors.As(err, &wait) {
+		return nil, noAnswerYetError{logical.CodedError(wait.Code(), fmt.Sprintf("verify_connection: nothing is stored, because %s; verify_connection=false stores the connection without this check", wait))}
+	}
 	if err != nil {
 		return nil, refusef("verify_connection: nothing is stored, because the check of the root credential failed: %w; verify_connection=false stores the connection without this check", err)
 	}
@@ -221,7 +233,11 @@ func (b *backend) deleteConnection(ctx context.Context, req *logical.Request, da
 	if err != nil {
 		return answer(err)
 	}
-	defer b.lockConnection(name)()
+	unlock, err := b.lockConnection(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 
 	c, err := b.connection(ctx, req.Storage, name)
 	if unreadable := (unreadableError{}); err != nil && !errors.As(err, &unreadable) {
@@ -232,7 +248,11 @@ func (b *backend) deleteConnection(ctx context.Context, req *logical.Request, da
 	force := (input{data}).isTrue("force")
 	failed := 0
 	if c != nil && !force {
-		if failed, err = b.forgetGoneLeases(ctx, req.Storage, c); err != nil {
+		failed, err = attend(ctx, b, laneOf(name), work[int]{
+			key: "leases of " + name + " that are gone",
+			do:  func(ctx context.Context) (int, error) { return b.forgetGoneLeases(ctx, req.Storage, c) },
+		})
+		if err != nil {
 			return nil, err
 		}
 	}

@@ -208,10 +208,10 @@ func TestConnectionWithoutSecretsMayMove(t *testing.T) {
 
 func TestConnectionIsStoredOnlyIfItsRegistryAcceptsIt(t *testing.T) {
 	for want, err := range map[string]error{
-		"answered 403 Forbidden: no: ":                      errRefused,
-		"answered 500 Internal Server Error: boom ":         errAmbiguous,
-		"the answer could not be understood":                errDown,
-		"answered 429 Too Many Requests; it can be asked a": issuer.StatusError(http.StatusTooManyRequests, http.Header{"Retry-After": {"60"}}, ""),
+		"answered 403 Forbidden: no: ":                       errRefused,
+		"answered 500 Internal Server Error: boom ":          errAmbiguous,
+		"there was no complete answer within the time limit": errDown,
+		"answered 429 Too Many Requests; it can be asked a":  issuer.StatusError(http.StatusTooManyRequests, http.Header{"Retry-After": {"60"}}, ""),
 	} {
 		e := newConnectedEngine(t)
 		e.minting.fail("check", err)

@@ -182,43 +182,39 @@ func (b *backend) deleteRole(ctx context.Context, req *logical.Request, data *fr
 	if err != nil {
 		return answer(err)
 	}
-	revoke, err := b.dropRole(ctx, req, name)
-	left := revoke() // the role is unlocked, because the registry may be slow
+	dropped, err := b.dropRole(ctx, req, name)
+	left := b.revokeDropped(ctx, req.Storage, dropped) // the role is unlocked, because the registry may be slow
 	if err != nil || left == 0 {
 		return answer(err)
 	}
-	return withWarnings(nil, []string{fmt.Sprintf("%d credentials of the role could not be revoked yet; the engine tries again every minute until they are", left)}), nil
+	return withWarnings(nil, []string{fmt.Sprintf("%d credentials of the role are not revoked yet; the engine goes on until they are", left)}), nil
 }
 
-// dropRole deletes a role, and returns a function that revokes its credentials and
-// returns how many it could not revoke. The function is valid even if dropRole
-// fails.
-func (b *backend) dropRole(ctx context.Context, req *logical.Request, name string) (revoke func() int, err error) {
+// dropRole deletes a role, and returns its credentials, which are to be revoked even if
+// it fails.
+func (b *backend) dropRole(ctx context.Context, req *logical.Request, name string) (dropped []*newCredential, err error) {
 	defer b.lockRole(name)()
-	nothing := func() int { return 0 }
-
 	old, err := b.role(ctx, req.Storage, name)
 	if unreadable := (unreadableError{}); err != nil && !errors.As(err, &unreadable) {
-		return nothing, err
+		return nil, err
 	} else if old == nil && err == nil {
-		return nothing, nil
+		return nil, nil
 	}
 	// Drop the role's shared credentials first. Otherwise a new role of the same
 	// name would serve them.
-	revoke = nothing
 	if old == nil || old.isShared() {
-		if revoke, err = b.dropShared(ctx, req.Storage, name); err != nil {
-			return nothing, err
+		if dropped, err = b.dropShared(ctx, req.Storage, name); err != nil {
+			return nil, err
 		}
 	}
 	if err := req.Storage.Delete(ctx, roleStoragePrefix+name); err != nil {
-		return revoke, fmt.Errorf("deleting role %q: %w", name, err)
+		return dropped, fmt.Errorf("deleting role %q: %w", name, err)
 	}
 	b.deleteExpiry(ctx, req.Storage, old.expiresAt(), name)
 	b.deleteConnectionRole(ctx, req.Storage, old.connection(), name)
 	b.schedule(name, time.Time{})
 	b.sendEvent(ctx, req, "role-delete", "creds/"+name)
-	return revoke, nil
+	return dropped, nil
 }
 
 const roleHelp = `

@@ -46,7 +46,7 @@ func (b *backend) rotateRole(ctx context.Context, req *logical.Request, data *fr
 	case !r.isShared():
 		return answer(refusef("role %q is leased: each read mints a new credential; to end one, revoke its lease", name))
 	}
-	rotated, err := b.rotate(ctx, req.Storage, name, whenAsked)
+	rotated, err := b.rotateAttended(ctx, req.Storage, name, r, whenAsked)
 	if err != nil {
 		return answer(err)
 	}

@@ -32,9 +32,20 @@ func (b *backend) rotateRoot(ctx context.Context, req *logical.Request, data *fr
 	if err != nil {
 		return answer(err)
 	}
-	defer b.lockConnection(name)()
-	ctx = context.WithoutCancel(ctx) // a client that disconnects must not stop it half-way
+	handled := *req
+	return attend(ctx, b, laneOf(name), work[*logical.Response]{
+		key: "rotate-root of " + name,
+		do:  func(ctx context.Context) (*logical.Response, error) { return b.rotateRootNow(ctx, &handled, name) },
+	})
+}
 
+func (b *backend) rotateRootNow(ctx context.Context, req *logical.Request, name string) (*logical.Response, error) {
+	ctx = withUrgency(ctx, asked)
+	unlock, err := b.lockConnection(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	c, err := b.connection(ctx, req.Storage, name)
 	if err != nil {
 		return nil, err

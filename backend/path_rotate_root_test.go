@@ -107,6 +107,7 @@ func TestRotateRootOfAFailingRegistry(t *testing.T) {
 				e.checkRoot(c.replaced, c.pending, c.admins)
 			}
 			e.minting.mend()
+			e.clock.advance(lastRootPause)
 			e.mustRollBack()
 			e.checkRoot(c.replaced || c.settled, nil, 1)
 			checkSame(t, "stored keys", []string{"connections/app"}, keysOf(e.snapshot()))

@@ -71,7 +71,7 @@ func (b *backend) verifyRole(ctx context.Context, req *logical.Request, data *fr
 		return answer(registryError(err))
 	}
 	defer done()
-	results, err := b.verify(ctx, secret, data.Get("repository").(string))
+	results, err := b.verify(withUrgency(ctx, asked), secret, data.Get("repository").(string))
 	if err != nil {
 		return answer(err)
 	}
@@ -85,9 +85,7 @@ func (b *backend) verifyRole(ctx context.Context, req *logical.Request, data *fr
 func (b *backend) secretToVerify(ctx context.Context, storage logical.Storage, name string, r *role, anew bool) (secret pullSecret, done func(), err error) {
 	var trials []*newCredential
 	done = func() {
-		for _, minted := range trials {
-			b.abandon(ctx, storage, minted)
-		}
+		b.revokeDropped(ctx, storage, trials)
 	}
 	secret, err = b.pullSecretOf(ctx, storage, name, r, func(s *source) (err error) {
 		if s.isShared() && (s.name != name || !anew) {
@@ -102,7 +100,12 @@ func (b *backend) secretToVerify(ctx context.Context, storage logical.Storage, n
 		if b.onStandby() || s.isShared() && !b.WriteSafeReplicationState() {
 			return logical.ErrReadOnly
 		}
-		minted, err := b.mintUntried(ctx, storage, s.name, s.role, func(issuer.Target) time.Duration { return trialLifetime })
+		minted, err := attend(ctx, b, laneOf(s.Dynamic.Connection), work[*newCredential]{
+			do: func(ctx context.Context) (*newCredential, error) {
+				return b.mintUntried(withUrgency(ctx, asked), storage, s.name, s.role, func(issuer.Target) time.Duration { return trialLifetime })
+			},
+			unclaimed: func(minted *newCredential) { b.abandon(b.lifetime, storage, minted) },
+		})
 		if err != nil {
 			return err
 		}
@@ -120,7 +123,7 @@ func (b *backend) secretToVerify(ctx context.Context, storage logical.Storage, n
 // verifyBeforeWrite refuses a pull secret unless its registries accept every
 // credential.
 func (b *backend) verifyBeforeWrite(ctx context.Context, secret pullSecret) error {
-	results, err := b.verify(ctx, secret, "")
+	results, err := b.verify(withUrgency(ctx, asked), secret, "")
 	if err != nil {
 		return err
 	}

@@ -6,57 +6,46 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
-	"golang.org/x/sync/errgroup"
 )
 
-const (
-	// maintainAtOnce is how many roles are maintained at the same time.
-	maintainAtOnce = 8
-
-	// maintainTimeout limits the maintenance that a read has begun.
-	maintainTimeout = 2 * time.Minute
-)
-
-// periodic is called by Vault once a minute, on every node. What ends what is
-// left over comes last, and is limited in time, so that it does not delay
-// rotations.
-func (b *backend) periodic(ctx context.Context, req *logical.Request) error {
+// periodic is called by Vault once a minute, on every node. Vault waits for it before
+// it reloads the plugin, so it does nothing itself.
+func (b *backend) periodic(req *logical.Request) {
 	if b.onStandby() {
 		b.next.forgetSweep()
-		return nil
+		return
 	}
-	var rotating error
-	if b.WriteSafeReplicationState() {
-		rotating = b.rotateDue(ctx, req.Storage)
-	}
-	var sweeping error
-	if b.next.sweepIsDue(b.now()) {
-		sweeping = b.sweepLeases(ctx, req.Storage)
-	}
-	return errors.Join(rotating, sweeping, b.rollBackFound(ctx, req.Storage))
+	_, immediate := req.Data["immediate"] // as in framework.Backend: write-ahead entries of any age
+	b.addJob("the minute", 1, "the minute", func(ctx context.Context) { b.minute(ctx, req.Storage, immediate) })
 }
 
-// rotateDue does what is due for root credentials and shared roles.
+// minute finds out what is to be done, and has it done.
+func (b *backend) minute(ctx context.Context, storage logical.Storage, immediate bool) {
+	var err error
+	if b.WriteSafeReplicationState() {
+		err = errors.Join(b.rotateDue(ctx, storage), b.finishRootRotations(ctx, storage))
+	}
+	if b.next.sweepIsDue(b.now()) {
+		err = errors.Join(err, b.sweepLeases(ctx, storage))
+	}
+	err = errors.Join(err, b.rollBackEntries(ctx, storage, immediate))
+	if err != nil && ctx.Err() == nil {
+		b.Logger().Warn("a part of the minute's work could not be done", "error", err)
+	}
+}
+
+// rotateDue does what is due for shared roles.
 func (b *backend) rotateDue(ctx context.Context, storage logical.Storage) error {
 	if err := b.fillSchedule(ctx, storage); err != nil {
 		return err
 	}
-	if err := b.finishRootRotations(ctx, storage); err != nil {
-		return err
-	}
-	var maintaining errgroup.Group
-	maintaining.SetLimit(maintainAtOnce)
 	for _, name := range b.next.due(b.now()) {
-		maintaining.Go(func() error {
-			b.maintain(ctx, storage, name)
-			return nil
-		})
+		b.maintain(ctx, storage, name)
 	}
-	return maintaining.Wait()
+	return nil
 }
 
 // fillSchedule reads when each shared role is to be maintained: once, and again
@@ -77,23 +66,35 @@ func (b *backend) fillSchedule(ctx context.Context, storage logical.Storage) err
 	return nil
 }
 
-// maintain does what is due for a shared role, and notes when it is to be
-// maintained next. Failures are stored with the role.
+// maintain has done what is due for a shared role. Failures are stored with the role.
 func (b *backend) maintain(ctx context.Context, storage logical.Storage, name string) {
-	next, err := b.runDue(ctx, storage, name)
+	r, err := b.role(ctx, storage, name)
 	if err != nil {
 		b.Logger().Warn("a shared role could not be maintained", "role", name, "error", err)
-		next = b.now().Add(firstRevokeRetry)
+		b.schedule(name, b.now().Add(firstRevokeRetry))
+		return
 	}
-	b.schedule(name, next)
+	if r != nil && r.isShared() {
+		b.maintainShared(storage, name, r.Dynamic.Connection)
+	}
 }
 
+func (b *backend) maintainShared(storage logical.Storage, name, connection string) {
+	b.addJob(rotationLane(connection), rotationsAtOnce, "rotation of "+name, func(ctx context.Context) {
+		next, err := b.runDue(ctx, storage, name)
+		if err != nil && ctx.Err() == nil {
+			b.Logger().Warn("a shared role could not be maintained", "role", name, "error", err)
+			next = b.now().Add(firstRevokeRetry)
+		}
+		b.schedule(name, next)
+	})
+}
+
+// runDue rotates a role if that is due, has revoked what is to be revoked, and returns
+// when the role is to be maintained next.
 func (b *backend) runDue(ctx context.Context, storage logical.Storage, name string) (next time.Time, err error) {
 	r, err := b.role(ctx, storage, name)
 	if err != nil || r == nil || !r.isShared() {
-		return time.Time{}, err
-	}
-	if err := b.revokeRetired(ctx, storage, name); err != nil {
 		return time.Time{}, err
 	}
 	s, err := b.sharedStatus(ctx, storage, name, r.Dynamic)
@@ -109,12 +110,31 @@ func (b *backend) runDue(ctx context.Context, storage logical.Storage, name stri
 			return time.Time{}, err
 		}
 	}
+	if s.mayRevoke() {
+		b.addJob(cleaningLane(r.Dynamic.Connection), cleaningAtOnce, "revocations of "+name, func(ctx context.Context) {
+			if err := b.revokeDue(withUrgency(ctx, cleaning), storage, name, r.Dynamic); err != nil && ctx.Err() == nil {
+				b.Logger().Warn("a shared role could not be maintained", "role", name, "error", err)
+			}
+		})
+	}
 	return s.nextAt(), nil
 }
 
-// errRoleChanged is about a role that was written while a read of it waited.
-// The read can be repeated at once.
-var errRoleChanged = logical.CodedError(http.StatusServiceUnavailable, "the role, or its connection, was changed while it was read; try again")
+// revokeDue revokes the former credentials of a role whose time has come.
+func (b *backend) revokeDue(ctx context.Context, storage logical.Storage, name string, d *dynamicRole) error {
+	if err := b.revokeRetired(ctx, storage, name); err != nil {
+		return err
+	}
+	s, err := b.sharedStatus(ctx, storage, name, d)
+	if err != nil {
+		return err
+	}
+	b.schedule(name, s.nextAt())
+	if needed, _ := s.needsRotation(whenDue, s.Rotations); needed { // it waited for the revocations
+		b.maintainShared(storage, name, d.Connection)
+	}
+	return nil
+}
 
 // sharedToServe returns the status of a shared role, which serves. Reads do not
 // wait for a rotation that is due, but begin it. Only where there is nothing to
@@ -126,14 +146,14 @@ func (b *backend) sharedToServe(ctx context.Context, storage logical.Storage, na
 	}
 	if s.serves() {
 		if !s.nextAt().After(s.now) && b.WriteSafeReplicationState() {
-			b.runDueInBackground(storage, name)
+			b.maintainShared(storage, name, r.Dynamic.Connection)
 		}
 		return s, nil
 	}
 	if !b.WriteSafeReplicationState() {
 		return sharedStatus{}, logical.ErrReadOnly // Vault forwards the read to the active node of the primary
 	}
-	served, err := b.rotate(ctx, storage, name, whenNothingServes)
+	served, err := b.rotateAttended(ctx, storage, name, r, whenNothingServes)
 	if err != nil {
 		return sharedStatus{}, err
 	}
@@ -145,21 +165,9 @@ func (b *backend) sharedToServe(ctx context.Context, storage logical.Storage, na
 	return s, err
 }
 
-// runDueInBackground maintains a role while nobody waits for it.
-func (b *backend) runDueInBackground(storage logical.Storage, name string) {
-	if _, running := b.maintaining.LoadOrStore(name, nil); running {
-		return
-	}
-	b.background.Go(func() {
-		defer b.maintaining.Delete(name)
-		ctx, cancel := context.WithTimeout(b.lifetime, maintainTimeout)
-		defer cancel()
-		b.maintain(ctx, storage, name)
-	})
-}
-
 // stop ends what goes on in the background, and forgets what is in memory.
 func (b *backend) stop(context.Context) {
+	b.background.end()
 	b.end()
 	b.background.Wait()
 	b.cache.End()

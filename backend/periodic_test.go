@@ -131,10 +131,10 @@ func TestRoleIsNotMaintainedTwiceAtOnce(t *testing.T) {
 	e := newSharingEngine(t)
 	e.read("creds/app")
 	e.clock.advance(24 * time.Hour)
-	e.maintaining.Store("app", nil)
+	e.jobs.known["rotation of app"] = true
 	e.readInBackground()
 	checkSame(t, "mints", 1, e.minting.mints())
-	e.maintaining.Delete("app")
+	delete(e.jobs.known, "rotation of app")
 	e.readInBackground()
 	checkSame(t, "mints", 2, e.minting.mints())
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -13,14 +14,42 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer"
 )
 
-// walRollback undoes what a crash, or a registry that did not answer, left
-// behind. An error has it called again a minute later.
-func (b *backend) walRollback(ctx context.Context, req *logical.Request, kind string, data any) error {
-	err := b.rollBack(ctx, req.Storage, kind, data)
-	if err != nil && !errors.Is(err, errInProgress) {
-		b.Logger().Warn("what may be left at a registry could not be ended yet", "kind", kind, "error", err) // Vault does not log it
+// rollBackEntries has undone what a crash, or a registry that did not answer, left
+// behind. immediate says that entries of any age are to be rolled back.
+func (b *backend) rollBackEntries(ctx context.Context, storage logical.Storage, immediate bool) error {
+	ids, err := framework.ListWAL(ctx, storage)
+	if err != nil {
+		return fmt.Errorf("listing the write-ahead entries: %w", err)
 	}
-	return err
+	for _, id := range ids {
+		b.addJob(cleaningLane(connectionOfWAL(id)), cleaningAtOnce, "write-ahead entry "+id, func(ctx context.Context) {
+			err := b.rollBackEntry(withUrgency(ctx, cleaning), storage, id, immediate)
+			if left := (leftAloneError{}); err == nil || errors.Is(err, errInProgress) || errors.As(err, &left) || ctx.Err() != nil {
+				return
+			}
+			b.Logger().Warn("what may be left at a registry could not be ended yet", "entry", id, "error", err)
+		})
+	}
+	return nil
+}
+
+func (b *backend) rollBackEntry(ctx context.Context, storage logical.Storage, id string, immediate bool) error {
+	entry, err := framework.GetWAL(ctx, storage, id)
+	if err != nil {
+		return fmt.Errorf("reading a write-ahead entry: %w", err)
+	}
+	if entry == nil {
+		return nil
+	}
+	age := b.now().Sub(time.Unix(entry.CreatedAt, 0))
+	if isYoung := age <= walMinAge && age >= -clockSkew; isYoung && !immediate {
+		return b.rollBackIfFound(ctx, storage, id, entry)
+	}
+	if err := b.rollBack(ctx, storage, entry.Kind, entry.Data); err != nil {
+		return err
+	}
+	b.deleteWAL(ctx, storage, id)
+	return nil
 }
 
 func (b *backend) rollBack(ctx context.Context, storage logical.Storage, kind string, data any) error {
@@ -51,12 +80,7 @@ func (b *backend) rollBackCredential(ctx context.Context, storage logical.Storag
 	if err != nil || kept {
 		return err
 	}
-	if err := b.skipIfUnreachable(m.Connection); err != nil {
-		return err
-	}
-	err = b.revokeNamed(ctx, storage, m)
-	b.recordReachability(m.Connection, err)
-	if err = withoutGivenUp(err); err != nil {
+	if err := withoutGivenUp(b.revokeNamed(ctx, storage, m)); err != nil {
 		return err
 	}
 	return b.forgetLease(ctx, storage, m)
@@ -68,7 +92,11 @@ func (b *backend) rollBackRoot(ctx context.Context, storage logical.Storage, ent
 	if _, working := b.inProgress.Load(entry.Name); working {
 		return errInProgress
 	}
-	defer b.lockConnection(entry.Connection)()
+	unlock, err := b.lockConnection(ctx, entry.Connection)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	c, err := b.connection(ctx, storage, entry.Connection)
 	if err != nil {
 		return err
@@ -87,71 +115,31 @@ func (b *backend) rollBackRoot(ctx context.Context, storage logical.Storage, ent
 		}
 		return errInProgress // some registries could not tell the two apart
 	}
-	client, err := b.open(c, issuer.Root{})
-	if err != nil {
-		return err
-	}
-	defer client.Close()
-	if err := b.fence(ctx, storage); err != nil {
-		return err
-	}
-	return client.DiscardRoot(ctx, entry.Name)
+	return b.endAtRegistry(ctx, storage, c, func(ctx context.Context, client *issuer.Client) error {
+		return client.DiscardRoot(ctx, entry.Name)
+	})
 }
 
-// rollBackFound ends the credentials of write-ahead entries that Vault does not
-// roll back yet, if they are at the registry already: nobody was given them, so
-// they need not live for minutes. A credential that is not there may still come,
-// so its entry stays.
-func (b *backend) rollBackFound(ctx context.Context, storage logical.Storage) error {
-	ids, err := framework.ListWAL(ctx, storage)
-	if err != nil {
-		return fmt.Errorf("listing the write-ahead entries: %w", err)
+// rollBackIfFound ends the credential of an entry that is too young to be rolled back,
+// if it is at the registry already: nobody was given it, so it need not live for
+// minutes. A credential that is not there may still come, so its entry stays.
+func (b *backend) rollBackIfFound(ctx context.Context, storage logical.Storage, id string, entry *framework.WALEntry) error {
+	var wal storedWAL
+	if entry.Kind != walCredential || decodeWAL(entry.Data, &wal, &wal.SchemaVersion) != nil {
+		return nil //nolint:nilerr // the rollback says what is wrong with it
 	}
-	limit, cancel := context.WithTimeout(ctx, sweepLimit)
-	defer cancel()
-	for _, id := range ids {
-		if limit.Err() != nil {
-			break
-		}
-		entry, err := framework.GetWAL(ctx, storage, id)
-		if err != nil {
-			return fmt.Errorf("reading a write-ahead entry: %w", err)
-		}
-		if entry == nil || entry.Kind != walCredential {
-			continue
-		}
-		var wal storedWAL
-		if decodeWAL(entry.Data, &wal, &wal.SchemaVersion) != nil {
-			continue // the rollback says what is wrong with it
-		}
-		age := b.now().Sub(wal.WrittenAt)
-		if wal.WrittenAt.IsZero() || age < walFirstTry || age > walMinAge {
-			continue
-		}
-		if err := b.rollBackIfFound(ctx, storage, id, wal.credentialRef); err != nil {
-			b.Logger().Debug("a credential of a request that ended could not be ended yet", "connection", wal.Connection, "name", wal.Name, "error", err)
-		}
-	}
-	return nil
-}
-
-func (b *backend) rollBackIfFound(ctx context.Context, storage logical.Storage, id string, m credentialRef) error {
-	if _, working := b.inProgress.Load(m.Name); working {
+	if wal.WrittenAt.IsZero() || b.now().Sub(wal.WrittenAt) < walFirstTry {
 		return nil
 	}
-	if err := b.skipIfUnreachable(m.Connection); err != nil {
-		return err
+	m := wal.credentialRef
+	if _, working := b.inProgress.Load(m.Name); working {
+		return nil
 	}
 	c, err := b.usableConnection(ctx, storage, m.Connection)
 	if err != nil || c == nil || !c.minted(m) || c.Type.NoRevocation {
 		return err // the rollback gives it up
 	}
-	var found []string
-	err = b.callRegistry(c, func(client *issuer.Client) (err error) {
-		found, err = client.Find(ctx, m.For, m.Name)
-		return err
-	})
-	b.recordReachability(m.Connection, err)
+	found, err := b.find(ctx, c, m)
 	if err != nil || len(found) == 0 {
 		return err
 	}

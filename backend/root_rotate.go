@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-regcred/backend/issuer"
@@ -25,25 +24,24 @@ import (
 const (
 	// rootTries and rootPause are for registries that refuse a new credential
 	// for some seconds, such as AWS.
-	rootTries = 8
-	rootPause = 2 * time.Second
+	rootTries = 16
+	rootPause = time.Second
 )
 
 // prepareRoot has a new root credential made and stores it beside the one in
 // use. The connection is locked.
 func (b *backend) prepareRoot(ctx context.Context, storage logical.Storage, c *connection) error {
-	client, err := b.open(c, issuer.Root{})
+	name := issuer.NewName(c.Name)
+	defer b.markInProgress(name)()
+	wal, err := b.putWAL(ctx, storage, walRoot, c.Name, walRootEntry{SchemaVersion: schemaVersion, Connection: c.Name, ConnectionID: c.ID, Name: name})
 	if err != nil {
 		return err
 	}
-	defer client.Close()
-	name := issuer.NewName(c.Name)
-	defer b.markInProgress(name)()
-	wal, err := framework.PutWAL(ctx, storage, walRoot, walRootEntry{SchemaVersion: schemaVersion, Connection: c.Name, ConnectionID: c.ID, Name: name})
-	if err != nil {
-		return fmt.Errorf("writing ahead: %w", err)
-	}
-	root, err := client.PrepareRoot(ctx, name)
+	var root issuer.Root
+	err = b.callRegistry(ctx, c, issuer.Root{}, func(ctx context.Context, client *issuer.Client) (err error) {
+		root, err = client.PrepareRoot(ctx, name)
+		return err
+	})
 	if err != nil {
 		if errors.Is(err, issuer.ErrRootNotRotatable) {
 			err = refuse(err)
@@ -72,15 +70,10 @@ func (b *backend) finishRootRotation(ctx context.Context, storage logical.Storag
 	if c.Root.Retired == nil {
 		return nil
 	}
-	client, err := b.open(c, issuer.Root{})
+	err := b.endAtRegistry(ctx, storage, c, func(ctx context.Context, client *issuer.Client) error {
+		return client.RetireRoot(ctx, *c.Root.Retired)
+	})
 	if err != nil {
-		return err
-	}
-	defer client.Close()
-	if err := b.fence(ctx, storage); err != nil {
-		return err
-	}
-	if err := client.RetireRoot(ctx, *c.Root.Retired); err != nil {
 		return fmt.Errorf("the new root credential is in use, and the former one could not be ended yet, which is tried again every minute: %w", err)
 	}
 	c.Root.Retired = nil
@@ -91,19 +84,14 @@ func (b *backend) finishRootRotation(ctx context.Context, storage logical.Storag
 // stays until it is ended.
 func (b *backend) promoteRoot(ctx context.Context, storage logical.Storage, c *connection) error {
 	pending := *c.Root.Pending
-	old, err := b.open(c, issuer.Root{})
+	err := b.endAtRegistry(ctx, storage, c, func(ctx context.Context, client *issuer.Client) error {
+		return client.ActivateRoot(ctx, pending.Root) // which may end the former one
+	})
+	if err == nil {
+		err = b.tryRoot(ctx, storage, c, pending.Root)
+	}
 	if err != nil {
-		return err
-	}
-	defer old.Close()
-	if err := b.fence(ctx, storage); err != nil { // activating may end the former one
-		return err
-	}
-	if err := old.ActivateRoot(ctx, pending.Root); err != nil {
-		return b.giveUpRoot(ctx, storage, c, old, err)
-	}
-	if err := b.tryRoot(ctx, c, pending.Root); err != nil {
-		return b.giveUpRoot(ctx, storage, c, old, err)
+		return b.giveUpRoot(ctx, storage, c, err)
 	}
 	retired := issuer.Root{Settings: c.Settings, Secrets: c.Secrets}
 	merged := issuer.Connection{Settings: c.Settings, Secrets: c.Secrets}.With(pending.Root)
@@ -114,18 +102,16 @@ func (b *backend) promoteRoot(ctx context.Context, storage logical.Storage, c *c
 
 // tryRoot asks the registry about a new root credential, more than once if the
 // registry refuses it at first.
-func (b *backend) tryRoot(ctx context.Context, c *connection, root issuer.Root) error {
-	client, err := b.open(c, root)
-	if err != nil {
-		return err
-	}
-	defer client.Close()
+func (b *backend) tryRoot(ctx context.Context, storage logical.Storage, c *connection, root issuer.Root) error {
 	for try := 1; ; try++ {
-		_, err := client.Check(ctx)
+		_, err := b.askAbout(ctx, c, root)
 		if err == nil || try == rootTries || !refusesCredential(err) {
 			return err
 		}
 		b.sleep(ctx, rootPause)
+		if err := b.fence(ctx, storage); err != nil { // another node may have finished meanwhile
+			return err
+		}
 	}
 }
 
@@ -136,15 +122,18 @@ func refusesCredential(err error) bool {
 
 // giveUpRoot ends a pending root credential if it is certain that it is not in
 // force, and that the old one is. Otherwise both are kept, and tried again.
-func (b *backend) giveUpRoot(ctx context.Context, storage logical.Storage, c *connection, old *issuer.Client, cause error) error {
-	_, err := old.Check(ctx)
+func (b *backend) giveUpRoot(ctx context.Context, storage logical.Storage, c *connection, cause error) error {
+	if !issuer.IsError(cause) {
+		return cause
+	}
+	_, err := b.askAbout(ctx, c, issuer.Root{})
 	if err != nil || !issuer.Definite(cause) {
 		return fmt.Errorf("the new root credential could not be put in use, which is tried again every minute: %w", cause)
 	}
-	if err := b.fence(ctx, storage); err != nil {
-		return err
-	}
-	if err := old.DiscardRoot(ctx, c.Root.Pending.Name); err != nil {
+	err = b.endAtRegistry(ctx, storage, c, func(ctx context.Context, client *issuer.Client) error {
+		return client.DiscardRoot(ctx, c.Root.Pending.Name)
+	})
+	if err != nil {
 		return fmt.Errorf("the new root credential is refused, and could not be ended yet, which is tried again every minute: %w", err)
 	}
 	c.Root.Pending = nil
@@ -154,47 +143,95 @@ func (b *backend) giveUpRoot(ctx context.Context, storage logical.Storage, c *co
 	return fmt.Errorf("the root credential stays as it was: %w", cause)
 }
 
+// askAbout asks the registry about a root credential.
+func (b *backend) askAbout(ctx context.Context, c *connection, root issuer.Root) (status issuer.Status, err error) {
+	err = b.callRegistry(ctx, c, root, func(ctx context.Context, client *issuer.Client) (err error) {
+		status, err = client.Check(ctx)
+		return err
+	})
+	return status, err
+}
+
+// endAtRegistry makes a call that ends something at the registry.
+func (b *backend) endAtRegistry(ctx context.Context, storage logical.Storage, c *connection, do func(context.Context, *issuer.Client) error) error {
+	return b.callRegistry(ctx, c, issuer.Root{}, func(ctx context.Context, client *issuer.Client) error {
+		if err := b.fence(ctx, storage); err != nil {
+			return err
+		}
+		return do(ctx, client)
+	})
+}
+
 // usableConnection returns a connection with a root credential that works: it
-// finishes a rotate-root that was interrupted, and waits for one in progress.
+// finishes a rotate-root that was interrupted, or waits for one in progress. If that
+// fails, the former root credential is used, and others do not try again at once.
 func (b *backend) usableConnection(ctx context.Context, storage logical.Storage, name string) (*connection, error) {
 	c, err := b.connection(ctx, storage, name)
-	if err != nil || c == nil || c.Root.Pending == nil {
+	if err != nil || c == nil || c.Root.Pending == nil || !b.roots.isDue(name, b.now()) {
 		return c, err
 	}
-	defer b.lockConnection(name)()
-	if c, err = b.connection(ctx, storage, name); err != nil || c == nil {
-		return c, err
+	err = b.finishRootRotationOf(ctx, storage, name)
+	if errors.Is(err, errNotActive) || ctx.Err() != nil {
+		return nil, err
 	}
-	if err := b.finishRootRotation(ctx, storage, c); err != nil {
-		b.Logger().Warn("a rotate-root could not be finished", "connection", name, "error", err)
-	}
-	return c, nil
+	return b.connection(ctx, storage, name)
 }
 
 // finishRootRotations finishes the interrupted rotate-root of each connection.
 func (b *backend) finishRootRotations(ctx context.Context, storage logical.Storage) error {
-	names, err := storage.List(ctx, connectionStoragePrefix)
+	names, err := b.unfinishedConnections(ctx, storage)
 	if err != nil {
-		return fmt.Errorf("listing the connections: %w", err)
+		return err
 	}
 	for _, name := range names {
-		if err := b.finishRootRotationOf(ctx, storage, name); err != nil {
-			b.Logger().Warn("a rotate-root could not be finished", "connection", name, "error", err)
-		}
+		b.addJob(cleaningLane(name), cleaningAtOnce, "rotate-root of "+name, func(ctx context.Context) {
+			_ = b.finishRootRotationOf(withUrgency(ctx, cleaning), storage, name) // it is logged
+		})
 	}
 	return nil
 }
 
+// unfinishedConnections returns the connections that have, or may have, a
+// rotate-root to finish. The first time it looks at all of them.
+func (b *backend) unfinishedConnections(ctx context.Context, storage logical.Storage) ([]string, error) {
+	if names, known := b.roots.names(); known {
+		return names, nil
+	}
+	names, err := storage.List(ctx, connectionStoragePrefix)
+	if err != nil {
+		return nil, fmt.Errorf("listing the connections: %w", err)
+	}
+	for _, name := range names {
+		b.roots.note(name, true)
+	}
+	b.roots.know()
+	return names, nil
+}
+
+// finishRootRotationOf finishes the rotate-root of a connection, if there is one to
+// finish, and logs why it cannot.
 func (b *backend) finishRootRotationOf(ctx context.Context, storage logical.Storage, name string) error {
+	unlock, err := b.lockConnection(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	c, err := b.connection(ctx, storage, name)
-	if err != nil || c == nil || c.Root.isFinished() {
-		return err
+	if err == nil && (c == nil || c.Root.isFinished()) {
+		b.roots.note(name, false)
+		return nil
 	}
-	defer b.lockConnection(name)()
-	if c, err = b.connection(ctx, storage, name); err != nil || c == nil {
-		return err
+	if err == nil && !b.roots.isDue(name, b.now()) {
+		return nil // somebody has tried meanwhile
 	}
-	return b.finishRootRotation(ctx, storage, c)
+	if err == nil {
+		err = b.finishRootRotation(ctx, storage, c)
+	}
+	if err != nil && ctx.Err() == nil {
+		b.roots.failed(name, b.now())
+		b.Logger().Warn("a rotate-root could not be finished", "connection", name, "error", err)
+	}
+	return err
 }
 
 // replaceRoot notes that the root credential was replaced by hand. A pending one
@@ -216,8 +253,8 @@ func (b *backend) replaceRoot(ctx context.Context, storage logical.Storage, c, o
 		c.Root.Retired = &issuer.Root{Settings: pending.Settings, Secrets: pending.Secrets}
 	}
 	entry := walRootEntry{SchemaVersion: schemaVersion, Connection: c.Name, ConnectionID: old.ID, Name: c.Root.Pending.Name}
-	if _, err := framework.PutWAL(ctx, storage, walRoot, entry); err != nil {
-		return fmt.Errorf("writing ahead: %w", err)
+	if _, err := b.putWAL(ctx, storage, walRoot, c.Name, entry); err != nil {
+		return err
 	}
 	c.Root.Pending = nil
 	return nil

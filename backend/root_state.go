@@ -3,6 +3,9 @@
 package backend
 
 import (
+	"maps"
+	"slices"
+	"sync"
 	"time"
 
 	"vault-plugin-secrets-regcred/backend/issuer"
@@ -86,3 +89,66 @@ func (r rootRotation) readBack() map[string]any {
 
 // isFinished reports whether no step of a rotate-root is left to do.
 func (r rootRotation) isFinished() bool { return r.Pending == nil && r.Retired == nil }
+
+// lastRootPause is the longest time between two tries to finish a rotate-root.
+const lastRootPause = time.Minute
+
+// unfinishedRoots has the connections whose rotate-root may be unfinished, and when
+// somebody last tried to finish it.
+type unfinishedRoots struct {
+	mu    sync.Mutex
+	known bool // all connections were looked at
+	tried map[string]rootTry
+}
+
+type rootTry struct {
+	failures int
+	at       time.Time
+}
+
+// note has a connection looked at, or not any more.
+func (u *unfinishedRoots) note(name string, unfinished bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if _, noted := u.tried[name]; unfinished == noted {
+		return
+	}
+	if u.tried == nil {
+		u.tried = map[string]rootTry{}
+	}
+	if unfinished {
+		u.tried[name] = rootTry{}
+	} else {
+		delete(u.tried, name)
+	}
+}
+
+// isDue reports whether an unfinished rotate-root is to be tried again.
+func (u *unfinishedRoots) isDue(name string, now time.Time) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	try := u.tried[name]
+	return try.failures == 0 || now.Before(try.at) || !now.Before(try.at.Add(backOff(firstPause, lastRootPause, try.failures)))
+}
+
+func (u *unfinishedRoots) failed(name string, now time.Time) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.tried == nil {
+		u.tried = map[string]rootTry{}
+	}
+	u.tried[name] = rootTry{u.tried[name].failures + 1, now}
+}
+
+// names returns the connections, and whether all that there are were looked at.
+func (u *unfinishedRoots) names() (names []string, known bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return slices.Sorted(maps.Keys(u.tried)), u.known
+}
+
+func (u *unfinishedRoots) know() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.known = true
+}

@@ -92,8 +92,9 @@ type world struct {
 	leases     []*logical.Secret
 
 	// steps until the engine dies; negative: it does not.
-	steps int
-	dead  bool
+	stepping sync.Mutex
+	steps    int
+	dead     bool
 
 	excused map[string]bool // names that the engine may leave alive
 	trace   []string
@@ -186,6 +187,8 @@ var errCrashed = errors.New("the process is dead")
 
 // step counts a step of the engine, and says whether it is dead.
 func (w *world) step() error {
+	w.stepping.Lock()
+	defer w.stepping.Unlock()
 	if w.steps > 0 {
 		w.steps--
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"slices"
 	"time"
 
@@ -23,6 +24,23 @@ const (
 	whenNothingServes              // a read has nothing to be given
 	whenAsked                      // somebody wrote rotate/<role>
 )
+
+// rotateAttended is rotate for a request. Those that want the same wait for the same
+// rotation.
+func (b *backend) rotateAttended(ctx context.Context, storage logical.Storage, name string, r *role, why cause) (shared, error) {
+	s, err := attend(ctx, b, laneOf(r.Dynamic.Connection), work[shared]{
+		key: fmt.Sprintf("rotation of %s, %d", name, why),
+		do:  func(ctx context.Context) (shared, error) { return b.rotate(ctx, storage, name, why) },
+	})
+	if errors.Is(err, errRoleChanged) {
+		err = errRoleChanged
+	}
+	return s, err
+}
+
+// errRoleChanged is about a role that was written while a read of it waited.
+// The read can be repeated at once.
+var errRoleChanged = logical.CodedError(http.StatusServiceUnavailable, "the role, or its connection, was changed while it was read; try again")
 
 // rotate replaces the credential of a shared role, unless somebody else has done
 // so while it waited, and returns what the role serves.
@@ -51,16 +69,17 @@ func (b *backend) rotate(ctx context.Context, storage logical.Storage, name stri
 	if needed, err := s.needsRotation(why, before.Rotations); err != nil || !needed {
 		return s.shared, err
 	}
-	if why == whenDue {
-		if err := b.skipIfUnreachable(r.Dynamic.Connection); err != nil {
-			return s.shared, err // which is no failure of its own: it is tried a minute later
-		}
+	if why == whenAsked {
+		ctx = withUrgency(ctx, asked)
 	}
 	minted, err := b.mintFor(ctx, storage, name, r, r.Dynamic.lifetime)
-	b.recordReachability(r.Dynamic.Connection, err)
 	if err != nil {
 		// A failure of Vault's own storage says nothing about the registry, and a
-		// read that is refused can be repeated at once.
+		// read that is refused can be repeated at once. Neither does the end of the
+		// engine, or a registry that is left alone.
+		if left := (leftAloneError{}); errors.As(err, &left) || ctx.Err() != nil {
+			return shared{}, err
+		}
 		if issuer.IsError(err) || isBadGateway(err) || isInputError(err) && why != whenNothingServes {
 			b.rememberFailure(ctx, storage, name, why, err)
 		}
@@ -111,7 +130,7 @@ func (b *backend) serve(ctx context.Context, storage logical.Storage, name strin
 		return shared{}, fmt.Errorf("%w: %w", errNotServed, err)
 	}
 	if r == nil || !r.isShared() || r.Dynamic.Connection != d.Connection || !maps.Equal(r.Dynamic.For, d.For) {
-		return shared{}, fmt.Errorf("%w: %w", errNotServed, refusef("role %q was changed while it was minted; try again", name))
+		return shared{}, fmt.Errorf("%w: %w", errNotServed, errRoleChanged)
 	}
 	s, err := b.shared(ctx, storage, name)
 	if err != nil {
@@ -202,11 +221,13 @@ func (b *backend) revokeRetired(ctx context.Context, storage logical.Storage, na
 	}
 	results := map[string]error{} // by the credential's name; nil: it is gone
 	for _, r := range s.Retired {
-		if r.tryAt(b.now()).After(b.now()) || b.skipIfUnreachable(r.Connection) != nil {
+		if r.tryAt(b.now()).After(b.now()) {
 			continue
 		}
 		err := b.revoke(ctx, storage, r.credentialRef)
-		b.recordReachability(r.Connection, err)
+		if left := (leftAloneError{}); ctx.Err() != nil || errors.As(err, &left) {
+			continue
+		}
 		results[r.Name] = err
 	}
 	if len(results) == 0 {
@@ -272,42 +293,58 @@ func (b *backend) redateRetired(ctx context.Context, storage logical.Storage, na
 	return s, b.putShared(ctx, storage, name, s)
 }
 
-// dropShared deletes what a shared role serves, and returns a function that
-// revokes all that the role has minted. Call it once the role is deleted; it
-// returns how many credentials could not be revoked yet. The role is locked.
-func (b *backend) dropShared(ctx context.Context, storage logical.Storage, name string) (revoke func() int, err error) {
+// dropShared deletes what a shared role serves, and returns all that the role has
+// minted, with write-ahead entries. Revoke it once the role is deleted. The role is
+// locked.
+func (b *backend) dropShared(ctx context.Context, storage logical.Storage, name string) (dropped []*newCredential, err error) {
 	s, err := b.shared(ctx, storage, name)
 	if unreadable := (unreadableError{}); errors.As(err, &unreadable) {
 		b.Logger().Warn("what a role has minted stays at the registry, because its entry cannot be read", "role", name, "error", err)
 	} else if err != nil {
 		return nil, err
 	}
-	var dropped []*newCredential
 	defer func() {
 		if err != nil {
 			for _, d := range dropped {
 				d.done()
 			}
+			dropped = nil
 		}
 	}()
 	for _, m := range s.all() {
-		wal, err := b.putWAL(ctx, storage, m)
+		wal, err := b.putCredentialWAL(ctx, storage, m)
 		if err != nil {
-			return nil, err
+			return dropped, err
 		}
 		dropped = append(dropped, &newCredential{credentialRef: m, wal: wal, done: b.markInProgress(m.Name)})
 	}
 	if err = storage.Delete(ctx, sharedStoragePrefix+name); err != nil {
-		return nil, fmt.Errorf("deleting the credential of role %q: %w", name, err)
+		return dropped, fmt.Errorf("deleting the credential of role %q: %w", name, err)
 	}
-	return func() (left int) {
-		for _, d := range dropped {
-			if !b.abandon(ctx, storage, d) {
-				left++
+	return dropped, nil
+}
+
+// revokeDropped revokes what a deleted role has minted, and returns how many
+// credentials are not revoked yet.
+func (b *backend) revokeDropped(ctx context.Context, storage logical.Storage, dropped []*newCredential) (left int) {
+	if len(dropped) == 0 {
+		return 0
+	}
+	left, err := attend(ctx, b, laneOf(dropped[0].Connection), work[int]{
+		goesOn: true,
+		do: func(ctx context.Context) (left int, _ error) {
+			for _, d := range dropped {
+				if !b.abandon(ctx, storage, d) {
+					left++
+				}
 			}
-		}
-		return left
-	}, nil
+			return left, nil
+		},
+	})
+	if err != nil {
+		return len(dropped)
+	}
+	return left
 }
 
 // keptByShared reports whether a shared role serves a credential, or will

@@ -23,9 +23,6 @@ const (
 	firstRetry = 5 * time.Second
 	lastRetry  = 5 * time.Minute
 
-	// longestWait caps Retry-After.
-	longestWait = time.Hour
-
 	// A revocation that failed is tried again after a minute, and twice as long
 	// each time, up to lastRevokeRetry.
 	firstRevokeRetry = time.Minute
@@ -268,14 +265,6 @@ func (s sharedStatus) afterFailure(pause time.Duration) time.Time {
 	return s.FailedAt.Add(pause)
 }
 
-// backOff doubles the first pause with each failure, up to the last.
-func backOff(first, last time.Duration, failures int) time.Duration {
-	if failures > 20 {
-		return last
-	}
-	return min(last, first<<max(0, failures-1))
-}
-
 // tryAt is when a retired credential is to be revoked, or tried to be.
 func (r retired) tryAt(now time.Time) time.Time {
 	switch {
@@ -285,6 +274,11 @@ func (r retired) tryAt(now time.Time) time.Time {
 		return r.RevokeAt
 	}
 	return r.TriedAt.Add(backOff(firstRevokeRetry, lastRevokeRetry, r.Attempts))
+}
+
+// mayRevoke reports whether a former credential is to be revoked by now.
+func (s sharedStatus) mayRevoke() bool {
+	return slices.ContainsFunc(s.Retired, func(r retired) bool { return !r.tryAt(s.now).After(s.now) })
 }
 
 // isMisdated reports whether the grace period seems to begin in the future, or has

@@ -64,7 +64,7 @@ var storedForms = map[string]string{
 		`"dockerconfig":{"auths":{"https://index.docker.io/v1/":{"username":"robot","password":"` + marker + `","auth":"cm9ib3Q6UzNjcjN0LU1hcmtlcg=="},"registry.example.com:5000":{"username":"robot","password":"` + marker + `","auth":"cm9ib3Q6UzNjcjN0LU1hcmtlcg=="}}},` +
 		`"minted_at":"2026-03-01T12:00:00Z","expires_at":"2026-03-03T12:00:00Z"},` +
 		`"retired":[{"connection":"app","role":"shared","name":"regcred-shared-NAME","id":"id-regcred-shared-NAME","for":{"project":"group/app","projects":"group/b,group/c"},` +
-		`"revoke_at":"2026-03-01T12:00:00Z","tried_at":"2026-03-01T12:00:00Z","attempts":1,"last_error":"the registry's API at https://git.example.com: the answer could not be understood"}]}`,
+		`"revoke_at":"2026-03-01T12:00:00Z","tried_at":"2026-03-01T12:00:00Z","attempts":1,"last_error":"the registry's API at https://git.example.com: there was no complete answer within the time limit"}]}`,
 	"shared/failing": `{"schema_version":1,"last_error":"minting a credential for role \"failing\": the registry's API at https://git.example.com: answered 429 Too Many Requests; it can be asked again in 1m0s",` +
 		`"failed_at":"2026-03-01T12:00:00Z","failures":1,"retry_after":60}`,
 	"leases/app/20260301T121500Z.regcred-leased-NAME": `{"schema_version":1,"connection":"app","role":"leased","name":"regcred-leased-NAME","id":"id-regcred-leased-NAME","for":{"project":"group/app"},"written_at":"2026-03-01T12:00:00Z"}`,
@@ -130,8 +130,8 @@ func formsOfNow() map[string]string {
 	reference := strings.NewReplacer(
 		`"connection":"app","role"`, `"connection":"app","connection_id":"id-1","host":"https://git.example.com","role"`,
 		`"revoke_at"`, `"minted_at":"2026-03-01T12:00:00Z","retired_at":"2026-03-01T12:00:00Z","revoke_at"`,
-		`"attempts":1,"last_error":"the registry's API at https://git.example.com: the answer could not be understood"}]`,
-		`"attempts":1,"last_error":"the registry's API at https://git.example.com: the answer could not be understood"}],"rotations":2`)
+		`"attempts":1,"last_error":"the registry's API at https://git.example.com: there was no complete answer within the time limit"}]`,
+		`"attempts":1,"last_error":"the registry's API at https://git.example.com: there was no complete answer within the time limit"}],"rotations":2`)
 	for i, name := range []string{"app", "pending", "retired"} {
 		key := "connections/" + name
 		forms[key] = strings.Replace(forms[key], `{"schema_version":1,"type":"test"`, fmt.Sprintf(`{"schema_version":2,"type":"test","id":"id-%d"`, i+1), 1)
@@ -166,7 +166,7 @@ func TestStoredFormsAreRead(t *testing.T) {
 	checkSame(t, "shared role", with(sharedReadBack, fields{
 		"projects": []string{"group/b", "group/c"}, "allowed_bundles": []string{"all"}, "verify_repository": "docker.io/group/app", "registries": keys,
 		"username": "robot", "expires_at": "2026-03-03T12:00:00Z", "last_vault_rotation": "2026-03-01T12:00:00Z", "next_rotation": "2026-03-02T12:00:00Z",
-		"pending_revocations": []fields{{"name": "regcred-shared-NAME", "revoke_at": "2026-03-01T12:00:00Z", "last_error": "the registry's API at https://git.example.com: the answer could not be understood"}},
+		"pending_revocations": []fields{{"name": "regcred-shared-NAME", "revoke_at": "2026-03-01T12:00:00Z", "last_error": "the registry's API at https://git.example.com: there was no complete answer within the time limit"}},
 	}), e.read("roles/shared"))
 	checkSame(t, "pull secret", any(int64(86400)), e.read("creds/shared")["ttl"])
 	checkSame(t, "role that failed", with(sharedReadBack, fields{

@@ -224,7 +224,7 @@ func (u *upgraded) rollBackOf(t *testing.T, connection string) {
 		if entry == nil || entry.Data.(map[string]any)["connection"] != connection {
 			continue
 		}
-		if err := u.walRollback(t.Context(), &logical.Request{Storage: u.through()}, entry.Kind, entry.Data); err != nil {
+		if err := u.backend.rollBack(t.Context(), u.through(), entry.Kind, entry.Data); err != nil {
 			t.Errorf("rolling back %v: %v", entry, err)
 		}
 		if err := framework.DeleteWAL(t.Context(), u.through(), id); err != nil {

@@ -65,26 +65,83 @@ func (b *backend) verify(ctx context.Context, secret pullSecret, repository stri
 		return nil, err
 	}
 
-	ctx, cancel := context.WithTimeout(ctx, verifyTimeout)
-	defer cancel()
-	verifier := b.newVerifier(cas)
-	var asking errgroup.Group
-	asking.SetLimit(verifyAtOnce)
-	for i, c := range credentials {
-		asking.Go(func() error {
-			for try := 1; ; try++ {
-				results[i].Result = verifier.Verify(ctx, c, results[i].repository)
-				if !results[i].isNew || results[i].Verdict != registry.Denied || try == trialTries {
-					return nil
-				}
-				b.sleep(ctx, trialPause)
-			}
-		})
-	}
-	_ = asking.Wait() // a failure is a verdict
+	b.askRegistries(ctx, b.newVerifier(cas), credentials, results)
 	slices.SortFunc(results, func(a, b verification) int { return strings.Compare(string(a.registry), string(b.registry)) })
 	return results, nil
 }
+
+// askRegistries tries each credential in the background. A request waits as long as
+// results come in; what is missing then is unreachable.
+func (b *backend) askRegistries(ctx context.Context, verifier verifier, credentials []dockerconfig.Credential, results []verification) {
+	type answer struct {
+		of int
+		registry.Result
+	}
+	var patience time.Duration
+	trials := slices.Clone(results) // those below go on when this function has returned
+	for i, c := range credentials {
+		lane := laneOfRegistry(c.Registry)
+		patience = max(patience, b.calls.patienceWith(lane))
+		results[i].Result = registry.Result{Verdict: registry.Unreachable, Message: lane + " has not answered yet"}
+	}
+	if isInBackground(ctx) {
+		patience = verifyTimeout
+	}
+	asking, cancel := b.detached(ctx)
+	defer cancel()
+	answers := make(chan answer, len(credentials))
+	b.background.start(func() {
+		asking, cancel := context.WithTimeout(asking, verifyTimeout)
+		defer cancel()
+		var group errgroup.Group
+		group.SetLimit(verifyAtOnce)
+		for i, c := range credentials {
+			group.Go(func() error {
+				answers <- answer{i, b.tryToPull(asking, verifier, c, trials[i])}
+				return nil
+			})
+		}
+		_ = group.Wait() // a failure is a verdict
+	})
+	for range credentials {
+		select {
+		case a := <-answers:
+			results[a.of].Result = a.Result
+		case <-time.After(patience):
+			return
+		case <-b.lifetime.Done():
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// tryToPull tries one credential. A new one that is refused is tried again.
+func (b *backend) tryToPull(ctx context.Context, verifier verifier, c dockerconfig.Credential, v verification) registry.Result {
+	for try := 1; ; try++ {
+		leave, err := b.calls.enter(ctx, laneOfRegistry(c.Registry))
+		if err != nil {
+			return registry.Result{Verdict: registry.Unreachable, Message: err.Error()}
+		}
+		calling, cancel := b.detached(ctx) // an answer that comes late tells how long to wait
+		result := verifier.Verify(calling, c, v.repository)
+		cancel()
+		if result.Verdict == registry.Unreachable {
+			leave(unansweredError{result.Message})
+		} else {
+			leave(nil)
+		}
+		if !v.isNew || result.Verdict != registry.Denied || try == trialTries {
+			return result
+		}
+		b.sleep(ctx, trialPause)
+	}
+}
+
+// laneOfRegistry returns the name of the lane of a registry from which images are
+// pulled.
+func laneOfRegistry(key dockerconfig.Key) string { return "registry " + key.Host() }
 
 // chooseRepositories sets the repository to try for each credential: the requested
 // one if it lies in that registry, else the role's verify_repository.

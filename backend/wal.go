@@ -4,9 +4,12 @@ package backend
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -27,13 +30,13 @@ const (
 	// registry takes to act on a call of a process that has died.
 	walMinAge = 5 * time.Minute
 
+	// maxWaiting is how many entries may wait for one connection before nothing
+	// more is minted with it.
+	maxWaiting = 100
+
 	// walFirstTry is how old an entry of a credential is before the engine looks
 	// for the credential. The entry stays if there is none yet.
 	walFirstTry = 30 * time.Second
-
-	// unreachableFor is how long rollback and the periodic function leave a
-	// registry alone that did not answer.
-	unreachableFor = 50 * time.Second
 )
 
 // walRootEntry is about a root credential that is being made.
@@ -74,12 +77,100 @@ func (b *backend) markInProgress(name string) (done func()) {
 	return func() { b.inProgress.Delete(name) }
 }
 
-func (b *backend) putWAL(ctx context.Context, storage logical.Storage, m credentialRef) (string, error) {
-	id, err := framework.PutWAL(ctx, storage, walCredential, storedWAL{SchemaVersion: schemaVersion, credentialRef: m, WrittenAt: b.now()})
+// waitingEntries counts the write-ahead entries of each connection.
+type waitingEntries struct {
+	mu    sync.Mutex
+	known bool
+	ids   map[string]map[string]bool // by connection
+}
+
+// The ID of an entry begins with its connection, so that a list of them is enough to
+// count those of each. Earlier builds wrote other IDs.
+func newWALID(connection string) string { return connection + walIDSeparator + rand.Text() }
+
+const walIDSeparator = "."
+
+// connectionOfWAL returns the connection that an entry is about; "" if its ID does not
+// say so.
+func connectionOfWAL(id string) string {
+	if i := strings.LastIndex(id, walIDSeparator); i > 0 {
+		return id[:i]
+	}
+	return ""
+}
+
+// note counts an entry, or not any more.
+func (w *waitingEntries) note(id string, waits bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	connection := connectionOfWAL(id)
+	if !waits {
+		delete(w.ids[connection], id)
+		return
+	}
+	if w.ids[connection] == nil {
+		if w.ids == nil {
+			w.ids = map[string]map[string]bool{}
+		}
+		w.ids[connection] = map[string]bool{}
+	}
+	w.ids[connection][id] = true
+}
+
+// isKnown reports whether the entries that were there at the start are counted.
+func (w *waitingEntries) isKnown() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.known
+}
+
+func (w *waitingEntries) know(ids []string) {
+	for _, id := range ids {
+		w.note(id, true)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.known = true
+}
+
+// count returns how many entries there are of a connection.
+func (w *waitingEntries) count(connection string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.ids[connection])
+}
+
+// checkWaiting refuses to mint with a connection of which too many entries wait.
+func (b *backend) checkWaiting(ctx context.Context, storage logical.Storage, connection string) error {
+	if !b.waiting.isKnown() {
+		ids, err := framework.ListWAL(ctx, storage)
+		if err != nil {
+			return fmt.Errorf("listing the write-ahead entries: %w", err)
+		}
+		b.waiting.know(ids)
+	}
+	if n := b.waiting.count(connection); n >= maxWaiting {
+		return badGateway(fmt.Errorf("nothing is minted with connection %q for now, because %d write-ahead entries wait: its registry failed as many times when a credential may have been made; the engine looks for them every minute", connection, n))
+	}
+	return nil
+}
+
+// putWAL writes an entry of a kind about a connection, and returns its ID.
+func (b *backend) putWAL(ctx context.Context, storage logical.Storage, kind, connection string, data any) (string, error) {
+	id := newWALID(connection)
+	encoded, err := json.Marshal(&framework.WALEntry{ID: id, Kind: kind, Data: data, CreatedAt: b.now().UTC().Unix()})
 	if err != nil {
-		return "", fmt.Errorf("writing ahead: %w", err)
+		return "", errors.New("writing ahead: the entry cannot be encoded")
+	}
+	b.waiting.note(id, true)
+	if err := storage.Put(ctx, &logical.StorageEntry{Key: framework.WALPrefix + id, Value: encoded}); err != nil {
+		return "", fmt.Errorf("writing ahead: %w", err) // it may be there, so it counts
 	}
 	return id, nil
+}
+
+func (b *backend) putCredentialWAL(ctx context.Context, storage logical.Storage, m credentialRef) (string, error) {
+	return b.putWAL(ctx, storage, walCredential, m.Connection, storedWAL{SchemaVersion: schemaVersion, credentialRef: m, WrittenAt: b.now()})
 }
 
 func (b *backend) deleteWAL(ctx context.Context, storage logical.Storage, id string) {
@@ -87,9 +178,17 @@ func (b *backend) deleteWAL(ctx context.Context, storage logical.Storage, id str
 		return
 	}
 	// An entry too many is found to have nothing to do.
-	if err := framework.DeleteWAL(ctx, storage, id); err != nil {
+	if err := b.tryDeleteWAL(ctx, storage, id); err != nil {
 		b.Logger().Warn("a write-ahead entry stays", "id", id, "error", err)
 	}
+}
+
+func (b *backend) tryDeleteWAL(ctx context.Context, storage logical.Storage, id string) error {
+	if err := framework.DeleteWAL(ctx, storage, id); err != nil {
+		return fmt.Errorf("deleting a write-ahead entry: %w", err)
+	}
+	b.waiting.note(id, false)
+	return nil
 }
 
 // decodeWAL reads the data of an entry as getEntry does.
@@ -103,31 +202,6 @@ func decodeWAL(data, entry any, version *int) error {
 	}
 	if err != nil || *version < 1 {
 		return errors.New("the write-ahead entry is damaged")
-	}
-	return nil
-}
-
-// recordReachability remembers whether a registry answered.
-func (b *backend) recordReachability(connection string, err error) {
-	switch {
-	case errors.Is(err, errGivenUp): // nobody was asked
-	case err == nil:
-		b.unreachable.Delete(connection)
-	case issuer.IsError(err) && issuer.StatusOf(err) == 0:
-		b.unreachable.Store(connection, b.now())
-	}
-}
-
-// skipIfUnreachable returns an error if the registry of a connection did not
-// answer a moment ago. Loops over many roles call this, so that one dead registry
-// does not stall the others.
-func (b *backend) skipIfUnreachable(connection string) error {
-	at, unreachable := b.unreachable.Load(connection)
-	if !unreachable {
-		return nil
-	}
-	if since := b.now().Sub(at.(time.Time)); since >= 0 && since < unreachableFor {
-		return badGateway(fmt.Errorf("the registry of connection %q did not answer a moment ago", connection))
 	}
 	return nil
 }

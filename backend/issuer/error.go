@@ -32,12 +32,13 @@ type Error struct {
 	// RetryAfter is how long the registry asks to wait; 0 if it does not say.
 	RetryAfter time.Duration
 
-	proof     Proof
-	definite  bool
-	message   string // in our own words; text of the registry in it is marked
-	untrusted string // the registry's own message, as received
-	hint      string // what to do, in our own words
-	secrets   []dockerconfig.Secret
+	proof      Proof
+	definite   bool
+	unanswered bool
+	message    string // in our own words; text of the registry in it is marked
+	untrusted  string // the registry's own message, as received
+	hint       string // what to do, in our own words
+	secrets    []dockerconfig.Secret
 }
 
 // Error implements error. The text is one line, and holds no secret of the
@@ -144,6 +145,13 @@ func IsError(err error) bool {
 	return errors.As(err, &e)
 }
 
+// IsUnanswered reports whether there was no answer, or not all of one: no connection,
+// a broken one, or a time limit.
+func IsUnanswered(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && e.unanswered
+}
+
 // StatusOf returns the HTTP status of an error, 0 if it has none.
 func StatusOf(err error) int {
 	var e *Error
@@ -205,7 +213,7 @@ func Failed(err error) error {
 	if err == nil || errors.As(err, &e) {
 		return err
 	}
-	return &Error{message: describeFailure(err), definite: notSent(err)}
+	return &Error{message: describeFailure(err), definite: notSent(err), unanswered: neterror.Describe(err) != ""}
 }
 
 // notSent reports whether the call failed before a connection existed.

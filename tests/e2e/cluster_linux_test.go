@@ -442,7 +442,7 @@ func (w *clusterWorld) readRemade(v *servers.Vault) {
 	sent, certain, newest := time.Now(), w.exists.certain(), w.remade.certain()
 	refused := false
 	data, ok := w.readUnless(v, "creds/remade", func(err error) bool {
-		refused = w.exists.deletedSince(certain) && strings.Contains(err.Error(), "was changed while it was minted; try again")
+		refused = w.exists.deletedSince(certain) && strings.Contains(err.Error(), "was changed while it was read; try again")
 		return refused
 	})
 	if !ok || refused {

@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+	"golang.org/x/sync/semaphore"
+
+	"vault-plugin-secrets-regcred/backend/issuer"
+)
+
+const (
+	// callsAtOnce is how many calls to registries a mount has in progress at most,
+	// and callsPerRegistry how many of them may be to one registry. Half of each may
+	// be calls that clean up.
+	callsAtOnce      = 32
+	callsPerRegistry = 8
+
+	// A registry that does not answer is left alone for firstPause, and then
+	// twice as long each time, up to lastPause. After each pause one call tries it.
+	firstPause = 5 * time.Second
+	lastPause  = 30 * time.Second
+
+	// longestWait caps Retry-After.
+	longestWait = time.Hour
+
+	// errorsTolerated is how many times in a row a registry may answer that it
+	// fails (5xx) before it is left alone: it may fail for one role only.
+	errorsTolerated = 3
+
+	// A request waits for a registry for firstPatience after its last answer. It waits
+	// for twice as long as the slowest of its latest answers took, up to
+	// lastPatience. Vault waits for all requests before it reloads the plugin or seals.
+	firstPatience = 1500 * time.Millisecond
+	lastPatience  = 10 * time.Second
+)
+
+// calls is what all calls to registries pass, whoever asked for them. It limits how
+// many there are at once, leaves registries alone that do not answer, and knows
+// how long to wait for one.
+type calls struct {
+	now      func() time.Time
+	pause    time.Duration // firstPause, except in tests
+	patience time.Duration // firstPatience, except in tests
+
+	places, cleaningPlaces *semaphore.Weighted
+
+	mu    sync.Mutex
+	lanes map[string]*lane
+}
+
+// lane is what is known of one registry. It is forgotten when nobody uses it and
+// there is nothing to remember. calls.mu guards all but the semaphores.
+type lane struct {
+	registry string // in words
+
+	places, cleaningPlaces *semaphore.Weighted
+
+	users      int
+	answeredAt time.Time     // of the process, not of the engine's clock, which may jump
+	slowest    time.Duration // about how long the slowest of the latest answers took
+
+	failures  int // in a row
+	failedAt  time.Time
+	pause     time.Duration
+	lastError string
+	isTried   bool // by a call after the pause
+}
+
+func newCalls(now func() time.Time) *calls {
+	return &calls{
+		now: now, pause: firstPause, patience: firstPatience, lanes: map[string]*lane{},
+		places: semaphore.NewWeighted(callsAtOnce), cleaningPlaces: semaphore.NewWeighted(callsAtOnce / 2),
+	}
+}
+
+// laneOf returns the name of the lane of a connection's registry.
+func laneOf(connection string) string {
+	return fmt.Sprintf("the registry of connection %q", connection)
+}
+
+// urgency says which calls may ask, and how many.
+type urgency int
+
+const (
+	urgent   urgency = iota // somebody needs a credential
+	cleaning                // something is to be ended
+	asked                   // an operator wants to know: a registry that is left alone is asked too
+)
+
+type urgencyKey struct{}
+
+// withUrgency returns a context whose calls to registries have that urgency.
+func withUrgency(ctx context.Context, u urgency) context.Context {
+	return context.WithValue(ctx, urgencyKey{}, u)
+}
+
+func urgencyOf(ctx context.Context) urgency {
+	u, _ := ctx.Value(urgencyKey{}).(urgency)
+	return u
+}
+
+// leftAloneError is about a registry that is not asked, because it did not answer a
+// moment ago.
+type leftAloneError struct{ logical.HTTPCodedError }
+
+// enter waits until a call to a registry may be made. leave says what came of it.
+func (c *calls) enter(ctx context.Context, registry string) (leave func(error), err error) {
+	l := c.join(registry)
+	tries, err := c.admit(l, urgencyOf(ctx))
+	if err != nil {
+		c.part(l)
+		return nil, err
+	}
+	places := []*semaphore.Weighted{l.places, c.places}
+	if urgencyOf(ctx) == cleaning {
+		places = []*semaphore.Weighted{l.cleaningPlaces, l.places, c.cleaningPlaces, c.places}
+	}
+	taken := 0
+	giveBack := func() {
+		for _, p := range places[:taken] {
+			p.Release(1)
+		}
+		c.mu.Lock()
+		l.isTried = l.isTried && !tries
+		c.mu.Unlock()
+		c.part(l)
+	}
+	for _, p := range places {
+		if err := p.Acquire(ctx, 1); err != nil {
+			giveBack()
+			return nil, err
+		}
+		taken++
+	}
+	if !tries {
+		if tries, err = c.admit(l, urgencyOf(ctx)); err != nil { // it may have ceased to answer meanwhile
+			giveBack()
+			return nil, err
+		}
+	}
+	began := time.Now()
+	return func(err error) {
+		c.record(l, err, time.Since(began))
+		giveBack()
+	}, nil
+}
+
+// join returns a lane, until part.
+func (c *calls) join(registry string) *lane {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l := c.lanes[registry]
+	if l == nil {
+		l = &lane{registry: registry, places: semaphore.NewWeighted(callsPerRegistry), cleaningPlaces: semaphore.NewWeighted(callsPerRegistry / 2)}
+		c.lanes[registry] = l
+	}
+	l.users++
+	return l
+}
+
+func (c *calls) part(l *lane) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l.users--
+	if l.users == 0 && l.failures == 0 && l.slowest < firstPatience/2 {
+		delete(c.lanes, l.registry)
+	}
+}
+
+// admit returns a leftAloneError for a registry that is left alone. tries says that
+// the call is the one that tries the registry again.
+func (c *calls) admit(l *lane, u urgency) (tries bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if l.pause == 0 {
+		return false, nil
+	}
+	if u != asked && (l.isTried || l.until(c.now()).After(c.now())) {
+		return false, l.leftAlone(c.now())
+	}
+	tries = !l.isTried
+	l.isTried = true
+	return tries, nil
+}
+
+// until returns when the pause ends. If the clock went back, it is over.
+func (l *lane) until(now time.Time) time.Time {
+	if now.Before(l.failedAt) {
+		return now
+	}
+	return l.failedAt.Add(l.pause)
+}
+
+func (l *lane) leftAlone(now time.Time) error {
+	again := later(l.until(now), now.Add(time.Second))
+	return leftAloneError{logical.CodedError(http.StatusBadGateway, fmt.Sprintf("%s fails, and is asked again at %s: %s", l.registry, formatTime(again), l.lastError))}
+}
+
+// record notes what came of a call. Errors that are not of the registry say nothing
+// about it.
+func (c *calls) record(l *lane, err error, took time.Duration) {
+	isUnanswered := issuer.IsUnanswered(err) || errors.As(err, new(unansweredError))
+	if err != nil && !issuer.IsError(err) && !isUnanswered {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !isUnanswered {
+		l.answeredAt = time.Now()
+		l.slowest = max(took, l.slowest*9/10)
+	}
+	wait := min(issuer.RetryAfter(err), longestWait)
+	if !isUnanswered && issuer.StatusOf(err) < 500 && wait == 0 {
+		l.failures, l.pause, l.lastError = 0, 0, ""
+		return
+	}
+	l.failures++
+	l.failedAt, l.lastError = c.now(), err.Error()
+	failures := l.failures
+	if !isUnanswered {
+		failures -= errorsTolerated - 1
+	}
+	if failures > 0 {
+		wait = max(wait, backOff(c.pause, lastPause, failures))
+	}
+	l.pause = wait
+}
+
+// unansweredError is about a call to a registry that was not answered.
+type unansweredError struct{ text string }
+
+func (e unansweredError) Error() string { return e.text }
+
+// patienceWith returns how long a request waits for the next answer of a registry.
+func (c *calls) patienceWith(registry string) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l := c.lanes[registry]
+	if l == nil || l.pause > 0 {
+		return c.patience
+	}
+	return max(c.patience, min(2*l.slowest, lastPatience))
+}
+
+// wait waits until done is closed, as long as it makes sense to wait for a registry:
+// the work needs it.
+func (c *calls) wait(ctx context.Context, registry string, done <-chan struct{}) error {
+	l := c.join(registry)
+	defer c.part(l)
+	began := time.Now()
+	for {
+		patience := c.patienceWith(registry)
+		c.mu.Lock()
+		left, lastError := time.Until(later(began, l.answeredAt).Add(patience)), l.lastError
+		c.mu.Unlock()
+		if left <= 0 {
+			return l.noAnswerYet(patience, lastError)
+		}
+		timer := time.NewTimer(left)
+		select {
+		case <-done:
+			timer.Stop()
+			return nil
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		case <-timer.C:
+		}
+	}
+}
+
+// noAnswerYetError is about work that a request does not wait for any more.
+type noAnswerYetError struct{ logical.HTTPCodedError }
+
+func (l *lane) noAnswerYet(patience time.Duration, lastError string) error {
+	text := fmt.Sprintf("%s has not answered for %s; try again in a moment", l.registry, patience.Round(100*time.Millisecond))
+	if lastError != "" {
+		text += " (it failed before: " + lastError + ")"
+	}
+	return noAnswerYetError{logical.CodedError(http.StatusServiceUnavailable, text)}
+}
+
+// backOff doubles the first pause with each failure, up to the last.
+func backOff(first, last time.Duration, failures int) time.Duration {
+	if failures > 20 {
+		return last
+	}
+	return min(last, first<<max(0, failures-1))
+}

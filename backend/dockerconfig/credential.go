@@ -4,6 +4,7 @@ package dockerconfig
 
 import (
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"strings"
 	"unicode"
@@ -23,11 +24,55 @@ func (c Credential) auth() string {
 	return base64.StdEncoding.EncodeToString([]byte(c.Username + ":" + c.Password.Reveal()))
 }
 
+// Doubts says what the user name looks like that hardly any registry has, and where
+// user name, password and registry do not fit each other. Each warning begins with the
+// name of its field and a colon.
+func (c Credential) Doubts() []string {
+	var warnings []string
+	for _, w := range doubts("user name", c.Username) {
+		warnings = append(warnings, "username: "+w)
+	}
+	// Harbor calls a robot account robot$ci or robot$team+ci.
+	name, isRobot := strings.CutPrefix(c.Username, "robot")
+	plus := isRobot && strings.HasPrefix(name, "+")
+	cut := isRobot && (name == "" || strings.ContainsRune("-._", rune(name[0])))
+	switch {
+	case plus || cut && strings.Contains(c.Registry.Host(), "harbor"):
+		warnings = append(warnings, `username: looks like the name of a Harbor robot account whose '$' a shell has taken for a variable; put the name in single quotes, such as 'robot$ci'`)
+	case strings.Contains(c.Username, `\$`) || strings.Contains(c.Username, "$$"):
+		warnings = append(warnings, `username: has a '$' with an escape, which is kept; a Harbor robot account has one '$', such as robot$ci`)
+	}
+	isKey := json.Valid([]byte(c.Password.Reveal()))
+	switch {
+	case c.Username == "_json_key" && !isKey:
+		warnings = append(warnings, "password: is not JSON; with the user name _json_key, Google's registries expect the whole key file, such as password=@key.json")
+	case c.Username == "_json_key_base64" && isKey:
+		warnings = append(warnings, "password: is JSON; with the user name _json_key_base64, Google's registries expect base64 of the key file")
+	}
+	return warnings
+}
+
+// ShortLived says what a user name tells about the end of its password, for the names
+// that always go with a token that ends soon. It is "" for others.
+func (c Credential) ShortLived() string {
+	switch c.Username {
+	case "AWS":
+		return "AWS is the user name of a token of Amazon ECR, which ends 12 hours after it was made; write expires_at, or use a connection of type ecr, which makes new tokens"
+	case "oauth2accesstoken":
+		return "oauth2accesstoken is the user name of a Google access token, which ends after an hour; write expires_at, or the key of a service account with the user name _json_key"
+	case "gitlab-ci-token":
+		return "gitlab-ci-token is the user name of a CI job's token, which ends with the job; write expires_at, or use a deploy token or a connection of type gitlab, which makes them"
+	case "00000000-0000-0000-0000-000000000000":
+		return "this is the user name of a token of Azure, which ends after some hours; write expires_at, or the name and password of a repository-scoped token or a service principal"
+	}
+	return ""
+}
+
 // ParseUsername checks that every tool decodes the user name unchanged.
 func ParseUsername(input string) (string, error) {
 	switch {
 	case input == "":
-		return "", errors.New("must not be empty: Docker cannot load an entry without a user name; where the registry takes any name with a token, write one such as token")
+		return "", errors.New("must not be empty: Docker cannot load an entry without a user name; where the registry takes any name with a token, write one such as token; put a name with '$' in single quotes, such as '$oauthtoken', or a shell takes it for a variable")
 	case strings.Contains(input, ":"):
 		return "", errors.New("must not contain ':': every tool takes what follows it as the password")
 	case strings.ContainsFunc(input, unicode.IsControl):
@@ -36,19 +81,23 @@ func ParseUsername(input string) (string, error) {
 	return input, checkText(input)
 }
 
-// ParsePassword checks that every tool decodes the password unchanged. It removes one
-// trailing newline, which files have, with a warning. It keeps everything else.
+// ParsePassword checks that every tool decodes the password unchanged. It removes a
+// byte order mark and one trailing newline, which files have, with a warning for
+// each. It keeps everything else, and warns of what hardly any password looks like.
 func ParsePassword(input string) (Secret, []string, error) {
-	var warnings []string
-	password, cut := strings.CutSuffix(input, "\n")
+	password, warnings, err := Tidy(input)
+	if err != nil {
+		return Secret{}, nil, err
+	}
+	password, cut := strings.CutSuffix(password, "\n")
 	if cut {
 		password = strings.TrimSuffix(password, "\r")
-		warnings = []string{"its trailing newline was removed"}
+		warnings = append(warnings, "its trailing newline was removed")
 	}
 	if err := checkPassword(password); err != nil {
 		return Secret{}, nil, err
 	}
-	return NewSecret(password), warnings, nil
+	return NewSecret(password), append(warnings, doubts("password", password)...), nil
 }
 
 func checkPassword(password string) error {

@@ -81,6 +81,10 @@ func FuzzParse(f *testing.F) {
 		entryOf(`"auth":"` + userAuth + `","serveraddress":"x","other":[{}]`),
 		`{"auths":{"Docker.io":{"auth":"dTpw"},"*.example.com/team":{"username":"u","password":"\ud83d\ude00"}},"credsStore":"x"}`,
 		`{"auths":{"Ghcr.io":{"auth":"dTpw"},"ghcr.io/":{"auth":"dTpw"}}}`,
+		`{"auths":{"https://index.docker.io/v1/":{"auth":"dTpw"},"https://index.docker.io/v1/access-token":{"auth":"dTpw"}}}`,
+		"apiVersion: v1\nkind: Secret\ndata:\n  .dockerconfigjson: " + encode64(entryOf(`"auth":"`+userAuth+`"`)) + "\n",
+		`{"kind":"Secret","data":{".dockerconfigjson":"` + encode64(entryOf(`"auth":"`+userAuth+`"`)) + `"}}`,
+		entryOf(`"username":"\ufeff\ufeffu","password":"\ufeff\ufeffp"`), "a: &a [*a]\n", "---\nb: !!binary x\n",
 		`{"auths":{},"credHelpers":{"a":"b"}}`, `{"auths":{"a.b":{"identitytoken":"x"}}}`, `{"auths":null}`, `{`, ``,
 	} {
 		f.Add(seed)
@@ -141,6 +145,7 @@ func FuzzCredential(f *testing.F) {
 		{"u", "\ufffd"},
 		{" u ", "\x7f\x01\t "},
 		{"u", "~~~???>>>"},
+		{"u", "\ufeffp\r\n"},
 	} {
 		f.Add(seed.username, seed.password)
 	}
@@ -157,13 +162,14 @@ func FuzzCredential(f *testing.F) {
 		if username != inputUsername {
 			t.Fatalf("user name %q became %q; want it unchanged", inputUsername, username)
 		}
-		switch password.Reveal() {
-		case inputPassword:
-			if warnings != nil {
-				t.Fatalf("password is unchanged, but warnings are %q", warnings)
-			}
-		case strings.TrimSuffix(inputPassword, "\n"), strings.TrimSuffix(inputPassword, "\r\n"):
-			wantWarnings(t, []string{newlineRemoved}, warnings)
+		told := slices.DeleteFunc(warnings, func(w string) bool { return !changed(w) })
+		kept := strings.TrimLeft(inputPassword, "\ufeff")
+		switch unmarked := kept != inputPassword; password.Reveal() {
+		case kept:
+			wantEqual(t, "a byte order mark is told", unmarked, slices.Equal(told, []string{markRemoved}))
+		case strings.TrimSuffix(kept, "\n"), strings.TrimSuffix(kept, "\r\n"):
+			wantEqual(t, "the last warning of a newline", newlineRemoved, told[len(told)-1])
+			wantEqual(t, "a byte order mark is told", unmarked, told[0] == markRemoved)
 		default:
 			t.Fatalf("password %q became %q", inputPassword, password.Reveal())
 		}

@@ -31,22 +31,42 @@ const (
 )
 
 // dockerHubHosts are the hosts that mean Docker Hub: in image names, in Docker's
-// oldest configs, of its API, and of its web site.
+// oldest configs, of its API, and of its web sites.
 var dockerHubHosts = map[string]bool{
-	dockerHubHost:          true,
-	"index.docker.io":      true,
-	"registry-1.docker.io": true,
-	"hub.docker.com":       true,
+	dockerHubHost:             true,
+	"index.docker.io":         true,
+	"registry-1.docker.io":    true,
+	"registry.hub.docker.com": true,
+	"hub.docker.com":          true,
+	"docker.com":              true,
 }
+
+// dockerHubSites are web sites. Their paths are no paths of images.
+var dockerHubSites = map[string]bool{"hub.docker.com": true, "docker.com": true}
 
 // ParseKey normalises a registry as people write it: a host with or without scheme,
 // port, path or API version ("https://Registry.Example.com/v2/"). The warnings say
 // what was changed, and which tools will not match the key.
 func ParseKey(input string) (Key, []string, error) {
-	if err := checkKeyText(input); err != nil {
+	key, warnings, err := parseKey(input)
+	if err == nil && key.isSession() {
+		return "", nil, errors.New("must not be the place where docker login keeps the session of a person; give docker.io for Docker Hub")
+	}
+	return key, warnings, err
+}
+
+// isSession reports whether docker login keeps a token of a person's session under the
+// key, which no tool pulls with.
+func (k Key) isSession() bool {
+	return k == dockerHubHost+"/access-token" || k == dockerHubHost+"/refresh-token"
+}
+
+func parseKey(input string) (Key, []string, error) {
+	text := strings.TrimSuffix(strings.TrimSuffix(input, "\n"), "\r") // from a file
+	if err := checkKeyText(text); err != nil {
 		return "", nil, err
 	}
-	authority, err := cutScheme(input)
+	authority, err := cutScheme(text)
 	if err != nil {
 		return "", nil, err
 	}
@@ -54,6 +74,12 @@ func ParseKey(input string) (Key, []string, error) {
 	host = strings.ToLower(host)
 	if err := checkHost(host); err != nil {
 		return "", nil, err
+	}
+	if name, isDefault := strings.CutSuffix(host, ":443"); isDefault && dockerHubHosts[name] {
+		host = name // no image name has Docker Hub's port
+	}
+	if dockerHubSites[host] {
+		return DockerHub, keyWarnings(input, DockerHub), nil
 	}
 	path, err = normalisePath(path)
 	if err != nil {
@@ -101,7 +127,7 @@ func checkKeyText(input string) error {
 	case !utf8.ValidString(input):
 		return errors.New("must be UTF-8")
 	case strings.ContainsFunc(input, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }):
-		return errors.New("must not contain white space or control characters")
+		return errors.New("must not contain white space or control characters, except one newline at the end of a file")
 	case strings.Contains(input, "@"):
 		return errors.New("must not contain '@': give only the registry, such as registry.example.com, without user name, password or image digest")
 	case strings.ContainsAny(input, "?#"):
@@ -158,6 +184,15 @@ func checkHost(hostport string) error {
 	return nil
 }
 
+// cutPort cuts the port off a host.
+func cutPort(hostport string) (host, port string, found bool) {
+	at := strings.LastIndexByte(hostport, ':')
+	if at < 0 || strings.HasSuffix(hostport, "]") {
+		return hostport, "", false
+	}
+	return hostport[:at], hostport[at+1:], true
+}
+
 func validPort(port string) bool {
 	n, err := strconv.ParseUint(port, 10, 16)
 	return err == nil && n > 0 && port[0] != '0' && port[0] != '+'
@@ -198,15 +233,22 @@ func keyWarnings(input string, key Key) []string {
 		warnings = append(warnings, fmt.Sprintf("stored as %q%s", key, reason))
 	}
 	host, path := key.Host(), key.Path()
-	if path != "" {
+	switch {
+	case strings.Contains(host, "*"):
+		prefix := ""
+		if path != "" {
+			prefix = fmt.Sprintf(", with the path as a plain string prefix (%s-other too)", path)
+		}
+		warnings = append(warnings, fmt.Sprintf("%q has a '*', which only kubelet matches (one '*' never reaches over a '.'%s): it sends the credential to every such host that an image names; Docker, podman, skopeo and crane find none under it", key, prefix))
+	case path != "":
 		docker := "takes the credential for the whole host " + host
 		if host == dockerHubHost {
 			docker = "finds no credential for Docker Hub under it"
 		}
 		warnings = append(warnings, fmt.Sprintf("%q is limited to a path: kubelet matches it as a plain string prefix (%s-other too), podman and skopeo path by path, and Docker %s", key, path, docker))
 	}
-	if strings.Contains(host, "*") {
-		warnings = append(warnings, fmt.Sprintf("%q has a '*', which only kubelet matches (one '*' never reaches over a '.'): it sends the credential to every such host that an image names; Docker, podman, skopeo and crane find none under it", key))
+	if name, port, _ := cutPort(host); port == "443" || port == "80" {
+		warnings = append(warnings, fmt.Sprintf("%q has the port %s, and kubelet compares ports: it finds no credential for images without the port, such as %s/app; leave it out unless your images have it too", key, port, name))
 	}
 	if strings.HasSuffix(host, "]") {
 		warnings = append(warnings, fmt.Sprintf("%q is an IPv6 address without a port, which kubelet never matches (it takes the brackets for a pattern); with a port, such as %s:5000, it does", key, host))

@@ -26,8 +26,14 @@ func limitedToPath(key, path, host string) string {
 		`-other too), podman and skopeo path by path, and Docker takes the credential for the whole host ` + host
 }
 
-func onlyKubelet(key string) string {
-	return `"` + key + `" has a '*', which only kubelet matches (one '*' never reaches over a '.'): it sends the credential to every such host that an image names; Docker, podman, skopeo and crane find none under it`
+func defaultPort(key, port, host string) string {
+	return `"` + key + `" has the port ` + port + `, and kubelet compares ports: it finds no credential for images without the port, such as ` + host + `/app; leave it out unless your images have it too`
+}
+
+func onlyKubelet(key string) string { return onlyKubeletBelow(key, "") }
+
+func onlyKubeletBelow(key, prefix string) string {
+	return `"` + key + `" has a '*', which only kubelet matches (one '*' never reaches over a '.'` + prefix + `): it sends the credential to every such host that an image names; Docker, podman, skopeo and crane find none under it`
 }
 
 func noImageName(key, host string) string {
@@ -49,13 +55,15 @@ func TestParseKeyStoresOneFormAndTellsWhatItChanged(t *testing.T) {
 		{"registry.example.com:5000", "registry.example.com:5000", nil},
 		{"registry.example.com:1", "registry.example.com:1", nil},
 		{"registry.example.com:65535", "registry.example.com:65535", nil},
-		{"registry.example.com:443", "registry.example.com:443", nil},
+		{"registry.example.com:443", "registry.example.com:443", []string{defaultPort("registry.example.com:443", "443", "registry.example.com")}},
+		{"registry.example.com:80", "registry.example.com:80", []string{defaultPort("registry.example.com:80", "80", "registry.example.com")}},
+		{"registry.example.com:4430", "registry.example.com:4430", nil},
 		{"123456789012.dkr.ecr.eu-central-1.amazonaws.com", "123456789012.dkr.ecr.eu-central-1.amazonaws.com", nil},
 		{"xn--bcher-kva.example", "xn--bcher-kva.example", nil},
 		{"a--b.example.com", "a--b.example.com", nil},
 		{"127.0.0.1:5000", "127.0.0.1:5000", nil},
 		{"[::1]:5000", "[::1]:5000", nil},
-		{"[2001:db8::1]:443", "[2001:db8::1]:443", nil},
+		{"[2001:db8::1]:443", "[2001:db8::1]:443", []string{defaultPort("[2001:db8::1]:443", "443", "[2001:db8::1]")}},
 		{"localhost", "localhost", nil},
 		{"localhost:5000", "localhost:5000", nil},
 		{"v1.example.com", "v1.example.com", nil},
@@ -99,8 +107,7 @@ func TestParseKeyStoresOneFormAndTellsWhatItChanged(t *testing.T) {
 		{"reg-*.example.com:5000", "reg-*.example.com:5000", []string{onlyKubelet("reg-*.example.com:5000")}},
 		{"*.Example.com/team", "*.example.com/team", []string{
 			storedAs("*.example.com/team"),
-			limitedToPath("*.example.com/team", "team", "*.example.com"),
-			onlyKubelet("*.example.com/team"),
+			onlyKubeletBelow("*.example.com/team", ", with the path as a plain string prefix (team-other too)"),
 		}},
 
 		// Docker looks up only DockerHub, so it never uses the key of a path there.
@@ -108,8 +115,18 @@ func TestParseKeyStoresOneFormAndTellsWhatItChanged(t *testing.T) {
 			storedAs("docker.io/team"),
 			`"docker.io/team" is limited to a path: kubelet matches it as a plain string prefix (team-other too), podman and skopeo path by path, and Docker finds no credential for Docker Hub under it`,
 		}},
-		// A port is never removed, so this is not Docker Hub's key.
-		{"docker.io:443", "docker.io:443", nil},
+		// No image name has Docker Hub's port.
+		{"docker.io:443", dockerconfig.DockerHub, []string{storedAsHub}},
+		{"https://index.docker.io:443/v1/", dockerconfig.DockerHub, []string{storedAsHub}},
+		{"docker.io:5000", "docker.io:5000", nil},
+		// The paths of its web site are no paths of images.
+		{"https://hub.docker.com/r/acme/app", dockerconfig.DockerHub, []string{storedAsHub}},
+		{"https://docker.com", dockerconfig.DockerHub, []string{storedAsHub}},
+		{"hub.docker.com/_/nginx", dockerconfig.DockerHub, []string{storedAsHub}},
+		{"https://hub.docker.com/repository/docker/acme/app/general", dockerconfig.DockerHub, []string{storedAsHub}},
+		// From a file.
+		{"registry.example.com\n", "registry.example.com", []string{storedAs("registry.example.com")}},
+		{"registry.example.com\r\n", "registry.example.com", []string{storedAs("registry.example.com")}},
 		{"notdocker.io", "notdocker.io", nil},
 		{"https://index.docker.io/v1/", dockerconfig.DockerHub, nil},
 	}
@@ -121,7 +138,7 @@ func TestParseKeyStoresOneFormAndTellsWhatItChanged(t *testing.T) {
 	} {
 		rows = append(rows, row{input, "registry.example.com", []string{storedAs("registry.example.com")}})
 	}
-	for _, host := range []string{"docker.io", "index.docker.io", "registry-1.docker.io", "Docker.IO"} {
+	for _, host := range []string{"docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com", "Docker.IO"} {
 		for _, scheme := range []string{"", "https://", "http://"} {
 			for _, end := range []string{"", "/", "/v1", "/v1/", "/v2", "/v2/"} {
 				if input := scheme + host + end; input != string(dockerconfig.DockerHub) {
@@ -148,13 +165,14 @@ func TestParseKeyRefusesWhatIsNoRegistry(t *testing.T) {
 		inputs []string
 		refusal
 	}{
+		"a session":        {[]string{"https://index.docker.io/v1/access-token", "docker.io/refresh-token"}, refusal{"must not be the place where docker login keeps the session of a person", "give docker.io"}},
 		"empty":            {[]string{""}, refusal{"must not be empty", example}},
 		"no host":          {[]string{"https://", "/", "/team", "https:///v1/", "//registry.example.com", ":5000/team"}, refusal{"must have a host", example}},
 		"user info":        {[]string{"user:" + marker + "@registry.example.com", "https://user:" + marker + "@registry.example.com/v1/", "https://" + marker + "@registry.example.com", "registry.example.com/" + marker + "@x"}, refusal{"must not contain '@'", "without user name, password"}},
 		"image digest":     {[]string{"registry.example.com/app@sha256:0123"}, refusal{"must not contain '@'", "or image digest"}},
 		"query":            {[]string{"https://registry.example.com/?token=" + marker, "registry.example.com?" + marker}, refusal{"a query or a fragment", example}},
 		"fragment":         {[]string{"registry.example.com#" + marker}, refusal{"a query or a fragment", example}},
-		"white space":      {[]string{" registry.example.com", "registry.example.com\n", "registry. example.com", "registry.example.com\u00a0", "registry.example.com\u2028"}, refusal{"white space or control characters", "must not contain"}},
+		"white space":      {[]string{" registry.example.com", "registry.example.com\n\n", "registry.example.com\n ", "registry. example.com", "registry.example.com\u00a0", "registry.example.com\u2028"}, refusal{"white space or control characters", "must not contain"}},
 		"control":          {[]string{"registry\x00.example.com", "registry.example.com\x7f", "registry.example.com\u0085", "\x1bregistry.example.com"}, refusal{"white space or control characters", "must not contain"}},
 		"not UTF-8":        {[]string{"registry\xff.example.com"}, refusal{"must be UTF-8", "UTF-8"}},
 		"bad port":         {[]string{"registry.example.com:", "registry.example.com:0", "registry.example.com:00", "registry.example.com:080", "registry.example.com:65536", "registry.example.com:+80", "registry.example.com:-1", "registry.example.com:*", "registry.example.com:5_0", "registry.example.com:" + marker, "[::1]:", "[::1]:65536", "https://https://registry.example.com"}, refusal{"must have a port from 1 to 65535", "registry.example.com:5000"}},

@@ -9,19 +9,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
-	"unicode/utf8"
 )
 
 // Parse reads a whole Docker config, as JSON or base64 of JSON: the content of
-// ~/.docker/config.json, or the data of a pull secret. The warnings say what was
-// changed or left out.
+// ~/.docker/config.json, or the data of a pull secret. It takes a Kubernetes Secret that
+// holds one too, as JSON or YAML. The warnings say what was changed or left out, and what
+// hardly any credential looks like.
 func Parse(input string) (Config, []string, error) {
-	text, err := decodeInput(input)
-	if err != nil {
-		return Config{}, nil, err
-	}
-	top, err := members(text)
+	top, unpacked, err := unpack(input)
 	if err != nil {
 		return Config{}, nil, err
 	}
@@ -34,7 +31,10 @@ func Parse(input string) (Config, []string, error) {
 		return Config{}, nil, errors.New(`must have a member "auths" with an entry for each registry; a legacy .dockercfg goes inside it: {"auths": …}`)
 	}
 	entries, err := members(auths)
-	if err != nil {
+	switch _, isText := textIn(top, "auths"); {
+	case isText:
+		return Config{}, nil, errors.New("auths: must be a JSON object, and is text that may hold one; a template or a tool has put it into quotation marks")
+	case err != nil:
 		return Config{}, nil, fmt.Errorf("auths: %w", err)
 	}
 	if len(entries) > MaxRegistries {
@@ -52,10 +52,14 @@ func Parse(input string) (Config, []string, error) {
 	if err != nil {
 		return Config{}, nil, err
 	}
+	if len(credentials) == 0 {
+		return Config{}, nil, errors.New("must hold at least one registry besides the session that docker login keeps; write a user name and an access token of the registry")
+	}
 	config, err := New(credentials...)
 	if err != nil {
 		return Config{}, nil, err
 	}
+	warnings = append(unpacked, warnings...)
 	return config, append(warnings, leftOut(top, "auths")...), nil
 }
 
@@ -64,10 +68,14 @@ func Parse(input string) (Config, []string, error) {
 func parseEntries(entries []member, hasHelper bool) (credentials []Credential, warnings []string, err error) {
 	writtenAs := make(map[Key]string, len(entries))
 	for i, e := range entries {
-		key, keyWarnings, err := ParseKey(e.name)
+		key, keyWarnings, err := parseKey(e.name)
 		if err != nil {
 			// The error does not repeat the name, which may be a URL with a password.
 			return nil, nil, fmt.Errorf("registry %d of auths %w", i+1, err)
+		}
+		if key.isSession() {
+			warnings = append(warnings, fmt.Sprintf("auths[%q]: left out, because docker login keeps the session of a person there; the password of Docker Hub beside it may be a token that was made for this person, so write an access token that belongs to the role", e.name))
+			continue
 		}
 		if other, twice := writtenAs[key]; twice {
 			return nil, nil, fmt.Errorf("%q and %q are the same registry %q; keep one of them", other, e.name, key)
@@ -90,28 +98,6 @@ func parseEntries(entries []member, hasHelper bool) (credentials []Credential, w
 
 var errNoPassword = errors.New("holds no password: credsStore and credHelpers name programs on the machine that the file comes from, and kubelet cannot run them; " +
 	"write the user name and password (or token) of each registry instead")
-
-// decodeInput returns the JSON object in the input, which may be in base64.
-func decodeInput(input string) ([]byte, error) {
-	const want = `must be a Docker config such as {"auths":{"registry.example.com":{"auth":"…"}}}, or base64 of one`
-	text := []byte(strings.TrimSpace(input))
-	if len(text) == 0 {
-		return nil, errors.New(want + "; it is empty")
-	}
-	if text[0] != '{' {
-		decoded, err := decodeBase64(string(text))
-		if err != nil {
-			return nil, errors.New(want + "; it is neither JSON nor base64")
-		}
-		if text = bytes.TrimSpace(decoded); len(text) == 0 || text[0] != '{' {
-			return nil, errors.New(want + "; it is base64 of something else")
-		}
-	}
-	if !utf8.Valid(text) {
-		return nil, errors.New(want + "; it is not UTF-8")
-	}
-	return text, nil
-}
 
 // decodeBase64 accepts the standard alphabet with or without padding and line breaks,
 // as kubelet does.
@@ -151,23 +137,50 @@ func parseEntry(key Key, value json.RawMessage, hasHelper bool) (Credential, []s
 	if password == "" && hasHelper {
 		return Credential{}, nil, fmt.Errorf(" %w", errNoPassword)
 	}
-	c := Credential{Registry: key, Password: NewSecret(password)}
-	if c.Username, err = ParseUsername(username); err != nil {
+	if username == "" && password == "" {
+		return Credential{}, nil, errors.New(" has neither a user name nor a password; write both, or auth, which is base64 of username:password")
+	}
+	c, warnings, err := newCredential(key, username, password, texts["email"])
+	if err != nil {
+		return Credential{}, nil, err
+	}
+	for _, w := range leftOut(fields, "username", "password", "email", "auth", "identitytoken", "registrytoken") {
+		warnings = append(warnings, ": "+w)
+	}
+	return c, warnings, nil
+}
+
+// newCredential checks the fields of one entry. Its errors and warnings begin with "."
+// and the name of the field.
+func newCredential(key Key, username, password, email string) (c Credential, warnings []string, err error) {
+	c.Registry = key
+	username, marked, err := Tidy(username)
+	if err == nil {
+		c.Username, err = ParseUsername(username)
+	}
+	if err != nil {
 		return Credential{}, nil, fmt.Errorf(".username: %w", err)
 	}
+	for _, w := range marked {
+		warnings = append(warnings, ".username: "+w)
+	}
 	// A newline at the end is kept: JSON, unlike a file, adds none.
-	if err = checkPassword(password); err != nil {
+	password, marked, err = Tidy(password)
+	if err == nil {
+		err = checkPassword(password)
+	}
+	if err != nil {
 		return Credential{}, nil, fmt.Errorf(".password: %w", err)
 	}
-	if c.Email, err = ParseEmail(texts["email"]); err != nil {
+	c.Password = NewSecret(password)
+	for _, w := range append(marked, doubts("password", password)...) {
+		warnings = append(warnings, ".password: "+w)
+	}
+	if c.Email, err = ParseEmail(email); err != nil {
 		return Credential{}, nil, fmt.Errorf(".email: %w", err)
 	}
-	var warnings []string
-	if strings.HasSuffix(password, "\n") {
-		warnings = append(warnings, ".password: ends with a newline, which is kept; hardly any registry has such a password")
-	}
-	for _, w := range leftOut(fields, "username", "password", "email", "auth", "identitytoken", "registrytoken", "serveraddress") {
-		warnings = append(warnings, ": "+w)
+	for _, w := range c.Doubts() {
+		warnings = append(warnings, "."+w)
 	}
 	return c, warnings, nil
 }
@@ -248,16 +261,11 @@ func find(list []member, name string) (json.RawMessage, bool) {
 
 // usesHelper reports whether the config names a program that keeps its passwords.
 func usesHelper(top []member) bool {
-	for _, name := range []string{"credsStore", "credHelpers"} {
-		if value, found := find(top, name); found {
-			switch string(value) {
-			case `""`, `{}`, "null":
-			default:
-				return true
-			}
-		}
-	}
-	return false
+	return slices.ContainsFunc(top, func(m member) bool {
+		// Docker for Mac used to write credSstore.
+		named := strings.EqualFold(m.name, "credsStore") || strings.EqualFold(m.name, "credHelpers")
+		return named && !slices.Contains([]string{`""`, `{}`, "null"}, string(m.value))
+	})
 }
 
 // leftOut warns of members that a pull secret cannot hold.

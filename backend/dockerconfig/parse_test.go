@@ -20,6 +20,10 @@ func leftOut(names string) string {
 	return "left out, because a pull secret holds only registries with user name and password: " + names
 }
 
+func session(token string) string {
+	return `auths["https://index.docker.io/v1/` + token + `"]: left out, because docker login keeps the session of a person there; the password of Docker Hub beside it may be a token that was made for this person, so write an access token that belongs to the role`
+}
+
 func TestParseReadsDockerConfigs(t *testing.T) {
 	var (
 		simple = entryOf(`"auth":"` + userAuth + `"`)
@@ -41,7 +45,7 @@ func TestParseReadsDockerConfigs(t *testing.T) {
 		{"empty auth", entryOf(`"username":"user","password":"` + marker + `","auth":""`), want, nil},
 		{"empty and null are absent", entryOf(`"auth":"` + userAuth + `","username":"","password":null,"email":null,"identitytoken":"","registrytoken":null`), want, nil},
 		{"email", entryOf(`"auth":"` + userAuth + `","email":"ci@example.com"`), []plain{{"registry.example.com", "user", marker, "ci@example.com"}}, nil},
-		{"serveraddress says nothing new", entryOf(`"auth":"` + userAuth + `","serveraddress":"https://registry.example.com"`), want, nil},
+		{"serveraddress", entryOf(`"auth":"` + userAuth + `","serveraddress":"https://registry.example.com"`), want, []string{at + ": " + leftOut(`"serveraddress"`)}},
 		{"auth without padding", entryOf(`"auth":"` + strings.TrimRight(userAuth, "=") + `"`), want, nil},
 		{"auth with + and / and without padding", entryOf(`"auth":"dTp+fn4/Pz8+Pg"`), []plain{{"registry.example.com", "u", "~~~???>>", ""}}, nil},
 		{"auth in two lines", entryOf(`"auth":"` + userAuth[:8] + `\r\n` + userAuth[8:] + `\n"`), want, nil},
@@ -56,6 +60,20 @@ func TestParseReadsDockerConfigs(t *testing.T) {
 		{"base64 in lines", encode64(simple)[:20] + "\n" + encode64(simple)[20:40] + "\r\n" + encode64(simple)[40:] + "\n", want, nil},
 		{"base64 with white space around both", " " + encode64("\n "+simple+"\n") + "\t\n", want, nil},
 
+		{"byte order mark", "\ufeff" + simple, want, []string{markRemoved}},
+		{"byte order mark in base64", encode64("\ufeff" + simple), want, []string{markRemoved}},
+		{"byte order mark in both fields", entryOf(`"auth":"` + encode64("\ufeffuser:\ufeff"+marker) + `"`), want, []string{at + ".username: " + markRemoved, at + ".password: " + markRemoved}},
+		{"a doubtful user name", entryOf(`"username":"robot+ci","password":"` + marker + `"`), []plain{{"registry.example.com", "robot+ci", marker, ""}}, []string{
+			at + `.username: looks like the name of a Harbor robot account whose '$' a shell has taken for a variable; put the name in single quotes, such as 'robot$ci'`,
+		}},
+		{
+			"the session of docker login", `{"auths":{
+				"https://index.docker.io/v1/":{"auth":"` + userAuth + `"},
+				"https://index.docker.io/v1/access-token":{"auth":"` + userAuth + `"},
+				"https://index.docker.io/v1/refresh-token":{"auth":"` + userAuth + `"}}}`,
+			[]plain{{"https://index.docker.io/v1/", "user", marker, ""}},
+			[]string{session("access-token"), session("refresh-token")},
+		},
 		{
 			"newline at the end of the password", entryOf(`"username":"user","password":"` + marker + `\n"`), wantNewline,
 			[]string{at + ".password: " + newlineKept},
@@ -131,12 +149,8 @@ func TestParseRefusesWhatIsNoPullSecret(t *testing.T) {
 		{"empty", "", refusal{"it is empty", example}},
 		{"white space", " \n", refusal{"it is empty", example}},
 		{"a password", marker + "!", refusal{"it is neither JSON nor base64", example}},
-		{"an array", `["` + marker + `"]`, refusal{"it is neither JSON nor base64", example}},
-		{"a JSON string of base64", `"` + encode64(entryOf(`"auth":"`+userAuth+`"`)) + `"`, refusal{"it is neither JSON nor base64", example}},
-		{"byte order mark", "\ufeff" + entryOf(`"auth":"`+userAuth+`"`), refusal{"it is neither JSON nor base64", want}},
-		{"an auth", userAuth, refusal{"it is base64 of something else", example}},
-		{"base64 twice", encode64(encode64(entryOf(`"auth":"` + userAuth + `"`))), refusal{"it is base64 of something else", want}},
-		{"base64 of white space", encode64(" \n"), refusal{"it is base64 of something else", want}},
+		{"base64 of something else", encode64("\x00" + marker), refusal{"it is base64 of something else", want}},
+		{"base64 of white space", encode64(" \n"), refusal{"it is empty, in base64", want}},
 		{"not UTF-8", entryOf(`"username":"user","password":"` + marker + "\xff" + `"`), refusal{"it is not UTF-8", want}},
 		{"base64 of what is not UTF-8", encode64(entryOf(`"username":"user","password":"` + marker + "\xff" + `"`)), refusal{"it is not UTF-8", want}},
 
@@ -158,7 +172,7 @@ func TestParseRefusesWhatIsNoPullSecret(t *testing.T) {
 		{"legacy .dockercfg", `{"registry.example.com":` + good + `}`, refusal{`must have a member "auths"`, `a legacy .dockercfg goes inside it: {"auths": …}`}},
 		{"auths is null", `{"auths":null}`, noObject},
 		{"auths is an array", `{"auths":["` + marker + `"]}`, noObject},
-		{"auths is a text", `{"auths":"` + userAuth + `"}`, noObject},
+		{"auths is a text", `{"auths":"{\"ghcr.io\":{\"auth\":\"` + userAuth + `\"}}"}`, refusal{"auths: must be a JSON object, and is text that may hold one", "a template or a tool has put it into quotation marks"}},
 		{"auths is empty", `{"auths":{}}`, refusal{"under auths", "must hold at least one registry"}},
 		{"auths is empty and so are helpers", `{"auths":{},"credsStore":"","credHelpers":{}}`, refusal{"under auths", "must hold at least one registry"}},
 
@@ -194,7 +208,10 @@ func TestParseRefusesWhatIsNoPullSecret(t *testing.T) {
 		{"password has a newline that auth has not", entryOf(`"username":"user","password":"` + marker + `\n","auth":"` + userAuth + `"`), different},
 
 		// What these say is in the tests of the fields.
-		{"empty entry", entryOf(``), refusal{`auths["registry.example.com"].username`, "must"}},
+		{"empty entry", entryOf(``), refusal{`auths["registry.example.com"] has neither a user name nor a password`, "write both, or auth"}},
+		{"misspelt helper and an empty entry", `{"auths":{"registry.example.com":{}},"credSstore":"desktop"}`, helper},
+		{"misspelt helper only", `{"credSstore":"desktop"}`, helper},
+		{"only a session", `{"auths":{"https://index.docker.io/v1/access-token":` + good + `}}`, refusal{"besides the session that docker login keeps", "write a user name and an access token"}},
 		{"no username", entryOf(`"password":"` + marker + `"`), refusal{`auths["registry.example.com"].username`, "must"}},
 		{"no username in auth", entryOf(`"auth":"` + encode64(":"+marker) + `"`), refusal{`auths["registry.example.com"].username`, "must"}},
 		{"username with a colon", entryOf(`"username":"user:x","password":"` + marker + `"`), refusal{`auths["registry.example.com"].username`, "must"}},

@@ -30,7 +30,7 @@
 //	                             registries pass
 //	storage.go, index.go, wal.go, schedule.go
 //	                             storage, indexes, write-ahead entries, due times
-//	input.go, response.go, issuers.go, locks.go, keys.go
+//	fields.go, input.go, response.go, issuers.go, locks.go, keys.go
 //	                             what all others use
 package backend
 
@@ -162,7 +162,7 @@ func (b *backend) HandleExistenceCheck(ctx context.Context, req *logical.Request
 }
 
 // HandleRequest implements [logical.Backend]. It refuses bad fields of all paths
-// before the framework sees them.
+// before the framework sees them, and puts others into the form that it reads.
 //
 // Reads of creds/ use a framework.Backend of their own, which was not set up
 // with Vault's system view. The main one asks Vault for the replication state on
@@ -179,8 +179,13 @@ func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (*log
 	if req.Operation == logical.ReadOperation && strings.HasPrefix(req.Path, credsPrefix) {
 		router = b.reads
 	}
+	var tidied []string
 	if path := router.Route(req.Path); path != nil && path.Operations[req.Operation] != nil {
-		if err := checkFields(path.Fields, req); err != nil {
+		err := checkFields(path.Fields, req)
+		if err == nil {
+			handled.Data, tidied, err = tidyFields(path.Fields, req.Data)
+		}
+		if err != nil {
 			return logical.ErrorResponse(err.Error()), nil
 		}
 	}
@@ -188,7 +193,10 @@ func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (*log
 	if isNotFound(req.Operation, resp, err) && b.onStandby() {
 		return nil, logical.ErrReadOnly
 	}
-	return resp, err
+	if err != nil || resp == nil && req.Operation == logical.ReadOperation {
+		return resp, err
+	}
+	return withWarnings(resp, tidied), nil
 }
 
 // isNotFound reports whether an answer says that something does not exist. A

@@ -119,11 +119,18 @@ func FuzzAllowedRegistries(f *testing.F) {
 	})
 }
 
+// sameTime reports whether Go reads a text as that time.
+func sameTime(text string, at time.Time) bool {
+	parsed, err := time.Parse(time.RFC3339, strings.ToUpper(text))
+	return err == nil && parsed.Equal(at)
+}
+
 // FuzzExpiry tries times, and keys of the indexes that have a time in front.
 func FuzzExpiry(f *testing.F) {
 	for _, seed := range []string{
 		"2027-01-31T00:00:00Z", "2027-01-31T00:00:00+24:00", "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59",
 		"0000-01-01T00:00:00Z", "2027-01-31T00:00:00.999999999Z", "2027-01-31t00:00:00z", "2027-02-30T00:00:00Z", "tomorrow", "",
+		"2027-01-31", "9999-12-31", "2016-12-31T23:59:60Z", "2016-12-31T23:59:60.5+01:00", "2027-01-31T00:00:00,5Z", "0001-01-01T00:00:00Z",
 	} {
 		f.Add(seed, "app", "20270131T000000Z.app")
 	}
@@ -134,16 +141,19 @@ func FuzzExpiry(f *testing.F) {
 		if at, parsed, ok := parseExpiryKey(key); ok && expiryKey(at, parsed) != expiryStoragePrefix+key {
 			t.Errorf("key %q is the time %s and the name %q, which is the key %q", key, at, parsed, expiryKey(at, parsed))
 		}
-		at, err := parseExpiry(text)
+		at, changed, err := parseExpiry(text)
 		if err != nil || at.IsZero() {
 			return
 		}
+		if told := slices.Equal(changed, []string{"stored as " + formatTime(at)}); told == sameTime(text, at) {
+			t.Errorf("%q is stored as %s with the warnings %q", text, formatTime(at), changed)
+		}
 		if encoded, err := json.Marshal(at); err != nil {
 			t.Fatalf("%q was accepted, and cannot be stored: %v", text, err)
-		} else if again, err := parseExpiry(strings.Trim(string(encoded), `"`)); err != nil || !again.Equal(at) {
+		} else if again, _, err := parseExpiry(strings.Trim(string(encoded), `"`)); err != nil || !again.Equal(at) {
 			t.Errorf("%q is stored as %s, which is %v, %v", text, encoded, again, err)
 		}
-		if again, err := parseExpiry(formatTime(at)); err != nil || !again.Equal(at.Truncate(time.Second)) {
+		if again, changed, err := parseExpiry(formatTime(at)); err != nil || !again.Equal(at) || changed != nil {
 			t.Errorf("%q is read back as %s, which is %v, %v", text, formatTime(at), again, err)
 		}
 		if checkName(name) != nil {

@@ -445,6 +445,7 @@ func (m *fuzzedMount) checkFaithful(path string, data fields) {
 	}
 	for _, field := range []string{"username", "password"} {
 		want, written := data[field].(string)
+		want = strings.TrimLeft(want, "\ufeff")
 		got, single := resp.Data[field].(string)
 		if !written || !single || got == want {
 			continue

@@ -10,8 +10,10 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -136,8 +138,8 @@ func checkType(name string, fieldType framework.FieldType, value any) error {
 			return fmt.Errorf("%s: must be a list of strings, or one string with commas", name)
 		}
 	case framework.TypeDurationSecond:
-		if !converts(fieldType, value) || value == "" {
-			return fmt.Errorf("%s: must be a duration of 0 or more: a number of seconds, or text such as 336h", name)
+		if err := checkDuration(value); err != nil {
+			return fieldError(name, err)
 		}
 	case framework.TypeBool:
 		if !converts(fieldType, value) || value == "" {
@@ -154,6 +156,31 @@ func converts(fieldType framework.FieldType, value any) bool {
 		Schema: map[string]*framework.FieldSchema{"field": {Type: fieldType}},
 	}
 	return data.Validate() == nil
+}
+
+// maxSeconds is the longest duration that Go can hold, in seconds.
+const maxSeconds = math.MaxInt64 / int64(time.Second)
+
+// checkDuration refuses durations that the framework would change.
+func checkDuration(value any) error {
+	if !isWholeSeconds(value) || !converts(framework.TypeDurationSecond, value) {
+		return fmt.Errorf("must be a duration from 0 to %d seconds, without parts of a second: a number of seconds, or text such as 336h", maxSeconds)
+	}
+	return nil
+}
+
+func isWholeSeconds(value any) bool {
+	switch value := value.(type) {
+	case float64:
+		return value == math.Trunc(value) && value >= 0 && value <= float64(maxSeconds)
+	case json.Number:
+		_, err := strconv.ParseInt(value.String(), 10, 64)
+		return err == nil
+	case string:
+		duration, err := time.ParseDuration(value)
+		return err != nil || duration%time.Second == 0 // the framework knows more forms
+	}
+	return true
 }
 
 // isTextOrList reports whether a value is text or a list of text. The framework

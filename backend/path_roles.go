@@ -223,7 +223,8 @@ A static role holds the credential of a registry:
     registry, username, password, and email if the registry needs one
 
 dockerconfigjson takes a whole Docker config instead, with up to 1,000
-registries. hostname means the same as registry.
+registries, or a Kubernetes Secret that holds one. hostname means the same as
+registry.
 
 A connection mints the credential of a dynamic role at the registry:
 

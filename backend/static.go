@@ -5,6 +5,7 @@ package backend
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"time"
 
@@ -30,7 +31,7 @@ func staticFields() map[string]*framework.FieldSchema {
 		},
 		"password": {
 			Type:         framework.TypeString,
-			Description:  "Password or token at the registry. One trailing newline is removed.",
+			Description:  "Password or token at the registry. A byte order mark and one trailing newline are removed.",
 			DisplayAttrs: &framework.DisplayAttributes{Sensitive: true},
 		},
 		"email": {
@@ -39,12 +40,12 @@ func staticFields() map[string]*framework.FieldSchema {
 		},
 		"dockerconfigjson": {
 			Type:         framework.TypeString,
-			Description:  "Instead of registry, username, password and email: a whole Docker config, as JSON or its base64, with up to 1,000 registries.",
+			Description:  "Instead of registry, username, password and email: a whole Docker config, as JSON or its base64, or a Kubernetes Secret that holds one, with up to 1,000 registries.",
 			DisplayAttrs: &framework.DisplayAttributes{Sensitive: true, EditType: "textarea"},
 		},
 		"expires_at": {
 			Type:        framework.TypeString,
-			Description: "When the credential stops working at the registry, RFC 3339, such as 2027-01-31T00:00:00Z. Reads warn before that time. Empty: not known.",
+			Description: "When the credential stops working at the registry, RFC 3339, such as 2027-01-31T00:00:00Z; a date means the end of that day, UTC. Reads warn before that time. Empty: not known.",
 		},
 	}
 }
@@ -75,16 +76,35 @@ func (in input) applyStatic(old *staticRole, now time.Time) (*staticRole, []stri
 	}
 
 	if in.has("expires_at") {
-		if role.ExpiresAt, err = parseExpiry(in.text("expires_at")); err != nil {
+		var changed []string
+		if role.ExpiresAt, changed, err = parseExpiry(in.text("expires_at")); err != nil {
 			return nil, nil, refuse(fieldError("expires_at", err))
 		}
+		warnings = append(warnings, fieldWarnings("expires_at", changed)...)
 		if !role.ExpiresAt.IsZero() && !role.ExpiresAt.After(now) {
 			warnings = append(warnings, fmt.Sprintf("expires_at: %s is in the past", formatTime(role.ExpiresAt)))
 		}
 	} else if in.has("password", "dockerconfigjson") && !role.ExpiresAt.IsZero() {
 		warnings = append(warnings, fmt.Sprintf("expires_at: stays %s; write it too if the new password expires at another time", formatTime(role.ExpiresAt)))
 	}
+	if role.ExpiresAt.IsZero() && in.named(staticFields()) != "" {
+		warnings = append(warnings, shortLived(role.Docker.Credentials())...)
+	}
 	return role, warnings, nil
+}
+
+// shortLived warns of credentials that end soon, as their user names tell.
+func shortLived(credentials []dockerconfig.Credential) (warnings []string) {
+	for _, c := range credentials {
+		field := "username"
+		if len(credentials) > 1 {
+			field = fmt.Sprintf("auths[%q].username", c.Registry)
+		}
+		if reason := c.ShortLived(); reason != "" {
+			warnings = append(warnings, field+": "+reason)
+		}
+	}
+	return warnings
 }
 
 // applyCredential applies the fields of a single credential. old are the role's
@@ -136,7 +156,7 @@ func (in input) applyCredential(old []dockerconfig.Credential) (dockerconfig.Con
 	if err != nil {
 		return dockerconfig.Config{}, nil, refuse(fieldError("password", err)) // only the password can be too long
 	}
-	return docker, warnings, nil
+	return docker, append(warnings, c.Doubts()...), nil
 }
 
 // checkComplete refuses a new role that lacks fields, and names all of them.
@@ -174,14 +194,40 @@ func (in input) registry() (dockerconfig.Key, []string, error) {
 	return key, fieldWarnings(field, warnings), nil
 }
 
-func parseExpiry(text string) (time.Time, error) {
+var (
+	timeOfDay = regexp.MustCompile(`^\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)$`)
+	leapEnd   = regexp.MustCompile(`:60(\.\d+)?([Zz]|[+-]\d\d:\d\d)$`)
+)
+
+// parseExpiry reads an RFC 3339 time, or a date, which means the end of that day in
+// UTC. The warnings say what was changed. "" gives the zero time.
+func parseExpiry(text string) (at time.Time, warnings []string, err error) {
+	const want = "must be an RFC 3339 time, such as 2027-01-31T00:00:00Z, or a date, such as 2027-01-31; leave it empty if the credential has no end"
 	if text == "" {
-		return time.Time{}, nil
+		return time.Time{}, nil, nil
 	}
-	at, err := time.Parse(time.RFC3339, text)
-	at = at.UTC() // storage cannot hold every offset that Parse accepts
-	if err != nil || at.Year() < 1 || at.Year() > 9999 {
-		return time.Time{}, errors.New("must be an RFC 3339 time, such as 2027-01-31T00:00:00Z")
+	exact := true
+	switch day, notDate := time.Parse(time.DateOnly, text); {
+	case notDate == nil:
+		at, exact = day.Add(24*time.Hour-time.Second), false
+	case !timeOfDay.MatchString(text):
+		return time.Time{}, nil, errors.New(want)
+	default:
+		// Go knows no leap second: the time at its end is the next one.
+		counted := leapEnd.ReplaceAllString(strings.ToUpper(text), ":59$1$2")
+		if at, err = time.Parse(time.RFC3339, counted); err != nil {
+			return time.Time{}, nil, errors.New(want)
+		}
+		if counted != strings.ToUpper(text) {
+			at, exact = at.Add(time.Second), false
+		}
 	}
-	return at, nil
+	whole := at.UTC().Truncate(time.Second)      // storage cannot hold every offset
+	if whole.Year() < 2 || whole.Year() > 9999 { // in year 1 is Go's time that nobody has set
+		return time.Time{}, nil, errors.New(want)
+	}
+	if !exact || !whole.Equal(at) {
+		warnings = []string{"stored as " + formatTime(whole)}
+	}
+	return whole, warnings, nil
 }

@@ -87,6 +87,7 @@ func TestRefusedInput(t *testing.T) {
 		{"unknown field beside good ones", credential(fields{"tls": marker}), []string{`unknown field "tls"`}},
 		{"name in the body", credential(fields{"role": "other"}), []string{`unknown field "role"`}},
 		{"bad expires_at", credential(fields{"expires_at": "tomorrow"}), []string{"expires_at:"}},
+		{"expires_at in year 1", credential(fields{"expires_at": "0001-01-01T00:00:00Z"}), []string{"expires_at:"}},
 		{"password in UTF-16", credential(fields{"password": "\xff\xfe" + strings.Join(strings.Split(marker, ""), "\x00") + "\x00"}), []string{"password:"}},
 		{"session of docker login", credential(fields{"registry": "https://index.docker.io/v1/access-token"}), []string{"registry:"}},
 		{"fields and a config", credential(fields{"dockerconfigjson": `{"auths":{}}`}), []string{"dockerconfigjson:"}},

@@ -323,7 +323,7 @@ func pastedFields() []pasted {
 		{name: "roles of a connection as JSON", path: "regcred/connections/lab", write: fields{"allowed_roles": `["*"]`}, readBack: fields{"allowed_roles": []any{"*"}}},
 
 		// Durations.
-		{name: "an empty ttl", path: "regcred/roles/leased", write: fields{"ttl": "", "max_ttl": ""}, readBack: fields{"ttl": json.Number("0"), "max_ttl": json.Number("0")}},
+		{name: "an empty max_ttl", path: "regcred/roles/leased", write: fields{"max_ttl": ""}, readBack: fields{"max_ttl": json.Number("0")}},
 		{name: "an empty rotation_period", path: "regcred/roles/shared", write: fields{"rotation_period": ""}, readBack: fields{"rotation_period": json.Number("86400")}},
 		{name: "days", path: "regcred/config", write: fields{"expiry_warning": "30d"}, readBack: fields{"expiry_warning": json.Number("2592000")}},
 		{name: "half an hour", path: "regcred/config", write: fields{"expiry_warning": "0.5h"}, readBack: fields{"expiry_warning": json.Number("1800")}},

@@ -24,7 +24,7 @@ const (
 	callsPerRegistry = 8
 
 	// A registry that does not answer is left alone for firstPause, and then
-	// twice as long each time, up to lastPause. After each pause one call tries it.
+	// twice as long each time, up to lastPause, or for as long as it asks for. After each pause one call tries it.
 	firstPause = 5 * time.Second
 	lastPause  = 30 * time.Second
 
@@ -32,7 +32,7 @@ const (
 	longestWait = time.Hour
 
 	// errorsTolerated is how many times in a row a registry may answer that it
-	// fails (5xx) before it is left alone: it may fail for one role only.
+	// fails (5xx, 429) before it is left alone: it may fail for one role only.
 	errorsTolerated = 3
 
 	// A request waits for a registry for firstPatience after its last answer. It waits
@@ -218,7 +218,7 @@ func (c *calls) record(l *lane, err error, took time.Duration) {
 		l.slowest = max(took, l.slowest*9/10)
 	}
 	wait := min(issuer.RetryAfter(err), longestWait)
-	if !isUnanswered && issuer.StatusOf(err) < 500 && wait == 0 {
+	if status := issuer.StatusOf(err); !isUnanswered && status < 500 && status != http.StatusTooManyRequests {
 		l.failures, l.pause, l.lastError = 0, 0, ""
 		return
 	}

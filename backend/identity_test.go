@@ -266,12 +266,8 @@ func (e *engine) holdFirstMint() (minting, goOn chan struct{}) {
 // waitForReaders returns once so many requests wait for a rotation of the role app
 // that has the cause.
 func (e *engine) waitForReaders(count int, why cause) {
-	for waiting := 0; waiting < count; time.Sleep(time.Millisecond) {
-		e.flights.mu.Lock()
-		if f := e.flights.byKey[fmt.Sprintf("rotation of app, %d", why)]; f != nil {
-			waiting = f.waiting
-		}
-		e.flights.mu.Unlock()
+	for e.waitingFor(fmt.Sprintf("rotation of app, %d", why)) < count {
+		time.Sleep(time.Millisecond)
 	}
 }
 

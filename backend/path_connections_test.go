@@ -208,8 +208,8 @@ func TestConnectionWithoutSecretsMayMove(t *testing.T) {
 
 func TestConnectionIsStoredOnlyIfItsRegistryAcceptsIt(t *testing.T) {
 	for want, err := range map[string]error{
-		"answered 403 Forbidden: no: ":                       errRefused,
-		"answered 500 Internal Server Error: boom ":          errAmbiguous,
+		"answered 403 Forbidden: [redacted]":                 errRefused,
+		"answered 500 Internal Server Error: [redacted]":     errAmbiguous,
 		"there was no complete answer within the time limit": errDown,
 		"answered 429 Too Many Requests; it can be asked a":  issuer.StatusError(http.StatusTooManyRequests, http.Header{"Retry-After": {"60"}}, ""),
 	} {
@@ -227,7 +227,7 @@ func TestConnectionIsStoredOnlyIfItsRegistryAcceptsIt(t *testing.T) {
 
 func TestWrongRootCredentialIsRefused(t *testing.T) {
 	e := newEngine(t)
-	e.refused(logical.UpdateOperation, "connections/app", with(e.connectionSample(), fields{"password": marker + "-wrong"}), "answered 401 Unauthorized: unknown password")
+	e.refused(logical.UpdateOperation, "connections/app", with(e.connectionSample(), fields{"password": marker + "-wrong"}), "answered 401 Unauthorized: [redacted]")
 	e.refused(logical.UpdateOperation, "connections/app", without(e.connectionSample(), "password"), "answered 401 Unauthorized")
 }
 

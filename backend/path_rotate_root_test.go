@@ -72,7 +72,7 @@ func TestRotateRootReplacesTheRootCredential(t *testing.T) {
 // After a failure of any call to the registry there is a credential that works, and
 // the engine finishes the rotate-root once the registry answers again.
 func TestRotateRootOfAFailingRegistry(t *testing.T) {
-	refused, boom := "answered 403 Forbidden: no: ", "answered 500 Internal Server Error: boom "
+	refused, boom := "answered 403 Forbidden: [redacted]", "answered 500 Internal Server Error: [redacted]"
 	for name, c := range map[string]struct {
 		call     string
 		err      error

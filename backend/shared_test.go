@@ -167,9 +167,9 @@ var failures = map[string]struct {
 	living int
 	want   string
 }{
-	"refuses":              {func(r *mintingRegistry) { r.fail("mint", errRefused) }, 0, "answered 403 Forbidden: no: "},
-	"fails before it acts": {func(r *mintingRegistry) { r.fail("mint", errAmbiguous) }, 0, "answered 500 Internal Server Error: boom "},
-	"fails after it acted": {func(r *mintingRegistry) { r.failAfter("mint", errAmbiguous) }, 1, "answered 500 Internal Server Error: boom "},
+	"refuses":              {func(r *mintingRegistry) { r.fail("mint", errRefused) }, 0, "answered 403 Forbidden: [redacted]"},
+	"fails before it acts": {func(r *mintingRegistry) { r.fail("mint", errAmbiguous) }, 0, "answered 500 Internal Server Error: [redacted]"},
+	"fails after it acted": {func(r *mintingRegistry) { r.failAfter("mint", errAmbiguous) }, 1, "answered 500 Internal Server Error: [redacted]"},
 	"is down":              {func(r *mintingRegistry) { r.fail("mint", errDown) }, 0, "there was no complete answer within the time limit"},
 	"cuts the connection":  {func(r *mintingRegistry) { r.failAfter("mint", errDown) }, 1, "there was no complete answer within the time limit"},
 	"answers garbage":      {func(r *mintingRegistry) { r.username = "" }, 1, "the answer has no credential"},
@@ -337,7 +337,7 @@ func TestReplacedCredentialIsRevokedAfterItsGrace(t *testing.T) {
 	}
 	described := e.read("roles/app")
 	lastError := described["pending_revocations"].([]fields)[0]["last_error"]
-	checkContains(t, lastError.(string), "the registry's API at "+e.minting.url+": answered 403 Forbidden: no: ")
+	checkContains(t, lastError.(string), "the registry's API at "+e.minting.url+": answered 403 Forbidden: [redacted]")
 	checkSame(t, "role", waiting(fields{"last_error": lastError}), described)
 	checkSame(t, "events", []string{}, e.sent())
 

@@ -6,7 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
+	"strings"
 
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
 	"vault-plugin-secrets-regcred/backend/redact"
@@ -50,6 +52,30 @@ func reveal(secrets []dockerconfig.Secret) []string {
 	return texts
 }
 
+// known returns what readers and writers of the connection know. If one of these texts is
+// the root credential, an error with that text must not say so.
+func (c Connection) known() []string {
+	known := append(c.Settings.names(), c.URL)
+	if u, err := url.Parse(c.URL); err == nil {
+		known = append(known, u.Host, u.Hostname())
+	}
+	for _, key := range c.Registries {
+		known = append(known, string(key), key.ImageName(), key.Host())
+	}
+	return known
+}
+
+// names returns the values, and the parts of those that are lists or paths.
+func (s Settings) names() []string {
+	var names []string
+	for _, value := range s {
+		names = append(names, value)
+		names = append(names, strings.FieldsFunc(value, func(r rune) bool { return strings.ContainsRune(",/", r) })...)
+		names = append(names, strings.Split(value, ",")...)
+	}
+	return names
+}
+
 // Close closes the idle HTTP connections.
 func (c *Client) Close() { c.conn.HTTP.CloseIdleConnections() }
 
@@ -67,7 +93,7 @@ func (c *Client) Check(ctx context.Context) (Status, error) {
 
 // sanitize makes a text that may contain what the registry said fit to be shown.
 func (c *Client) sanitize(text string) string {
-	return redact.Truncate(redact.Sanitize(text, reveal(c.secrets)), maxText)
+	return redact.Truncate(redact.Sanitize(text, reveal(c.secrets), c.conn.known()), maxText)
 }
 
 // Mint calls [Issuer.Mint]. A credential without user name or password is an
@@ -79,7 +105,7 @@ func (c *Client) Mint(ctx context.Context, r Request) (Credential, error) {
 	if err == nil && (minted.Username == "" || minted.Password.Reveal() == "") {
 		err = Malformedf("the answer has no credential")
 	}
-	return minted, c.wrapError(err)
+	return minted, c.wrapErrorFor(r.For, err)
 }
 
 // Revoke calls [Issuer.Revoke]. The name must be from [NewName].
@@ -89,7 +115,7 @@ func (c *Client) Revoke(ctx context.Context, target Settings, name, id string) e
 	}
 	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
 	defer cancel()
-	return c.wrapError(explainUnproven(c.issuer.Revoke(ctx, target, name, id)))
+	return c.wrapErrorFor(target, explainUnproven(c.issuer.Revoke(ctx, target, name, id)))
 }
 
 // Find calls [Issuer.Find].
@@ -97,7 +123,7 @@ func (c *Client) Find(ctx context.Context, target Settings, name string) ([]stri
 	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
 	defer cancel()
 	ids, err := c.issuer.Find(ctx, target, name)
-	return ids, c.wrapError(explainUnproven(err))
+	return ids, c.wrapErrorFor(target, explainUnproven(err))
 }
 
 // RevokeNamed revokes every credential with the name, which must be from [NewName].
@@ -109,11 +135,11 @@ func (c *Client) RevokeNamed(ctx context.Context, target Settings, name string) 
 	defer cancel()
 	ids, err := c.issuer.Find(ctx, target, name)
 	if err != nil {
-		return c.wrapError(explainUnproven(err))
+		return c.wrapErrorFor(target, explainUnproven(err))
 	}
 	for _, id := range ids {
 		if err := c.issuer.Revoke(ctx, target, name, id); err != nil {
-			return c.wrapError(explainUnproven(err))
+			return c.wrapErrorFor(target, explainUnproven(err))
 		}
 	}
 	return nil
@@ -182,6 +208,11 @@ func (c *Client) RetireRoot(ctx context.Context, old Root) error {
 // wrapError adds to an error which registry it is about, and which secrets it
 // must not repeat.
 func (c *Client) wrapError(err error, more ...dockerconfig.Secret) error {
+	return c.wrapErrorFor(nil, err, more...)
+}
+
+// wrapErrorFor is wrapError for a call about a target.
+func (c *Client) wrapErrorFor(target Settings, err error, more ...dockerconfig.Secret) error {
 	if err == nil || errors.Is(err, ErrRootNotRotatable) {
 		return err
 	}
@@ -192,7 +223,7 @@ func (c *Client) wrapError(err error, more ...dockerconfig.Secret) error {
 	copied := *answered // an issuer may return the same error again
 	e := &copied
 	e.discardUnproven()
-	e.secrets = slices.Concat(c.secrets, more)
+	e.secrets, e.known = slices.Concat(c.secrets, more), slices.Concat(c.conn.known(), target.names())
 	where := c.conn.URL
 	if where == "" {
 		where = string(c.conn.Registries[0])

@@ -36,21 +36,22 @@ type Error struct {
 	definite   bool
 	unanswered bool
 	message    string // in our own words; text of the registry in it is marked
-	untrusted  string // the registry's own message, as received
+	said       string // the registry's own message, marked
 	hint       string // what to do, in our own words
 	secrets    []dockerconfig.Secret
+	known      []string // texts in which a secret is no secret
 }
 
 // Error implements error. The text is one line, and holds no secret of the
 // connection even if the registry repeats one.
 func (e *Error) Error() string {
 	secrets := reveal(e.secrets)
-	text := redact.Truncate(redact.Sanitize(e.message, secrets), maxText)
-	if said := redact.Redact(redact.Clean(e.untrusted), secrets); said != "" {
+	text := redact.Truncate(redact.Sanitize(e.message, secrets, e.known), maxText)
+	if said := redact.Sanitize(e.said, secrets, e.known); said != "" {
 		text += ": " + redact.Truncate(said, maxMessage)
 	}
 	if e.hint != "" {
-		text += " (" + e.hint + ")"
+		text += " (" + redact.Sanitize(e.hint, secrets, e.known) + ")"
 	}
 	if e.RetryAfter > 0 {
 		text += fmt.Sprintf("; it can be asked again in %s", e.RetryAfter)
@@ -96,14 +97,26 @@ func proofOf(err error) Proof {
 	return ProvesNothing
 }
 
-// Hint adds to an [Error] what its reader can do, "" for nothing. The hint must have no
-// text of the registry.
+// Hint adds to an [Error] what its reader can do, "" for nothing. Text from the
+// registry must be marked as for [Refusedf].
 func Hint(err error, hint string) error {
 	var e *Error
 	if errors.As(err, &e) {
 		e.hint = hint
 	}
 	return err
+}
+
+// Indefinite returns an [Error] that proves nothing and is not definite, because of
+// what the hint says as for [Hint].
+func Indefinite(err error, hint string) error {
+	var e *Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	copied := *e
+	copied.Status, copied.definite, copied.proof, copied.hint = 0, false, ProvesNothing, hint
+	return &copied
 }
 
 // Gonef is the error of an answer that proves, although no status says so, that what
@@ -170,16 +183,16 @@ func RetryAfter(err error) time.Duration {
 	return 0
 }
 
-// StatusError is the error of an answer whose status is not success. said is the
-// registry's own message, "" if there is none; it is redacted and shortened
-// before it is shown.
-func StatusError(status int, header http.Header, said string) error {
+// StatusError is the error of an answer whose status is not success. said are the
+// parts of the registry's own message, whole and as received; each is redacted, and
+// they are joined by colons and shortened before they are shown.
+func StatusError(status int, header http.Header, said ...string) error {
 	e := &Error{
 		Status: status,
 		// A server may have acted before it answered 5xx.
-		definite:  status >= 400 && status < 500 && status != http.StatusRequestTimeout,
-		message:   fmt.Sprintf("answered %d %s", status, http.StatusText(status)),
-		untrusted: said,
+		definite: status >= 400 && status < 500 && status != http.StatusRequestTimeout,
+		message:  fmt.Sprintf("answered %d %s", status, http.StatusText(status)),
+		said:     redact.Join(": ", said...),
 	}
 	switch status {
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
@@ -187,7 +200,7 @@ func StatusError(status int, header http.Header, said string) error {
 	}
 	if status >= 300 && status < 400 {
 		e.message = fmt.Sprintf("answered %d, a redirect, which is not followed because it could send the root credential to another host; set url to the address it leads to", status)
-		e.untrusted = ""
+		e.said = ""
 	}
 	return e
 }

@@ -5,6 +5,7 @@ package neterror_test
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"syscall"
 	"testing"
 	"time"
 
@@ -44,7 +46,7 @@ func TestDescribe(t *testing.T) {
 			if err != nil {
 				err = fmt.Errorf("wrapped: %w", &url.Error{Op: "Get", URL: "https://registry.example.com", Err: err})
 			}
-			if got := redact.Sanitize(neterror.Describe(err), nil); got != row.want {
+			if got := redact.Sanitize(neterror.Describe(err), nil, nil); got != row.want {
 				t.Errorf("got  %q\nwant %q", got, row.want)
 			}
 			if got := neterror.IsUntrustedCertificate(err); got != (row.name == "certificate") {
@@ -55,10 +57,57 @@ func TestDescribe(t *testing.T) {
 }
 
 func TestDescribeMarksWhatTheServerCanInfluence(t *testing.T) {
-	text := neterror.Describe(&tls.CertificateVerificationError{Err: errors.New("valid for hunter2.example.com")})
-	want := "the TLS certificate is not trusted: valid for [redacted].example.com"
-	if got := redact.Sanitize(text, []string{"hunter2"}); got != want {
-		t.Errorf("got  %q\nwant %q", got, want)
+	names := &x509.Certificate{DNSNames: []string{"hunter2.example.com"}, IPAddresses: []net.IP{net.IPv4(192, 0, 2, 1)}}
+	for _, row := range []struct {
+		err  error
+		want string
+	}{
+		{&tls.CertificateVerificationError{Err: errors.New("valid for hunter2.example.com")}, "the TLS certificate is not trusted: [redacted]"},
+		{&tls.CertificateVerificationError{Err: x509.HostnameError{Certificate: names, Host: "registry.example.com"}}, "the TLS certificate is not trusted: x509: certificate is valid for [redacted], not registry.example.com"},
+		{&net.DNSError{Err: "no such host", Name: "hunter2.example.com"}, "the name cannot be resolved: lookup [redacted]: no such host"},
+		{&net.OpError{Op: "dial", Net: "tcp", Err: errors.New("hunter2")}, "the connection failed: dial tcp: [redacted]"},
+	} {
+		if got := redact.Sanitize(neterror.Describe(row.err), []string{"hunter2"}, nil); got != row.want {
+			t.Errorf("got  %q\nwant %q", got, row.want)
+		}
+	}
+}
+
+// marked is an error that says by itself what of it is from a server.
+type marked struct{ error }
+
+func (m marked) Marked() string { return "it leads to " + redact.Untrusted("elsewhere") }
+
+// A message must not change with the secret, or its readers could guess the secret by
+// what is redacted.
+func TestDescribeKeepsOurOwnWordsWhateverTheSecretIs(t *testing.T) {
+	address := &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 443}
+	for _, err := range []error{
+		context.Canceled,
+		os.ErrDeadlineExceeded,
+		io.ErrUnexpectedEOF,
+		http.ErrSchemeMismatch,
+		&net.OpError{Op: "dial", Net: "tcp", Addr: address, Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)},
+		&net.OpError{Op: "read", Net: "tcp", Addr: address, Err: syscall.ECONNRESET},
+		&net.OpError{Op: "remote error", Err: errors.New("tls: handshake failure")},
+		&net.OpError{Op: "dial", Net: "tcp", Addr: address, Err: tls.RecordHeaderError{Msg: "first record does not look like a TLS handshake"}},
+		&net.OpError{Op: "dial", Net: "tcp", Addr: address},
+		&net.OpError{Op: "dial", Net: "tcp", Addr: address, Err: fmt.Errorf("refused: %w", marked{errors.New("")})},
+		&net.DNSError{Err: "no such host", Name: "registry.invalid", Server: "192.0.2.53:53"},
+		&tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}},
+		&tls.CertificateVerificationError{Err: x509.HostnameError{Certificate: &x509.Certificate{}, Host: "registry.invalid"}},
+		&tls.CertificateVerificationError{Err: x509.CertificateInvalidError{Reason: x509.Expired, Detail: "current time is after"}},
+	} {
+		text := neterror.Describe(err)
+		known := []string{"registry.invalid", "elsewhere", "no name"}
+		want := redact.Sanitize(text, nil, nil)
+		for i := range want {
+			for j := i + 1; j <= len(want); j++ {
+				if got := redact.Sanitize(text, []string{want[i:j]}, known); got != want {
+					t.Fatalf("with the secret %q: got  %q\nwant %q", want[i:j], got, want)
+				}
+			}
+		}
 	}
 }
 

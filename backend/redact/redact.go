@@ -2,6 +2,10 @@
 
 // Package redact makes texts from servers fit to be shown: one line, short, and
 // without secrets in any encoding that a server may have returned.
+//
+// Only text that came from a server is searched for secrets. Our own words hold none,
+// and a message must not change with the secret: otherwise its readers could guess a
+// short password by what is redacted.
 package redact
 
 import (
@@ -16,7 +20,7 @@ import (
 	"unicode"
 )
 
-// Redacted replaces a secret.
+// Redacted stands in place of a text that repeats a secret.
 const Redacted = "[redacted]"
 
 // Truncate shortens a text to at most limit runes.
@@ -37,17 +41,30 @@ func Untrusted(text string) string {
 	return beginUntrusted + strings.NewReplacer(beginUntrusted, "", endUntrusted, "").Replace(text) + endUntrusted
 }
 
-// Sanitize cleans a text, and redacts the secrets in the parts that [Untrusted] has
-// marked. It searches no other part: a redaction in our own words, or in a name that
-// the caller gave, would reveal the secret.
-func Sanitize(text string, secrets []string) string {
+// Join marks each of the texts from a server, and joins those that are not empty. What
+// stands between them is ours. Nothing must be cut off from a text before it is marked:
+// a part of a secret would not be found.
+func Join(separator string, texts ...string) string {
+	var marked []string
+	for _, text := range texts {
+		if Clean(text) != "" {
+			marked = append(marked, Untrusted(text))
+		}
+	}
+	return strings.Join(marked, separator)
+}
+
+// Sanitize cleans a text, and replaces each part that [Untrusted] has marked and that
+// repeats a secret. It searches no other part: a redaction in our own words, or in a
+// name that the caller gave, would reveal the secret. For the same reason it replaces a
+// part as a whole, and only if the secret stands outside of what is known anyway: the
+// texts in known, such as names that the caller gave, and what servers say to everyone.
+func Sanitize(text string, secrets, known []string) string {
 	var shown strings.Builder
 	for text != "" {
 		ours, rest, _ := strings.Cut(text, beginUntrusted)
 		said, after, _ := strings.Cut(rest, endUntrusted)
-		// Clean comes first, because a secret with control characters in between
-		// becomes a plain secret by it.
-		shown.WriteString(ours + Redact(Clean(said), secrets))
+		shown.WriteString(ours + Redact(said, secrets, known))
 		text = after
 	}
 	return Clean(shown.String())
@@ -67,25 +84,59 @@ func Clean(text string) string {
 	return strings.Join(strings.Fields(text), " ")
 }
 
-// Redact replaces every encoding of the secrets in a cleaned text.
-func Redact(text string, secrets []string) string {
+// Redact returns a cleaned text from a server, or [Redacted] if it repeats one of the
+// secrets in any encoding.
+func Redact(said string, secrets, known []string) string {
+	// Clean comes first, because a secret with control characters in between becomes
+	// a plain secret by it.
+	said = Clean(said)
+	if said == "" {
+		return ""
+	}
+	shown := variants(known)
+	for _, secret := range variants(secrets) {
+		if holds(said, secret, shown) {
+			return Redacted
+		}
+	}
+	return said
+}
+
+// variants returns all forms of texts in which a server may have returned them.
+// Servers change the case of host names and authentication schemes.
+func variants(texts []string) []string {
 	var all []string
-	for _, secret := range secrets {
-		for _, form := range Forms(secret) {
+	for _, text := range texts {
+		for _, form := range Forms(text) {
 			form = Clean(form)
-			// Servers change the case of host names and authentication schemes.
 			all = append(all, form, strings.ToLower(form), strings.ToUpper(form))
 		}
 	}
 	slices.Sort(all)
-	all = slices.DeleteFunc(slices.Compact(all), func(s string) bool { return s == "" })
-	// The longest comes first, so that no part of a longer one remains.
-	slices.SortStableFunc(all, func(a, b string) int { return len(b) - len(a) })
-	var pairs []string
-	for _, s := range all {
-		pairs = append(pairs, s, Redacted)
+	return slices.DeleteFunc(slices.Compact(all), func(s string) bool { return s == "" })
+}
+
+// maxOccurrences caps how often a secret may stand inside of known texts.
+const maxOccurrences = 100
+
+// holds reports whether a secret stands in a text outside of the known texts.
+func holds(said, secret string, known []string) bool {
+	for n, begin := 0, 0; ; n++ {
+		i := strings.Index(said[begin:], secret)
+		if i < 0 {
+			return false
+		}
+		begin += i
+		end := begin + len(secret)
+		inside := func(text string) bool {
+			return len(text) >= len(secret) &&
+				strings.Contains(said[max(0, end-len(text)):min(len(said), begin+len(text))], text)
+		}
+		if n == maxOccurrences || !slices.ContainsFunc(known, inside) && !slices.ContainsFunc(commonTexts, inside) {
+			return true
+		}
+		begin++
 	}
-	return strings.NewReplacer(pairs...).Replace(text)
 }
 
 // hexEscapes matches escapes that some programs write in upper case and others in

@@ -145,7 +145,7 @@ func FuzzVerify(f *testing.F) {
 		server := &fuzzedRegistry{t: t, host: target.RegistryStr(), answers: []fuzzedAnswer{{status1, header1, body1}, {status2, header2, body2}, {status3, header3, body3}}}
 		s.guard.inner = server
 		result := s.verify(context.Background(), repository)
-		message := sanitize(result.Message, s.secrets())
+		message := sanitize(result.Message, s.secrets(), s.known())
 		if !slices.Contains([]Verdict{OK, Denied, NotFound, Unreachable, Unverified}, result.Verdict) || result.Verdict != OK && message == "" {
 			t.Errorf("want a verdict, with the reason, got %+v", result)
 		}

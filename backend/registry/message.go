@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
@@ -20,13 +21,17 @@ const (
 	maxDiagnostics = 3   // errors of one answer that are shown
 )
 
-// failure is an error with a verdict and a message.
+// failure is an error with a verdict and a message. What a server said is marked in
+// the message.
 type failure struct {
 	verdict Verdict
 	message string
 }
 
 func (f *failure) Error() string { return f.message }
+
+// Marked returns the message with the marks; see [neterror.Describe].
+func (f *failure) Marked() string { return f.message }
 
 func failf(verdict Verdict, format string, args ...any) error {
 	return &failure{verdict, fmt.Sprintf(format, args...)}
@@ -82,16 +87,10 @@ func (s *session) describe(err error) string {
 	text := fmt.Sprintf("%s answered %d %s", s.serverName(answer.Request), answer.StatusCode, http.StatusText(answer.StatusCode))
 	var own []string
 	for _, d := range answer.Errors[:min(len(answer.Errors), maxDiagnostics)] {
-		message := d.Message
-		if s.repository.isMentionedIn(message) {
-			// A redaction in it would show the person who named the repository that
-			// its name is the password.
-			message = ""
-		}
-		own = append(own, strings.Trim(fmt.Sprintf("%s: %s", d.Code, message), ": "))
+		own = append(own, redact.Join(": ", string(d.Code), d.Message))
 	}
-	if len(own) > 0 {
-		text += ": " + untrusted(strings.Join(own, "; "))
+	if own = slices.DeleteFunc(own, func(text string) bool { return text == "" }); len(own) > 0 {
+		text += ": " + strings.Join(own, "; ")
 	}
 	if wait := s.guard.retryAfter; wait > 0 {
 		text += fmt.Sprintf("; it can be asked again in %s", wait)
@@ -114,7 +113,8 @@ func (s *session) serverName(req *http.Request) string {
 func untrusted(text string) string { return redact.Untrusted(text) }
 
 // sanitize makes a message fit to be shown: one line, short, and without the secrets
-// in any encoding that a server may have returned.
-func sanitize(message string, secrets []string) string {
-	return redact.Truncate(redact.Sanitize(message, secrets), maxMessage)
+// in any encoding that a server may have returned. known are texts in which a secret is
+// no secret.
+func sanitize(message string, secrets, known []string) string {
+	return redact.Truncate(redact.Sanitize(message, secrets, known), maxMessage)
 }

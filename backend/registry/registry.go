@@ -76,6 +76,6 @@ func (v *Verifier) Verify(ctx context.Context, c dockerconfig.Credential, reposi
 	defer s.opened.close()
 	result := s.verify(ctx, repository)
 	result.Accepted = result.Accepted || result.Verdict == OK
-	result.Message = sanitize(result.Message, s.secrets())
+	result.Message = sanitize(result.Message, s.secrets(), s.known())
 	return result
 }

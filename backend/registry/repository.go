@@ -5,7 +5,6 @@ package registry
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/distribution/reference"
@@ -102,12 +101,14 @@ func (r repository) isUnder(path string) bool {
 	return path == "" || r.path == path || strings.HasPrefix(r.path, path+"/")
 }
 
-// isMentionedIn reports whether a text contains the repository, its tag or its
-// digest.
-func (r repository) isMentionedIn(text string) bool {
-	return slices.ContainsFunc([]string{r.path, r.tag, r.digest}, func(part string) bool {
-		return part != "" && strings.Contains(text, part)
-	})
+// names returns the repository, its tag, its digest, and the parts of its path.
+func (r repository) names() []string {
+	names := []string{r.path, r.tag, r.digest}
+	parts := strings.Split(r.path, "/")
+	for i, part := range parts {
+		names = append(names, part, strings.Join(parts[:i], "/"), strings.Join(parts[i:], "/"))
+	}
+	return names
 }
 
 // newTarget returns the registry of a key and the repository to try in it. Its errors

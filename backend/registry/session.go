@@ -43,6 +43,13 @@ func (s *session) secrets() []string {
 	return texts
 }
 
+// known returns the names that those who ask know. If one of them is the password, a
+// message with that name must not say so.
+func (s *session) known() []string {
+	key := s.credential.Registry
+	return append(s.repository.names(), s.credential.Username, string(key), key.ImageName(), key.Host())
+}
+
 func (s *session) verify(ctx context.Context, repository string) Result {
 	var err error
 	s.registry, s.repository, err = newTarget(s.credential.Registry, repository)

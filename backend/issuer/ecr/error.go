@@ -25,7 +25,7 @@ func convertError(err error) error {
 	// For a call without an answer, the SDK makes up an empty one with status 0.
 	switch status := answer.HTTPStatusCode(); {
 	case status >= http.StatusMultipleChoices:
-		return issuer.StatusError(status, answer.Response.Header, awsMessage(err))
+		return issuer.StatusError(status, answer.Response.Header, awsMessage(err)...)
 	case status >= http.StatusOK && errors.Is(err, io.EOF):
 		// The body was read to its end and lacks the expected content. A body that
 		// was cut off has another error.
@@ -37,7 +37,7 @@ func convertError(err error) error {
 // awsMessage returns the refused call, AWS's error code, and the first line of its
 // message. For a wrong signature, the further lines repeat the headers of the
 // request, and one header is a session token.
-func awsMessage(err error) string {
+func awsMessage(err error) []string {
 	var (
 		parts []string
 		call  *smithy.OperationError
@@ -50,7 +50,7 @@ func awsMessage(err error) string {
 		message, _, _ := strings.Cut(api.ErrorMessage(), "\n")
 		parts = append(parts, api.ErrorCode(), message)
 	}
-	return strings.Join(parts, ": ")
+	return parts
 }
 
 // hasCode reports whether AWS answered with the given error code.

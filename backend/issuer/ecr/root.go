@@ -256,7 +256,7 @@ func (u *iamUser) rotationTag(ctx context.Context) (string, error) {
 func (u *iamUser) untagAfterFailure(ctx context.Context, err error) error {
 	if issuer.Definite(err) {
 		if untagged := u.untag(ctx); untagged != nil {
-			return issuer.Malformedf("%s; and the tag %s of the IAM user %s could not be removed", redact.Untrusted(err.Error()), rotationTag, redact.Untrusted(u.name))
+			return issuer.Indefinite(err, "and the tag "+rotationTag+" of the IAM user "+redact.Untrusted(u.name)+" could not be removed")
 		}
 	}
 	return err

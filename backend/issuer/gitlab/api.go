@@ -59,15 +59,7 @@ type errorBody struct {
 	Description string `json:"error_description"`
 }
 
-func (b errorBody) String() string {
-	var parts []string
-	for _, part := range []string{flatten(b.Message), b.Error, b.Description} {
-		if part != "" {
-			parts = append(parts, part)
-		}
-	}
-	return strings.Join(parts, ": ")
-}
+func (b errorBody) parts() []string { return []string{flatten(b.Message), b.Error, b.Description} }
 
 func flatten(message any) string {
 	var parts []string
@@ -115,7 +107,7 @@ func (r refusalTransport) RoundTrip(in *http.Request) (*http.Response, error) {
 		said = errorBody{}
 	}
 	e := &refusal{said: flatten(said.Message)}
-	e.error = issuer.Proving(proves(resp.StatusCode, said), issuer.StatusError(resp.StatusCode, resp.Header, said.String()))
+	e.error = issuer.Proving(proves(resp.StatusCode, said), issuer.StatusError(resp.StatusCode, resp.Header, said.parts()...))
 	if in.Method == http.MethodGet && resp.StatusCode == http.StatusMovedPermanently {
 		e.movedTo = projectIn(resp.Header.Get("Location"))
 	}

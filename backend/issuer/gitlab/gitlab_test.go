@@ -297,7 +297,7 @@ func TestErrorsOfOtherForms(t *testing.T) {
 	for body, want := range map[string]string{
 		`<html><body>Sign in to the proxy</body></html>`:                          "answered 403 Forbidden",
 		`{"message":{"expires_at":["must be before","or so"],"base":["no"]}}`:     "answered 403 Forbidden: base no, expires_at must be before, or so",
-		`{"message":"token ` + token + ` may not"}`:                               "answered 403 Forbidden: token [redacted] may not",
+		`{"message":"token ` + token + ` may not"}`:                               "answered 403 Forbidden: [redacted]",
 		`{"error":"insufficient_scope","error_description":"Higher privileges."}`: "answered 403 Forbidden: insufficient_scope: Higher privileges.",
 		`{"message":7}`: "answered 403 Forbidden",
 		``:              "answered 403 Forbidden",

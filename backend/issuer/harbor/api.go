@@ -118,10 +118,11 @@ func (a api) refusal(ctx context.Context, as basicAuth, c call, answer *http.Res
 		body.Errors = nil
 	}
 	proof := proves(answer.StatusCode, body.Errors, c.about)
-	said := joinMessages(body.Errors)
-	err := issuer.StatusError(answer.StatusCode, answer.Header, said)
+	said := messagesIn(body.Errors)
+	err := issuer.StatusError(answer.StatusCode, answer.Header, said...)
+	readOnly := func(message string) bool { return strings.Contains(message, "read only mode") }
 	switch {
-	case answer.StatusCode == http.StatusForbidden && !strings.Contains(said, "read only mode"):
+	case answer.StatusCode == http.StatusForbidden && !slices.ContainsFunc(said, readOnly):
 		err = issuer.Hint(err, c.forbidden)
 	case proof == issuer.ProvesRefused:
 		if outage := a.outage(ctx); outage != "" {
@@ -175,13 +176,13 @@ func (a api) outage(ctx context.Context) string {
 	})
 }
 
-// joinMessages returns the messages of a refusal, "" if it is not Harbor's.
-func joinMessages(said []harborError) string {
+// messagesIn returns the messages of a refusal, none if it is not Harbor's.
+func messagesIn(said []harborError) []string {
 	var messages []string
 	for _, e := range said {
 		messages = append(messages, cmp.Or(e.Message, e.Code))
 	}
-	return strings.Join(messages, "; ")
+	return messages
 }
 
 // account is the user or robot account of a credential.

@@ -339,9 +339,9 @@ func TestMintTakesAnEndThatNeverComes(t *testing.T) {
 
 func TestErrorsShowWhatHarborSays(t *testing.T) {
 	for body, want := range map[string]string{
-		`{"errors":[{"code":"BAD_REQUEST","message":"bad name"},{"code":"OTHER","message":""}]}`: "answered 400 Bad Request: bad name; OTHER",
+		`{"errors":[{"code":"BAD_REQUEST","message":"bad name"},{"code":"OTHER","message":""}]}`: "answered 400 Bad Request: bad name: OTHER",
 		`<html>Bad Gateway</html>`:                             "answered 400 Bad Request",
-		`{"errors":[{"message":"not ` + "Vault-Pass1" + `"}]}`: "answered 400 Bad Request: not [redacted]",
+		`{"errors":[{"message":"not ` + "Vault-Pass1" + `"}]}`: "answered 400 Bad Request: [redacted]",
 	} {
 		s := harbortest.New(t)
 		s.InjectFault(-1, nil, issuertest.Status(http.StatusBadRequest, body))

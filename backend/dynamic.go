@@ -3,6 +3,7 @@
 package backend
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -156,6 +157,10 @@ func (b *backend) applyTTLs(in input, d *dynamicRole, target issuer.Target) (war
 		}
 	}
 	slices.Sort(warnings)
+	ttl, longest := cmp.Or(d.TTL.Duration, b.System().DefaultLeaseTTL()), min(maxTTL, cmp.Or(d.MaxTTL.Duration, maxTTL))
+	if in.has("ttl", "max_ttl") && ttl >= longest && d.TTL.Duration <= maxTTL {
+		warnings = append(warnings, fmt.Sprintf("ttl: a lease lasts %s and cannot be renewed, because it may last no longer; write a ttl below max_ttl for leases that can be renewed", longest))
+	}
 	return warnings, nil
 }
 

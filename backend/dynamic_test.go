@@ -226,10 +226,13 @@ func TestDynamicRoleWriteWarns(t *testing.T) {
 		{0, with(sharedRole, fields{"rotation_period": "4m"}), []string{"grace_period: 4m0s is short"}}, // the default
 		{0, with(sharedRole, fields{"rotation_period": "10m"}), nil},
 		{0, leasedRole, nil},
-		{0, with(leasedRole, fields{"ttl": "24h", "max_ttl": "24h"}), nil}, // what the mount allows
+		{0, with(leasedRole, fields{"ttl": "23h", "max_ttl": "24h"}), nil}, // what the mount allows
+		{0, with(leasedRole, fields{"ttl": "24h", "max_ttl": "24h"}), []string{"ttl: a lease lasts 24h0m0s and cannot be renewed, because it may last no longer"}},
+		{0, with(leasedRole, fields{"ttl": "0", "max_ttl": "30m"}), []string{"ttl: a lease lasts 30m0s and cannot be renewed"}}, // the mount's ttl is longer
 		{0, with(leasedRole, fields{"ttl": "25h", "max_ttl": "26h"}), []string{
 			"max_ttl: leases last at most 24h0m0s, which is the mount's maximum", "ttl: leases last at most 24h0m0s, which is the mount's maximum",
 		}},
+		{12 * time.Hour, with(leasedRole, fields{"ttl": "12h"}), []string{"ttl: a lease lasts 12h0m0s and cannot be renewed"}},
 		{12 * time.Hour, with(leasedRole, fields{"max_ttl": "13h"}), []string{"max_ttl: leases last at most 12h0m0s, which is the longest lifetime that the registry allows"}},
 	} {
 		e.setMount(time.Hour, 24*time.Hour)

@@ -13,6 +13,8 @@ import (
 	"net/http/httptrace"
 	"net/netip"
 	"net/url"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -156,8 +158,15 @@ func (s *session) authenticate(ctx context.Context, challenge *transport.Challen
 		token, err := s.token(ctx, challenge, scopes)
 		return &http.Client{Transport: &bearerTransport{guard: s.guard, token: dockerconfig.NewSecret(token)}}, err
 	}
+	if slices.ContainsFunc(s.guard.header.Values("WWW-Authenticate"), supportedIsSecond.MatchString) {
+		return nil, failf(Unreachable, "the registry asks for authentication by %s, and names basic or bearer only after it in the same header line, where kubelet, Docker and podman do not look; it must send a header line for each", untrusted(strconv.Quote(challenge.Scheme)))
+	}
 	return nil, failf(Unreachable, "the registry asks for authentication by %s; only basic and bearer are supported", untrusted(strconv.Quote(challenge.Scheme)))
 }
+
+// supportedIsSecond matches a header line with several challenges, such as "Negotiate,
+// Basic". The parser that container runtimes share reads only the first one.
+var supportedIsSecond = regexp.MustCompile(`(?i),\s*(basic|bearer)\b`)
 
 // token exchanges the credential for a token at the token server named in the
 // challenge.

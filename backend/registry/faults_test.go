@@ -98,6 +98,7 @@ func TestFaults(t *testing.T) {
 		{"answers 400", faulty(status(400, "")), Unreachable, []string{"400 Bad Request"}},
 		{"answers 401 without challenge", status(401, ""), Unreachable, []string{"without saying how"}},
 		{"asks for Negotiate", challenge("Negotiate"), Unreachable, []string{`by "negotiate"`, "only basic and bearer"}},
+		{"asks for Negotiate before Basic in one line", challenge(`Negotiate, Basic realm="tests"`), Unreachable, []string{`by "negotiate"`, "after it in the same header line"}},
 		{"asks for nonsense", challenge("???"), Unreachable, []string{"only basic and bearer"}},
 		{"names no realm", challenge("Bearer"), Unreachable, []string{"does not name its token server by a URL"}},
 		{"names an empty realm", challenge(`Bearer realm=""`), Unreachable, []string{"does not name its token server by a URL"}},

@@ -30,7 +30,7 @@
 //	                             registries pass
 //	storage.go, index.go, wal.go, schedule.go
 //	                             storage, indexes, write-ahead entries, due times
-//	fields.go, input.go, response.go, issuers.go, locks.go, keys.go
+//	fields.go, input.go, suggest.go, response.go, issuers.go, locks.go, keys.go
 //	                             what all others use
 package backend
 

@@ -81,7 +81,7 @@ func (b *backend) applyDynamic(ctx context.Context, storage logical.Storage, in 
 		d.Connection = in.text("connection")
 	}
 	if d.Connection == "" {
-		return nil, nil, refusef("connection: must be the name of the connection that mints the role's credential")
+		return nil, nil, in.missingConnection()
 	}
 	if err := in.applyMode(d, old); err != nil {
 		return nil, nil, err
@@ -112,6 +112,29 @@ func (b *backend) applyDynamic(ctx context.Context, storage logical.Storage, in 
 	}
 	more, err := in.applyPeriods(d, old, target)
 	return d, append(warnings, more...), err
+}
+
+// missingConnection is the error about a write of a dynamic role that names no
+// connection.
+func (in input) missingConnection() error {
+	const missing = "connection: must be the name of the connection that mints the role's credential"
+	field := in.named(dynamicFields())
+	if in.has("connection") {
+		return refusef(missing)
+	}
+	probable := probableField(field, slices.Sorted(maps.Keys(staticFields())))
+	if probable != "" {
+		probable = "; did you mean " + probable + "?"
+	}
+	return refusef("%s, because %s is a field of %s%s", missing, field, dynamicOwners(field), probable)
+}
+
+// dynamicOwners says which roles have a field of dynamic roles.
+func dynamicOwners(field string) string {
+	if types := typesWith(field, roleFieldsOf); types != "" {
+		return "roles on a connection of type " + types
+	}
+	return "roles on a connection"
 }
 
 // applyMode sets the mode, and refuses fields of the other mode.

@@ -93,7 +93,7 @@ func checkFields(schema map[string]*framework.FieldSchema, req *logical.Request)
 	for _, name := range slices.Sorted(maps.Keys(req.Data)) {
 		field, known := schema[name]
 		if !known || standsInPath(field) {
-			unknown = append(unknown, fmt.Sprintf("%.*q", maxQuotedField, name))
+			unknown = append(unknown, name)
 			continue
 		}
 		size += sizeOf(req.Data[name])
@@ -106,16 +106,36 @@ func checkFields(schema map[string]*framework.FieldSchema, req *logical.Request)
 	default:
 		return nil // the framework warns of unknown fields
 	}
-	if len(unknown) > maxQuotedFields {
-		unknown = append(unknown[:maxQuotedFields], fmt.Sprintf("and %d more", len(unknown)-maxQuotedFields))
-	}
 	if unknown != nil {
-		return fmt.Errorf("unknown field %s; the fields are: %s", strings.Join(unknown, ", "), strings.Join(writable(schema), ", "))
+		return unknownFields(unknown, writable(schema))
 	}
 	if size > maxBodySize {
 		return fmt.Errorf("the fields have %d bytes in total; at most %d are accepted", size, maxBodySize)
 	}
 	return nil
+}
+
+// unknownFields is the error about fields that a path does not have. It begins with
+// those that were probably meant.
+func unknownFields(unknown, fields []string) error {
+	var quoted, meant []string
+	for _, name := range unknown[:min(len(unknown), maxQuotedFields)] {
+		quoted = append(quoted, fmt.Sprintf("%.*q", maxQuotedField, name))
+		if field := probableField(name, fields); field != "" && !slices.Contains(meant, field) {
+			meant = append(meant, field)
+		}
+	}
+	if more := len(unknown) - maxQuotedFields; more > 0 {
+		quoted = append(quoted, fmt.Sprintf("and %d more", more))
+	}
+	text := "unknown field " + strings.Join(quoted, ", ")
+	switch {
+	case len(fields) == 0:
+		return errors.New(text + "; this path takes no fields")
+	case meant != nil:
+		return fmt.Errorf("%s; did you mean %s? The fields are: %s", text, strings.Join(meant, " and "), strings.Join(fields, ", "))
+	}
+	return fmt.Errorf("%s; the fields are: %s", text, strings.Join(fields, ", "))
 }
 
 // writable returns the names of the fields that the body of a request may have.

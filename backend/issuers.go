@@ -128,8 +128,21 @@ func (in input) refuseOtherTypes(what string, t issuer.Type, fieldsOf func(issue
 	fields := fieldsOf(t)
 	for _, name := range slices.Sorted(maps.Keys(fieldsOfTypes(fieldsOf))) {
 		if fields[name] == nil && in.has(name) {
-			return refusef("%s: a %s of type %s does not have this field; its fields are: %s", name, what, t.Name, strings.Join(slices.Sorted(maps.Keys(fields)), ", "))
+			own := slices.Sorted(maps.Keys(fields))
+			return refusef("%s: a %s of type %s does not have this field, which is for type %s%sits fields are: %s",
+				name, what, t.Name, typesWith(name, fieldsOf), didYouMean(name, own), strings.Join(own, ", "))
 		}
 	}
 	return nil
+}
+
+// typesWith returns the types of connection that have a field, "" if none has.
+func typesWith(name string, fieldsOf func(issuer.Type) map[string]*framework.FieldSchema) string {
+	var types []string
+	for _, t := range issuerTypes {
+		if fieldsOf(t)[name] != nil {
+			types = append(types, t.Name)
+		}
+	}
+	return strings.Join(types, " or ")
 }

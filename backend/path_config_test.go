@@ -75,7 +75,7 @@ func TestConfigRefuses(t *testing.T) {
 		"empty object":        {fields{"allowed_registries": fields{}}, "allowed_registries: must be a list"},
 		"registries false":    {fields{"allowed_registries": false}, "allowed_registries: must be a list"},
 		"registries number":   {fields{"allowed_registries": 1}, "allowed_registries: must be a list"},
-		"unknown":             {fields{"allowed_registry": "ghcr.io"}, `unknown field "allowed_registry"; the fields are: allowed_registries, ca_pem, expiry_warning`},
+		"unknown":             {fields{"allowed_registry": "ghcr.io"}, `unknown field "allowed_registry"; did you mean allowed_registries? The fields are: allowed_registries, ca_pem, expiry_warning`},
 		"one good, one wrong": {fields{"expiry_warning": 5, "allowed_registries": "a b"}, "allowed_registries: entry 1 "},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -97,7 +97,7 @@ func TestConnectionRefuses(t *testing.T) {
 	}{
 		"unknown type":            {fields{"type": "quay"}, []string{"type: must be one of " + strings.Join(issuerTypeNames(), ", ")}},
 		"no type":                 {fields{"type": nil}, []string{"type: must be one of"}},
-		"field of another type":   {fields{"token": marker}, []string{"token: a connection of type test does not have this field; its fields are: password, username"}},
+		"field of another type":   {fields{"token": marker}, []string{"token: a connection of type test does not have this field, which is for type gitlab; did you mean password? Otherwise: its fields are: password, username"}},
 		"plain http":              {fields{"url": "http://git.example.com"}, []string{"url: must begin with https://; plain http would send the root credential unencrypted"}},
 		"other scheme":            {fields{"url": "ftp://git.example.com"}, []string{"url: must begin with https://"}},
 		"no scheme":               {fields{"url": "git.example.com"}, []string{"url: must be a URL, such as https://gitlab.example.com"}},
@@ -121,7 +121,7 @@ func TestConnectionRefuses(t *testing.T) {
 		"what its type refuses":   {fields{"username": nil}, []string{"username: must be set"}},
 		"NUL in the secret":       {fields{"password": marker + "\x00"}, []string{"password: must not contain a NUL"}},
 		"force":                   {fields{"force": true}, []string{"force: is for deleting a connection"}},
-		"unknown field":           {fields{"pasword": marker}, []string{`unknown field "pasword"; the fields are: `}},
+		"unknown field":           {fields{"pasword": marker}, []string{`unknown field "pasword"; did you mean password? The fields are: `}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := newConnectedEngine(t)

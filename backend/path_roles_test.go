@@ -279,7 +279,7 @@ func TestRoleRefuses(t *testing.T) {
 		"after year 9999":       {fields{"expires_at": "9999-12-31T23:59:59-12:00"}, []string{"expires_at: must be an RFC 3339 time"}},
 		"before year 0":         {fields{"expires_at": "0000-01-01T00:00:00+12:00"}, []string{"expires_at: must be an RFC 3339 time"}},
 		"both forms":            {fields{"dockerconfigjson": several, "password": marker}, []string{"dockerconfigjson: already contains registry, username, password and email"}},
-		"unknown field":         {fields{"pasword": marker}, []string{`unknown field "pasword"; the fields are: ` + strings.Join(writable(newEngine(t).roleSchema()), ", ")}},
+		"unknown field":         {fields{"pasword": marker}, []string{`unknown field "pasword"; did you mean password? The fields are: ` + strings.Join(writable(newEngine(t).roleSchema()), ", ")}},
 		"unknown fields":        {fields{"z": marker, "a\n": marker}, []string{`unknown field "a\n", "z"`}},
 		"long unknown field":    {fields{strings.Repeat("a", 1000): 1}, []string{`unknown field "` + strings.Repeat("a", maxQuotedField) + `"; `}},
 		"role in the body":      {fields{"role": "app"}, []string{`unknown field "role"`}},

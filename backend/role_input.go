@@ -163,15 +163,29 @@ func (in input) checkRoleType(old *role) error {
 		if old.Static != nil || old.Dynamic != nil {
 			return refusef("members: this role holds credentials of its own; delete it first, or write members to another role")
 		}
-	case dynamic != "" || old.Dynamic != nil:
+	case in.has("connection") && old.Static != nil:
+		return refusef("connection: this role is static; delete it first, or use another role name")
+	case in.has("connection") || old.Dynamic != nil:
 		if static != "" {
 			return refusef("%s: a role with a connection gets its credential from it; leave this field out, or write it to another role", static)
 		}
-		if old.Static != nil {
-			return refusef("%s: this role is static; delete it first, or use another role name", dynamic)
-		}
+	case dynamic != "" && (static != "" || old.Static != nil):
+		return in.foreignToStatic(dynamic)
 	}
 	return nil
+}
+
+// foreignToStatic is the error about a field of dynamic roles in a write of a static
+// one.
+func (in input) foreignToStatic(field string) error {
+	var own []string
+	for name := range staticFields() {
+		if !in.has(name) {
+			own = append(own, name)
+		}
+	}
+	slices.Sort(own)
+	return refusef("%s: is a field of %s, and this role holds a credential of its own%sleave the field out, or use a connection in a role of another name", field, dynamicOwners(field), didYouMean(field, own))
 }
 
 // connectionOfWrite returns the name of the connection that a role will use,

@@ -196,6 +196,7 @@ func (s *scenery) warns(path string) {
 // symptomScenes share one dev server.
 var symptomScenes = map[string]func(*scenery){
 	"a misspelt field": func(s *scenery) { s.writeFails("roles/app", fields{"pasword": marker}) },
+	"a field of another type of role": func(s *scenery) { s.writeFails("roles/app", credential(fields{"ttl": 60})) },
 	"a role without a password": func(s *scenery) {
 		s.writeFails("roles/app", fields{"registry": "registry.example.com", "username": "robot"})
 	},

@@ -190,6 +190,9 @@ func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (*log
 		}
 	}
 	resp, err := router.HandleRequest(ctx, &handled)
+	if req.Operation == logical.HelpOperation {
+		completeOpenAPI(resp)
+	}
 	if isNotFound(req.Operation, resp, err) && b.onStandby() {
 		return nil, logical.ErrReadOnly
 	}

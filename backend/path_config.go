@@ -22,7 +22,7 @@ func (b *backend) pathConfig() []*framework.Path {
 		},
 		"expiry_warning": {
 			Type:        framework.TypeDurationSecond,
-			Default:     int(defaultExpiryWarning.Seconds()),
+			Default:     defaultExpiryWarning.String(), // OpenAPI has durations as text
 			Description: "How long before a role's expires_at its reads begin to warn.",
 		},
 		"ca_pem": {

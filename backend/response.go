@@ -76,7 +76,23 @@ func forwarded(op framework.PathOperation) *framework.PathOperation {
 const operationPrefix = "regcred"
 
 func okResponse(description string, fields map[string]*framework.FieldSchema) map[int][]framework.Response {
-	return map[int][]framework.Response{http.StatusOK: {{Description: description, Fields: fields}}}
+	return map[int][]framework.Response{http.StatusOK: {{Description: description, Fields: answered(fields)}}}
+}
+
+// answered returns fields as they stand in a response: durations are numbers, and there
+// are no defaults.
+func answered(fields map[string]*framework.FieldSchema) map[string]*framework.FieldSchema {
+	all := map[string]*framework.FieldSchema{}
+	for name, field := range fields {
+		clone := *field
+		clone.Default = nil
+		if clone.Type == framework.TypeDurationSecond {
+			clone.Type = framework.TypeInt64
+			clone.Description += " In seconds."
+		}
+		all[name] = &clone
+	}
+	return all
 }
 
 // writeResponses describes the responses to a write, with and without warnings.

@@ -179,8 +179,9 @@ func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (*log
 	if req.Operation == logical.ReadOperation && strings.HasPrefix(req.Path, credsPrefix) {
 		router = b.reads
 	}
+	path := router.Route(req.Path)
 	var tidied []string
-	if path := router.Route(req.Path); path != nil && path.Operations[req.Operation] != nil {
+	if path != nil && path.Operations[req.Operation] != nil {
 		err := checkFields(path.Fields, req)
 		if err == nil {
 			handled.Data, tidied, err = tidyFields(path.Fields, req.Data)
@@ -193,6 +194,7 @@ func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (*log
 	if req.Operation == logical.HelpOperation {
 		completeOpenAPI(resp)
 	}
+	err = explainUnsupported(req, path, err)
 	if isNotFound(req.Operation, resp, err) && b.onStandby() {
 		return nil, logical.ErrReadOnly
 	}

@@ -698,23 +698,28 @@ func TestNoOperationExceptThoseOfTheContract(t *testing.T) {
 	for _, c := range []struct {
 		op   logical.Operation
 		path string
-		want error
+		want string
 	}{
-		{logical.ListOperation, "creds/", logical.ErrUnsupportedPath},
-		{logical.ListOperation, "creds", logical.ErrUnsupportedPath},
-		{logical.ListOperation, "creds/app", logical.ErrUnsupportedOperation},
-		{logical.UpdateOperation, "creds/app", logical.ErrUnsupportedOperation},
-		{logical.PatchOperation, "config", logical.ErrUnsupportedOperation},
-		{logical.UpdateOperation, "roles/", logical.ErrUnsupportedOperation},
-		{logical.ReadOperation, "roles/", logical.ErrUnsupportedOperation},
-		{logical.ReadOperation, "roles/app/", logical.ErrUnsupportedPath},
-		{logical.ReadOperation, "creds/app/other", logical.ErrUnsupportedPath},
-		{logical.ReadOperation, "creds/app/kubernetes/", logical.ErrUnsupportedPath},
-		{logical.UpdateOperation, "", logical.ErrUnsupportedPath},
+		{logical.ListOperation, "creds/", `creds/ has no list, so that no tool can copy every credential; "vault list regcred/roles" lists the names, and "vault read regcred/creds/<role>" reads one pull secret`},
+		{logical.ListOperation, "creds", "creds/ has no list"},
+		{logical.ReadOperation, "creds", "creds/ has no list"},
+		{logical.ListOperation, "creds/app", `"regcred/creds/app" cannot be listed; what works is "vault read regcred/creds/app"`},
+		{logical.UpdateOperation, "creds/app", `"regcred/creds/app" cannot be written; what works is "vault read regcred/creds/app"`},
+		{logical.PatchOperation, "config", `"regcred/config" cannot be patched; what works is "vault read regcred/config", "vault write regcred/config", "vault delete regcred/config"`},
+		{logical.UpdateOperation, "roles/", `"regcred/roles" cannot be written; what works is "vault list regcred/roles"`},
+		{logical.ReadOperation, "roles/", `"regcred/roles" cannot be read; what works is "vault list regcred/roles", and "vault read regcred/roles/<name>" for one of them`},
+		{logical.ReadOperation, "verify/app", `"regcred/verify/app" cannot be read; what works is "vault write -f regcred/verify/app"`},
+		{logical.ReadOperation, "roles/app/", ""},
+		{logical.ReadOperation, "creds/app/other", ""},
+		{logical.ReadOperation, "creds/app/kubernetes/", ""},
+		{logical.UpdateOperation, "", ""},
 	} {
-		resp, err := e.request(c.op, c.path, fields{"password": password})
-		if resp != nil || !errors.Is(err, c.want) {
-			t.Errorf("%s %q: want %v, got response %v, error %v", c.op, c.path, c.want, resp, err)
+		req := &logical.Request{Operation: c.op, Path: c.path, MountPoint: "regcred/", Data: fields{"password": password}, Storage: e.storage}
+		resp, err := e.HandleRequest(t.Context(), req)
+		var coded logical.HTTPCodedError
+		unsupported := errors.As(err, &coded) && coded.Code() == http.StatusMethodNotAllowed && strings.HasPrefix(err.Error(), c.want)
+		if resp != nil || c.want != "" && !unsupported || c.want == "" && !errors.Is(err, logical.ErrUnsupportedPath) {
+			t.Errorf("%s %q: want status 405 and %q, got response %v, error %v", c.op, c.path, c.want, resp, err)
 		}
 	}
 }

@@ -141,14 +141,14 @@ func TestTypeAndModeOfARoleAreFixed(t *testing.T) {
 		role string
 		data fields
 	}{
-		"mode: is shared and cannot be changed; delete the role first":                         {"shared", fields{"mode": "leased"}},
-		"mode: is leased and cannot be changed":                                                {"leased", fields{"mode": nil}},
-		"members: this role":                                                                   {"shared", fields{"members": "static"}},
-		"registry: a role with a connection gets its credential from it":                       {"shared", fields{"registry": "a.example.com"}},
-		"connection: this role is static; delete it first":                                     {"static", fields{"connection": "app"}},
-		"mode: is a field of roles on a connection, and this role holds a credential of its own; leave":                                                            {"static", fields{"mode": "shared"}},
-		"connection: a bundle":                                                                 {"bundle", fields{"connection": "app"}},
-		"password: a role with a connection gets its credential from it; leave this field out": {"new", with(sharedRole, fields{"password": password})},
+		"mode: is shared and cannot be changed; delete the role first":                                  {"shared", fields{"mode": "leased"}},
+		"mode: is leased and cannot be changed":                                                         {"leased", fields{"mode": nil}},
+		"members: this role":                                                                            {"shared", fields{"members": "static"}},
+		"registry: a role with a connection gets its credential from it":                                {"shared", fields{"registry": "a.example.com"}},
+		"connection: this role is static; delete it first":                                              {"static", fields{"connection": "app"}},
+		"mode: is a field of roles on a connection, and this role holds a credential of its own; leave": {"static", fields{"mode": "shared"}},
+		"connection: a bundle":                                                                          {"bundle", fields{"connection": "app"}},
+		"password: a role with a connection gets its credential from it; leave this field out":          {"new", with(sharedRole, fields{"password": password})},
 	} {
 		e.refused(logical.UpdateOperation, "roles/"+c.role, c.data, want)
 	}

@@ -283,8 +283,8 @@ func (m *fuzzedMount) try(op logical.Operation, path string, data fields) {
 	var coded logical.HTTPCodedError
 	refused := err != nil || resp != nil && resp.IsError()
 	switch errors.As(err, &coded); {
-	case err == nil, errors.Is(err, logical.ErrUnsupportedPath), errors.Is(err, logical.ErrUnsupportedOperation):
-	case coded != nil && (coded.Code() == http.StatusNotFound || coded.Code() == http.StatusBadGateway && faulty):
+	case err == nil, errors.Is(err, logical.ErrUnsupportedPath):
+	case coded != nil && (coded.Code() == http.StatusNotFound || coded.Code() == http.StatusMethodNotAllowed || coded.Code() == http.StatusBadGateway && faulty):
 	case errors.Is(err, errDown) || faulty && isRegistryError(err):
 	default:
 		m.t.Errorf("%s %q: want an answer or a refusal, got the internal error %v", op, path, err)

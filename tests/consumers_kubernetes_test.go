@@ -164,8 +164,8 @@ func TestVaultSecretsOperator(t *testing.T) {
 	// writes.
 	c.Run("params", func(t *testing.T) {
 		_, err := c.vault.Client.Logical().Write("regcred/creds/my_app", fields{"ttl": "1h"})
-		if !isStatus(err, http.StatusMethodNotAllowed) || !strings.Contains(err.Error(), "unsupported operation") {
-			t.Errorf("want status 405, unsupported operation, got %v", err)
+		if !isStatus(err, http.StatusMethodNotAllowed) || !strings.Contains(err.Error(), "cannot be written") {
+			t.Errorf("want status 405, cannot be written, got %v", err)
 		}
 	})
 	c.Run("no such role", c.absent)

@@ -196,6 +196,11 @@ func (s *scenery) warns(path string) {
 // symptomScenes share one dev server.
 var symptomScenes = map[string]func(*scenery){
 	"a misspelt field": func(s *scenery) { s.writeFails("roles/app", fields{"pasword": marker}) },
+	"a list of all credentials": func(s *scenery) {
+		_, err := s.v.Client.Logical().List(s.mount + "creds")
+		s.showsError(err)
+		s.readFails("roles")
+	},
 	"a field of another type of role": func(s *scenery) { s.writeFails("roles/app", credential(fields{"ttl": 60})) },
 	"a role without a password": func(s *scenery) {
 		s.writeFails("roles/app", fields{"registry": "registry.example.com", "username": "robot"})

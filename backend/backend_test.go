@@ -199,7 +199,8 @@ func (e *engine) checkSchema(req *logical.Request, resp *logical.Response) {
 	}
 	route := e.Route(req.Path)
 	declared := schema.GetResponseSchema(t, route, req.Operation)
-	schema.ValidateResponse(t, declared, resp, true)
+	strict := !strings.HasPrefix(req.Path, "verify/") // which has a field for each registry
+	schema.ValidateResponse(t, declared, resp, strict)
 	if resp != nil && declared.Fields == nil && len(resp.Data) > 0 {
 		t.Errorf("%s %s answers with data, and its schema has none: %v", req.Operation, req.Path, resp.Data)
 	}

@@ -156,7 +156,7 @@ func guessScenarios(t *testing.T) []guessScenario {
 	var scenarios []guessScenario
 	for name, address := range guessRegistries(t) {
 		host := strings.TrimPrefix(strings.TrimPrefix(address, "https://"), "http://")
-		scenarios = append(scenarios, guessScenario{name + ", static role", `"role":"two"`, func(password string) []guessRequest {
+		scenarios = append(scenarios, guessScenario{name + ", static role", `"127.0.0.1:1":"unreachable: the connection failed`, func(password string) []guessRequest {
 			role := fields{"registry": host, "username": "robot", "password": password, "verify_repository": "group/app"}
 			auth := base64.StdEncoding.EncodeToString([]byte("robot:" + password))
 			docker := fmt.Sprintf(`{"auths":{%q:{"auth":%q},"127.0.0.1:1":{"auth":%q}}}`, host, auth, auth)

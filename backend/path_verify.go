@@ -40,9 +40,8 @@ func (b *backend) pathVerify() []*framework.Path {
 			logical.UpdateOperation: &framework.PathOperation{
 				Callback: b.verifyRole,
 				Summary:  "Prove that a role's credentials can pull.",
-				Responses: okResponse("What each registry answered.", map[string]*framework.FieldSchema{
+				Responses: okResponse("What each registry answered. If the pull secret holds several, there is a field for each, named as in image names: its verdict, the role and repository in brackets, and the message after a colon.", map[string]*framework.FieldSchema{
 					"verdict":    {Type: framework.TypeString, Required: true, Description: "The worst of all verdicts: ok, unverified, not_found, unreachable or denied."},
-					"results":    {Type: framework.TypeSlice, Required: true, Description: "role, registry, repository, verdict and message of each credential, sorted by registry."},
 					"registry":   {Type: framework.TypeString, Description: "Registry as in image names, if the pull secret holds exactly one."},
 					"repository": {Type: framework.TypeString, Description: "Repository that was tried, if any, where the pull secret holds exactly one registry."},
 					"message":    {Type: framework.TypeString, Description: "Message of the registry, if any, where the pull secret holds exactly one registry."},
@@ -75,7 +74,7 @@ func (b *backend) verifyRole(ctx context.Context, req *logical.Request, data *fr
 	if err != nil {
 		return answer(err)
 	}
-	return &logical.Response{Data: verifyResponse(results)}, nil
+	return &logical.Response{Data: verifyResponse(name, results)}, nil
 }
 
 // secretToVerify returns a pull secret of a role to try: the one that it serves.
@@ -142,18 +141,20 @@ func (b *backend) verifyBeforeWrite(ctx context.Context, secret pullSecret) erro
 	return nil
 }
 
-func verifyResponse(results []verification) map[string]any {
-	worst := 0
-	described := make([]map[string]any, len(results))
-	for i, v := range results {
+// verifyResponse returns the worst verdict, and the result of each registry as a line
+// of its own: Vault's CLI shows a list of objects as one long line.
+func verifyResponse(name string, results []verification) map[string]any {
+	worst, data := 0, map[string]any{}
+	for _, v := range results {
 		worst = max(worst, slices.Index(bySeverity, v.Verdict))
-		described[i] = map[string]any{"role": v.role, "verdict": string(v.Verdict)}
-		maps.Copy(described[i], v.described())
+		if len(results) > 1 {
+			data[v.registry.ImageName()] = v.line(name)
+		} else {
+			maps.Copy(data, v.described())
+		}
 	}
-	data := map[string]any{"verdict": string(bySeverity[worst]), "results": described}
-	if len(results) == 1 {
-		maps.Copy(data, results[0].described())
-	}
+	// No image name can have a registry called "verdict".
+	data["verdict"] = string(bySeverity[worst])
 	return data
 }
 

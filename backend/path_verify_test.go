@@ -29,7 +29,6 @@ func TestVerifyAnswersForOneRegistry(t *testing.T) {
 	e.registries.answer("ghcr.io", registry.Result{Verdict: registry.Denied, Message: "DENIED: not yours"})
 	checkSame(t, "answer", fields{
 		"verdict": "denied", "registry": "ghcr.io", "repository": "group/app:1", "message": "DENIED: not yours",
-		"results": []fields{{"role": "app", "registry": "ghcr.io", "repository": "group/app:1", "verdict": "denied", "message": "DENIED: not yours"}},
 	}, verify(t, e, "app", nil))
 	checkSame(t, "asked", []string{"ghcr.io me group/app:1"}, e.registries.asked)
 
@@ -51,11 +50,12 @@ func TestVerifyAnswersForEachMemberWithTheWorstVerdict(t *testing.T) {
 		"denied":      {registry.Unreachable, registry.Denied},
 	} {
 		e.registries.answer("a.example.com", registry.Result{Verdict: answers[0]})
-		e.registries.answer("b.example.com", registry.Result{Verdict: answers[1]})
-		checkSame(t, "answer", fields{"verdict": want, "results": []fields{
-			{"role": "a", "registry": "a.example.com", "verdict": string(answers[0])},
-			{"role": "b", "registry": "b.example.com", "verdict": string(answers[1]), "repository": "app"},
-		}}, verify(t, e, "all", nil))
+		e.registries.answer("b.example.com", registry.Result{Verdict: answers[1], Message: "because"})
+		checkSame(t, "answer", fields{
+			"verdict":       want,
+			"a.example.com": string(answers[0]) + " (role a)",
+			"b.example.com": string(answers[1]) + " (role b, repository app): because",
+		}, verify(t, e, "all", nil))
 	}
 	e.registries.asked = nil
 	verify(t, e, "all", fields{"repository": "a.example.com/one"})
@@ -192,10 +192,10 @@ func TestVerifyOfASharedRoleTriesWhatItServes(t *testing.T) {
 	e.write("roles/static", member("static.example.com", "all"))
 	e.write("roles/all", fields{"members": "app,static"})
 	one := fields{"registry": "registry.example.com", "repository": "group/app:1"}
-	checkSame(t, "answer", with(one, fields{"verdict": "ok", "results": []fields{with(one, fields{"role": "app", "verdict": "ok"})}}), verify(t, e, "app", nil))
-	checkSame(t, "answer of a bundle", fields{"verdict": "ok", "results": []fields{
-		with(one, fields{"role": "app", "verdict": "ok"}), {"role": "static", "registry": "static.example.com", "verdict": "ok"},
-	}}, verify(t, e, "all", nil))
+	checkSame(t, "answer", with(one, fields{"verdict": "ok"}), verify(t, e, "app", nil))
+	checkSame(t, "answer of a bundle", fields{
+		"verdict": "ok", "registry.example.com": "ok (role app, repository group/app:1)", "static.example.com": "ok (role static)",
+	}, verify(t, e, "all", nil))
 	verify(t, e, "app", fields{"repository": "group/other"})
 	checkSame(t, "mints, which nobody was given", 3, e.minting.mints())
 	e.checkLiving(0)
@@ -217,7 +217,7 @@ func TestVerifyOfALeasedRoleMintsATrialCredential(t *testing.T) {
 	e.minting.expires = func(at time.Time) time.Time { asked = at; return at }
 	e.registries.answer("registry.example.com", registry.Result{Verdict: registry.Denied, Message: "not yours"})
 	one := fields{"registry": "registry.example.com", "repository": "group/app", "message": "not yours"}
-	checkSame(t, "answer", with(one, fields{"verdict": "denied", "results": []fields{with(one, fields{"role": "leased", "verdict": "denied"})}}),
+	checkSame(t, "answer", with(one, fields{"verdict": "denied"}),
 		verify(t, e, "leased", fields{"repository": "group/app"}))
 	checkSame(t, "the trial's expiry", noon.Add(trialLifetime), asked)
 	checkSame(t, "living credentials", []string{}, e.minting.names())

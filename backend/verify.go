@@ -207,6 +207,25 @@ func (r *role) checkVerifyRepository(keys []dockerconfig.Key) error {
 	return refusef("verify_repository: must begin with one of the role's registries, such as %s/group/app", keys[0].Host())
 }
 
+// line describes a verification in one line. name is the role that was verified.
+func (v verification) line(name string) string {
+	var of []string
+	if v.role != name {
+		of = append(of, "role "+v.role)
+	}
+	if v.repository != "" {
+		of = append(of, "repository "+v.repository)
+	}
+	line := string(v.Verdict)
+	if len(of) > 0 {
+		line += " (" + strings.Join(of, ", ") + ")"
+	}
+	if v.Message != "" {
+		line += ": " + v.Message
+	}
+	return line
+}
+
 // described returns the response fields of one verification.
 func (v verification) described() map[string]any {
 	data := map[string]any{"registry": v.registry.ImageName()}

@@ -9,7 +9,8 @@
 // The files stand in layers. "make lint" fails if they depend on each other in a
 // circle. From the top:
 //
-//	backend.go                   assembly
+//	backend.go, openapi.go, unsupported.go
+//	                             assembly, and what is the same for all paths
 //	path_*.go                    routes and handlers, one file per path
 //	role_input.go                what a write of a role would store
 //	pullsecret.go                what a role serves
@@ -24,7 +25,7 @@
 //	root_rotate.go               the steps of a rotate-root
 //	static.go, bundle.go, dynamic.go, connection_input.go
 //	                             the fields of a write, and their parsing
-//	role.go, connection.go, root_state.go, config.go
+//	role.go, bundle_index.go, connection.go, root_state.go, config.go
 //	                             what is stored, and who may use it
 //	background.go, calls.go      work that goes on without a request; what all calls to
 //	                             registries pass
@@ -137,9 +138,10 @@ func newBackend(version string, memory *cache.Cache) *backend {
 			b.pathConnections(),
 			b.pathRotateRoot(),
 		),
-		Secrets:    b.leasedSecrets(),
-		Invalidate: b.invalidate,
-		Clean:      b.stop,
+		Secrets:        b.leasedSecrets(),
+		InitializeFunc: b.initialize,
+		Invalidate:     b.invalidate,
+		Clean:          b.stop,
 	}
 	return b
 }

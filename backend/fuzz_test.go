@@ -378,6 +378,10 @@ func (m *fuzzedMount) checkStored() {
 			if connection, role, ok := strings.Cut(name, "/"); !ok || checkName(connection) != nil || checkName(role) != nil {
 				err = errors.New("no key of the index")
 			}
+		case "bundle-members":
+			if member, bundle, ok := strings.Cut(name, "/"); !ok || checkName(member) != nil || checkName(bundle) != nil {
+				err = errors.New("no key of the index")
+			}
 		case "leases":
 			var stored storedLease
 			_, err = getEntry(ctx, m.storage, key, &stored, &stored.SchemaVersion)

@@ -5,9 +5,11 @@ package backend
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
+	"golang.org/x/sync/errgroup"
 )
 
 const expiryKeyTime = "20060102T150405Z."
@@ -70,4 +72,43 @@ func (b *backend) deleteConnectionRole(ctx context.Context, storage logical.Stor
 	if err := storage.Delete(ctx, connectionRoleKey(connection, role)); err != nil {
 		b.Logger().Warn("a role stays in the index of its former connection", "role", role, "connection", connection, "error", err)
 	}
+}
+
+// indexAtOnce is how many keys of an index are written at the same time.
+const indexAtOnce = 16
+
+func bundleKey(member, bundle string) string { return bundleIndexPrefix + member + "/" + bundle }
+
+// putBundleKeys adds a bundle to the index of each of the members.
+func putBundleKeys(ctx context.Context, storage logical.Storage, bundle string, members []string) error {
+	writing, ctx := errgroup.WithContext(ctx)
+	writing.SetLimit(indexAtOnce)
+	for _, member := range members {
+		writing.Go(func() error {
+			if err := storage.Put(ctx, &logical.StorageEntry{Key: bundleKey(member, bundle)}); err != nil {
+				return fmt.Errorf("adding bundle %q to the index of role %q: %w", bundle, member, err)
+			}
+			return nil
+		})
+	}
+	return writing.Wait()
+}
+
+// deleteBundleKeys removes a bundle from the index of each of the members. A failure is
+// logged and does not fail the request: the bundle is already changed, and an extra key
+// does no harm.
+func (b *backend) deleteBundleKeys(ctx context.Context, storage logical.Storage, bundle string, members []string) {
+	for _, member := range members {
+		if err := storage.Delete(ctx, bundleKey(member, bundle)); err != nil {
+			b.Logger().Warn("a bundle stays in the index of a former member", "bundle", bundle, "role", member, "error", err)
+		}
+	}
+}
+
+// namesWithout returns the names that are not in the other list, which is sorted.
+func namesWithout(names, sorted []string) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(name string) bool {
+		_, found := slices.BinarySearch(sorted, name)
+		return found
+	})
 }

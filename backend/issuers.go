@@ -61,7 +61,7 @@ func fieldsOfTypes(fieldsOf func(issuer.Type) map[string]*framework.FieldSchema)
 			if joined[name] == nil {
 				clone := *field
 				joined[name] = &clone
-			} else if joined[name].Description != field.Description {
+			} else if !strings.Contains(joined[name].Description, field.Description) {
 				joined[name].Description += " " + field.Description
 			}
 			typesOf[name] = append(typesOf[name], t.Name)

@@ -19,6 +19,15 @@ const (
 	// readers compare with the role itself.
 	connectionRolesPrefix = "connection-roles/"
 
+	// bundleIndexPrefix is the index of the bundles that join a role, with one key for
+	// each member and bundle. Keys are written and deleted as those of
+	// connectionRolesPrefix are. Reads of creds/ do not use it.
+	bundleIndexPrefix = "bundle-members/"
+
+	// bundlesIndexedKey is written once the bundles that an earlier build has stored
+	// are in bundleIndexPrefix.
+	bundlesIndexedKey = "bundles-indexed"
+
 	// expiryStoragePrefix is the index of the roles that expire, with one key per
 	// role. The time stands in front of the name, so that one listing finds the
 	// roles that expire next. Keys are written and deleted as those of

@@ -22,10 +22,10 @@ func (b *backend) pathRoles() []*framework.Path {
 			Description: "Store the role only if its credentials can pull.",
 		},
 	}
-	maps.Copy(fields, staticFields())
-	maps.Copy(fields, bundleFields())
-	maps.Copy(fields, dynamicFields())
-	maps.Copy(fields, memberFields())
+	maps.Copy(fields, ofType("static", staticFields()))
+	maps.Copy(fields, ofType("bundle", bundleFields()))
+	maps.Copy(fields, ofType("dynamic", dynamicFields()))
+	maps.Copy(fields, ofType("static, dynamic", memberFields()))
 	return []*framework.Path{
 		listPath("roles", "Role", roleStoragePrefix),
 		{
@@ -66,6 +66,18 @@ func (b *backend) pathRoles() []*framework.Path {
 	}
 }
 
+// ofType puts the type of role in front of the descriptions of its fields, because help
+// texts have the fields of all types in one list. Fields of one type of connection have
+// that in front.
+func ofType(roleType string, fields map[string]*framework.FieldSchema) map[string]*framework.FieldSchema {
+	for _, field := range fields {
+		if !strings.HasPrefix(field.Description, "(") {
+			field.Description = "(" + roleType + ") " + field.Description
+		}
+	}
+	return fields
+}
+
 func roleReadBackFields() map[string]*framework.FieldSchema {
 	fields := dynamicFields()
 	maps.Copy(fields, map[string]*framework.FieldSchema{
@@ -77,6 +89,7 @@ func roleReadBackFields() map[string]*framework.FieldSchema {
 		"credentials":       {Type: framework.TypeSlice, Description: "Static: registry, username and email of each credential, if the role holds several registries."},
 		"members":           {Type: framework.TypeStringSlice, Description: "Bundle: names of the roles that it joins, sorted."},
 		"allowed_bundles":   {Type: framework.TypeStringSlice, Description: "Names and globs of the bundle roles that may join this role."},
+		"used_by":           {Type: framework.TypeStringSlice, Description: "Names of the bundle roles that join this role, sorted, at most 100."},
 		"verify_repository": {Type: framework.TypeString, Description: "Repository that verify/<role> pulls from."},
 		"expires_at":        {Type: framework.TypeString, Description: "When the credential stops working at the registry, RFC 3339, if known. For a bundle, the earliest time."},
 		"updated_at":        {Type: framework.TypeString, Required: true, Description: "When the role was last written, RFC 3339."},
@@ -101,6 +114,16 @@ func (b *backend) readRole(ctx context.Context, req *logical.Request, data *fram
 		return nil, err
 	}
 	resp := &logical.Response{Data: r.readBack()}
+	bundles, more, err := b.usedBy(ctx, req.Storage, name, r)
+	if err != nil {
+		return nil, err
+	}
+	if len(bundles) > 0 {
+		resp.Data["used_by"] = bundles
+	}
+	if more {
+		resp.AddWarning(fmt.Sprintf("used_by: names the first %d of the bundles that join this role", len(bundles)))
+	}
 	if r.isShared() {
 		s, err := b.sharedStatus(ctx, req.Storage, name, r.Dynamic)
 		if err != nil {
@@ -182,12 +205,35 @@ func (b *backend) deleteRole(ctx context.Context, req *logical.Request, data *fr
 	if err != nil {
 		return answer(err)
 	}
+	warnings, err := b.warnOfBundles(ctx, req.Storage, name)
+	if err != nil {
+		return nil, err
+	}
 	dropped, err := b.dropRole(ctx, req, name)
 	left := b.revokeDropped(ctx, req.Storage, dropped) // the role is unlocked, because the registry may be slow
-	if err != nil || left == 0 {
+	if err != nil {
 		return answer(err)
 	}
-	return withWarnings(nil, []string{fmt.Sprintf("%d credentials of the role are not revoked yet; the engine goes on until they are", left)}), nil
+	if left > 0 {
+		warnings = append(warnings, fmt.Sprintf("%d credentials of the role are not revoked yet; the engine goes on until they are", left))
+	}
+	return withWarnings(nil, warnings), nil
+}
+
+// warnOfBundles returns the warning of a role that is about to be deleted, and that
+// bundles join.
+func (b *backend) warnOfBundles(ctx context.Context, storage logical.Storage, name string) ([]string, error) {
+	r, err := b.role(ctx, storage, name)
+	if unreadable := (unreadableError{}); errors.As(err, &unreadable) {
+		return nil, nil // no bundle can be read with it
+	} else if err != nil {
+		return nil, err
+	}
+	bundles, more, err := b.usedBy(ctx, storage, name, r)
+	if err != nil || len(bundles) == 0 {
+		return nil, err
+	}
+	return []string{fmt.Sprintf("bundles join this role, and cannot be read without it: %s; take it out of their members", namedBundles(bundles, more))}, nil
 }
 
 // dropRole deletes a role, and returns its credentials, which are to be revoked even if
@@ -212,12 +258,16 @@ func (b *backend) dropRole(ctx context.Context, req *logical.Request, name strin
 	}
 	b.deleteExpiry(ctx, req.Storage, old.expiresAt(), name)
 	b.deleteConnectionRole(ctx, req.Storage, old.connection(), name)
+	b.deleteBundleKeys(ctx, req.Storage, name, old.members())
 	b.schedule(name, time.Time{})
 	b.sendEvent(ctx, req, "role-delete", "creds/"+name)
 	return dropped, nil
 }
 
 const roleHelp = `
+The parameters of all types of role stand in one list above. In brackets is the type of
+role that has the parameter, or the type of connection.
+
 A static role holds the credential of a registry:
 
     registry, username, password, and email if the registry needs one
@@ -237,6 +287,11 @@ ttl that can be renewed up to max_ttl.
 
 A bundle role joins the credentials of other roles into one pull secret. members
 names these roles, and each of them must name the bundle in its allowed_bundles.
+
+To copy a static role, also to another mount, write what its pull secret is:
+
+    vault read -field=config.json regcred/creds/my_app/docker |
+      vault write regcred/roles/copy dockerconfigjson=-
 
 A write to an existing role keeps the fields that it does not name: "vault write
 regcred/roles/my_app password=..." replaces only the password. "vault patch" does

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -448,4 +449,27 @@ func TestCreateOfAnExistingRoleIsRefused(t *testing.T) {
 	}
 	checkContains(t, resp.Error().Error(), `role "app" was created meanwhile`)
 	checkSame(t, "allowed_bundles", nil, e.read("roles/app")["allowed_bundles"])
+}
+
+// Help texts have the fields of all types of role in one list.
+func TestEachFieldOfARoleSaysOfWhichTypeItIs(t *testing.T) {
+	fields := newEngine(t).roleSchema()
+	for name, want := range map[string]string{
+		"registry": "(static) ", "dockerconfigjson": "(static) ", "members": "(bundle) ", "connection": "(dynamic) ", "ttl": "(dynamic) Leased: ",
+		"allowed_bundles": "(static, dynamic) ", "access": "(ecr, gitlab, harbor) ", "user": "(gitea) ",
+	} {
+		if got := fields[name].Description; !strings.HasPrefix(got, want) {
+			t.Errorf("%s: want a description that begins with %q, got %q", name, want, got)
+		}
+	}
+	for name, field := range fields {
+		if !standsInPath(field) && name != "verify" && !strings.HasPrefix(field.Description, "(") {
+			t.Errorf("%s: the description does not say which roles have it: %q", name, field.Description)
+		}
+		sentences := strings.Split(strings.TrimSuffix(field.Description, "."), ". ")
+		slices.Sort(sentences)
+		if len(slices.Compact(slices.Clone(sentences))) != len(sentences) {
+			t.Errorf("%s: a sentence stands there twice: %q", name, field.Description)
+		}
+	}
 }

@@ -64,6 +64,14 @@ func (r *role) connection() string {
 	return r.Dynamic.Connection
 }
 
+// members returns the members of a bundle, and none for every other role.
+func (r *role) members() []string {
+	if r == nil || r.Bundle == nil {
+		return nil
+	}
+	return r.Bundle.Members
+}
+
 // expiresAt is when the credential of a static role stops working at the registry.
 // It is zero if that is not known, and for every other type of role.
 func (r *role) expiresAt() time.Time {
@@ -149,9 +157,13 @@ func (b *backend) putRole(ctx context.Context, storage logical.Storage, name str
 	if err := putExpiry(ctx, storage, r.expiresAt(), name); err != nil {
 		return err
 	}
+	if err := putBundleKeys(ctx, storage, name, namesWithout(r.members(), old.members())); err != nil {
+		return err
+	}
 	if err := putEntry(ctx, storage, roleStoragePrefix+name, stored); err != nil {
 		return err
 	}
+	b.deleteBundleKeys(ctx, storage, name, namesWithout(old.members(), r.members()))
 	if before := old.expiresAt(); expiryKey(before, name) != expiryKey(r.expiresAt(), name) {
 		b.deleteExpiry(ctx, storage, before, name)
 	}

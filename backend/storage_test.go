@@ -127,6 +127,7 @@ func TestStoredFormsStay(t *testing.T) {
 // what they mint have an identity.
 func formsOfNow() map[string]string {
 	forms := maps.Clone(storedForms)
+	forms["bundle-members/member/all"] = ""
 	reference := strings.NewReplacer(
 		`"connection":"app","role"`, `"connection":"app","connection_id":"id-1","host":"https://git.example.com","role"`,
 		`"revoke_at"`, `"minted_at":"2026-03-01T12:00:00Z","retired_at":"2026-03-01T12:00:00Z","revoke_at"`,

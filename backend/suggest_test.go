@@ -13,7 +13,7 @@ func TestUnknownFieldNamesTheOneThatWasMeant(t *testing.T) {
 	for field, want := range map[string]string{
 		"user_name": "username", "userName": "username", "Username": "username", "usernmae": "username", "login": "username",
 		"pasword": "password", "passwrod": "password", "pwd": "password", "secret": "password", "token": "password",
-		"server": "registry", "host": "registry", "url": "registry", "regsitry": "registry", "docker-server": "registry",
+		"server": "registry", "host": "registry", "url": "registry", "regisstry": "registry", "docker-server": "registry",
 		"docker-username": "username", "docker-password": "password",
 		"auth": "dockerconfigjson", "auths": "dockerconfigjson", ".dockerconfigjson": "dockerconfigjson", "dockerConfigJson": "dockerconfigjson", "config.json": "dockerconfigjson",
 		"expiry": "expires_at", "mail": "email", "member": "members", "bundles": "allowed_bundles",

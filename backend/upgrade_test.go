@@ -95,6 +95,7 @@ func TestDumpsAreServed(t *testing.T) {
 		for path, want := range u.dump.Answers {
 			got := u.answer(path)
 			checkAhead(t, path, want.Data, got.Data)
+			delete(got.Data, "used_by") // which those builds did not tell
 			checkSame(t, path, want, got)
 		}
 		checkSame(t, "storage after reads", before, u.snapshot())
@@ -155,7 +156,8 @@ func (u *upgraded) updateStatic(t *testing.T) {
 			before := u.read("creds/" + name)
 			u.patch("roles/"+name, fields{"allowed_bundles": "all,mixed"})
 			checkSame(t, "pull secret of "+name, before, u.read("creds/"+name))
-			checkSame(t, "role "+name, with(role, fields{"allowed_bundles": []string{"all", "mixed"}, "updated_at": formatTime(u.now())}), u.read("roles/"+name))
+			checkSame(t, "role "+name, without(with(role, fields{"allowed_bundles": []string{"all", "mixed"}, "updated_at": formatTime(u.now())}), "used_by"),
+				without(u.read("roles/"+name), "used_by"))
 			if len(role["registries"].([]string)) > 1 {
 				continue
 			}

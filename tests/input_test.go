@@ -195,7 +195,7 @@ func TestAcceptedInput(t *testing.T) {
 	t.Parallel()
 	v := servers.StartVault(t)
 	const hub = "https://index.docker.io/v1/"
-	hubWarning := []string{`registry: stored as "https://index.docker.io/v1/", the one key under which every tool finds Docker Hub`}
+	hubWarning := []string{`registry: stored as "https://index.docker.io/v1/", under which kubelet, Docker, podman, skopeo and crane find Docker Hub`}
 	stored := func(key string) []string { return []string{fmt.Sprintf("registry: stored as %q", key)} }
 
 	for input, want := range map[string]struct {

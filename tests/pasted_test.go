@@ -44,7 +44,7 @@ type pasted struct {
 
 const (
 	hubKey     = "https://index.docker.io/v1/"
-	storedHub  = `stored as "https://index.docker.io/v1/", the one key under which every tool finds Docker Hub`
+	storedHub  = `stored as "https://index.docker.io/v1/", under which kubelet, Docker, podman, skopeo and crane find Docker Hub`
 	wantConfig = `dockerconfigjson: must be a Docker config such as {"auths":{"registry.example.com":{"auth":"…"}}}, or base64 of one; it `
 	getField   = `kubectl get secret NAME -o jsonpath='{.data.\.dockerconfigjson}'`
 	fromSecret = "dockerconfigjson: is more than a Docker config; its .dockerconfigjson was stored"

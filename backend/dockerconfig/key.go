@@ -228,7 +228,7 @@ func keyWarnings(input string, key Key) []string {
 	if input != string(key) {
 		reason := ""
 		if key == DockerHub {
-			reason = ", the one key under which every tool finds Docker Hub"
+			reason = ", under which kubelet, Docker, podman, skopeo and crane find Docker Hub"
 		}
 		warnings = append(warnings, fmt.Sprintf("stored as %q%s", key, reason))
 	}

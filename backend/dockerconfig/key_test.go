@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	storedAsHub = `stored as "https://index.docker.io/v1/", the one key under which every tool finds Docker Hub`
+	storedAsHub = `stored as "https://index.docker.io/v1/", under which kubelet, Docker, podman, skopeo and crane find Docker Hub`
 
 	longestHost = 253
 	longestPath = 255

@@ -118,14 +118,7 @@ func (c *consumer) asRoot() *attempt {
 // fails when any line is missing or any word is misspelt.
 func (c *consumer) does(policy string, others []string, tool func(*attempt) error) {
 	c.Helper()
-	files := map[string]string{}
-	for _, name := range append(slices.Clone(others), policy) {
-		content, err := os.ReadFile(filepath.Join(servers.Repo(), "examples", c.tool, name))
-		if err != nil {
-			c.Fatal(err)
-		}
-		files[name] = string(content)
-	}
+	files := c.examples(append(slices.Clone(others), policy)...)
 	use := func(files map[string]string) (*attempt, error) {
 		r, err := c.start(files, policy)
 		if err != nil {
@@ -146,11 +139,35 @@ func (c *consumer) does(policy string, others []string, tool func(*attempt) erro
 		c.Errorf("%s allows other paths than the tool asks for (-allowed +asked):\n%s", policy, diff)
 	}
 
+	c.everyWordCounts(files, func(files map[string]string) error {
+		_, err := use(files)
+		return err
+	})
+}
+
+// examples reads files of the tool's example.
+func (c *consumer) examples(names ...string) map[string]string {
+	c.Helper()
+	files := map[string]string{}
+	for _, name := range names {
+		content, err := os.ReadFile(filepath.Join(servers.Repo(), "examples", c.tool, name))
+		if err != nil {
+			c.Fatal(err)
+		}
+		files[name] = string(content)
+	}
+	return files
+}
+
+// everyWordCounts checks that a use of the files fails when any line is missing
+// or any word is misspelt.
+func (c *consumer) everyWordCounts(files map[string]string, use func(files map[string]string) error) {
+	c.Helper()
 	for name, content := range files {
 		for _, change := range changes(content) {
 			changed := maps.Clone(files)
 			changed[name] = change.content
-			if _, err := use(changed); err == nil {
+			if err := use(changed); err == nil {
 				c.Errorf("examples/%s/%s: no difference %s", c.tool, name, change.what)
 			}
 		}
@@ -398,12 +415,18 @@ func (c *consumer) mountedAsKV2(t *testing.T) {
 	}
 }
 
+// pullSecret reads the Docker config of a role.
+func (c *consumer) pullSecret(role string) string {
+	c.Helper()
+	return read(c, c.vault.Client, "regcred/creds/"+role+"/kubernetes")[".dockerconfigjson"].(string)
+}
+
 // TestEveryExampleStandsOnItsPage compares examples/ with docs/consumers/.
 func TestEveryExampleStandsOnItsPage(t *testing.T) {
 	t.Parallel()
 	examples, err := filepath.Glob(filepath.Join(servers.Repo(), "examples", "*"))
-	if err != nil || len(examples) < 14 {
-		t.Fatalf("want 14 tools, got %v, %v", examples, err)
+	if err != nil || len(examples) < 18 {
+		t.Fatalf("want 18 folders, got %v, %v", examples, err)
 	}
 	index := page(t, "README.md")
 	pages, err := filepath.Glob(filepath.Join(servers.Repo(), "docs", "consumers", "*.md"))

@@ -53,15 +53,15 @@ var keyKinds = []struct {
 	not      []string
 }{
 	{"registry.example.com", "registry.example.com/team/app", nil},
-	{"https://index.docker.io/v1/", "docker.io/library/busybox", nil},
+	{"https://index.docker.io/v1/", "docker.io/library/busybox", []string{"image-updater"}}, // see TestArgoCDImageUpdater
 	{"registry.example.com:5000", "registry.example.com:5000/team/app", nil},
 	{"registry.example.com:443", "registry.example.com:443/team/app", nil},
 	{"127.0.0.1:5000", "127.0.0.1:5000/team/app", nil},
 	{"localhost:5000", "localhost:5000/app", nil},
 	{"[::1]:5000", "[::1]:5000/team/app", []string{"containers"}}, // it cannot even name such an image
 	{"registry.example.com/team", "registry.example.com/team/app", nil},
-	{"docker.io/acme", "docker.io/acme/app", []string{"docker", "go-containerregistry"}},
-	{"*.example.com", "registry.example.com/team/app", []string{"docker", "go-containerregistry", "containers"}},
+	{"docker.io/acme", "docker.io/acme/app", []string{"docker", "go-containerregistry", "flux", "image-updater"}},
+	{"*.example.com", "registry.example.com/team/app", []string{"docker", "go-containerregistry", "containers", "image-updater"}},
 }
 
 // TestBytesAreThoseOfKubectl compares pull secrets with those of a real
@@ -127,6 +127,8 @@ var readers = map[string]func(*testing.T, []clients.LookUp) []clients.Found{
 	"containers":           func(t *testing.T, l []clients.LookUp) []clients.Found { return clients.Ask(t, "read-containers", l) },
 	"docker":               askEach(askDocker),
 	"go-containerregistry": askEach(askGoContainerRegistry),
+	"flux":                 askFlux,
+	"image-updater":        askImageUpdater,
 }
 
 // TestEveryReaderFindsTheCredential reads pull secrets from a real Vault and
@@ -228,6 +230,32 @@ func askGoContainerRegistry(t *testing.T, q clients.LookUp) clients.Found {
 		return clients.Found{Error: err.Error()}
 	}
 	return foundOrError(clients.Login{Username: auth.Username, Password: auth.Password}, nil)
+}
+
+// askFlux reads as Flux does for ImageRepository and OCIRepository.
+func askFlux(t *testing.T, questions []clients.LookUp) []clients.Found {
+	questions = slices.Clone(questions)
+	for i, q := range questions {
+		questions[i].Secret, questions[i].Manifest = exampleSecretName, imageRepository(q.Image)
+	}
+	return withoutRead(clients.Ask(t, "read-flux", questions))
+}
+
+// askImageUpdater reads as Argo CD Image Updater does with its built-in list of
+// registries.
+func askImageUpdater(t *testing.T, questions []clients.LookUp) []clients.Found {
+	questions = slices.Clone(questions)
+	for i := range questions {
+		questions[i].Secret = exampleSecretName
+	}
+	return withoutRead(clients.Ask(t, "read-image-updater", questions))
+}
+
+func withoutRead(answers []clients.Found) []clients.Found {
+	for i := range answers {
+		answers[i].Read = nil
+	}
+	return answers
 }
 
 func foundOrError(l clients.Login, err error) clients.Found {

@@ -21,17 +21,24 @@ type Login struct {
 // hold for this image?
 type LookUp struct {
 	Config string `json:"config"`
-	Image  string `json:"image"`
+	Image  string `json:"image,omitempty"`
+
+	// For readers that have a configuration of their own, which names the Secret
+	// that holds the Docker config.
+	Secret   string `json:"secret,omitempty"` // namespace/name
+	Manifest string `json:"manifest,omitempty"`
 }
 
 // Found is a reader's answer.
 type Found struct {
-	Credentials []Login `json:"credentials"`
-	Error       string  `json:"error"`
+	Credentials []Login           `json:"credentials"`
+	Read        map[string]string `json:"read"` // from the manifest
+	Error       string            `json:"error"`
 }
 
 // Ask asks a reader that is a program, because its library needs a module of
-// its own: "read-kubelet" or "read-containers".
+// its own: "read-kubelet", "read-containers", "read-flux" or
+// "read-image-updater".
 func Ask(t testing.TB, reader string, questions []LookUp) []Found {
 	t.Helper()
 	in, err := json.Marshal(questions)

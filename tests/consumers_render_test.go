@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -84,7 +85,8 @@ func TestArgoCDVaultPlugin(t *testing.T) {
 	c.Run("no such role", c.absent)
 }
 
-// TestBankVaultsWebhook follows bank-vaults/secrets-webhook.
+// TestBankVaultsWebhook follows bank-vaults/secrets-webhook 0.4.1, whose module
+// is not available.
 func TestBankVaultsWebhook(t *testing.T) {
 	c := newConsumer(t, "bank-vaults-webhook")
 	// As readVaultPath of the injector: always with a version.
@@ -118,20 +120,41 @@ func TestBankVaultsWebhook(t *testing.T) {
 	type dockerConfig struct {
 		Auths map[string]dockerAuth `json:"auths"`
 	}
-	c.does("policy.hcl", []string{"secret.yaml"}, func(r *attempt) error {
+	c.does("policy.hcl", []string{"secret.yaml", "values.yaml"}, func(r *attempt) error {
 		var m manifest
-		if err := r.parse("secret.yaml", &m); err != nil {
+		// Values of the webhook's chart. Everything in env becomes a variable of
+		// the webhook.
+		var values struct {
+			Env                  map[string]string `json:"env"`
+			SecretsFailurePolicy string            `json:"secretsFailurePolicy"`
+		}
+		if err := errors.Join(r.parse("secret.yaml", &m), r.parse("values.yaml", &values)); err != nil {
 			return err
 		}
 		got, err := m.stored()
 		if err != nil {
 			return err
 		}
+		const prefix = "secrets-webhook.security.bank-vaults.io/"
 		if err := want("annotations", map[string]string{ // pkg/common/common.go
-			"vault.security.banzaicloud.io/vault-addr": exampleAddress,
-			"vault.security.banzaicloud.io/vault-path": "jwt",
-			"vault.security.banzaicloud.io/vault-role": "my_app",
+			prefix + "provider":   "vault",
+			prefix + "vault-addr": exampleAddress,
+			prefix + "vault-path": "jwt",
+			prefix + "vault-role": "my_app",
 		}, m.Metadata.Annotations); err != nil {
+			return err
+		}
+		// As SecretsMutator in pkg/webhook/webhook.go: no provider, no mutation.
+		// As vaultAddrPolicy in pkg/provider/vault/config.go and
+		// ValidateObjectAddr in pkg/common/addr.go: an address in an annotation
+		// must be on the list.
+		allowed := strings.Split(values.Env["VAULT_ADDR_ALLOWLIST"], ",")
+		if addr := m.Metadata.Annotations[prefix+"vault-addr"]; !slices.Contains(allowed, addr) {
+			return fmt.Errorf("address %q is not in the configured allowlist", addr)
+		}
+		// The chart's default, Ignore, stores the Secret with its references when
+		// the webhook does not answer.
+		if err := want("secretsFailurePolicy", "Fail", values.SecretsFailurePolicy); err != nil {
 			return err
 		}
 		// As mutateDockerCreds and determineAuthType in

@@ -129,6 +129,131 @@ func testExternalSecretsExamplesAreMinimal(t *testing.T, k *servers.Kubernetes) 
 	}
 }
 
+// testExternalSecretsDeletion deletes the role in Vault. docs/consumers/external-secrets.md
+// has a table of what becomes of the Secret.
+func testExternalSecretsDeletion(t *testing.T, k *servers.Kubernetes) {
+	w := newWorld(t)
+	w.usePolicy(t, example(t, "external-secrets/policy.hcl"))
+	type consumer struct {
+		name    string
+		deletes bool
+		k       *servers.Kubernetes
+	}
+	consumers := []*consumer{
+		{name: "generator"},
+		{name: "secretstore"},
+		{name: "extract"},
+		{name: "generator", deletes: true},
+		{name: "secretstore", deletes: true},
+		{name: "extract", deletes: true},
+	}
+	namespace := func(c *consumer) string { return fmt.Sprintf("deletion-%s-%t", c.name, c.deletes) }
+	var namespaces []string
+	for _, c := range consumers {
+		namespaces = append(namespaces, namespace(c))
+	}
+	w.trustCluster(t, k, namespaces...)
+	for _, c := range consumers {
+		c.k = k.Namespace(t, namespace(c))
+		manifest := w.externalSecret(t, c.name, "refreshInterval: 1m", "refreshInterval: 1s")
+		if c.deletes {
+			// Both forms of target in the examples.
+			manifest = strings.NewReplacer("target: {", "target: {deletionPolicy: Delete, ", "target:\n", "target:\n    deletionPolicy: Delete\n").Replace(manifest)
+			if !strings.Contains(manifest, "deletionPolicy") {
+				t.Fatalf("no target in %s", manifest)
+			}
+		}
+		if err := applyAndWait(c.k, manifest, cutLimit(t, 0)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.vault.CLI(t, "", "delete", "regcred/roles/my_app")
+
+	for _, c := range consumers {
+		gone := c.deletes && c.name != "generator"
+		servers.Eventually(t, func() error {
+			// External Secrets has noticed that the role is gone.
+			condition, err := c.k.TryKubectl("", "get", "externalsecret", "regcred", "-o", "jsonpath={.status.conditions[*].reason} {.status.conditions[*].message}")
+			if err == nil && !strings.Contains(condition, "SecretDeleted") && !strings.Contains(condition, "SecretSyncedError") && !strings.Contains(condition, "Retain") {
+				err = fmt.Errorf("%s: nothing has changed: %s", namespace(c), condition)
+			}
+			return err
+		})
+		_, err := getSecret(c.k)
+		if deleted := err != nil && strings.Contains(err.Error(), "NotFound"); deleted != gone || err != nil && !deleted {
+			t.Errorf("%s: want the Secret deleted: %t, got %v", namespace(c), gone, err)
+		}
+	}
+}
+
+// testExternalSecretsWholeCluster uses the example for many namespaces, and
+// removes one line at a time. Each use has objects of its own for the cluster,
+// a namespace for the service account, one that has the label, and one that has
+// not.
+func testExternalSecretsWholeCluster(t *testing.T, k *servers.Kubernetes) {
+	w := newWorld(t)
+	w.usePolicy(t, example(t, "external-secrets/policy.hcl"))
+	manifest := w.externalSecret(t, "clustersecretstore") + "---\n" + example(t, "external-secrets/clusterexternalsecret.yaml")
+	type cut struct {
+		test, name, manifest string
+		line                 int
+	}
+	var cuts []cut
+	var homes []string
+	for line, lineName := range linesToCut(manifest) {
+		name := fmt.Sprintf("regcred-%d", line)
+		own := strings.NewReplacer("name: regcred, namespace: app", "name: regcred, namespace: home-"+name, `regcred: "true"`, fmt.Sprintf("regcred: %q", name),
+			"metadata: {name: regcred}", "metadata: {name: "+name+"}", "kind: ClusterSecretStore, name: regcred}", "kind: ClusterSecretStore, name: "+name+"}")
+		cuts = append(cuts, cut{"without " + lineName, name, own.Replace(withoutLine(manifest, line)), line})
+		homes = append(homes, "home-"+name)
+	}
+	w.trustCluster(t, k, homes...)
+	want := w.creds(t, minimalPath[len("creds/"):])
+	for _, cut := range cuts {
+		t.Run(cut.test, func(t *testing.T) {
+			t.Parallel()
+			home, labelled, other := k.Namespace(t, "home-"+cut.name), k.Namespace(t, "labelled-"+cut.name), k.Namespace(t, "other-"+cut.name)
+			k.Kubectl(t, "", "label", "namespace", "labelled-"+cut.name, "regcred="+cut.name)
+			wantNeeded(t, cut.line, servesLabelled(home, labelled, other, cut.manifest, cut.name, want, cutLimit(t, cut.line)))
+		})
+	}
+}
+
+// servesLabelled checks that a manifest for the whole cluster brings a Secret
+// into the labelled namespace, and that another namespace cannot use its store.
+func servesLabelled(home, labelled, other *servers.Kubernetes, manifest, name string, want map[string]string, limit time.Duration) error {
+	if err := apply(home, manifest); err != nil {
+		return err
+	}
+	object := "externalsecret/" + name
+	for _, condition := range []string{"create", "condition=Ready"} {
+		if _, err := labelled.TryKubectl("", "wait", object, "--for="+condition, "--timeout="+limit.String()); err != nil {
+			return err
+		}
+	}
+	secret, err := getSecretNamed(labelled, name)
+	if err != nil {
+		return err
+	}
+	if err := compareSecret(secret, pullSecret(want)); err != nil {
+		return err
+	}
+	interval, err := labelled.TryKubectl("", "get", object, "-o", "jsonpath={.spec.refreshInterval}")
+	if err != nil {
+		return err
+	}
+	if every, err := time.ParseDuration(interval); err != nil || every != time.Minute {
+		return fmt.Errorf("refresh interval: want 1m, got %s", interval)
+	}
+	stranger := fmt.Sprintf(`{apiVersion: external-secrets.io/v1, kind: ExternalSecret, metadata: {name: %[1]s},
+spec: {refreshInterval: 1m, secretStoreRef: {kind: ClusterSecretStore, name: %[1]s}, dataFrom: [{extract: {key: %[2]s}}]}}`, name, minimalPath)
+	if _, err := other.TryKubectl(stranger, "apply", "-f", "-"); err != nil {
+		return err
+	}
+	_, err = other.TryKubectl("", "wait", object, "--for=condition=Ready=False", "--timeout="+limit.String())
+	return err
+}
+
 // externalSecret returns an example that talks to this world's Vault.
 func (w *world) externalSecret(t *testing.T, name string, oldnew ...string) string {
 	t.Helper()

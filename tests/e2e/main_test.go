@@ -45,6 +45,8 @@ func TestConsumers(t *testing.T) {
 		{"External Secrets copies all fields of creds", testExternalSecretsAllFields},
 		{"External Secrets decodes base64", testExternalSecretsBase64},
 		{"External Secrets is held to its policy", testExternalSecretsPolicy},
+		{"External Secrets deletes a Secret where the page says so", testExternalSecretsDeletion},
+		{"External Secrets serves labelled namespaces and no other", testExternalSecretsWholeCluster},
 		{"External Secrets needs every line of the examples", testExternalSecretsExamplesAreMinimal},
 		{"Vault Agent writes config.json", testVaultAgentConfigJSON},
 		{"Vault Agent applies a Secret", testVaultAgentSecret},
@@ -149,8 +151,10 @@ func pullSecret(data map[string]string) kubernetesSecret {
 }
 
 // getSecret reads the Secret that all examples make.
-func getSecret(k *servers.Kubernetes) (kubernetesSecret, error) {
-	out, err := k.TryKubectl("", "get", "secret", "regcred", "-o", "json")
+func getSecret(k *servers.Kubernetes) (kubernetesSecret, error) { return getSecretNamed(k, "regcred") }
+
+func getSecretNamed(k *servers.Kubernetes, name string) (kubernetesSecret, error) {
+	out, err := k.TryKubectl("", "get", "secret", name, "-o", "json")
 	if err != nil {
 		return kubernetesSecret{}, err
 	}

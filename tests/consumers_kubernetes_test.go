@@ -212,7 +212,7 @@ func TestRicobergerVaultSecretsOperator(t *testing.T) {
 		}
 		return converted, nil
 	}
-	c.does("policy.hcl", []string{"vaultsecret.yaml"}, func(r *attempt) error {
+	sync := func(r *attempt, file string) error {
 		var vaultSecret struct {
 			object
 			Spec struct {
@@ -221,7 +221,7 @@ func TestRicobergerVaultSecretsOperator(t *testing.T) {
 				Type string   `json:"type"`
 			} `json:"spec"`
 		}
-		if err := errors.Join(r.parse("vaultsecret.yaml", &vaultSecret), vaultSecret.is("ricoberger.de/v1alpha1", "VaultSecret")); err != nil {
+		if err := errors.Join(r.parse(file, &vaultSecret), vaultSecret.is("ricoberger.de/v1alpha1", "VaultSecret")); err != nil {
 			return err
 		}
 		data, err := r.getKV(vaultSecret.Spec.Path)
@@ -233,13 +233,25 @@ func TestRicobergerVaultSecretsOperator(t *testing.T) {
 			return err
 		}
 		return secret{vaultSecret.Metadata.Name, vaultSecret.Metadata.Namespace, vaultSecret.Spec.Type, converted}.isTheExample()
-	})
-	c.Run("one of all fields", func(t *testing.T) {
-		got, err := convert(read(t, c.vault.Client, "regcred/creds/my_app"), []string{".dockerconfigjson"})
-		if diff := cmp.Diff(exampleSecret().Data, got); diff != "" || err != nil {
-			t.Errorf("%v (-want +got):\n%s", err, diff)
+	}
+	c.does("policy.hcl", []string{"vaultsecret.yaml", "values.yaml"}, func(r *attempt) error {
+		// Values of the operator's chart, which become variables of the operator:
+		// by default it logs in with a token, and reads once.
+		var values struct {
+			Vault struct {
+				Address            string `json:"address"`
+				AuthMethod         string `json:"authMethod"`
+				ReconciliationTime int    `json:"reconciliationTime"`
+			} `json:"vault"`
 		}
+		if err := errors.Join(r.parse("values.yaml", &values),
+			want("login", exampleAddress+" kubernetes", values.Vault.Address+" "+values.Vault.AuthMethod),
+			want("reconciliation time", 60, values.Vault.ReconciliationTime)); err != nil {
+			return err
+		}
+		return sync(r, "vaultsecret.yaml")
 	})
+	c.does("keys-policy.hcl", []string{"keys.yaml"}, func(r *attempt) error { return sync(r, "keys.yaml") })
 	c.Run("all fields of all roles", func(t *testing.T) {
 		c.otherRoles()
 		for _, path := range c.creds() {

@@ -1,0 +1,3 @@
+path "regcred/creds/my_app" {
+  capabilities = ["read"]
+}

@@ -138,6 +138,12 @@ func (c *consumer) does(policy string, others []string, tool func(*attempt) erro
 	if diff := cmp.Diff(allowed, slices.Sorted(maps.Keys(r.asked))); diff != "" {
 		c.Errorf("%s allows other paths than the tool asks for (-allowed +asked):\n%s", policy, diff)
 	}
+	// What the pages say of a misspelt path, and of a role that does not exist.
+	for _, path := range allowed {
+		if _, err := r.Logical().Read(path + "x"); !strings.HasPrefix(path, "sys/") && !isStatus(err, http.StatusForbidden) {
+			c.Errorf("%s: want status 403 for the misspelt path %sx, got %v", policy, path, err)
+		}
+	}
 
 	c.everyWordCounts(files, func(files map[string]string) error {
 		_, err := use(files)

@@ -53,7 +53,7 @@ vault: ## put a Vault to test with at .bin/vault: $VAULT_BIN, or one on PATH, or
 .PHONY: test
 test: build vault tools ## run the unit tests, then test the engine on a real Vault with real clients
 	CGO_ENABLED=1 $(GO) test -race -cover ./...
-	cd tests && CGO_ENABLED=1 $(GO) test -race -count=1 -parallel=6 -timeout=20m . ./tools/filecycles
+	cd tests && CGO_ENABLED=1 $(GO) test -race -count=1 -parallel=6 -timeout=20m . ./servers ./tools/filecycles
 
 .PHONY: bench
 bench: build vault .bin/bench-floor ## measure requests against a floor and Vault's KV, as ratios (Linux); BENCH=short tries it

@@ -72,7 +72,6 @@ func cmdLogin(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(err)
 	}
 	ts.Setenv("VAULT_TOKEN", token)
-	ts.Setenv("BAO_TOKEN", token)
 }
 
 // cmdSub puts the last command's standard output into a variable, as the

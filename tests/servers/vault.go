@@ -30,6 +30,7 @@ const (
 // Vault is a running Vault or OpenBao server.
 type Vault struct {
 	*Process
+	OpenBao   bool   // for what is the server's own; see docs/openbao.md
 	Addr      string // as in VAULT_ADDR
 	Token     string // a root token
 	PluginDir string
@@ -46,6 +47,10 @@ type Vault struct {
 	cluster string // its address for the other nodes
 	options RaftOptions
 }
+
+// openBaoSettings let tests enable audit devices by the API, as Vault does
+// without them.
+const openBaoSettings = "unsafe_allow_api_audit_creation = true\n"
 
 // RaftOptions are options of a server with integrated storage.
 type RaftOptions struct {
@@ -71,6 +76,13 @@ func StartVaultWith(t testing.TB, plugin string) *Vault {
 	cmd := exec.Command(v.program, "server", "-dev", "-dev-no-store-token",
 		"-dev-root-token-id="+v.Token, "-dev-listen-address="+v.listen,
 		"-dev-plugin-dir="+v.PluginDir, "-log-level=trace")
+	if v.OpenBao {
+		config := filepath.Join(v.dir, "dev.hcl")
+		if err := os.WriteFile(config, []byte(openBaoSettings), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		cmd.Args = append(cmd.Args, "-config="+config)
+	}
 	cmd.Env = v.Env()
 	v.Process = start(t, "vault", cmd, v.answers)
 	v.connect(t)
@@ -140,6 +152,11 @@ func newVault(t testing.TB, plugin string) *Vault {
 	t.Helper()
 	v := &Vault{program: Bin(t, "vault"), dir: t.TempDir(), listen: freeAddr(t), node: "one", cluster: freeAddr(t)}
 	v.Addr = "http://" + v.listen
+	version, err := exec.Command(v.program, "version").Output()
+	if err != nil {
+		t.Fatalf("%s version: %v", v.program, err)
+	}
+	v.OpenBao = isOpenBao(string(version))
 	v.PluginDir = filepath.Join(v.dir, "plugins")
 	v.LogDir = filepath.Join(v.dir, "log")
 	for _, dir := range []string{v.PluginDir, v.LogDir, filepath.Join(v.dir, "raft")} {
@@ -318,8 +335,9 @@ func (v *Vault) Env() []string {
 		"PATH=" + filepath.Dir(v.program) + string(os.PathListSeparator) + os.Getenv("PATH"),
 		"HOME=" + v.dir,
 		"TMPDIR=" + v.dir,
+		// OpenBao reads these too. With BAO_TOKEN beside it, a test that replaces
+		// VAULT_TOKEN would go on as root there.
 		"VAULT_ADDR=" + v.Addr, "VAULT_TOKEN=" + v.Token,
-		"BAO_ADDR=" + v.Addr, "BAO_TOKEN=" + v.Token,
 		"VAULT_CLI_NO_COLOR=1",
 	}
 	return env
@@ -340,5 +358,8 @@ func (v *Vault) CLI(t testing.TB, stdin string, args ...string) string {
 	}
 	return string(out)
 }
+
+// isOpenBao reads what the server's program prints as its version.
+func isOpenBao(version string) bool { return strings.HasPrefix(version, "OpenBao ") }
 
 func randomToken() string { return "test-" + rand.Text() }

@@ -16,7 +16,7 @@ export BENCH_ENV ?=
 GO     ?= go
 BUILDFLAGS = -trimpath -ldflags="-s -w -X main.version=$(VERSION)"
 PLUGIN := bin/vault-plugin-secrets-regcred
-TOOLS  := registry crane gitea kubectl read-kubelet read-containers read-flux read-image-updater
+TOOLS  := registry crane gitea kubectl read-kubelet read-containers read-flux read-image-updater read-vals read-argocd-vault-plugin
 E2E    := $(TOOLS) etcd kube-apiserver external-secrets
 
 # The platforms of a release: those of Vault and OpenBao.
@@ -123,6 +123,8 @@ tools: $(TOOLS:%=.bin/%) skopeo ## build what the tests need beside Vault, to .b
 .bin/read-containers: tests/tools/containers/go.sum tests/tools/containers/read-containers/main.go
 .bin/read-flux: tests/tools/gitops/go.sum tests/tools/gitops/read-flux/main.go
 .bin/read-image-updater: tests/tools/gitops/go.sum tests/tools/gitops/read-image-updater/main.go
+.bin/read-vals: tests/tools/render/go.sum tests/tools/render/read-vals/main.go
+.bin/read-argocd-vault-plugin: tests/tools/render/go.sum tests/tools/render/read-argocd-vault-plugin/main.go
 .bin/bench-floor: tests/go.sum tests/bench/floor/main.go
 .bin/pause: tests/tools/pause/main.go
 .bin/standins: tests/tools/standins/main.go $(wildcard backend/issuer/gitlab/gitlabtest/*.go backend/issuer/harbor/harbortest/*.go backend/issuer/issuertest/*.go)

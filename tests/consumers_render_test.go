@@ -3,6 +3,7 @@
 package tests
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
+	"os/exec"
 	"regexp"
 	"slices"
 	"strings"
@@ -22,6 +24,9 @@ import (
 	"github.com/zclconf/go-cty/cty"
 	"github.com/zclconf/go-cty/cty/function"
 	"github.com/zclconf/go-cty/cty/function/stdlib"
+	"sigs.k8s.io/yaml"
+
+	"vault-plugin-secrets-regcred/tests/servers"
 )
 
 // TestArgoCDVaultPlugin follows argoproj-labs/argocd-vault-plugin 1.18.1.
@@ -76,6 +81,7 @@ func TestArgoCDVaultPlugin(t *testing.T) {
 		}
 		return got.isTheExample()
 	})
+	c.Run("its own code", func(t *testing.T) { c.renders(t, "read-argocd-vault-plugin", "secret.yaml") })
 	c.Run("kv version 2", func(t *testing.T) {
 		r := c.asRoot()
 		if _, err := getSecrets(r, "regcred/creds/my_app", "2"); err == nil || !strings.Contains(err.Error(), "check that kv-v2 is the correct engine") {
@@ -464,6 +470,39 @@ func TestVals(t *testing.T) {
 		}
 		return got.isTheExample()
 	})
+	c.Run("its own code", func(t *testing.T) { c.renders(t, "read-vals", "secret.yaml") })
 	c.Run("mount with version 2", c.mountedAsKV2)
 	c.Run("no such role", c.absent)
+}
+
+// renders renders a file of the example with the tool's own code, which is a
+// program because its module is one of its own. The token has the policy of the
+// example.
+func (c *consumer) renders(t *testing.T, program, file string) {
+	t.Helper()
+	files := c.examples(file, "policy.hcl")
+	r, err := c.start(files, "policy.hcl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), servers.Bin(t, program))
+	cmd.Stdin = strings.NewReader(strings.ReplaceAll(files[file], exampleAddress, c.vault.Addr))
+	cmd.Env = []string{"HOME=" + t.TempDir(), "VAULT_ADDR=" + c.vault.Addr, "VAULT_TOKEN=" + r.Token()}
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", program, err, stderr.String())
+	}
+	var m manifest
+	if err := yaml.UnmarshalStrict(out, &m); err != nil {
+		t.Fatalf("%s made no manifest: %v\n%s", program, err, out)
+	}
+	got, err := m.stored()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := got.isTheExample(); err != nil {
+		t.Error(err)
+	}
 }

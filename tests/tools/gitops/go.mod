@@ -9,9 +9,9 @@ require (
 	github.com/fluxcd/source-controller/api v1.9.1
 	github.com/google/go-containerregistry v0.21.6
 	github.com/google/go-containerregistry/pkg/authn/kubernetes v0.0.0-20250225234217-098045d5e61f
-	k8s.io/api v0.36.1
-	k8s.io/apimachinery v0.36.2
-	k8s.io/client-go v0.36.0
+	k8s.io/api v0.36.3
+	k8s.io/apimachinery v0.36.3
+	k8s.io/client-go v0.36.3
 	sigs.k8s.io/yaml v1.6.0
 )
 

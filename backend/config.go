@@ -32,12 +32,14 @@ type config struct {
 }
 
 // allows reports whether a role may name the registry. A pattern must match its
-// host, where '*' matches any characters. A pattern with a path allows only that
-// path and the paths below it.
+// host, where '*' matches any characters, and have the same port or, like it, none.
+// A pattern with a path allows only that path and the paths below it.
 func (c config) allows(key dockerconfig.Key) bool {
+	host, port := key.HostAndPort()
 	for _, pattern := range c.AllowedRegistries {
+		hosts, samePort := pattern.HostAndPort()
 		inPath := pattern.Path() == "" || key.Path() == pattern.Path() || strings.HasPrefix(key.Path(), pattern.Path()+"/")
-		if inPath && glob.Glob(pattern.Host(), key.Host()) {
+		if inPath && port == samePort && glob.Glob(hosts, host) {
 			return true
 		}
 	}

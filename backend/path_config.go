@@ -156,7 +156,8 @@ The engine checks it at every write and every read of a role, so a change takes
 effect at once: a role that names another registry stays stored, and reads of
 its pull secret are refused. Write patterns as you write registries:
 registry.gitlab.com, registry.example.com:5000, *.example.com, docker.io,
-ghcr.io/team. A pattern without a path allows every path of its host.
+ghcr.io/team. A pattern without a port, '*' alone too, allows no registry with a
+port. A pattern without a path allows every path of its host.
 
 expiry_warning is a duration. The default is 336h.
 

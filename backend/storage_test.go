@@ -252,7 +252,7 @@ func TestMalformedRolesAreErrors(t *testing.T) {
 
 func TestEveryStoredSecretIsSealWrapped(t *testing.T) {
 	e := newEngine(t)
-	e.write("config", fields{"allowed_registries": "*"})
+	e.write("config", fields{"allowed_registries": "*,*:5000"})
 	e.write("roles/app", credential)
 	e.write("roles/several", fields{"dockerconfigjson": several})
 	storeDynamicForms(t, e)

@@ -113,6 +113,15 @@ func (k Key) Host() string {
 	return host
 }
 
+// HostAndPort returns the parts of [Key.Host]. The port is "" if there is none.
+func (k Key) HostAndPort() (host, port string) {
+	host = k.Host()
+	if colon := strings.LastIndexByte(host, ':'); colon > strings.LastIndexByte(host, ']') {
+		return host[:colon], host[colon+1:]
+	}
+	return host, ""
+}
+
 // Path returns the repository path that the key is limited to, "" for the whole
 // registry.
 func (k Key) Path() string {

@@ -35,8 +35,10 @@ const (
 // registry has. cas replaces the system's CAs; nil keeps them.
 func NewHTTP(cas *x509.CertPool) *http.Client {
 	inner := &http.Transport{
-		Proxy:                  http.ProxyFromEnvironment,
-		DialContext:            (&net.Dialer{Timeout: 10 * time.Second, Control: registry.RefuseForbidden}).DialContext,
+		Proxy: registry.ProxyFromEnvironment(),
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			return registry.Dial(ctx, net.Dialer{Timeout: 10 * time.Second}, network, address)
+		},
 		TLSClientConfig:        &tls.Config{RootCAs: cas, MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:    10 * time.Second,
 		MaxResponseHeaderBytes: maxHeader,
@@ -62,6 +64,9 @@ type transport struct {
 
 // RoundTrip implements [http.RoundTripper].
 func (t *transport) RoundTrip(in *http.Request) (*http.Response, error) {
+	if err := registry.CheckURL(in.URL); err != nil {
+		return nil, Refusedf("%s", err)
+	}
 	out := in.Clone(in.Context())
 	out.Header.Set("User-Agent", userAgent)
 	next := t.nonIdempotent

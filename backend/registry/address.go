@@ -3,10 +3,15 @@
 package registry
 
 import (
+	"context"
+	"net"
+	"net/http"
 	"net/netip"
 	"net/url"
 	"strings"
 	"syscall"
+
+	"golang.org/x/net/http/httpproxy"
 )
 
 // metadataAddrs are cloud metadata services that are not at a link-local address.
@@ -56,10 +61,22 @@ func forbidden(addr netip.Addr) bool {
 	return false
 }
 
-// RefuseForbidden is a Control function for a [net.Dialer], which calls it with each
-// resolved address before it connects. It refuses addresses that no registry has,
-// such as cloud metadata services.
-func RefuseForbidden(_, address string, _ syscall.RawConn) error {
+// Dial connects to an address, unless it resolves to one that no registry has, such as
+// that of a cloud metadata service. A name of this machine must resolve to this machine,
+// because plain http is accepted for it.
+func Dial(ctx context.Context, dialer net.Dialer, network, address string) (net.Conn, error) {
+	host, _, err := net.SplitHostPort(address)
+	ofThisMachine := err == nil && IsLoopback(host)
+	dialer.Control = func(_, resolved string, _ syscall.RawConn) error {
+		if ofThisMachine && !isLoopbackAddress(resolved) {
+			return failf(Unreachable, "%s is a name of this machine and leads to %s; nothing was sent there", untrusted(host), resolved)
+		}
+		return refuseForbidden(resolved)
+	}
+	return dialer.DialContext(ctx, network, address)
+}
+
+func refuseForbidden(address string) error {
 	parsed, err := netip.ParseAddrPort(address)
 	if err != nil || forbidden(parsed.Addr()) {
 		return failf(Unreachable, "%s is an address that no registry has; nothing was sent there", address)
@@ -67,11 +84,29 @@ func RefuseForbidden(_, address string, _ syscall.RawConn) error {
 	return nil
 }
 
-// checkLiteralAddress does the same for an address in a URL, because with a proxy
-// the dialer sees only the proxy's address. It refuses numbers that are not an
-// address in the usual form ("2852039166", "0xa9.0xfe.43518"), because some
+func isLoopbackAddress(address string) bool {
+	parsed, err := netip.ParseAddrPort(address)
+	return err == nil && parsed.Addr().Unmap().IsLoopback()
+}
+
+// ProxyFromEnvironment returns a Proxy function for an [http.Transport], which follows
+// the environment. It names no proxy for this machine under any of its names: a proxy
+// is another machine, and plain http would give it the credential.
+func ProxyFromEnvironment() func(*http.Request) (*url.URL, error) {
+	proxyFor := httpproxy.FromEnvironment().ProxyFunc()
+	return func(r *http.Request) (*url.URL, error) {
+		if IsLoopback(r.URL.Hostname()) {
+			return nil, nil
+		}
+		return proxyFor(r.URL)
+	}
+}
+
+// CheckURL refuses the addresses that [Dial] refuses if they stand in a URL, because
+// with a proxy the dialer sees only the proxy's address. It refuses numbers that are not
+// an address in the usual form ("2852039166", "0xa9.0xfe.43518"), because some
 // resolvers turn them into one.
-func checkLiteralAddress(u *url.URL) error {
+func CheckURL(u *url.URL) error {
 	host := u.Hostname()
 	addr, err := netip.ParseAddr(host)
 	if err == nil && !forbidden(addr) {

@@ -52,7 +52,7 @@ func TestForbiddenHostsOfURLs(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := checkLiteralAddress(u); (err != nil) != want {
+		if err := CheckURL(u); (err != nil) != want {
 			t.Errorf("%q: %v; want forbidden: %t", host, err, want)
 		}
 	}

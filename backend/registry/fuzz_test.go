@@ -176,12 +176,12 @@ func FuzzForbidden(f *testing.F) {
 		if err != nil || u.Host == "" {
 			return
 		}
-		refused := checkLiteralAddress(u) != nil
+		refused := CheckURL(u) != nil
 		addr, err := netip.ParseAddr(u.Hostname())
 		if err != nil {
 			return
 		}
-		dialled := RefuseForbidden("tcp", netip.AddrPortFrom(addr, 443).String(), nil) != nil
+		dialled := refuseForbidden(netip.AddrPortFrom(addr, 443).String()) != nil
 		if refused != dialled || refused != forbidden(addr) {
 			t.Errorf("%s: refused in a URL %v, and when dialled %v", addr, refused, dialled)
 		}

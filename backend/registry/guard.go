@@ -93,7 +93,7 @@ func (g *guard) check(method string, u *url.URL) error {
 	case g.plain == never, g.plain == registryOnly && originOf(u) != g.registry:
 		return failf(Unreachable, "the registry leads to plain http at %s; nothing was sent there", untrusted(u.Host))
 	}
-	return checkLiteralAddress(u)
+	return CheckURL(u)
 }
 
 // checkAnswer checks a redirect before it is followed. The clients above would refuse

@@ -56,7 +56,7 @@ type Verifier struct {
 
 // New returns a Verifier.
 func New(options Options) *Verifier {
-	v := &Verifier{cas: options.CAs, timeout: options.Timeout, proxy: http.ProxyFromEnvironment}
+	v := &Verifier{cas: options.CAs, timeout: options.Timeout, proxy: ProxyFromEnvironment()}
 	if v.timeout <= 0 {
 		v.timeout = defaultTimeout
 	}

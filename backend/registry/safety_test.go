@@ -368,6 +368,10 @@ func TestAddressesAreCheckedWhenDialled(t *testing.T) {
 		wantResult(t, verify(t, v, f.host, "team/app"), Unreachable, false, "169.254.169.254:", "an address that no registry has")
 		f.wantNothingSecret(t)
 	})
+	t.Run("name of this machine", func(t *testing.T) {
+		v := newVerifier(t, map[string]func() netip.Addr{"registry.localhost": func() netip.Addr { return netip.MustParseAddr("198.51.100.7") }})
+		wantResult(t, verify(t, v, "registry.localhost:5000", "team/app"), Unreachable, false, "registry.localhost is a name of this machine and leads to 198.51.100.7:5000")
+	})
 	t.Run("address as the key", func(t *testing.T) {
 		for _, key := range []string{"169.254.169.254", "169.254.169.254:5000", "[fe80::1]:5000", "[::]:5000", "0.0.0.0:5000", "100.100.100.200", "2852039166", "[::ffff:a9fe:a9fe]:443"} {
 			wantResult(t, verify(t, newVerifier(t, nil), key, "team/app"), Unreachable, false, "an address that no registry has")

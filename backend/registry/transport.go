@@ -16,7 +16,7 @@ import (
 func (v *Verifier) newTransport(ctx context.Context) (*http.Transport, *connections) {
 	opened := &connections{
 		ctx:    ctx,
-		dialer: net.Dialer{Control: RefuseForbidden, Resolver: v.resolver},
+		dialer: net.Dialer{Resolver: v.resolver},
 	}
 	return &http.Transport{
 		Proxy:                  v.proxy,
@@ -43,7 +43,7 @@ func (c *connections) dial(ctx context.Context, network, address string) (net.Co
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(c.ctx, cancel)()
-	conn, err := c.dialer.DialContext(ctx, network, address)
+	conn, err := Dial(ctx, c.dialer, network, address)
 	if err != nil {
 		return nil, err
 	}

@@ -17,12 +17,12 @@
 //   - An answer of storage is returned to its reader but not entered if a write
 //     ended, or Vault invalidated a key, after storage was asked.
 //   - A write that failed may still happen, when Vault gets to it. Its key is not
-//     held any more.
+//     held any more, and neither are the few that share a bit with it; see
+//     [failedWrites].
 package cache
 
 import (
 	"encoding/binary"
-	"maps"
 	"math"
 	"strings"
 	"sync"
@@ -49,7 +49,8 @@ type Cache struct {
 	size    int // bytes of what is decoded, about
 	limit   int // of size
 
-	writing    map[entryKey]int // how many writes of a key are in progress, or have failed
+	writing    map[entryKey]int // how many writes of a key are in progress
+	failed     failedWrites     // keys whose write has failed
 	generation uint64           // grows with each change that makes an answer of storage out of date
 	mounts     uint64           // how many there have been
 }
@@ -119,7 +120,7 @@ func (c *Cache) enter(key entryKey, entry *logical.StorageEntry, generation uint
 
 // isCurrent reports whether an answer of storage is not out of date.
 func (c *Cache) isCurrent(key entryKey, generation uint64) bool {
-	return c.generation == generation && c.writing[key] == 0
+	return c.generation == generation && c.writing[key] == 0 && !c.failed.has(key)
 }
 
 // getDecoded returns the decoded value of an entry, if it is held.
@@ -168,18 +169,19 @@ func (c *Cache) write(change func() error, keys ...entryKey) error {
 	c.dropLocked(keys)
 	c.mu.Unlock()
 
-	if err := change(); err != nil {
-		return err // the keys stay among those being written
-	}
+	err := change()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, key := range keys {
+		if err != nil {
+			c.failed.add(key)
+		}
 		if c.writing[key]--; c.writing[key] == 0 {
 			delete(c.writing, key)
 		}
 	}
 	c.dropLocked(keys)
-	return nil
+	return err
 }
 
 // Keys says what of a mount's storage is held.
@@ -237,7 +239,6 @@ func (m *Mount) End() {
 			m.cache.decoded.Remove(key)
 		}
 	}
-	maps.DeleteFunc(m.cache.writing, func(key entryKey, _ int) bool { return key.mount == m.mount })
 }
 
 // Held returns the decoded values that are held of the mount, by key. Tests look

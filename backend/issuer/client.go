@@ -81,7 +81,7 @@ func (c *Client) Close() { c.conn.HTTP.CloseIdleConnections() }
 
 // Check calls [Issuer.Check].
 func (c *Client) Check(ctx context.Context) (Status, error) {
-	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
+	ctx, cancel := forOneCall(ctx)
 	defer cancel()
 	status, err := c.issuer.Check(ctx)
 	status.Identity = c.sanitize(status.Identity)
@@ -99,7 +99,7 @@ func (c *Client) sanitize(text string) string {
 // Mint calls [Issuer.Mint]. A credential without user name or password is an
 // error: an answer of another kind may decode to one.
 func (c *Client) Mint(ctx context.Context, r Request) (Credential, error) {
-	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
+	ctx, cancel := forOneCall(ctx)
 	defer cancel()
 	minted, err := c.issuer.Mint(ctx, r)
 	if err == nil && (minted.Username == "" || minted.Password.Reveal() == "") {
@@ -113,14 +113,14 @@ func (c *Client) Revoke(ctx context.Context, target Settings, name, id string) e
 	if err := checkName(name); err != nil {
 		return c.wrapError(err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
+	ctx, cancel := forOneCall(ctx)
 	defer cancel()
 	return c.wrapErrorFor(target, explainUnproven(c.issuer.Revoke(ctx, target, name, id)))
 }
 
 // Find calls [Issuer.Find].
 func (c *Client) Find(ctx context.Context, target Settings, name string) ([]string, error) {
-	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
+	ctx, cancel := forOneCall(ctx)
 	defer cancel()
 	ids, err := c.issuer.Find(ctx, target, name)
 	return ids, c.wrapErrorFor(target, explainUnproven(err))
@@ -131,7 +131,7 @@ func (c *Client) RevokeNamed(ctx context.Context, target Settings, name string) 
 	if err := checkName(name); err != nil {
 		return c.wrapError(err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
+	ctx, cancel := forOneCall(ctx)
 	defer cancel()
 	ids, err := c.issuer.Find(ctx, target, name)
 	if err != nil {
@@ -158,7 +158,7 @@ func (c *Client) rotator() (RootRotator, error) {
 
 // PrepareRoot calls [RootRotator.PrepareRoot].
 func (c *Client) PrepareRoot(ctx context.Context, name string) (Root, error) {
-	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
+	ctx, cancel := forOneCall(ctx)
 	defer cancel()
 	r, err := c.rotator()
 	if err != nil {
@@ -170,7 +170,7 @@ func (c *Client) PrepareRoot(ctx context.Context, name string) (Root, error) {
 
 // ActivateRoot calls [RootRotator.ActivateRoot].
 func (c *Client) ActivateRoot(ctx context.Context, root Root) error {
-	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
+	ctx, cancel := forOneCall(ctx)
 	defer cancel()
 	r, err := c.rotator()
 	if err != nil {
@@ -184,7 +184,7 @@ func (c *Client) DiscardRoot(ctx context.Context, name string) error {
 	if err := checkName(name); err != nil {
 		return c.wrapError(err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
+	ctx, cancel := forOneCall(ctx)
 	defer cancel()
 	r, err := c.rotator()
 	if err != nil {
@@ -196,7 +196,7 @@ func (c *Client) DiscardRoot(ctx context.Context, name string) error {
 // RetireRoot calls [RootRotator.RetireRoot]. The client is open with the new root
 // credential.
 func (c *Client) RetireRoot(ctx context.Context, old Root) error {
-	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
+	ctx, cancel := forOneCall(ctx)
 	defer cancel()
 	r, err := c.rotator()
 	if err != nil {

@@ -78,7 +78,7 @@ func (t *transport) RoundTrip(in *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	resp.Body = http.MaxBytesReader(nil, resp.Body, maxBody)
+	resp.Body = limited(in.Context(), http.MaxBytesReader(nil, resp.Body, maxBody))
 	return resp, nil
 }
 

@@ -27,6 +27,8 @@ const (
 	// [issuer.CallTimeout], and AWS may act on it a moment later.
 	creationTime = issuer.CallTimeout + 5*time.Second
 
+	maxKeys = 100 // of one user; AWS allows two
+
 	refusedKey = "InvalidClientTokenId" // for a key that does not exist, or no longer
 	noEntity   = "NoSuchEntity"
 )
@@ -195,7 +197,7 @@ func idsOf(keys []accessKey) []string {
 // otherKeys returns the user's keys, except the connection's own, and when AWS
 // answered, by its own clock; zero if it does not say.
 func (u *iamUser) otherKeys(ctx context.Context) (others []accessKey, now time.Time, err error) {
-	var all []accessKey
+	own := false
 	for pages := iam.NewListAccessKeysPaginator(u.api, &iam.ListAccessKeysInput{UserName: &u.name}); pages.HasMorePages(); {
 		page, err := pages.NextPage(ctx)
 		if err != nil {
@@ -203,15 +205,21 @@ func (u *iamUser) otherKeys(ctx context.Context) (others []accessKey, now time.T
 		}
 		now, _ = middleware.GetServerTime(page.ResultMetadata)
 		for _, key := range page.AccessKeyMetadata {
-			all = append(all, accessKey{aws.ToString(key.AccessKeyId), aws.ToTime(key.CreateDate)})
+			if id := aws.ToString(key.AccessKeyId); id == u.key {
+				own = true
+			} else {
+				others = append(others, accessKey{id, aws.ToTime(key.CreateDate)})
+			}
+		}
+		if len(others) > maxKeys {
+			return nil, time.Time{}, issuer.Malformedf("the answer to ListAccessKeys lists more than %d keys, and AWS allows two", maxKeys)
 		}
 	}
 	// A list without the connection's own key cannot be trusted.
-	own := slices.IndexFunc(all, func(key accessKey) bool { return key.id == u.key })
-	if own < 0 {
+	if !own {
 		return nil, time.Time{}, issuer.Malformedf("the answer to ListAccessKeys does not list the connection's own key")
 	}
-	return slices.Delete(all, own, own+1), now, nil
+	return others, now, nil
 }
 
 func (u *iamUser) deleteKey(ctx context.Context, key string) error {

@@ -6,10 +6,8 @@ import (
 	"context"
 	"encoding/json"
 	"io"
-	"maps"
 	"net/http"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -25,6 +23,13 @@ const (
 	maxListReads = 5  // caps the readings of a list that changes meanwhile
 
 	maxRefusal = 64 << 10 // bytes of an error answer
+
+	// maxAnswer caps the bytes of an answer. A page of tokens has some 30 KiB. The SDK
+	// decodes a page as a whole, and in memory, small elements take many times the bytes
+	// that they have in JSON.
+	maxAnswer = 256 << 10
+
+	maxTokens = 100_000 // of one account
 )
 
 // transport authenticates each request. The SDK's own authentication cannot manage
@@ -46,8 +51,12 @@ func (t transport) RoundTrip(in *http.Request) (*http.Response, error) {
 		out.SetBasicAuth(t.username, t.secret.Reveal())
 	}
 	resp, err := t.next.RoundTrip(out)
-	if err != nil || resp.StatusCode < http.StatusBadRequest {
-		return resp, err
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode < http.StatusBadRequest {
+		resp.Body = http.MaxBytesReader(nil, resp.Body, maxAnswer)
+		return resp, nil
 	}
 	defer func() { _ = resp.Body.Close() }()
 	var said refusal
@@ -214,13 +223,13 @@ func (g *gitea) deleteToken(ctx context.Context, account string, id int64) error
 	})
 }
 
-// listTokens returns all access tokens of an account.
-func (g *gitea) listTokens(ctx context.Context, account string) ([]*sdk.AccessToken, error) {
+// listTokens returns the access tokens of an account that match. It reads the whole list.
+func (g *gitea) listTokens(ctx context.Context, account string, match func(*sdk.AccessToken) bool) ([]*sdk.AccessToken, error) {
 	var tokens []*sdk.AccessToken
 	err := g.callFollowingRename(ctx, account, func(c *sdk.Client) (resp *sdk.Response, err error) {
 		for range maxListReads {
 			var complete bool
-			if tokens, complete, resp, err = readPages(c); complete || err != nil {
+			if tokens, complete, resp, err = readPages(c, match); complete || err != nil {
 				return resp, err
 			}
 		}
@@ -229,11 +238,11 @@ func (g *gitea) listTokens(ctx context.Context, account string) ([]*sdk.AccessTo
 	return tokens, err
 }
 
-// readPages reads all pages of the list once. complete is false if tokens were added
-// or deleted meanwhile, because the following tokens then move to another page, and
-// one may have been missed.
-func readPages(c *sdk.Client) (tokens []*sdk.AccessToken, complete bool, resp *sdk.Response, err error) {
-	byID := map[int64]*sdk.AccessToken{}
+// readPages reads all pages of the list once, and returns the tokens that match.
+// complete is false if tokens were added or deleted meanwhile, because the following
+// tokens then move to another page, and one may have been missed.
+func readPages(c *sdk.Client, match func(*sdk.AccessToken) bool) (tokens []*sdk.AccessToken, complete bool, resp *sdk.Response, err error) {
+	read := map[int64]bool{} // by ID
 	first := ""
 	for page := 1; ; page++ {
 		options := sdk.ListAccessTokensOptions{ListOptions: sdk.ListOptions{Page: page, PageSize: pageSize}}
@@ -248,18 +257,23 @@ func readPages(c *sdk.Client) (tokens []*sdk.AccessToken, complete bool, resp *s
 		if total != first {
 			return nil, false, resp, nil
 		}
-		before := len(byID)
+		before := len(read)
 		for _, token := range found {
 			if token == nil {
 				return nil, false, resp, issuer.Malformedf("the list of access tokens has an element that is none")
 			}
-			byID[token.ID] = token
+			if !read[token.ID] && match(token) {
+				tokens = append(tokens, token)
+			}
+			read[token.ID] = true
+		}
+		if len(read) > maxTokens {
+			return nil, false, resp, issuer.Malformedf("the list has more than %d access tokens", maxTokens)
 		}
 		count, notSaid := strconv.Atoi(total)
 		known := notSaid == nil
-		if ended := len(byID) == before; ended || known && len(byID) >= count {
-			tokens = slices.Collect(maps.Values(byID))
-			return tokens, !known || len(byID) >= count, resp, nil
+		if ended := len(read) == before; ended || known && len(read) >= count {
+			return tokens, !known || len(read) >= count, resp, nil
 		}
 	}
 }

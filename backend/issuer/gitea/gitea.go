@@ -174,15 +174,13 @@ func (g *gitea) Find(ctx context.Context, target issuer.Settings, name string) (
 
 // find returns the IDs of an account's tokens with a name.
 func (g *gitea) find(ctx context.Context, account, name string) ([]string, error) {
-	tokens, err := g.listTokens(ctx, account)
+	tokens, err := g.listTokens(ctx, account, func(token *sdk.AccessToken) bool { return token.Name == name })
 	if err != nil {
 		return nil, err
 	}
 	var ids []string
 	for _, token := range tokens {
-		if token.Name == name {
-			ids = append(ids, strconv.FormatInt(token.ID, 10))
-		}
+		ids = append(ids, strconv.FormatInt(token.ID, 10))
 	}
 	return ids, nil
 }
@@ -216,8 +214,8 @@ func (g *gitea) deleteListed(ctx context.Context, account string, id int64) erro
 	if issuer.StatusOf(err) != http.StatusNotFound {
 		return err
 	}
-	tokens, listErr := g.listTokens(ctx, account)
-	if listErr == nil && !slices.ContainsFunc(tokens, func(t *sdk.AccessToken) bool { return t.ID == id }) {
+	tokens, listErr := g.listTokens(ctx, account, func(token *sdk.AccessToken) bool { return token.ID == id })
+	if listErr == nil && len(tokens) == 0 {
 		return nil
 	}
 	return err

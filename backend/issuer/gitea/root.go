@@ -8,7 +8,6 @@ import (
 	"crypto/rand"
 	"net/http"
 	"regexp"
-	"slices"
 
 	sdk "code.gitea.io/sdk/gitea"
 
@@ -151,7 +150,7 @@ func (g *gitea) retire(ctx context.Context, account string, token dockerconfig.S
 // password. There is none if the password is not a token.
 func (g *gitea) candidateTokens(ctx context.Context) ([]*sdk.AccessToken, error) {
 	if !hasTokenShape(g.password) {
-		_, err := g.listTokens(ctx, g.username)
+		_, err := g.listTokens(ctx, g.username, func(*sdk.AccessToken) bool { return false })
 		return nil, err
 	}
 	return g.tokensLike(ctx, g.username, g.password)
@@ -160,14 +159,10 @@ func (g *gitea) candidateTokens(ctx context.Context) ([]*sdk.AccessToken, error)
 // tokensLike returns the tokens of an account that have the same last eight characters.
 // Another one has them with a probability of 1 in 2^32.
 func (g *gitea) tokensLike(ctx context.Context, account string, token dockerconfig.Secret) ([]*sdk.AccessToken, error) {
-	tokens, err := g.listTokens(ctx, account)
-	if err != nil {
-		return nil, err
-	}
 	secret := token.Reveal()
-	return slices.DeleteFunc(tokens, func(listed *sdk.AccessToken) bool {
-		return listed.TokenLastEight != secret[len(secret)-8:]
-	}), nil
+	return g.listTokens(ctx, account, func(listed *sdk.AccessToken) bool {
+		return listed.TokenLastEight == secret[len(secret)-8:]
+	})
 }
 
 // isToken reports whether the password is a token: Gitea accepts no password in

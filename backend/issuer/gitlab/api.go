@@ -207,7 +207,7 @@ func (g *gitlab) read(ctx context.Context, path string, list listOptions, name s
 	list.PerPage = perPage
 	total := int64(-1)
 	for list.Page = 1; ; {
-		var page []tokenEntry
+		var page issuer.List[tokenEntry]
 		resp, err := g.call(ctx, http.MethodGet, path, list, &page)
 		if err != nil {
 			return nil, false, err

@@ -189,7 +189,7 @@ func (g *gitlab) findAnywhere(ctx context.Context, target issuer.Settings, name 
 		return g.find(ctx, "deploy_tokens", listOptions{Active: true}, name)
 	}
 	// To others, the list of access tokens is that of their own.
-	var first []tokenEntry
+	var first issuer.List[tokenEntry]
 	if _, err := g.call(ctx, http.MethodGet, "deploy_tokens", listOptions{Page: 1, PerPage: 1}, &first); err != nil {
 		return nil, err
 	}

@@ -20,8 +20,16 @@ import (
 	"vault-plugin-secrets-regcred/backend/registry"
 )
 
-// pageSize is the largest page size that Harbor accepts.
-const pageSize = 100
+const (
+	pageSize = 100 // the largest that Harbor accepts
+
+	// systemPageSize is the size of a page of all system-level robot accounts. One that
+	// has many permissions in many projects takes some 2.5 KB for each project.
+	systemPageSize = 10
+
+	maxReads   = 3        // caps the readings of a list that changes meanwhile
+	maxRefusal = 64 << 10 // bytes of an error answer
+)
 
 // api is Harbor's API. Calls need no CSRF token, because each one authenticates
 // with user name and password instead of a session.
@@ -114,7 +122,7 @@ func (a api) refusal(ctx context.Context, as basicAuth, c call, answer *http.Res
 	var body struct {
 		Errors []harborError `json:"errors"`
 	}
-	if json.NewDecoder(answer.Body).Decode(&body) != nil {
+	if json.NewDecoder(io.LimitReader(answer.Body, maxRefusal)).Decode(&body) != nil {
 		body.Errors = nil
 	}
 	proof := proves(answer.StatusCode, body.Errors, c.about)
@@ -228,37 +236,65 @@ func (a api) projectID(ctx context.Context, as basicAuth, name string) (int64, e
 	return project.ID, err
 }
 
-// list returns the robot accounts in a scope whose names match: all for "", those
-// that contain text for "~text", and otherwise the one whose name, without Harbor's
-// prefix, is equal.
-func (a api) list(ctx context.Context, as basicAuth, scope registryScope, name string) ([]robot, error) {
+// list returns the robot accounts in a scope that match, among those that the filter
+// selects: all for "", those whose names contain text for "~text", and otherwise the one
+// whose name, without Harbor's prefix, is equal. If a robot account is deleted while
+// pages are read, the following ones move to a page that was already read. So list reads
+// again until the list did not change.
+func (a api) list(ctx context.Context, as basicAuth, scope registryScope, filter string, match func(robot) bool) ([]robot, error) {
 	// Without a level, Harbor lists the system-level robot accounts. With
 	// Level=system, Harbor before 2.13 also listed those of all projects.
 	var conditions []string
 	if scope.project != "" {
 		conditions = append(conditions, "Level=project", "ProjectID="+strconv.FormatInt(scope.id, 10))
 	}
-	if name != "" {
-		conditions = append(conditions, "Name="+name)
+	if filter != "" {
+		conditions = append(conditions, "Name="+filter)
 	}
-	query := url.Values{"page_size": {strconv.Itoa(pageSize)}}
+	size := pageSize
+	if len(conditions) == 0 {
+		size = systemPageSize
+	}
+	query := url.Values{"page_size": {strconv.Itoa(size)}}
 	if len(conditions) > 0 {
 		query.Set("q", strings.Join(conditions, ","))
 	}
-	var all []robot
+	for range maxReads {
+		matching, changed, err := a.read(ctx, as, query, match)
+		if err != nil || len(matching) > 0 || !changed {
+			return matching, err
+		}
+	}
+	return nil, issuer.Malformedf("the list of robot accounts changed each time it was read, so one may have been missed")
+}
+
+// read reads all pages of a list once.
+func (a api) read(ctx context.Context, as basicAuth, query url.Values, match func(robot) bool) (matching []robot, changed bool, err error) {
+	count, first := 0, ""
 	for page := 1; ; page++ {
 		query.Set("page", strconv.Itoa(page))
-		var some []robot
+		var some issuer.List[robot]
 		header, err := a.do(ctx, as, call{
 			method: http.MethodGet, path: "/robots", query: query, out: &some,
 			forbidden: "only a project administrator (for system-level robot accounts, a system administrator) or a robot account with the permission robot: list can list robot accounts",
 		})
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
-		all = append(all, some...)
-		if total, err := strconv.Atoi(header.Get("X-Total-Count")); len(some) == 0 || (err == nil && len(all) >= total) {
-			return all, nil
+		for _, one := range some {
+			if match(one) {
+				matching = append(matching, one)
+			}
+		}
+		count += len(some)
+		said := header.Get("X-Total-Count")
+		if page == 1 {
+			first = said
+		}
+		changed = changed || said != first
+		total, notSaid := strconv.Atoi(said)
+		if len(some) == 0 || notSaid == nil && count >= total {
+			return matching, changed || notSaid == nil && count < total, nil
 		}
 	}
 }

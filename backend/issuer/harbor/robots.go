@@ -26,19 +26,19 @@ const (
 // with Harbor's prefix (robot$ by default), followed in a project by the project's
 // name and a plus sign.
 type robot struct {
-	ID          int64        `json:"id,omitempty"`
-	Name        string       `json:"name"`
-	Description string       `json:"description,omitempty"`
-	Level       string       `json:"level"`
-	Duration    int64        `json:"duration"` // days from creation, -1: no end
-	ExpiresAt   int64        `json:"expires_at,omitempty"`
-	Permissions []permission `json:"permissions"`
+	ID          int64                   `json:"id,omitempty"`
+	Name        string                  `json:"name"`
+	Description string                  `json:"description,omitempty"`
+	Level       string                  `json:"level"`
+	Duration    int64                   `json:"duration"` // days from creation, -1: no end
+	ExpiresAt   int64                   `json:"expires_at,omitempty"`
+	Permissions issuer.List[permission] `json:"permissions"`
 }
 
 type permission struct {
-	Kind      string   `json:"kind"`
-	Namespace string   `json:"namespace"`
-	Access    []access `json:"access"`
+	Kind      string              `json:"kind"`
+	Namespace string              `json:"namespace"`
+	Access    issuer.List[access] `json:"access"`
 }
 
 type access struct {
@@ -181,15 +181,13 @@ func (r *robots) find(ctx context.Context, scope registryScope, name string) ([]
 	if scope.project != "" {
 		filter = "~" + name
 	}
-	listed, err := r.list(ctx, r.admin, scope, filter)
+	listed, err := r.list(ctx, r.admin, scope, filter, func(one robot) bool { return one.isNamed(scope.project, name) })
 	if err != nil {
 		return nil, err
 	}
 	var ids []string
 	for _, one := range listed {
-		if one.isNamed(scope.project, name) {
-			ids = append(ids, one.id())
-		}
+		ids = append(ids, one.id())
 	}
 	return ids, nil
 }

@@ -181,7 +181,7 @@ func (r *robots) self(ctx context.Context) (robot, registryScope, error) {
 func (r *robots) robotNamed(ctx context.Context, username string) (*robot, registryScope, error) {
 	prefixed, short, inProject := cutLast(username, "+")
 	if !inProject {
-		found, err := r.robotIn(ctx, registryScope{}, "", username)
+		found, err := r.systemRobot(ctx, username)
 		return found, registryScope{}, err
 	}
 	// Harbor's prefix is not known, and may look like a part of the project's
@@ -203,17 +203,33 @@ func (r *robots) robotNamed(ctx context.Context, username string) (*robot, regis
 	return nil, registryScope{}, first
 }
 
-func (r *robots) robotIn(ctx context.Context, scope registryScope, filter, username string) (*robot, error) {
-	listed, err := r.list(ctx, r.admin, scope, filter)
-	if err != nil {
-		return nil, err
+// systemRobot returns the system-level robot account with a full name. Harbor's prefix is
+// not known, but ends, as by default, in a character that a name cannot have. What
+// follows it is looked for first, because the list of all robot accounts may be long.
+func (r *robots) systemRobot(ctx context.Context, username string) (*robot, error) {
+	short := username
+	if i := strings.LastIndexFunc(username, isNotInName); i >= 0 {
+		short = strings.TrimLeftFunc(username[i:], isNotInName)
 	}
-	for i, one := range listed {
-		if one.Name == username {
-			return &listed[i], nil
+	if short != "" {
+		if found, err := r.robotIn(ctx, registryScope{}, short, username); found != nil || err != nil {
+			return found, err
 		}
 	}
-	return nil, nil
+	return r.robotIn(ctx, registryScope{}, "", username)
+}
+
+// isNotInName reports whether no name of a robot account has the character.
+func isNotInName(c rune) bool {
+	return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyz0123456789._-", c)
+}
+
+func (r *robots) robotIn(ctx context.Context, scope registryScope, filter, username string) (*robot, error) {
+	listed, err := r.list(ctx, r.admin, scope, filter, func(one robot) bool { return one.Name == username })
+	if err != nil || len(listed) == 0 {
+		return nil, err
+	}
+	return &listed[0], nil
 }
 
 func (r *robots) notListed() error {

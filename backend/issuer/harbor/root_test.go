@@ -3,6 +3,7 @@
 package harbor_test
 
 import (
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -328,5 +329,71 @@ func TestPreparedPasswordsKeepHarborsRule(t *testing.T) {
 	client, target := subject(s, connection, harbortest.Project).Open(t)
 	if _, err := client.Mint(t.Context(), request(target, "ci")); err != nil {
 		t.Error(err)
+	}
+}
+
+// A system-level robot account is one of many, each with many permissions in many
+// projects: a page of a hundred of them is larger than an answer may be.
+func TestRobotAccountOfTheSystemFindsItselfAmongMany(t *testing.T) {
+	var permissions []harbortest.Permission
+	for i := range 20 {
+		permission := harbortest.Permission{Kind: "project", Namespace: fmt.Sprintf("project-%d", i)}
+		for j := range 60 {
+			permission.Access = append(permission.Access, harbortest.Access{Resource: fmt.Sprintf("resource-%d", j), Action: "read"})
+		}
+		permissions = append(permissions, permission)
+	}
+	for prefix, requests := range map[string]int{
+		"robot$": 1,  // what follows the prefix is looked for
+		"bot-":   12, // that is not known, so the list is read
+	} {
+		t.Run(prefix, func(t *testing.T) {
+			s := harbortest.New(t)
+			s.SetPrefix(prefix)
+			for i := range 100 {
+				s.AddRobot("", fmt.Sprintf("other-%d", i), -1, permissions...)
+			}
+			name, secret := s.AddRobot("", "vault_1", -1, slices.Concat(permissions, harbortest.Manages(harbortest.Project), []harbortest.Permission{harbortest.ManagesSystem()})...)
+			client, _ := subject(s, s.ConnectionAs(name, secret), harbortest.Project).Open(t)
+			status, err := client.Check(t.Context())
+			if err != nil || status.Identity != name {
+				t.Errorf("want the identity %s, got %q, %v", name, status.Identity, err)
+			}
+			lists := 0
+			for _, call := range s.Calls() {
+				if strings.HasSuffix(call, "/robots") {
+					lists++
+				}
+			}
+			if lists != requests {
+				t.Errorf("want %d requests for robot accounts, got %d", requests, lists)
+			}
+		})
+	}
+}
+
+// While pages are read, others may delete robot accounts, and the following ones move to
+// a page that was already read.
+func TestListOfRobotAccountsThatChangesIsReadAgain(t *testing.T) {
+	s := harbortest.New(t)
+	s.SetPrefix("bot-")
+	for i := range 30 {
+		s.AddRobot("", fmt.Sprintf("other-%02d", i), -1, harbortest.ManagesSystem())
+	}
+	name, secret := s.AddRobot("", "other-10-vault", -1, append(harbortest.Manages(harbortest.Project), harbortest.ManagesSystem())...)
+	deleted := false
+	s.Watch(func(r *http.Request) {
+		if r.URL.Query().Get("page") == "2" && !deleted && r.URL.Query().Get("q") == "" {
+			deleted = true
+			s.DeleteRobot("other-00")
+			s.DeleteRobot("other-01")
+		}
+	}, nil)
+	client, _ := subject(s, s.ConnectionAs(name, secret), harbortest.Project).Open(t)
+	if status, err := client.Check(t.Context()); err != nil || status.Identity != name {
+		t.Errorf("want the identity %s, got %q, %v", name, status.Identity, err)
+	}
+	if !deleted {
+		t.Error("nothing was deleted, so the test proves nothing")
 	}
 }

@@ -197,6 +197,40 @@ func (r *role) allowsBundle(bundle string) bool {
 	return matchesAny(r.AllowedBundles, bundle)
 }
 
+// withoutBundles returns the role without its allowed_bundles. They take most of the
+// memory of some roles, and a bundle has many.
+func (r *role) withoutBundles() *role {
+	if len(r.AllowedBundles) == 0 {
+		return r
+	}
+	trimmed := *r
+	trimmed.AllowedBundles = nil
+	return &trimmed
+}
+
+// size returns about how many bytes a role has in storage.
+func (r *role) size() int {
+	size := r.credentialsSize()
+	for _, pattern := range r.AllowedBundles {
+		size += len(pattern) + len(`"",`)
+	}
+	if r.Dynamic != nil {
+		for _, value := range r.Dynamic.For {
+			size += len(value)
+		}
+	}
+	return size
+}
+
+// credentialsSize returns how many bytes the credentials of a static role have in a pull
+// secret, 0 for other roles.
+func (r *role) credentialsSize() int {
+	if r.Static == nil {
+		return 0
+	}
+	return r.Static.Docker.Size() - len(`{"auths":{}}`)
+}
+
 // bundleRole joins the credentials of other roles.
 type bundleRole struct {
 	Members []string // names of roles, sorted, each once

@@ -133,6 +133,9 @@ func (b *backend) applyRole(ctx context.Context, storage logical.Storage, in inp
 		if r.AllowedBundles, err = parseRolePatterns(in.list("allowed_bundles")); err != nil {
 			return nil, nil, refuse(fieldError("allowed_bundles", err))
 		}
+		if size := len(strings.Join(r.AllowedBundles, ",")); size > maxAllowedBundles {
+			return nil, nil, refusef("allowed_bundles: must have at most %d bytes in total, not %d; use a pattern such as team-*, in which '*' matches any characters", maxAllowedBundles, size)
+		}
 		if len(r.AllowedBundles) > 0 && r.isLeased() {
 			return nil, nil, refusef("allowed_bundles: a bundle cannot join a leased role, because a bundle is read without a lease; use mode=shared")
 		}

@@ -12,6 +12,16 @@ import (
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
 )
 
+const (
+	// maxMembersSize caps the bytes that the members of a bundle have together, which a
+	// read of the bundle decodes. Members that could be written do not reach it: they
+	// have at most 8 KiB of allowed_bundles each, and 1 MiB of credentials together.
+	maxMembersSize = 16 << 20
+
+	// maxAllowedBundles caps the bytes of one allowed_bundles.
+	maxAllowedBundles = 8 << 10
+)
+
 // source is a role whose credentials go into a pull secret, with its name.
 type source struct {
 	name string
@@ -55,6 +65,7 @@ func (b *backend) sources(ctx context.Context, storage logical.Storage, name str
 		return []source{{name: name, role: r}}, nil
 	}
 	sources := make([]source, len(r.Bundle.Members))
+	size, credentials := 0, 0 // bytes
 	for i, member := range r.Bundle.Members {
 		m, err := b.role(ctx, storage, member)
 		if err != nil {
@@ -63,7 +74,15 @@ func (b *backend) sources(ctx context.Context, storage logical.Storage, name str
 		if m == nil || m.Bundle != nil || m.isLeased() || !m.allowsBundle(name) {
 			return nil, refusef("members: role %q cannot be joined: there is no such role, or it is a bundle or leased, or its allowed_bundles does not name %q", member, name)
 		}
-		sources[i] = source{name: member, role: m}
+		size += m.size()
+		credentials += m.credentialsSize()
+		switch {
+		case size > maxMembersSize:
+			return nil, refusef("members: the roles up to %q have more than %d MiB in total; shorten their allowed_bundles, for example with a pattern such as team-*", member, maxMembersSize>>20)
+		case credentials > dockerconfig.MaxSize:
+			return nil, refusef("members: the credentials of the roles up to %q have more than %d bytes in total, Kubernetes' limit for a Secret", member, dockerconfig.MaxSize)
+		}
+		sources[i] = source{name: member, role: m.withoutBundles()}
 	}
 	return sources, nil
 }

@@ -49,6 +49,8 @@ type Cache struct {
 	size    int // bytes of what is decoded, about
 	limit   int // of size
 
+	turns chan struct{} // see takeTurn
+
 	writing    map[entryKey]int // how many writes of a key are in progress
 	failed     failedWrites     // keys whose write has failed
 	generation uint64           // grows with each change that makes an answer of storage out of date
@@ -80,7 +82,7 @@ const (
 
 // New returns an empty cache.
 func New() *Cache {
-	c := &Cache{entries: fastcache.New(EntriesSize), limit: decodedSize, writing: map[entryKey]int{}}
+	c := &Cache{entries: fastcache.New(EntriesSize), limit: decodedSize, turns: make(chan struct{}, turns), writing: map[entryKey]int{}}
 	// The bytes are limited, not the number of values; the constructor fails
 	// only for a number below one.
 	c.decoded, _ = simplelru.NewLRU(math.MaxInt, func(_ entryKey, d decoded) { c.size -= d.size })
@@ -190,7 +192,8 @@ type Keys struct {
 	Holds func(key string) bool
 
 	// Decodes reports whether the value that [Decoded] decodes of a key is held,
-	// but not its entry: for entries with a secret that the value leaves out.
+	// whatever its size, but not its entry: for entries with a secret that the value
+	// leaves out.
 	Decodes func(key string) bool
 
 	// List is the prefix whose list of keys is held.

@@ -10,9 +10,26 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-// maxDecodedEntry is the size of the largest entry whose decoded value is held
-// too: what is read all the time need not be decoded each time.
-const maxDecodedEntry = 4 << 10
+const (
+	// maxDecodedEntry is the size of the largest entry whose decoded value is held
+	// too: what is read all the time need not be decoded each time.
+	maxDecodedEntry = 4 << 10
+
+	// turns is how many larger entries the process decodes at the same time: decoding
+	// takes several times the memory of the entry.
+	turns = 4
+)
+
+// takeTurn waits until fewer than [turns] large entries are being decoded. done gives the
+// turn back.
+func (c *Cache) takeTurn(ctx context.Context) (done func(), err error) {
+	select {
+	case c.turns <- struct{}{}:
+		return func() { <-c.turns }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
 
 // sizeDecoded estimates the bytes of an entry's decoded value and its place in
 // the cache.
@@ -34,11 +51,19 @@ func Decoded[T any](ctx context.Context, mount *Mount, storage logical.Storage, 
 	if entry == nil {
 		return absent, nil
 	}
+	small := len(entry.Value) <= maxDecodedEntry
+	if !small {
+		done, err := cache.takeTurn(ctx)
+		if err != nil {
+			return absent, fmt.Errorf("reading %s: %w", key, err)
+		}
+		defer done()
+	}
 	value, err := decode(entry)
 	if err != nil {
 		return absent, err
 	}
-	if len(entry.Value) <= maxDecodedEntry {
+	if small || mount.keys.Decodes(key) {
 		cache.enterDecoded(id, decoded{value, sizeDecoded(entry)}, generation)
 	}
 	return value, nil

@@ -109,6 +109,9 @@ type file struct {
 // secret docker-registry" writes for the same credentials.
 func (c Config) JSON() []byte { return []byte(c.encoded.Reveal()) }
 
+// Size returns how many bytes JSON returns.
+func (c Config) Size() int { return len(c.encoded.Reveal()) }
+
 func fullEntry(credential Credential) entry {
 	return entry{
 		Username: credential.Username,

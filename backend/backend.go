@@ -58,7 +58,7 @@ import (
 type backend struct {
 	*framework.Backend
 
-	reads *framework.Backend // serves creds/ only; see HandleRequest
+	reads *framework.Backend // serves creds/ and lists only; see HandleRequest
 	cache *cache.Mount
 
 	roleLocks       []*locksutil.LockEntry // by role name; see lockRole
@@ -118,7 +118,7 @@ func newBackend(version string, memory *cache.Cache) *backend {
 		newHTTP: issuer.NewHTTP,
 	}
 	b.calls = newCalls(func() time.Time { return b.now() })
-	b.reads = &framework.Backend{Paths: b.pathCreds()}
+	b.reads = &framework.Backend{Paths: append(b.pathCreds(), listRoles(), listConnections())}
 	b.lifetime, b.end = context.WithCancel(context.Background())
 	b.Backend = &framework.Backend{
 		Help:           strings.TrimSpace(backendHelp),
@@ -166,10 +166,10 @@ func (b *backend) HandleExistenceCheck(ctx context.Context, req *logical.Request
 // HandleRequest implements [logical.Backend]. It refuses bad fields of all paths
 // before the framework sees them, and puts others into the form that it reads.
 //
-// Reads of creds/ use a framework.Backend of their own, which was not set up
-// with Vault's system view. The main one asks Vault for the replication state on
+// Reads of creds/ and lists use a framework.Backend of their own, which was not set
+// up with Vault's system view. The main one asks Vault for the replication state on
 // each request, to decide whether to forward it. That round trip takes as long as
-// the rest of a read, and reads are never forwarded.
+// the rest of a read, and these are never forwarded.
 func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (*logical.Response, error) {
 	handled := *req
 	handled.Storage = b.cache.Over(req.Storage)
@@ -178,7 +178,7 @@ func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (*log
 		return nil, nil
 	}
 	router := b.Backend
-	if req.Operation == logical.ReadOperation && strings.HasPrefix(req.Path, credsPrefix) {
+	if req.Operation == logical.ListOperation || req.Operation == logical.ReadOperation && strings.HasPrefix(req.Path, credsPrefix) {
 		router = b.reads
 	}
 	path := router.Route(req.Path)

@@ -54,6 +54,10 @@ func TestCachedReadMakesNoCallToVault(t *testing.T) {
 		checkSame(t, path+": calls of storage", int64(0), counting.calls.Load())
 		checkSame(t, path+": questions for the replication state", asked, system.asked.Load())
 	}
+	e.must(logical.ListOperation, "roles/", nil)
+	asked := system.asked.Load()
+	e.must(logical.ListOperation, "roles/", nil)
+	checkSame(t, "roles/: questions for the replication state", asked, system.asked.Load())
 }
 
 // The next read sees a change, no matter what made it.

@@ -161,6 +161,10 @@ func checkType(name string, fieldType framework.FieldType, value any) error {
 		if err := checkDuration(value); err != nil {
 			return fieldError(name, err)
 		}
+	case framework.TypeInt:
+		if !converts(fieldType, value) || value == "" {
+			return fmt.Errorf("%s: must be a whole number", name)
+		}
 	case framework.TypeBool:
 		if !converts(fieldType, value) || value == "" {
 			return fmt.Errorf("%s: must be true or false", name)

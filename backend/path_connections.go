@@ -17,6 +17,10 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer"
 )
 
+func listConnections() *framework.Path {
+	return listPath("connections", "Connection", connectionStoragePrefix)
+}
+
 func (b *backend) pathConnections() []*framework.Path {
 	fields := commonConnectionFields()
 	maps.Copy(fields, fieldsOfTypes(connectionFieldsOf))
@@ -29,7 +33,7 @@ func (b *backend) pathConnections() []*framework.Path {
 		return forwarded(framework.PathOperation{Callback: b.writeConnection, Summary: summary, Responses: writeResponses("The connection is stored.")})
 	}
 	return []*framework.Path{
-		listPath("connections", "Connection", connectionStoragePrefix),
+		listConnections(),
 		{
 			Pattern:        "connections/" + connectionRegex,
 			Fields:         fields,

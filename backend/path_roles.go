@@ -14,6 +14,8 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
+func listRoles() *framework.Path { return listPath("roles", "Role", roleStoragePrefix) }
+
 func (b *backend) pathRoles() []*framework.Path {
 	fields := map[string]*framework.FieldSchema{
 		roleField: roleNameField(),
@@ -27,7 +29,7 @@ func (b *backend) pathRoles() []*framework.Path {
 	maps.Copy(fields, ofType("dynamic", dynamicFields()))
 	maps.Copy(fields, ofType("static, dynamic", memberFields()))
 	return []*framework.Path{
-		listPath("roles", "Role", roleStoragePrefix),
+		listRoles(),
 		{
 			Pattern:        "roles/" + nameRegex,
 			Fields:         fields,

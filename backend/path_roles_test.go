@@ -3,6 +3,7 @@
 package backend
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -471,5 +472,76 @@ func TestEachFieldOfARoleSaysOfWhichTypeItIs(t *testing.T) {
 		if len(slices.Compact(slices.Clone(sentences))) != len(sentences) {
 			t.Errorf("%s: a sentence stands there twice: %q", name, field.Description)
 		}
+	}
+}
+
+// after and limit work as in OpenBao's own lists.
+func TestListsCanBeReadInPages(t *testing.T) {
+	e := newEngine(t)
+	e.write("connections/app", e.connectionSample())
+	for _, name := range []string{"b", "c", "a", "d"} {
+		e.write("roles/"+name, credential)
+		e.write("connections/"+name, e.connectionSample())
+	}
+	e.must(logical.DeleteOperation, "connections/app", nil)
+	for _, path := range []string{"roles/", "connections"} {
+		for _, c := range []struct {
+			page fields
+			want []string
+		}{
+			{fields{}, []string{"a", "b", "c", "d"}},
+			{fields{"limit": "2"}, []string{"a", "b"}},
+			{fields{"after": "b", "limit": 1}, []string{"c"}},
+			{fields{"after": "b"}, []string{"c", "d"}},
+			{fields{"after": "bb", "limit": "9"}, []string{"c", "d"}},
+			{fields{"after": "", "limit": 0}, []string{"a", "b", "c", "d"}},
+			{fields{"limit": "-1"}, []string{"a", "b", "c", "d"}},
+			{fields{"after": "d"}, nil},
+		} {
+			want := fields{}
+			if c.want != nil {
+				want["keys"] = c.want
+			}
+			checkSame(t, fmt.Sprint(path, " ", c.page), want, e.must(logical.ListOperation, path, c.page).Data)
+		}
+		e.refused(logical.ListOperation, path, fields{"limit": "many"}, "limit: must be a whole number")
+		e.refused(logical.ListOperation, path, fields{"after": []string{"a", "b"}}, "after: must be a string")
+	}
+}
+
+// unsortedStorage lists in another order, as databases do that are not asked for one.
+type unsortedStorage struct{ logical.Storage }
+
+func (s unsortedStorage) List(ctx context.Context, prefix string) ([]string, error) {
+	names, err := s.Storage.List(ctx, prefix)
+	slices.Reverse(names)
+	return names, err
+}
+
+func TestPagesOfAnUnsortedStorageAreSorted(t *testing.T) {
+	e := newEngine(t)
+	for _, name := range []string{"a", "b", "c"} {
+		e.write("roles/"+name, credential)
+		e.write("connections/"+name, e.connectionSample())
+	}
+	e.storage = unsortedStorage{e.storage}
+	for _, path := range []string{"roles/", "connections/"} {
+		checkSame(t, path, fields{"keys": []string{"b", "c"}}, e.must(logical.ListOperation, path, fields{"after": "a"}).Data)
+	}
+}
+
+func TestPageIsAPartOfTheListInMemory(t *testing.T) {
+	e := newEngine(t)
+	for i := range 100 {
+		e.store(fmt.Sprintf("roles/role-%03d", i), "{}")
+	}
+	all := e.must(logical.ListOperation, "roles/", nil).Data["keys"].([]string)
+	page := e.must(logical.ListOperation, "roles/", fields{"after": "role-041", "limit": 3}).Data["keys"].([]string)
+	checkSame(t, "page", []string{"role-042", "role-043", "role-044"}, page)
+	if &page[0] != &all[42] {
+		t.Error("want a part of the list in memory, got a copy")
+	}
+	if cap(page) != len(page) {
+		t.Error("want a page that cannot be appended to in place")
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -142,17 +143,28 @@ func noSuchConnection(name string) error {
 }
 
 // listPath is a path that lists the names of all entries of a kind. plural is the
-// path, and itemType is one of its entries.
+// path, and itemType is one of its entries. after and limit are named, and mean, what
+// they do in lists of OpenBao.
 func listPath(plural, itemType, prefix string) *framework.Path {
-	list := func(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	list := func(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 		names, err := req.Storage.List(ctx, prefix)
 		if err != nil {
 			return nil, fmt.Errorf("listing %s: %w", prefix, err)
 		}
-		return logical.ListResponse(names), nil
+		return logical.ListResponse(pageOf(names, data.Get("after").(string), data.Get("limit").(int))), nil
 	}
 	return &framework.Path{
-		Pattern:      plural + "/?$",
+		Pattern: plural + "/?$",
+		Fields: map[string]*framework.FieldSchema{
+			"after": {
+				Type: framework.TypeString, Query: true,
+				Description: "Begin the list after this name, which need not exist.",
+			},
+			"limit": {
+				Type: framework.TypeInt, Query: true,
+				Description: "How many names to return. 0, the default, and less: all.",
+			},
+		},
 		DisplayAttrs: &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationSuffix: plural, Navigation: true, ItemType: itemType},
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ListOperation: &framework.PathOperation{
@@ -164,6 +176,22 @@ func listPath(plural, itemType, prefix string) *framework.Path {
 			},
 		},
 		HelpSynopsis:    "The names of the " + plural + ".",
-		HelpDescription: "Lists the names of all " + plural + " of this mount, whatever their type.",
+		HelpDescription: "Lists the names of all " + plural + " of this mount, whatever their type; with limit, as many of them, and with after, those that follow a name.",
 	}
+}
+
+// pageOf returns at most limit of the names that follow a name, all if limit is 0 or
+// less. The names are sorted. The page is a part of them, not a copy.
+func pageOf(names []string, after string, limit int) []string {
+	if after != "" {
+		start, found := slices.BinarySearch(names, after)
+		if found {
+			start++
+		}
+		names = names[start:]
+	}
+	if limit > 0 && limit < len(names) {
+		names = names[:limit:limit]
+	}
+	return names
 }

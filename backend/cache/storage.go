@@ -5,6 +5,7 @@ package cache
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/vault/sdk/logical"
@@ -98,11 +99,13 @@ func (s *cachedStorage) Get(ctx context.Context, key string) (*logical.StorageEn
 	return entry, nil
 }
 
-// List implements [logical.Storage]. Requests share the list that is held, so it
-// must not be changed.
+// List implements [logical.Storage]. The list is sorted, whatever the storage of Vault.
+// Requests share the list that is held, so it must not be changed.
 func (s *cachedStorage) List(ctx context.Context, prefix string) ([]string, error) {
 	if prefix != s.mount.keys.List {
-		return s.Storage.List(ctx, prefix)
+		names, err := s.Storage.List(ctx, prefix)
+		slices.Sort(names)
+		return names, err
 	}
 	cache, id := s.mount.cache, s.mount.key(prefix)
 	held, ok, generation := cache.getDecoded(id)
@@ -113,6 +116,7 @@ func (s *cachedStorage) List(ctx context.Context, prefix string) ([]string, erro
 	if err != nil || len(names) == 0 {
 		return nil, err
 	}
+	slices.Sort(names)
 	// One string holds them all: so many small ones would keep the garbage
 	// collector busy.
 	joined := strings.Join(names, "\n")

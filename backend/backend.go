@@ -181,14 +181,10 @@ func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (*log
 	if req.Operation == logical.ListOperation || req.Operation == logical.ReadOperation && strings.HasPrefix(req.Path, credsPrefix) {
 		router = b.reads
 	}
-	path := router.Route(req.Path)
 	var tidied []string
-	if path != nil && path.Operations[req.Operation] != nil {
-		err := checkFields(path.Fields, req)
-		if err == nil {
-			handled.Data, tidied, err = tidyFields(path.Fields, req.Data)
-		}
-		if err != nil {
+	if len(req.Data) > 0 {
+		var err error
+		if handled.Data, tidied, err = tidyRequest(router, req); err != nil {
 			return logical.ErrorResponse(err.Error()), nil
 		}
 	}
@@ -196,7 +192,9 @@ func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (*log
 	if req.Operation == logical.HelpOperation {
 		completeOpenAPI(resp)
 	}
-	err = explainUnsupported(req, path, err)
+	if err != nil {
+		err = explainUnsupported(req, router.Route(req.Path), err)
+	}
 	if isNotFound(req.Operation, resp, err) && b.onStandby() {
 		return nil, logical.ErrReadOnly
 	}
@@ -204,6 +202,19 @@ func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (*log
 		return resp, err
 	}
 	return withWarnings(resp, tidied), nil
+}
+
+// tidyRequest returns the fields of a request in the form that the framework reads, and
+// warnings.
+func tidyRequest(router *framework.Backend, req *logical.Request) (map[string]any, []string, error) {
+	path := router.Route(req.Path)
+	if path == nil || path.Operations[req.Operation] == nil {
+		return req.Data, nil, nil
+	}
+	if err := checkFields(path.Fields, req); err != nil {
+		return nil, nil, err
+	}
+	return tidyFields(path.Fields, req.Data)
 }
 
 // isNotFound reports whether an answer says that something does not exist. A

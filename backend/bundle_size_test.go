@@ -70,7 +70,7 @@ func TestReadsOfBundlesOfLargeRolesAreBounded(t *testing.T) {
 		roles   largeMembers
 		want    string
 	}{
-		"allowed_bundles": {999, largeMembers{password: password, allowedBundles: append(longNames(999, 188), "all")}, `members: the roles up to "m-0`},
+		"allowed_bundles": {999, largeMembers{password: "plain", allowedBundles: append(longNames(999, 188), "all")}, `members: the roles up to "m-0`},
 		"credentials":     {20, largeMembers{password: strings.Repeat("p", 400_000), allowedBundles: []string{"all"}}, `members: the credentials of the roles up to "m-001" have more than 1048576 bytes in total`},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -62,7 +62,7 @@ func (b *backend) credsFormats() []credsFormat {
 			details:         "For tools that copy every field of a response into a Secret: that Secret holds .dockerconfigjson and nothing else.",
 			fields:          map[string]*framework.FieldSchema{".dockerconfigjson": dockerconfigjson},
 			data: func(s pullSecret) map[string]any {
-				return map[string]any{".dockerconfigjson": string(s.Docker.JSON())}
+				return map[string]any{".dockerconfigjson": s.Docker.RevealJSON()}
 			},
 		},
 		{
@@ -87,28 +87,27 @@ func (b *backend) credsFormats() []credsFormat {
 // credential, or with one that cannot pull, is an error, whatever has led to it:
 // a sync tool would overwrite a good Secret with it.
 func (f credsFormat) answer(s pullSecret) (map[string]any, error) {
-	credentials := s.Docker.Credentials()
-	for _, c := range credentials {
-		if c.Username == "" || c.Password.Reveal() == "" {
-			return nil, errors.New("the pull secret lacks a user name or password, which is a fault of this plugin")
-		}
-	}
-	if len(credentials) == 0 {
+	switch {
+	case s.Docker.CheckComplete() != nil:
+		return nil, errors.New("the pull secret lacks a user name or password, which is a fault of this plugin")
+	case s.Docker.Len() == 0:
 		return nil, errors.New("the pull secret has no credential, which is a fault of this plugin")
 	}
 	return f.data(s), nil
 }
 
 func (b *backend) allForms(s pullSecret) map[string]any {
-	docker := s.Docker.JSON()
+	docker := s.Docker.RevealJSON()
 	data := map[string]any{
-		"dockerconfigjson":  base64.StdEncoding.EncodeToString(docker),
-		".dockerconfigjson": string(docker),
+		"dockerconfigjson":  base64.StdEncoding.EncodeToString([]byte(docker)),
+		".dockerconfigjson": docker,
 	}
-	if credentials := s.Docker.Credentials(); len(credentials) == 1 {
-		data["registry"] = credentials[0].Registry.ImageName()
-		data["username"] = credentials[0].Username
-		data["password"] = credentials[0].Password.Reveal()
+	if s.Docker.Len() == 1 {
+		for c := range s.Docker.All() {
+			data["registry"] = c.Registry.ImageName()
+			data["username"] = c.Username
+			data["password"] = c.Password.Reveal()
+		}
 	}
 	if !s.ExpiresAt.IsZero() {
 		data["expires_at"] = formatTime(s.ExpiresAt)

@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"maps"
 	"math"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -50,14 +49,26 @@ const (
 	maxQuotedFields = 5
 )
 
-var validName = regexp.MustCompile(`^\w([\w.-]*\w)?$`)
-
 // checkName refuses names that Vault's storage or its policies cannot hold.
 func checkName(name string) error {
-	if len(name) > maxNameLength || !validName.MatchString(name) || strings.Contains(name, "..") {
+	if len(name) > maxNameLength || !isName(name) || strings.Contains(name, "..") {
 		return fmt.Errorf("must be at most %d letters, digits and '_', with '-' or single '.' inside, such as my_app", maxNameLength)
 	}
 	return nil
+}
+
+// isName reports whether a text consists of letters, digits and '_', with '-' and '.'
+// inside. Each read checks a name, so it is no regular expression.
+func isName(text string) bool {
+	for i := range len(text) {
+		switch c := text[i]; {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '_':
+		case (c == '-' || c == '.') && i > 0 && i < len(text)-1:
+		default:
+			return false
+		}
+	}
+	return text != ""
 }
 
 // roleName returns the role's name in the path.

@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-regcred/backend/cache"
+	"vault-plugin-secrets-regcred/backend/canonical"
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
 	"vault-plugin-secrets-regcred/backend/issuer"
 )
@@ -24,6 +25,9 @@ const (
 	modeLeased  = "leased"
 	modeShared  = "shared"
 )
+
+// maxScanned is the size of the largest entry that scanStaticRole decodes.
+const maxScanned = 4 << 10
 
 // role is defined by a write to roles/<role> and read as creds/<role>. Exactly one
 // of its pointers is set, and that is its type.
@@ -106,6 +110,13 @@ func (b *backend) role(ctx context.Context, storage logical.Storage, name string
 }
 
 func decodeRole(entry *logical.StorageEntry, name string) (*role, error) {
+	if r := scanStaticRole(entry); r != nil {
+		return r, nil
+	}
+	return unmarshalRole(entry, name)
+}
+
+func unmarshalRole(entry *logical.StorageEntry, name string) (*role, error) {
 	var stored storedRole
 	if err := decodeEntry(entry, &stored, &stored.SchemaVersion); err != nil {
 		return nil, err
@@ -130,6 +141,45 @@ func decodeRole(entry *logical.StorageEntry, name string) (*role, error) {
 		return nil, unreadablef("role %q: this plugin cannot read its type %q", name, stored.Type)
 	}
 	return r, nil
+}
+
+// scanStaticRole decodes the entry of a static role as putRole writes it. It returns nil
+// for every other entry, and for a large one: the role has parts of the whole entry, and
+// a bundle must not keep the allowed_bundles of its members. Reads of static roles that
+// are not held decoded spend most of their time in decoding.
+func scanStaticRole(entry *logical.StorageEntry) *role {
+	if len(entry.Value) > maxScanned {
+		return nil
+	}
+	t := canonical.Read(string(entry.Value))
+	t.Must(`{"schema_version":1,"type":"static","updated_at":`)
+	r := &role{UpdatedAt: scanTime(t), Static: &staticRole{}}
+	t.Must(`,"dockerconfig":`)
+	r.Static.Docker = dockerconfig.Scan(t)
+	if t.Take(`,"expires_at":`) {
+		r.Static.ExpiresAt = scanTime(t)
+	}
+	if t.Take(`,"allowed_bundles":[`) {
+		for more := true; more && t.OK(); more = t.Take(",") {
+			r.AllowedBundles = append(r.AllowedBundles, t.String())
+		}
+		t.Must("]")
+	}
+	if t.Take(`,"verify_repository":`) {
+		r.VerifyRepository = t.String()
+	}
+	t.Must("}")
+	if !t.Done() || r.Static.Docker.CheckComplete() != nil {
+		return nil
+	}
+	return r
+}
+
+func scanTime(t *canonical.Text) (at time.Time) {
+	if at.UnmarshalText([]byte(t.String())) != nil {
+		t.Fail()
+	}
+	return at
 }
 
 // putRole stores a role. old is the role that it replaces, or nil.
@@ -200,9 +250,6 @@ func (r *role) allowsBundle(bundle string) bool {
 // withoutBundles returns the role without its allowed_bundles. They take most of the
 // memory of some roles, and a bundle has many.
 func (r *role) withoutBundles() *role {
-	if len(r.AllowedBundles) == 0 {
-		return r
-	}
 	trimmed := *r
 	trimmed.AllowedBundles = nil
 	return &trimmed

@@ -5,6 +5,7 @@ package backend
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
@@ -17,6 +18,10 @@ const (
 	// read of the bundle decodes. Members that could be written do not reach it: they
 	// have at most 8 KiB of allowed_bundles each, and 1 MiB of credentials together.
 	maxMembersSize = 16 << 20
+
+	// largeMember is the size of a member from which its allowed_bundles are dropped
+	// once they were checked. Smaller roles are in memory anyway.
+	largeMember = 4 << 10
 
 	// maxAllowedBundles caps the bytes of one allowed_bundles.
 	maxAllowedBundles = 8 << 10
@@ -74,7 +79,8 @@ func (b *backend) sources(ctx context.Context, storage logical.Storage, name str
 		if m == nil || m.Bundle != nil || m.isLeased() || !m.allowsBundle(name) {
 			return nil, refusef("members: role %q cannot be joined: there is no such role, or it is a bundle or leased, or its allowed_bundles does not name %q", member, name)
 		}
-		size += m.size()
+		ofMember := m.size()
+		size += ofMember
 		credentials += m.credentialsSize()
 		switch {
 		case size > maxMembersSize:
@@ -82,13 +88,19 @@ func (b *backend) sources(ctx context.Context, storage logical.Storage, name str
 		case credentials > dockerconfig.MaxSize:
 			return nil, refusef("members: the credentials of the roles up to %q have more than %d bytes in total, Kubernetes' limit for a Secret", member, dockerconfig.MaxSize)
 		}
-		sources[i] = source{name: member, role: m.withoutBundles()}
+		if ofMember > largeMember {
+			m = m.withoutBundles()
+		}
+		sources[i] = source{name: member, role: m}
 	}
 	return sources, nil
 }
 
 // checkDistinct refuses sources that hold the same registry.
 func checkDistinct(sources []source) error {
+	if len(sources) == 1 {
+		return nil
+	}
 	owner := map[dockerconfig.Key]string{}
 	for _, s := range sources {
 		for _, key := range s.registries {
@@ -109,7 +121,7 @@ func join(sources []source) (dockerconfig.Config, error) {
 	}
 	var all []dockerconfig.Credential
 	for _, s := range sources {
-		all = append(all, s.docker.Credentials()...)
+		all = slices.AppendSeq(all, s.docker.All())
 	}
 	joined, err := dockerconfig.New(all...)
 	if err != nil {

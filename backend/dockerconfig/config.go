@@ -7,8 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"slices"
 	"strings"
+
+	"vault-plugin-secrets-regcred/backend/canonical"
 )
 
 const (
@@ -38,7 +41,7 @@ func New(credentials ...Credential) (Config, error) {
 		return Config{}, fmt.Errorf("a pull secret must hold at most %d registries, not %d", MaxRegistries, len(credentials))
 	}
 	config := fromCredentials(credentials)
-	if err := config.checkComplete(); err != nil {
+	if err := config.CheckComplete(); err != nil {
 		return Config{}, err
 	}
 	for i, c := range config.credentials[1:] {
@@ -46,16 +49,16 @@ func New(credentials ...Credential) (Config, error) {
 			return Config{}, fmt.Errorf("a pull secret must hold registry %q only once", c.Registry)
 		}
 	}
-	config.encoded = NewSecret(string(config.encode(fullEntry)))
+	config.encoded = NewSecret(string(config.encode(false)))
 	if size := len(config.encoded.Reveal()); size > MaxSize {
 		return Config{}, fmt.Errorf("a pull secret must have at most %d bytes, Kubernetes' limit for a Secret; this one would have %d", MaxSize, size)
 	}
 	return config, nil
 }
 
-// checkComplete refuses a credential that cannot pull: a tool would overwrite a
-// good pull secret with it.
-func (c Config) checkComplete() error {
+// CheckComplete refuses a Config with a credential that cannot pull: a tool would
+// overwrite a good pull secret with it.
+func (c Config) CheckComplete() error {
 	for _, credential := range c.credentials {
 		if credential.Username == "" || credential.Password.Reveal() == "" {
 			return errors.New("a pull secret must hold a user name and a password for each registry") // the key may be what somebody pasted
@@ -75,6 +78,12 @@ func fromCredentials(credentials []Credential) Config {
 // Credentials returns the credentials, sorted by registry key.
 func (c Config) Credentials() []Credential { return slices.Clone(c.credentials) }
 
+// All ranges over the credentials, sorted by registry key.
+func (c Config) All() iter.Seq[Credential] { return slices.Values(c.credentials) }
+
+// Len returns how many credentials there are.
+func (c Config) Len() int { return len(c.credentials) }
+
 // Keys returns the registry keys, sorted.
 func (c Config) Keys() []Key {
 	keys := make([]Key, len(c.credentials))
@@ -91,54 +100,60 @@ func (c Config) Equal(other Config) bool {
 	})
 }
 
-// entry is one entry of "auths", with the fields and the order of "kubectl create
-// secret docker-registry".
-type entry struct {
-	Username string `json:"username,omitempty"`
-	Password string `json:"password,omitempty"`
-	Email    string `json:"email,omitempty"`
-	Auth     string `json:"auth,omitempty"`
-}
-
-// file is the JSON form of a Docker config.
-type file struct {
-	Auths map[Key]entry `json:"auths"`
-}
-
 // JSON returns the Docker config as compact JSON: the bytes that "kubectl create
 // secret docker-registry" writes for the same credentials.
 func (c Config) JSON() []byte { return []byte(c.encoded.Reveal()) }
 
+// RevealJSON returns the text of [Config.JSON].
+func (c Config) RevealJSON() string { return c.encoded.Reveal() }
+
 // Size returns how many bytes JSON returns.
 func (c Config) Size() int { return len(c.encoded.Reveal()) }
 
-func fullEntry(credential Credential) entry {
-	return entry{
-		Username: credential.Username,
-		Password: credential.Password.Reveal(),
-		Email:    credential.Email,
-		Auth:     credential.auth(),
-	}
-}
-
 // AuthJSON returns the Docker config with only the field "auth" in its entries, as
 // "docker login" writes it and DOCKER_AUTH_CONFIG expects it.
-func (c Config) AuthJSON() []byte {
-	return c.encode(func(credential Credential) entry {
-		return entry{Auth: credential.auth()}
-	})
+func (c Config) AuthJSON() []byte { return c.encode(true) }
+
+// encode encodes the Docker config with the fields and the order of "kubectl create
+// secret docker-registry".
+func (c Config) encode(authOnly bool) []byte {
+	size := len(`{"auths":{}}`)
+	for _, credential := range c.credentials {
+		size += len(`"":{"username":"","password":"","email":"","auth":""},`) + len(credential.Registry) +
+			3*len(credential.Username) + 3*len(credential.Password.Reveal()) + len(credential.Email)
+	}
+	out := append(make([]byte, 0, size), `{"auths":{`...)
+	for i, credential := range c.credentials {
+		if i > 0 {
+			out = append(out, ',')
+		}
+		out = canonical.AppendString(out, string(credential.Registry))
+		out = append(out, ":{"...)
+		if !authOnly {
+			out = append(out, `"username":`...)
+			out = canonical.AppendString(out, credential.Username)
+			out = append(out, `,"password":`...)
+			out = canonical.AppendString(out, credential.Password.Reveal())
+			if credential.Email != "" {
+				out = append(out, `,"email":`...)
+				out = canonical.AppendString(out, credential.Email)
+			}
+			out = append(out, ',')
+		}
+		out = append(out, `"auth":"`...)
+		out = credential.appendAuth(out)
+		out = append(out, `"}`...)
+	}
+	return append(out, "}}"...)
 }
 
-func (c Config) encode(entryOf func(Credential) entry) []byte {
-	auths := make(map[Key]entry, len(c.credentials))
-	for _, credential := range c.credentials {
-		auths[credential.Registry] = entryOf(credential)
-	}
-	encoded, err := json.Marshal(file{Auths: auths})
-	if err != nil {
-		panic("dockerconfig: maps of strings always marshal") // err may quote a secret
-	}
-	return encoded
+// file is the JSON form of a Docker config, in what Decode needs of it.
+type file struct {
+	Auths map[Key]struct {
+		Username string `json:"username"`
+		Password string `json:"password"`
+		Email    string `json:"email"`
+	} `json:"auths"`
 }
 
 // Decode reads back what [Config.JSON] wrote, and keeps the bytes. Unlike
@@ -146,6 +161,10 @@ func (c Config) encode(entryOf func(Credential) entry) []byte {
 // credential without a user name or password, so that a Config written under
 // older rules stays readable.
 func Decode(encoded []byte) (Config, error) {
+	t := canonical.Read(string(encoded))
+	if config := Scan(t); t.Done() && config.CheckComplete() == nil {
+		return config, nil
+	}
 	var f file
 	if err := json.Unmarshal(encoded, &f); err != nil || len(f.Auths) == 0 {
 		return Config{}, errors.New("not a Docker config as written by this package") // err may quote a secret
@@ -161,10 +180,37 @@ func Decode(encoded []byte) (Config, error) {
 	}
 	config := fromCredentials(credentials)
 	config.encoded = NewSecret(string(encoded))
-	if err := config.checkComplete(); err != nil {
+	if err := config.CheckComplete(); err != nil {
 		return Config{}, err
 	}
 	return config, nil
+}
+
+// Scan reads what [Config.JSON] wrote from the start of a text, if no value of it needs
+// an escape.
+func Scan(t *canonical.Text) Config {
+	whole := t.Rest()
+	var credentials []Credential
+	t.Must(`{"auths":{`)
+	for more := true; more && t.OK(); more = t.Take(",") {
+		c := Credential{Registry: Key(t.String())}
+		t.Must(`:{"username":`)
+		c.Username = t.String()
+		t.Must(`,"password":`)
+		c.Password = NewSecret(t.String())
+		if t.Take(`,"email":`) {
+			c.Email = t.String()
+		}
+		t.Must(`,"auth":`)
+		_ = t.String()
+		t.Must("}")
+		if n := len(credentials); n > 0 && c.Registry <= credentials[n-1].Registry {
+			t.Fail()
+		}
+		credentials = append(credentials, c)
+	}
+	t.Must("}}")
+	return Config{credentials: credentials, encoded: NewSecret(whole[:len(whole)-len(t.Rest())])}
 }
 
 // Format implements [fmt.Formatter] for every verb.

@@ -19,9 +19,9 @@ type Credential struct {
 	Email    string // optional
 }
 
-// auth returns the field "auth": base64 of username:password.
-func (c Credential) auth() string {
-	return base64.StdEncoding.EncodeToString([]byte(c.Username + ":" + c.Password.Reveal()))
+// appendAuth appends the field "auth": base64 of username:password.
+func (c Credential) appendAuth(dst []byte) []byte {
+	return base64.StdEncoding.AppendEncode(dst, []byte(c.Username+":"+c.Password.Reveal()))
 }
 
 // Doubts says what the user name looks like that hardly any registry has, and where

@@ -5,6 +5,7 @@ package dockerconfig_test
 import (
 	"encoding/base64"
 	"encoding/json"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -182,6 +183,7 @@ func FuzzCredential(f *testing.F) {
 			}
 			return
 		}
+		wantEqual(t, "JSON", marshalled(t, want), string(config.JSON()))
 		for _, encoded := range [][]byte{config.JSON(), config.AuthJSON()} {
 			entry := readAuths(t, encoded)[want.Registry]
 			if gotUsername, gotPassword := readAuth(t, entry["auth"]); gotUsername != want.Username || gotPassword != want.Password {
@@ -216,6 +218,7 @@ func FuzzDecode(f *testing.F) {
 			}
 			return
 		}
+		wantEqual(t, "credentials as encoding/json reads them", unmarshalled(t, stored), plainOf(config))
 		again, err := dockerconfig.Decode(config.JSON())
 		if err != nil {
 			t.Fatalf("refused what it wrote: %v\n%s", err, config.JSON())
@@ -223,6 +226,43 @@ func FuzzDecode(f *testing.F) {
 		wantEqual(t, "credentials of what was decoded", plainOf(config), plainOf(again))
 		wantEqual(t, "JSON of what was decoded", string(config.JSON()), string(again.JSON()))
 	})
+}
+
+// unmarshalled reads a Docker config with encoding/json alone.
+func unmarshalled(t *testing.T, stored []byte) []plain {
+	t.Helper()
+	var f struct {
+		Auths map[string]struct{ Username, Password, Email string }
+	}
+	if err := json.Unmarshal(stored, &f); err != nil {
+		t.Fatalf("encoding/json refuses what Decode accepts: %v", err)
+	}
+	var all []plain
+	for _, key := range slices.Sorted(maps.Keys(f.Auths)) {
+		e := f.Auths[key]
+		all = append(all, plain{key, e.Username, e.Password, e.Email})
+	}
+	return all
+}
+
+// marshalled writes a Docker config with encoding/json alone.
+func marshalled(t *testing.T, all ...plain) string {
+	t.Helper()
+	type entry struct {
+		Username string `json:"username"`
+		Password string `json:"password"`
+		Email    string `json:"email,omitempty"`
+		Auth     string `json:"auth"`
+	}
+	auths := map[string]entry{}
+	for _, c := range all {
+		auths[c.Registry] = entry{c.Username, c.Password, c.Email, base64.StdEncoding.EncodeToString([]byte(c.Username + ":" + c.Password))}
+	}
+	encoded, err := json.Marshal(map[string]any{"auths": auths})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(encoded)
 }
 
 // FuzzEmail fuzzes the email of a credential.

@@ -30,3 +30,19 @@ func BenchmarkReadCreds(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkDecodeRole measures what a read of a role that is not held decoded does more.
+func BenchmarkDecodeRole(b *testing.B) {
+	e := newEngine(b)
+	e.write("roles/app", fields{"registry": "registry.example.com", "username": "gitlab+deploy-token-910431", "password": "gldt-x9Qm7"})
+	entry, err := e.storage.Get(b.Context(), "roles/app")
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := decodeRole(entry, "app"); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -74,7 +74,7 @@ killpoints: # build the plugin for tests of crashes, to .bin/
 
 .PHONY: soak
 SOAKTIME ?= 30m
-soak: vault .bin/registry ## do everything at once for $SOAKTIME: load, faults of the registry, reloads, seals (Linux)
+soak: vault .bin/registry ## do everything at once for $SOAKTIME: load, faults of the registry, reloads, seals; then compare with broken registries beside (Linux)
 	@$(GO) build $(BUILDFLAGS) -tags killpoints,profile -o .bin/regcred-soak ./cmd/vault-plugin-secrets-regcred
 	cd tests/soak && CGO_ENABLED=1 $(GO) test -race -count=1 -v -timeout=0 -soaktime=$(SOAKTIME) $(if $(SOAKSEED),-soakseed=$(SOAKSEED))
 

@@ -59,6 +59,11 @@ test: build vault tools ## run the unit tests, then test the engine on a real Va
 bench: build vault .bin/bench-floor ## measure requests against a floor and Vault's KV, as ratios (Linux); BENCH=short tries it
 	cd tests/bench && $(GO) test -count=1 -v -timeout=60m .
 
+.PHONY: bench-overdue
+OVERDUE ?= 10000
+bench-overdue: build vault ## measure how $OVERDUE roles that became due in an outage are rotated, as ratios (Linux)
+	cd tests/bench && $(GO) test -count=1 -v -timeout=60m -run='^TestOverdue$$' -overdue=$(OVERDUE) .
+
 .PHONY: bench-docs
 bench-docs: ## put the last result of "make bench" into docs/performance.md
 	@cd tests && $(GO) run ./bench/docs

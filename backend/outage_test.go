@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -371,11 +372,11 @@ func TestNothingIsMintedWhereTooMuchIsLeftBehind(t *testing.T) {
 	o.lease("creds/leased-other")
 }
 
-// A shared role that has nothing to serve is read every five seconds, for a day.
+// A shared role that has nothing to serve is read every five seconds, for hours.
 func TestWriteAheadEntriesOfASharedRoleAreBounded(t *testing.T) {
 	o := newOutage(t, "app")
 	o.at["app"].during(o.at["app"].fails)
-	for at := time.Duration(0); at < 24*time.Hour; at += 5 * time.Second {
+	for at := time.Duration(0); at < 2*time.Hour; at += 5 * time.Second {
 		if _, err := o.send(t.Context(), logical.ReadOperation, "creds/shared-app"); err == nil {
 			t.Fatal("want an error")
 		}
@@ -456,6 +457,60 @@ func TestCallsAtATimeAreLimited(t *testing.T) {
 				t.Errorf("want at most %d calls at a time, got %d", c.limit, all.most)
 			}
 		})
+	}
+}
+
+// What is to be ended does not delay a rotation that is due, however much it is.
+func TestCleaningUpDoesNotDelayWhatIsDue(t *testing.T) {
+	const roles, former = 20, 10
+	o := newOutage(t, "app")
+	o.tick()
+	for i := range roles {
+		name := fmt.Sprintf("r%d", i)
+		o.write("roles/"+name, fields{"connection": "app", "project": "group/app", "rotation_period": "720h", "grace_period": "1h"})
+		o.read("creds/" + name)
+		for range former {
+			o.write("rotate/"+name, nil)
+		}
+	}
+	o.write("roles/shared-app", fields{"rotation_period": "2h", "grace_period": "2h"})
+	o.read("creds/shared-app")
+	o.clock.advance(2*time.Hour + time.Minute)
+	r := o.at["app"]
+	before := r.called()
+	r.during(r.answersIn(20 * time.Millisecond))
+	o.tickInBackground()()
+	o.eventually("all is done", func() string {
+		if living := r.names(); len(living) != roles+2 {
+			return fmt.Sprintf("%d credentials live", len(living))
+		}
+		return ""
+	})
+	calls := r.calledSince(before)
+	if at := slices.Index(calls, "mint"); at < 0 || at > callsOfConnection {
+		t.Errorf("want the rotation among the first %d calls, got it after %d calls of %d", callsOfConnection, at, len(calls))
+	}
+}
+
+// A registry that takes longer than requests wait at first is waited for once it is
+// known how long it takes.
+func TestSlowRegistryIsWaitedForAtTheSecondTry(t *testing.T) {
+	t.Parallel()
+	o := newOutage(t, "app")
+	r := o.at["app"]
+	r.during(r.answersIn(2500 * time.Millisecond))
+	if _, err := o.send(t.Context(), logical.ReadOperation, "creds/leased-app"); err == nil {
+		t.Error("a first read: want an error")
+	}
+	o.eventually("the work of the first read is done", func() string {
+		o.tick()
+		if living := r.names(); len(living) > 0 || r.mints() == 0 {
+			return fmt.Sprintf("%d mints, living: %q", r.mints(), living)
+		}
+		return ""
+	})
+	if _, err := o.send(t.Context(), logical.ReadOperation, "creds/leased-app"); err != nil {
+		t.Errorf("a second read: want a credential, got %v", err)
 	}
 }
 

@@ -45,7 +45,7 @@ for platform in "$@"; do
   echo "building $released for $platform ..."
   binary=dist/${os}_$arch/$program$ending
   GOOS=$os GOARCH=$arch "${GO:-go}" build -ldflags="-s -w -X main.version=$version" -o "$binary" ./cmd/$program
-  .bin/pack archive "dist/${released}_${os}_$arch.$kind" "$binary" LICENSE README.md CHANGELOG.md
+  .bin/pack archive "dist/${released}_${os}_$arch.$kind" "$binary" LICENSE README.md CHANGELOG.md scripts/preflight.sh
   # The dependencies, which cyclonedx-gomod reads from the program itself.
   .bin/cyclonedx-gomod bin -json -std -noserial -notimestamp -version "$version" \
     -output "dist/${released}_${os}_$arch.cdx.json" "$binary" 2>/dev/null ||

@@ -120,6 +120,7 @@ func TestArchives(t *testing.T) {
 			for _, name := range []string{"LICENSE", "README.md", "CHANGELOG.md"} {
 				want[name] = member{0o644, owner, at, sha256Hex(readFile(t, filepath.Join(servers.Repo(), name)))}
 			}
+			want["preflight.sh"] = member{0o755, owner, at, sha256Hex(readFile(t, filepath.Join(servers.Repo(), "scripts", "preflight.sh")))}
 			if diff := cmp.Diff(want, read(t, dist(archive(platform)))); diff != "" {
 				t.Errorf("%s (-want +got):\n%s", archive(platform), diff)
 			}

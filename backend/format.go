@@ -51,6 +51,7 @@ func (b *backend) credsFormats() []credsFormat {
 				"last_vault_rotation": rotationFields(false)["last_vault_rotation"],
 				"rotation_period":     rotationFields(false)["rotation_period"],
 				"ttl":                 rotationFields(false)["ttl"],
+				"grace_period":        rotationFields(false)["grace_period"],
 			},
 			data: b.allForms,
 		},
@@ -130,6 +131,8 @@ Answers with a finished pull secret:
     last_vault_rotation, rotation_period, ttl
                         only if the engine replaces the credential: the last
                         time, the interval and the time left, in seconds
+    grace_period        with them: for how many seconds a replaced credential
+                        goes on working
 
 creds/<role>/kubernetes returns only .dockerconfigjson, and creds/<role>/docker
 only config.json. The same role returns the same bytes until its credential

@@ -72,7 +72,7 @@ func TestPullSecretHasOnlyPlainFields(t *testing.T) {
 			if op != logical.ReadOperation || !strings.HasPrefix(path, "creds/") {
 				return
 			}
-			for _, name := range []string{"ttl", "last_vault_rotation", "rotation_period"} {
+			for _, name := range []string{"ttl", "last_vault_rotation", "rotation_period", "grace_period"} {
 				if value, has := e.read(path)[name]; has {
 					t.Errorf("want no field %s, which says that the engine rotates, got %v", name, value)
 				}
@@ -101,7 +101,7 @@ func TestMintedPullSecretsHaveOnlyPlainFields(t *testing.T) {
 			switch value.(type) {
 			case string:
 			case int64:
-				if name != "ttl" && name != "rotation_period" {
+				if name != "ttl" && name != "rotation_period" && name != "grace_period" {
 					t.Errorf("%s: want a text of %s, got %v", path, name, value)
 				}
 			default:

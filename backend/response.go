@@ -125,12 +125,14 @@ func isBadGateway(err error) bool {
 	return errors.As(err, &coded) && coded.Code() == http.StatusBadGateway
 }
 
-// rotationFields are the response fields that say when a credential is replaced.
+// rotationFields are the response fields that say when a credential is replaced,
+// and for how long a former one works.
 func rotationFields(required bool) map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
 		"last_vault_rotation": {Type: framework.TypeString, Required: required, Description: "When the engine last replaced the credential, RFC 3339."},
 		"rotation_period":     {Type: framework.TypeInt64, Required: required, Description: "How often the engine replaces the credential, in seconds."},
 		"ttl":                 {Type: framework.TypeInt64, Required: required, Description: "Seconds until the engine replaces the credential; at least 1."},
+		"grace_period":        {Type: framework.TypeInt64, Required: required, Description: "How long a replaced credential goes on working, in seconds; the shortest time, if several are replaced."},
 	}
 }
 

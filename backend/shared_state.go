@@ -302,14 +302,16 @@ func (s sharedStatus) nextAt() time.Time {
 	return next
 }
 
-// rotation is what the fields last_vault_rotation, rotation_period and ttl say.
+// rotation is what the fields last_vault_rotation, rotation_period, ttl and
+// grace_period say.
 type rotation struct {
 	Last   time.Time
 	Period time.Duration
 	Next   time.Time
+	Grace  time.Duration // how long a former credential works
 }
 
-// fields returns last_vault_rotation, rotation_period and ttl. Tools take a
+// fields returns the fields that [rotationFields] describes. Tools take a
 // rotation_period or ttl below 1 for an error, so a credential that is overdue
 // is to be read again in a second.
 func (r rotation) fields(now time.Time) map[string]any {
@@ -317,11 +319,13 @@ func (r rotation) fields(now time.Time) map[string]any {
 		"last_vault_rotation": formatTime(r.Last),
 		"rotation_period":     max(1, seconds{r.Period}.count()),
 		"ttl":                 max(1, seconds{r.Next.Sub(now) + time.Second - 1}.count()),
+		"grace_period":        seconds{r.Grace}.count(),
 	}
 }
 
 // joinRotations returns the rotation of several credentials: the one that
-// changes next, and the latest time at which one has changed.
+// changes next, the latest time at which one has changed, and the shortest time
+// for which a former one works.
 func joinRotations(a, b *rotation) *rotation {
 	if a == nil || b == nil {
 		return cmp.Or(a, b)
@@ -331,6 +335,7 @@ func joinRotations(a, b *rotation) *rotation {
 		joined = *b
 	}
 	joined.Last = later(a.Last, b.Last)
+	joined.Grace = min(a.Grace, b.Grace)
 	return &joined
 }
 
@@ -343,7 +348,7 @@ func (s sharedStatus) rotation() *rotation {
 	if retry := s.retryAt(); !next.After(s.now) && retry.After(s.now) {
 		next = retry
 	}
-	return &rotation{Last: s.Current.MintedAt, Period: s.role.RotationPeriod.Duration, Next: next}
+	return &rotation{Last: s.Current.MintedAt, Period: s.role.RotationPeriod.Duration, Next: next, Grace: s.role.GracePeriod.Duration}
 }
 
 // readBack describes the status of a shared role.

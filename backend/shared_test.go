@@ -81,7 +81,7 @@ func TestSharedReadHasAllFieldsAndNoLease(t *testing.T) {
 	want := fields{
 		"registry": "registry.example.com", "username": "robot", "password": marker + name,
 		".dockerconfigjson": docker, "dockerconfigjson": b64(docker), "expires_at": "2026-03-03T13:00:00Z",
-		"last_vault_rotation": "2026-03-01T12:00:00Z", "rotation_period": int64(86400), "ttl": int64(86400),
+		"last_vault_rotation": "2026-03-01T12:00:00Z", "rotation_period": int64(86400), "ttl": int64(86400), "grace_period": int64(3600),
 	}
 	checkSame(t, "creds/app", want, first)
 	checkSame(t, "events", []string{"regcred/credential-rotate creds/app"}, e.sent())
@@ -306,7 +306,7 @@ func TestReplacedCredentialIsRevokedAfterItsGrace(t *testing.T) {
 	e := newSharingEngine(t)
 	e.read("creds/app")
 	old := e.minting.names()[0]
-	checkSame(t, "answer", fields{"last_vault_rotation": "2026-03-01T12:00:00Z", "rotation_period": int64(86400), "ttl": int64(86400)},
+	checkSame(t, "answer", fields{"last_vault_rotation": "2026-03-01T12:00:00Z", "rotation_period": int64(86400), "ttl": int64(86400), "grace_period": int64(3600)},
 		e.write("rotate/app", nil).Data)
 	waiting := func(more fields) fields {
 		return with(sharedReadBack, fields{
@@ -653,7 +653,7 @@ func TestSharedReadsOnOtherNodes(t *testing.T) {
 func TestBundleJoinsSharedRoles(t *testing.T) {
 	e := newSharingEngine(t)
 	e.write("connections/other", with(e.connectionSample(), fields{"registry": "other.example.com"}))
-	e.write("roles/other", with(sharedRole, fields{"connection": "other", "rotation_period": "48h", "allowed_bundles": "all"}))
+	e.write("roles/other", with(sharedRole, fields{"connection": "other", "rotation_period": "48h", "grace_period": "2h", "allowed_bundles": "all"}))
 	e.write("roles/static", with(member("static.example.com", "all"), fields{"expires_at": "2027-01-31T00:00:00Z"}))
 	e.write("roles/all", fields{"members": "app,other,static"})
 	bundle := fields{
@@ -676,19 +676,20 @@ func TestBundleJoinsSharedRoles(t *testing.T) {
 	}
 	want := fields{
 		".dockerconfigjson": string(docker.JSON()), "dockerconfigjson": b64(string(docker.JSON())), "expires_at": "2026-03-03T14:00:00Z",
-		"last_vault_rotation": "2026-03-01T13:00:00Z", "rotation_period": int64(86400), "ttl": int64(86400),
+		"last_vault_rotation": "2026-03-01T13:00:00Z", "rotation_period": int64(86400), "ttl": int64(86400), "grace_period": int64(3600),
 	}
 	checkSame(t, "creds/all", want, data)
 	checkSame(t, "the same again", want, e.read("creds/all"))
 	checkSame(t, "bundle", with(bundle, fields{"expires_at": "2026-03-03T14:00:00Z"}), e.read("roles/all"))
 
-	// The next rotation of any member counts, and the last one of any member.
+	// The next rotation of any member counts, the last one of any member, and the
+	// shortest grace period.
 	e.clock.advance(12 * time.Hour)
 	e.write("rotate/other", nil)
-	e.write("roles/other", fields{"rotation_period": "6h"})
+	e.write("roles/other", fields{"rotation_period": "6h", "grace_period": "30m"})
 	data = e.read("creds/all")
-	checkSame(t, "rotation fields", fields{"last_vault_rotation": "2026-03-02T01:00:00Z", "rotation_period": int64(6 * 3600), "ttl": int64(6 * 3600)},
-		fields{"last_vault_rotation": data["last_vault_rotation"], "rotation_period": data["rotation_period"], "ttl": data["ttl"]})
+	checkSame(t, "rotation fields", fields{"last_vault_rotation": "2026-03-02T01:00:00Z", "rotation_period": int64(6 * 3600), "ttl": int64(6 * 3600), "grace_period": int64(1800)},
+		fields{"last_vault_rotation": data["last_vault_rotation"], "rotation_period": data["rotation_period"], "ttl": data["ttl"], "grace_period": data["grace_period"]})
 
 	e.write("roles/app", fields{"allowed_bundles": ""})
 	e.refused(logical.ReadOperation, "creds/all", nil, `members: role "app" `)

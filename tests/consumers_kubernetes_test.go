@@ -159,6 +159,18 @@ func TestVaultSecretsOperator(t *testing.T) {
 				t.Errorf("%s: %v", path, err)
 			}
 		}
+		for _, path := range c.rotates() {
+			data := read(t, c.vault.Client, path)
+			if _, err := time.Parse(time.RFC3339, fmt.Sprint(data["last_vault_rotation"])); err != nil {
+				t.Errorf("%s: last_vault_rotation: %v", path, err)
+			}
+			for field, least := range map[string]int64{"rotation_period": 1, "ttl": 1, "grace_period": 3600} {
+				number, ok := data[field].(json.Number)
+				if value, err := number.Int64(); !ok || err != nil || value < least {
+					t.Errorf("%s: want an integer of at least %d as %s, got %T %v", path, least, field, data[field], data[field])
+				}
+			}
+		}
 	})
 	// As doVault in the same file: with params, and with requestHTTPMethod, it
 	// writes.
@@ -254,7 +266,7 @@ func TestRicobergerVaultSecretsOperator(t *testing.T) {
 	c.does("keys-policy.hcl", []string{"keys.yaml"}, func(r *attempt) error { return sync(r, "keys.yaml") })
 	c.Run("all fields of all roles", func(t *testing.T) {
 		c.otherRoles()
-		for _, path := range c.creds() {
+		for _, path := range append(c.creds(), c.rotates()...) {
 			if _, err := convert(read(t, c.vault.Client, path), nil); err != nil {
 				t.Errorf("%s: %v", path, err)
 			}

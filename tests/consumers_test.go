@@ -20,6 +20,7 @@ import (
 	"github.com/hashicorp/vault/api"
 	"sigs.k8s.io/yaml"
 
+	"vault-plugin-secrets-regcred/backend/issuer/gitlab/gitlabtest"
 	"vault-plugin-secrets-regcred/tests/servers"
 )
 
@@ -359,19 +360,40 @@ func (c *consumer) creds() []string {
 	return paths
 }
 
-// plainFields checks what all tools rely on: values are strings, no field has a
-// name that a tool gives a meaning of its own, and there is no lease.
+// rotates writes a role whose credential the engine replaces, a bundle that joins
+// it, and returns their paths.
+func (c *consumer) rotates() []string {
+	c.Helper()
+	lab := gitlabtest.New(c)
+	connect(c, c.vault.Client, "regcred/connections/lab", "gitlab", lab.Connection(), fields{"allowed_roles": "rotated"})
+	write(c, c.vault.Client, "regcred/roles/rotated", dynamic("lab", lab.Role(), fields{"rotation_period": "24h", "grace_period": "1h", "allowed_bundles": "rotated-bundle"}))
+	write(c, c.vault.Client, "regcred/roles/rotated-bundle", fields{"members": "rotated"})
+	return []string{"regcred/creds/rotated", "regcred/creds/rotated-bundle"}
+}
+
+// rotationNumbers are the only fields that are not strings.
+var rotationNumbers = []string{"rotation_period", "ttl", "grace_period"}
+
+// plainFields checks what all tools rely on: values are strings, except three
+// integers of what the engine rotates, no field has a name that a tool gives a
+// meaning of its own, and there is no lease.
 func (c *consumer) plainFields(t *testing.T, reserved ...string) {
 	t.Helper()
 	c.otherRoles()
-	for _, path := range c.creds() {
+	rotating := c.rotates()
+	for _, path := range append(c.creds(), rotating...) {
 		response, err := c.vault.Client.Logical().Read(path)
 		if err != nil || response == nil {
 			t.Fatalf("%s: %v, %v", path, response, err)
 		}
 		for name, value := range response.Data {
-			if _, ok := value.(string); !ok {
-				t.Errorf("%s: %s is a %T", path, name, value)
+			_, ok := value.(string)
+			if number, is := value.(json.Number); is && slices.Contains(rotating, path) && slices.Contains(rotationNumbers, name) {
+				_, err := number.Int64()
+				ok = err == nil
+			}
+			if !ok {
+				t.Errorf("%s: %s is a %T: %v", path, name, value, value)
 			}
 			if slices.Contains(reserved, name) {
 				t.Errorf("%s has a field %s", path, name)

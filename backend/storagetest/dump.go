@@ -111,6 +111,7 @@ func Load(t testing.TB) map[string]*Dump {
 		}
 		dump := decode(t, content)
 		dump.reword()
+		dump.addGracePeriod()
 		dumps[strings.TrimSuffix(file, ".json")] = dump
 	}
 	return dumps

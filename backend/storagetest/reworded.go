@@ -2,7 +2,10 @@
 
 package storagetest
 
-import "strings"
+import (
+	"encoding/json"
+	"strings"
+)
 
 // reworded replaces texts for people that earlier builds worded differently. The
 // engine does not store these texts, so today's build answers with its own.
@@ -20,4 +23,36 @@ func (d *Dump) reword() {
 			}
 		}
 	}
+}
+
+// addGracePeriod puts the grace_period, which earlier builds did not serve, into
+// the answers of what they rotated: that of the role, or the shortest of a
+// bundle's members.
+func (d *Dump) addGracePeriod() {
+	for path, answer := range d.Answers {
+		name, serves := strings.CutPrefix(path, "creds/")
+		if !serves || answer.Data["rotation_period"] == nil || answer.Data["grace_period"] != nil {
+			continue
+		}
+		roles := []any{name}
+		if members, bundle := d.Answers["roles/"+name].Data["members"].([]any); bundle {
+			roles = members
+		}
+		var shortest json.Number
+		for _, role := range roles {
+			grace, shared := d.Answers["roles/"+role.(string)].Data["grace_period"].(json.Number)
+			if shared && (shortest == "" || seconds(grace) < seconds(shortest)) {
+				shortest = grace
+			}
+		}
+		answer.Data["grace_period"] = shortest
+	}
+}
+
+func seconds(n json.Number) int64 {
+	count, err := n.Int64()
+	if err != nil {
+		panic(err) // the engine answers with integers
+	}
+	return count
 }

@@ -16,6 +16,7 @@ export BENCH_ENV ?=
 GO     ?= go
 BUILDFLAGS = -trimpath -ldflags="-s -w -X main.version=$(VERSION)"
 PLUGIN := bin/vault-plugin-secrets-regcred
+CLIENT := bin/regcred
 TOOLS  := registry crane gitea kubectl read-kubelet read-containers read-flux read-image-updater read-vals read-argocd-vault-plugin
 E2E    := $(TOOLS) etcd kube-apiserver external-secrets
 
@@ -46,13 +47,18 @@ dev-stop: ## stop what "make dev" and "make dev-registries" started
 build: ## build the plugin, to bin/, of version $VERSION (from git describe)
 	@$(GO) build $(BUILDFLAGS) -o $(PLUGIN) ./cmd/vault-plugin-secrets-regcred
 
+.PHONY: client
+client: ## build the client for machines that pull, to bin/regcred
+	@cd cmd/regcred && $(GO) build $(BUILDFLAGS) -o ../../$(CLIENT) .
+
 .PHONY: vault
 vault: ## put a Vault to test with at .bin/vault: $VAULT_BIN, or one on PATH, or built from source
 	@scripts/vault.sh
 
 .PHONY: test
-test: build vault tools ## run the unit tests, then test the engine on a real Vault with real clients
+test: build client vault tools ## run the unit tests, then test the engine on a real Vault with real clients
 	CGO_ENABLED=1 $(GO) test -race -cover ./...
+	cd cmd/regcred && CGO_ENABLED=1 $(GO) test -race -cover ./...
 	cd tests && CGO_ENABLED=1 $(GO) test -race -count=1 -parallel=6 -timeout=20m . ./servers ./tools/filecycles
 
 .PHONY: bench
@@ -157,6 +163,7 @@ lint: .bin/gofumpt .bin/golangci-lint .bin/actionlint shellcheck ## check format
 		if [ -n "$$unformatted" ]; then echo "not formatted (make fmt mends it):"; echo "$$unformatted"; exit 1; fi
 	$(GO) vet -tags killpoints,profile ./...
 	.bin/golangci-lint run --build-tags killpoints,profile ./...
+	cd cmd/regcred && $(GO) vet ./... && ../../.bin/golangci-lint run ./...
 	cd tests && $(GO) vet -tags e2e,e2e_kubelet ./... && ../.bin/golangci-lint run --build-tags e2e,e2e_kubelet ./...
 	cd tests && $(GO) run ./tools/filecycles -hub=backend ../backend
 	.bin/shellcheck scripts/*.sh .ci/run
@@ -180,8 +187,9 @@ fuzz: ## run each fuzzer with $FUZZTIME inputs
 	@CGO_ENABLED=1 scripts/fuzz.sh $(FUZZTIME)
 
 .PHONY: vulncheck
-vulncheck: .bin/govulncheck ## look for known vulnerabilities in the plugin's modules (asks vuln.go.dev)
+vulncheck: .bin/govulncheck ## look for known vulnerabilities in the modules of plugin and client (asks vuln.go.dev)
 	.bin/govulncheck ./...
+	cd cmd/regcred && ../../.bin/govulncheck ./...
 
 .PHONY: clean
 clean: dev-stop ## remove what was built

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package client
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"sigs.k8s.io/yaml"
+)
+
+// maxFile is the size limit of a configuration, in bytes.
+const maxFile = 1 << 20
+
+// LoadFile reads a configuration in YAML or JSON into a struct with json tags. It
+// refuses unknown and repeated fields, and files that anyone except root and the
+// user of this process can write. An error that is [fs.ErrNotExist] means that
+// there is no such file.
+func LoadFile(path string, into any) error {
+	content, err := ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if err := yaml.UnmarshalStrict(content, into); err != nil {
+		text := strings.TrimPrefix(err.Error(), "error unmarshaling JSON: while decoding JSON: ")
+		text = strings.TrimPrefix(text, "error converting YAML to JSON: ")
+		return failf("%s: %s", path, text).do("the fields are in docs/client/configuration.md")
+	}
+	return nil
+}
+
+// ReadFile reads a file that decides what this process trusts. See [LoadFile].
+func ReadFile(path string) ([]byte, error) {
+	if err := CheckOwner(path); err != nil {
+		return nil, err
+	}
+	file, err := os.Open(path) //nolint:gosec // the path is the caller's to choose
+	if err != nil {
+		return nil, fileFailure(path, err)
+	}
+	defer file.Close() //nolint:errcheck // it was only read
+	content, err := io.ReadAll(io.LimitReader(file, maxFile+1))
+	if err != nil {
+		return nil, fileFailure(path, err)
+	}
+	if len(content) > maxFile {
+		return nil, failf("%s is longer than %d bytes", path, maxFile)
+	}
+	return content, nil
+}
+
+// CheckOwner refuses a file that others can write, or replace in its folder.
+func CheckOwner(path string) error {
+	target, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return fileFailure(path, err)
+	}
+	for _, name := range []string{target, filepath.Dir(target)} {
+		info, err := os.Stat(name)
+		if err != nil {
+			return fileFailure(name, err)
+		}
+		if why := writableByOthers(info); why != "" {
+			return failf("%s is not used, because %s %s", path, name, why).do("chown root and chmod go-w %s", name)
+		}
+	}
+	return nil
+}
+
+// missingFile is a failure that is [fs.ErrNotExist].
+type missingFile struct{ *Failure }
+
+func (missingFile) Is(target error) bool { return target == fs.ErrNotExist }
+func (m missingFile) Unwrap() error      { return m.Failure }
+
+func fileFailure(path string, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return missingFile{failf("%s does not exist", path)}
+	}
+	var at *fs.PathError
+	if errors.As(err, &at) {
+		err = at.Err
+	}
+	return failf("%s cannot be read: %s", path, err)
+}

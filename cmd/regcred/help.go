@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package main
+
+import (
+	"fmt"
+	"io"
+
+	"vault-plugin-secrets-regcred/cmd/regcred/client"
+	"vault-plugin-secrets-regcred/cmd/regcred/kubelet"
+)
+
+// help prints the page of a command, or the list of all.
+func help(out io.Writer, args []string) error {
+	if len(args) == 0 {
+		text := "regcred gives those who pull images the credentials that Vault has for them.\n\nUsage: regcred <command>\n\n"
+		for _, c := range commands() {
+			text += fmt.Sprintf("  %-9s %s\n", c.name, c.summary)
+		}
+		text += "\n\"regcred help <command>\" describes one, \"regcred -version\" prints the version.\n"
+		_, err := io.WriteString(out, text)
+		return err
+	}
+	for _, c := range commands() {
+		if c.name == args[0] {
+			if _, err := io.WriteString(out, c.help); err != nil {
+				return err
+			}
+			if c.name == "docker" {
+				return nil
+			}
+			return kubelet.WriteFlags(out, c.name == "check")
+		}
+	}
+	return &client.Failure{What: fmt.Sprintf("there is no command %q", args[0]), Do: "\"regcred help\" lists them"}
+}
+
+const kubeletHelp = `Usage: regcred kubelet [flags]
+   or: regcred-credential-provider [flags]
+
+The kubelet starts this program under its second name, writes a
+CredentialProviderRequest to its standard input, and reads the answer from its
+standard output. The program logs in to Vault with the token of the pod's service
+account, reads creds/<role>, and answers with every registry of that pull secret.
+If it fails, it prints one line and exits with status 1.
+
+The configuration is /etc/regcred/kubelet.yaml, or kubelet-NAME.yaml if the
+program is called regcred-credential-provider-NAME. Vault's environment variables
+go before the file, and flags before both.
+
+Flags:
+`
+
+const dockerHelp = `Usage: regcred docker get|list|store|erase|version
+   or: docker-credential-regcred get|list|store|erase|version
+
+Docker, podman and others start this program under its second name. "get" reads a
+registry from the standard input, and answers with user name and password of the
+role that the configuration has for it. "list" answers with all registries. "store"
+and "erase" change nothing, and say so.
+
+In ~/.docker/config.json:
+
+    {"credHelpers": {"ghcr.io": "regcred"}}
+
+In ~/.config/regcred/docker.yaml or /etc/regcred/docker.yaml, or in the file that
+REGCRED_DOCKER_CONFIG names:
+
+    role: my_app            # for every registry that its pull secret holds
+    roles:
+      ghcr.io: other_app    # for this one
+
+REGCRED_ROLE takes the place of role, and REGCRED_MOUNT that of mount. Vault's
+address and token are those of the Vault CLI: VAULT_ADDR, VAULT_AGENT_ADDR,
+VAULT_TOKEN, ~/.vault-token and the rest.
+`
+
+const checkHelp = `Usage: regcred check docker REGISTRY
+   or: regcred check kubelet [flags]
+
+Does what Docker or the kubelet would have this program do, and prints a line for
+each step: what was found, what failed, and what to do about it. It prints no
+password and no token, and exits with status 1 if a step failed.
+
+    regcred check docker ghcr.io
+    kubectl -n team-a create token web --audience=vault |
+      regcred check kubelet --image=ghcr.io/acme/app --token-file=-
+
+Flags of "check kubelet":
+`

@@ -17,7 +17,7 @@ GO     ?= go
 BUILDFLAGS = -trimpath -ldflags="-s -w -X main.version=$(VERSION)"
 PLUGIN := bin/vault-plugin-secrets-regcred
 CLIENT := bin/regcred
-TOOLS  := registry crane gitea kubectl read-kubelet read-containers read-flux read-image-updater read-vals read-argocd-vault-plugin
+TOOLS  := registry crane gitea kubectl read-kubelet ask-provider read-containers read-flux read-image-updater read-vals read-argocd-vault-plugin
 E2E    := $(TOOLS) etcd kube-apiserver external-secrets
 
 # The platforms of a release: those of Vault and OpenBao.
@@ -90,7 +90,7 @@ soak: vault .bin/registry ## do everything at once for $SOAKTIME: load, faults o
 	cd tests/soak && CGO_ENABLED=1 $(GO) test -race -count=1 -v -timeout=0 -soaktime=$(SOAKTIME) $(if $(SOAKSEED),-soakseed=$(SOAKSEED))
 
 .PHONY: e2e
-e2e: build vault killpoints skopeo $(E2E:%=.bin/%) ## test the Kubernetes consumers, and a cluster of three Vaults that loses its leaders (Linux)
+e2e: build client vault killpoints skopeo pullers $(E2E:%=.bin/%) ## test the Kubernetes consumers, and a cluster of three Vaults that loses its leaders (Linux)
 	@cd tests/tools/external-secrets && $(GO) mod download github.com/external-secrets/external-secrets
 	cd tests/e2e && CGO_ENABLED=1 $(GO) test -race -count=1 -parallel=8 -timeout=30m -tags e2e
 
@@ -131,6 +131,7 @@ tools: $(TOOLS:%=.bin/%) skopeo ## build what the tests need beside Vault, to .b
 .bin/registry .bin/crane: tests/tools/registry/go.sum
 .bin/kubectl .bin/kube-apiserver .bin/kubelet: tests/tools/kubernetes/go.sum
 .bin/read-kubelet: tests/tools/kubernetes/go.sum tests/tools/kubernetes/read-kubelet/main.go
+.bin/ask-provider: tests/tools/kubernetes/go.sum tests/tools/kubernetes/ask-provider/main.go
 .bin/read-containers: tests/tools/containers/go.sum tests/tools/containers/read-containers/main.go
 .bin/read-flux: tests/tools/gitops/go.sum tests/tools/gitops/read-flux/main.go
 .bin/read-image-updater: tests/tools/gitops/go.sum tests/tools/gitops/read-image-updater/main.go
@@ -153,8 +154,8 @@ tools: $(TOOLS:%=.bin/%) skopeo ## build what the tests need beside Vault, to .b
 .bin/%: scripts/tool.sh
 	@scripts/tool.sh $*
 
-.PHONY: skopeo shellcheck
-skopeo shellcheck:
+.PHONY: skopeo shellcheck pullers
+skopeo shellcheck pullers:
 	@scripts/$@.sh
 
 .PHONY: lint

@@ -32,6 +32,7 @@ case ${1:-} in
       -ldflags="$small -X main.Version=1.26.0" code.gitea.io/gitea
     ;;
   read-kubelet) go_build read-kubelet tests/tools/kubernetes -ldflags="$small" ./read-kubelet ;;
+  ask-provider) go_build ask-provider tests/tools/kubernetes -ldflags="$small" ./ask-provider ;;
   read-containers) go_build read-containers tests/tools/containers -ldflags="$small" ./read-containers ;;
   read-vals | read-argocd-vault-plugin) go_build "$1" tests/tools/render -ldflags="$small" "./$1" ;;
   read-flux | read-image-updater) go_build "$1" tests/tools/gitops -ldflags="$small" "./$1" ;;
@@ -49,5 +50,5 @@ case ${1:-} in
   gofumpt) go_build gofumpt tests/tools/lint -ldflags="$small" mvdan.cc/gofumpt ;;
   golangci-lint) go_build golangci-lint tests/tools/lint -ldflags="$small" github.com/golangci/golangci-lint/v2/cmd/golangci-lint ;;
   govulncheck) go_build govulncheck tests/tools/govulncheck -ldflags="$small" golang.org/x/vuln/cmd/govulncheck ;;
-  *) die "usage: scripts/tool.sh registry|crane|kubectl|kube-apiserver|kubelet|etcd|external-secrets|gitea|read-kubelet|read-containers|read-flux|read-image-updater|read-vals|read-argocd-vault-plugin|bench-floor|pause|standins|pack|cyclonedx-gomod|goreleaser|actionlint|tofu|terraform-provider-vault|gofumpt|golangci-lint|govulncheck" ;;
+  *) die "usage: scripts/tool.sh registry|crane|kubectl|kube-apiserver|kubelet|etcd|external-secrets|gitea|read-kubelet|ask-provider|read-containers|read-flux|read-image-updater|read-vals|read-argocd-vault-plugin|bench-floor|pause|standins|pack|cyclonedx-gomod|goreleaser|actionlint|tofu|terraform-provider-vault|gofumpt|golangci-lint|govulncheck" ;;
 esac

@@ -160,7 +160,7 @@ func prose(t *testing.T, page string) string {
 func pages(t *testing.T) []string {
 	t.Helper()
 	pages := []string{"README.md", "SECURITY.md", "CONTRIBUTING.md", filepath.Join("tests", "README.md")}
-	for _, folder := range []string{"docs", filepath.Join("docs", "connections"), filepath.Join("docs", "consumers")} {
+	for _, folder := range []string{"docs", filepath.Join("docs", "client"), filepath.Join("docs", "connections"), filepath.Join("docs", "consumers")} {
 		docs, err := filepath.Glob(filepath.Join(servers.Repo(), folder, "*.md"))
 		if err != nil || len(docs) == 0 {
 			t.Fatalf("found no pages in %s: %v", folder, err)

@@ -50,6 +50,22 @@ func Plugin(t testing.TB) string {
 	return path
 }
 
+// ClientAs returns a folder that has the client regcred under the given names.
+func ClientAs(t testing.TB, names ...string) string {
+	t.Helper()
+	path := filepath.Join(Repo(), "bin", "regcred")
+	if _, err := os.Stat(path); err != nil {
+		t.Fatalf("%s is missing: run \"make client\"", path)
+	}
+	dir := t.TempDir()
+	for _, name := range names {
+		if err := os.Symlink(path, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
 // Process is a running server.
 type Process struct {
 	name string

@@ -85,9 +85,9 @@ func TestNotFoundOnlyWhereNoRoleCoversTheHost(t *testing.T) {
 		"":                          "regcred: the registry is missing",
 		"a b":                       "regcred: the registry that was asked for ",
 	} {
-		out, _, ok := serve(t, Program, "get", server+"\n")
-		if ok || !strings.HasPrefix(out, want) {
-			t.Errorf("%q: want %q, got %q", server, want, out)
+		out, warnings, ok := serve(t, Program, "get", server+"\n")
+		if ok || !strings.HasPrefix(out, want) || (warnings == "") != (want == notFound) {
+			t.Errorf("%q: want %q, got %q, %q", server, want, out, warnings)
 		}
 	}
 	newVault(t, "roles: {quay.io: app}\n")
@@ -111,8 +111,8 @@ func TestFailuresAreNeverNotFound(t *testing.T) {
 	} {
 		c.fail()
 		out, warnings, ok := serve(t, Program, "get", "ghcr.io")
-		if ok || out == notFound || !strings.Contains(out, c.want) || strings.Contains(out+warnings, vaulttest.Marker) || strings.Count(out, "\n") != 1 {
-			t.Errorf("%s: want one line with %q and no secret, got %q, %q", c.what, c.want, out, warnings)
+		if ok || out == notFound || !strings.Contains(out, c.want) || strings.Contains(out+warnings, vaulttest.Marker) || strings.Count(out, "\n") != 1 || warnings != out {
+			t.Errorf("%s: want on both outputs one line with %q and no secret, got %q, %q", c.what, c.want, out, warnings)
 		}
 	}
 }

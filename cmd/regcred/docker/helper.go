@@ -24,8 +24,9 @@ import (
 const Program = "docker-credential-regcred"
 
 // Serve carries out one action of the helpers' protocol: get, list, store, erase
-// or version. It writes errors to out, as the protocol says, and reports whether
-// there was none.
+// or version, and reports whether there was no error. It writes an error to out,
+// as the protocol says, and to warnings as well: "docker pull" ignores the former,
+// goes on without a credential, and shows the latter to the user.
 func Serve(ctx context.Context, program, version, action string, in io.Reader, out, warnings io.Writer) bool {
 	credentials.Name, credentials.Package, credentials.Version = Program, "regcred", version
 	err := credentials.HandleCommand(&helper{ctx, program, warnings}, action, io.LimitReader(in, maxInput), out)
@@ -46,6 +47,9 @@ func Serve(ctx context.Context, program, version, action string, in io.Reader, o
 		text = "regcred: " + client.Line(readOnly("store"))
 	}
 	_, _ = fmt.Fprintln(out, text)
+	if !credentials.IsErrCredentialsNotFound(err) {
+		_, _ = fmt.Fprintln(warnings, text)
+	}
 	return false
 }
 

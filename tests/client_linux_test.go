@@ -54,6 +54,14 @@ func TestClientIsSmall(t *testing.T) {
 	if _, err := out.Read(make([]byte, 1)); err != nil {
 		t.Fatal(err)
 	}
+	// What everybody on the machine sees of a process.
+	for _, name := range []string{"cmdline", "environ", "status"} {
+		shown, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", cmd.Process.Pid, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.quiet(name+" of the process", string(shown))
+	}
 	peak := peakMemory(t, cmd.Process.Pid)
 	t.Logf("peak of its memory: %d KiB", peak)
 	if peak > maxClientMemory {

@@ -4,11 +4,20 @@ package kubelet
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"io"
+	"math/big"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -132,6 +141,76 @@ func TestRoleIsChosenByAnnotationThenRulesThenTemplate(t *testing.T) {
 	if !c.dependsOnImage() {
 		t.Error("rules with images make the answer depend on the image")
 	}
+}
+
+// TestNodeLogsInWithItsCertificate has a Vault with TLS that asks for the client's
+// certificate, as the kubelet's file has it: certificate and key in one.
+func TestNodeLogsInWithItsCertificate(t *testing.T) {
+	s := newVault(t)
+	var presented []string
+	tlsVault := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for _, c := range r.TLS.PeerCertificates {
+			presented = append(presented, c.Subject.CommonName)
+		}
+		s.Config.Handler.ServeHTTP(w, r)
+	}))
+	tlsVault.TLS = &tls.Config{ClientAuth: tls.RequireAnyClientCert}
+	tlsVault.StartTLS()
+	defer tlsVault.Close()
+	t.Setenv("VAULT_ADDR", "")
+	dir := t.TempDir()
+	for name, content := range map[string][]byte{
+		"ca.pem":   pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: tlsVault.Certificate().Raw}),
+		"node.pem": newCertificate(t, "system:node:one"),
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.PullSecret("nodes", [][3]string{{"ghcr.io", "node", vaulttest.Marker}})
+	config := fmt.Sprintf("address: %s\ncaFile: %s/ca.pem\nauth: {role: pull}\nrole: {template: x}\nnode: {role: nodes, auth: {method: cert, role: nodes, certFile: %s/node.pem}}\n", tlsVault.URL, dir, dir)
+	path := writeConfig(t, config)
+	out, failure := serve(t, request("ghcr.io/a", "", nil), "-config", path)
+	if !strings.Contains(out, `"ghcr.io":{"username":"node"`) || !slices.Equal(presented, []string{"system:node:one", "system:node:one"}) {
+		t.Errorf("want the role of the node, with its certificate, got %s%s, %q", out, failure, presented)
+	}
+	if want := `PUT auth/cert/login {"name":"nodes"}`; s.Requests()[0] != want {
+		t.Errorf("want %s, got %q", want, s.Requests())
+	}
+	if err := os.Chmod(filepath.Join(dir, "node.pem"), 0o606); err != nil {
+		t.Fatal(err)
+	}
+	if _, failure := serve(t, request("ghcr.io/a", "", nil), "-config", path); !strings.Contains(failure, "can be written by others") {
+		t.Errorf("a certificate that others can write: got %q", failure)
+	}
+	if err := os.Remove(filepath.Join(dir, "node.pem")); err != nil {
+		t.Fatal(err)
+	}
+	if _, failure := serve(t, request("ghcr.io/a", "", nil), "-config", path); !strings.Contains(failure, "node.pem does not exist") {
+		t.Errorf("no certificate: got %q", failure)
+	}
+	if _, failure := serve(t, request("ghcr.io/a", tokenOf("a", "b"), nil), "-config", writeConfig(t, strings.Replace(config, "caFile: "+dir+"/ca.pem\n", "", 1))); !strings.Contains(failure, "the TLS certificate is not trusted") {
+		t.Errorf("another CA: got %q", failure)
+	}
+}
+
+// newCertificate returns a certificate and its key, in PEM form.
+func newCertificate(t *testing.T, name string) []byte {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})...)
 }
 
 func TestRulesWithImagesAreCachedByImage(t *testing.T) {

@@ -175,6 +175,9 @@ func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (*log
 	handled.Storage = b.cache.Over(req.Storage)
 	if req.Operation == logical.RollbackOperation {
 		b.periodic(&handled)
+		if isImmediate(req) {
+			b.background.Wait()
+		}
 		return nil, nil
 	}
 	router := b.Backend

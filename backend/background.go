@@ -102,7 +102,8 @@ type work[T any] struct {
 
 // flight is work in progress. flights.mu guards it.
 type flight struct {
-	done    chan struct{}
+	done chan struct{}
+	progress
 	landed  bool
 	value   any
 	err     error
@@ -127,7 +128,7 @@ func attend[T any](ctx context.Context, b *backend, registry string, w work[T]) 
 	f := b.flights.byKey[w.key]
 	if f == nil || w.key == "" {
 		f = &flight{done: make(chan struct{})}
-		flying, cancel := b.detached(ctx)
+		flying, cancel := b.detached(context.WithValue(ctx, progressKey{}, &f.progress))
 		f.cancel = cancel
 		if !b.background.start(func() { fly(flying, b, f, w) }) {
 			b.flights.mu.Unlock()
@@ -141,7 +142,7 @@ func attend[T any](ctx context.Context, b *backend, registry string, w work[T]) 
 	f.waiting++
 	b.flights.mu.Unlock()
 
-	err := b.calls.wait(ctx, registry, f.done)
+	err := b.calls.wait(ctx, registry, &f.progress, f.done)
 
 	b.flights.mu.Lock()
 	defer b.flights.mu.Unlock()

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
@@ -149,8 +150,36 @@ func (c *calls) enter(ctx context.Context, registry string) (leave func(error), 
 	began := time.Now()
 	return func(err error) {
 		c.record(l, err, time.Since(began))
+		progressOf(ctx).note()
 		giveBack()
 	}, nil
+}
+
+// progress is when the last call of some work ended: what takes several calls is waited
+// for as long as they are answered, whichever registries they go to. It is nil for work
+// that nobody waits for.
+type progress struct{ at atomic.Pointer[time.Time] }
+
+type progressKey struct{}
+
+func progressOf(ctx context.Context) *progress {
+	p, _ := ctx.Value(progressKey{}).(*progress)
+	return p
+}
+
+func (p *progress) note() {
+	if p != nil {
+		now := time.Now()
+		p.at.Store(&now)
+	}
+}
+
+// since returns the time of the last progress, or the time at which the wait began.
+func (p *progress) since(began time.Time) time.Time {
+	if at := p.at.Load(); at != nil {
+		return later(began, *at)
+	}
+	return began
 }
 
 // join returns a lane, until part.
@@ -250,16 +279,16 @@ func (c *calls) patienceWith(registry string) time.Duration {
 	return max(c.patience, min(2*l.slowest, lastPatience))
 }
 
-// wait waits until done is closed, as long as it makes sense to wait for a registry:
-// the work needs it.
-func (c *calls) wait(ctx context.Context, registry string, done <-chan struct{}) error {
+// wait waits until done is closed, as long as the work makes progress, or its registry
+// answers others.
+func (c *calls) wait(ctx context.Context, registry string, p *progress, done <-chan struct{}) error {
 	l := c.join(registry)
 	defer c.part(l)
 	began := time.Now()
 	for {
 		patience := c.patienceWith(registry)
 		c.mu.Lock()
-		left, lastError := time.Until(later(began, l.answeredAt).Add(patience)), l.lastError
+		left, lastError := time.Until(later(p.since(began), l.answeredAt).Add(patience)), l.lastError
 		c.mu.Unlock()
 		if left <= 0 {
 			return l.noAnswerYet(patience, lastError)

@@ -182,7 +182,7 @@ func TestPatience(t *testing.T) {
 					}
 				}()
 				began := time.Now()
-				err := calls.wait(t.Context(), "a", make(chan struct{}))
+				err := calls.wait(t.Context(), "a", &progress{}, make(chan struct{}))
 				checkSame(t, "waits", c.waits, time.Since(began))
 				var none noAnswerYetError
 				if !errors.As(err, &none) || none.Code() != http.StatusServiceUnavailable {

@@ -226,10 +226,15 @@ func TestFailuresAreOneLineWithoutASecret(t *testing.T) {
 		_, err := open(t, s).Login(t.Context(), auth, jwt)
 		checkFailed(t, what, err)
 	}
+	s.Fail(func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, `{"errors":["bad signature `+vaulttest.Marker+`-signature"]}`, http.StatusBadRequest)
+	})
+	_, err := open(t, s).Login(t.Context(), auth, "header.payload."+vaulttest.Marker+"-signature")
+	checkFailed(t, "part of the token", err)
 	s.Fail(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	_, err := open(t, s).Login(ctx, auth, jwt)
+	_, err = open(t, s).Login(ctx, auth, jwt)
 	checkFailed(t, "hangs", err)
 	s.Close()
 	_, err = open(t, s).Login(t.Context(), auth, jwt)

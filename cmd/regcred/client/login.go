@@ -20,6 +20,10 @@ const (
 	MethodCert       = "cert"
 )
 
+// minSignature is the length of the shortest signature that is redacted by itself,
+// in bytes. What is shorter is none, and would redact ordinary words.
+const minSignature = 16
+
 // Auth says how to log in to Vault.
 type Auth struct {
 	Method   string `json:"method,omitempty"`   // jwt, kubernetes or cert
@@ -76,7 +80,11 @@ func (v *Vault) Login(ctx context.Context, auth Auth, jwt string) (Token, error)
 			data["name"] = auth.Role
 		}
 	default:
+		// The signature alone is a secret as well: the rest can be guessed.
 		v.secrets = append(v.secrets, jwt)
+		if signature := jwt[strings.LastIndex(jwt, ".")+1:]; len(signature) >= minSignature {
+			v.secrets = append(v.secrets, signature)
+		}
 		data["role"], data["jwt"] = auth.Role, jwt
 	}
 	path := "auth/" + auth.Mount + "/login"

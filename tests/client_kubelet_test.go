@@ -5,6 +5,7 @@ package tests
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -67,7 +68,11 @@ func (w *clientWorld) startKubelet(args ...string) *kubelet {
 	w.Helper()
 	config := w.kubeletConfig()
 	list, _ := json.Marshal(append([]string{"-config=" + config}, args...))
-	provider := exampleOf(w, "kubelet-provider/credential-provider.yaml", "    matchImages:", "    args: "+string(list)+"\n    matchImages:")
+	images := "    matchImages:\n"
+	for _, image := range w.images {
+		images += "      - \"" + image + "\"\n"
+	}
+	provider := exampleOf(w, "kubelet-provider/credential-provider.yaml", "    matchImages:\n", "    args: "+string(list)+"\n"+images)
 	path := filepath.Join(w.TempDir(), "credential-provider.yaml")
 	if err := os.WriteFile(path, []byte(provider), 0o600); err != nil {
 		w.Fatal(err)
@@ -227,24 +232,45 @@ func TestKubeletOutlastsFaultsOfVault(t *testing.T) {
 	}
 }
 
-// TestKubeletKeepsRotatedCredentialsForTheirGrace has the kubelet keep a shared
-// credential across a rotation for as long as the former one works, and no longer.
+// TestKubeletKeepsRotatedCredentialsForTheirGrace has the kubelet keep shared
+// credentials across a rotation: for as long as the former one works, and no longer.
 func TestKubeletKeepsRotatedCredentialsForTheirGrace(t *testing.T) {
 	t.Parallel()
 	w := newClientWorld(t)
 	lab := gitlabtest.New(t)
 	connect(t, w.vault.Client, "regcred/connections/lab", "gitlab", lab.Connection(), fields{"allowed_roles": "team-*"})
-	write(t, w.vault.Client, "regcred/roles/team-a", dynamic("lab", lab.Role(), fields{"rotation_period": "1h", "grace_period": "10s"}))
+	write(t, w.vault.Client, "regcred/roles/team-a", dynamic("lab", lab.Role(), fields{"rotation_period": "1h", "grace_period": "20m"}))
 	write(t, w.vault.Client, "regcred/roles/team-b", dynamic("lab", lab.Role(), fields{"mode": "leased", "ttl": "15m"}))
+	write(t, w.vault.Client, "regcred/roles/team-c", dynamic("lab", lab.Role(), fields{"rotation_period": "1h", "grace_period": "1s"}))
 	host := lab.Host()
+	w.images = []string{host}
+	k := w.startKubelet()
+	password := func(namespace string) string {
+		got, log := k.pull(w.podOf(namespace, host+"/group/my_app"))
+		if len(got.Credentials) != 1 {
+			t.Fatalf("want a credential of %s, got %v\n%s", namespace, got, log)
+		}
+		return got.Credentials[0].Password
+	}
+	long, short := password("team-a"), password("team-c")
 	ask := func(namespace string) ran {
 		return w.run(w.request(namespace, host+"/group/app"), nil, filepath.Join(servers.ClientAs(t, "regcred-credential-provider"), "regcred-credential-provider"), "-config="+w.kubeletConfig())
 	}
 	first := w.answered(ask("team-a"))
-	if first.CacheDuration != "10s" || first.Auth[host].Password != read(t, w.vault.Client, "regcred/creds/team-a")["password"] {
-		t.Errorf("want the password of creds/team-a for 10s, got %s, %v", first.CacheDuration, first.Auth)
+	if first.CacheDuration != "5m0s" || first.Auth[host].Password != read(t, w.vault.Client, "regcred/creds/team-a")["password"] {
+		t.Errorf("want the password of creds/team-a for 5m, got %s, %v", first.CacheDuration, first.Auth)
 	}
 	write(t, w.vault.Client, "regcred/rotate/team-a", nil)
+	write(t, w.vault.Client, "regcred/rotate/team-c", nil)
+	if password("team-a") != long {
+		t.Error("within the grace period, want the former credential from the kubelet's cache")
+	}
+	servers.Eventually(t, func() error {
+		if password("team-c") == short {
+			return errors.New("after the grace period, want the new credential")
+		}
+		return nil
+	})
 	if second := w.answered(ask("team-a")); second.Auth[host] == first.Auth[host] {
 		t.Error("after a rotation: want another password")
 	}

@@ -36,6 +36,7 @@ type clientWorld struct {
 	vault   *servers.Vault
 	gateway *gateway
 	key     ed25519.PrivateKey // of the cluster
+	images  []string           // that the kubelet asks the provider for, beside those of the example
 
 	// secrets must be in no output, except in answers.
 	secrets leaktest.Marks

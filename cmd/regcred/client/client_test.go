@@ -231,6 +231,15 @@ func TestFailuresAreOneLineWithoutASecret(t *testing.T) {
 	})
 	_, err := open(t, s).Login(t.Context(), auth, "header.payload."+vaulttest.Marker+"-signature")
 	checkFailed(t, "part of the token", err)
+	for pad := range 40 { // a long message is cut, also in the middle of a token
+		s.Fail(nil)
+		v := loggedIn(t, s)
+		s.Fail(func(w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, `{"errors":["`+strings.Repeat("x", maxSaid-pad)+vaulttest.Token+`"]}`, http.StatusForbidden)
+		})
+		_, err := v.Read(t.Context(), "app")
+		checkFailed(t, "a long message", err)
+	}
 	s.Fail(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()

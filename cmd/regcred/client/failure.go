@@ -72,9 +72,10 @@ func (v *Vault) reason(err error) string {
 		}
 		return fmt.Sprintf("no answer of Vault at %s: %s", v.address, redact.Sanitize(why, v.secrets, nil))
 	}
-	said := redact.Untrusted(redact.Truncate(strings.Join(answer.Errors, "; "), maxSaid))
-	if len(answer.Errors) == 0 {
-		said = http.StatusText(answer.StatusCode)
+	said := http.StatusText(answer.StatusCode)
+	if len(answer.Errors) > 0 {
+		// Redacted before it is cut: part of a secret would not be recognised.
+		said = redact.Truncate(redact.Sanitize(redact.Untrusted(strings.Join(answer.Errors, "; ")), v.secrets, nil), maxSaid)
 	}
-	return redact.Sanitize(fmt.Sprintf("Vault at %s answered with status %d: %s", v.address, answer.StatusCode, said), v.secrets, nil)
+	return fmt.Sprintf("Vault at %s answered with status %d: %s", v.address, answer.StatusCode, said)
 }

@@ -214,10 +214,14 @@ func tidyRequest(router *framework.Backend, req *logical.Request) (map[string]an
 	if path == nil || path.Operations[req.Operation] == nil {
 		return req.Data, nil, nil
 	}
-	if err := checkFields(path.Fields, req); err != nil {
+	given := *req
+	var left []string
+	given.Data, left = withoutReadBack(req)
+	if err := checkFields(path.Fields, &given); err != nil {
 		return nil, nil, err
 	}
-	return tidyFields(path.Fields, req.Data)
+	data, tidied, err := tidyFields(path.Fields, given.Data)
+	return data, append(left, tidied...), err
 }
 
 // isNotFound reports whether an answer says that something does not exist. A

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,17 +18,7 @@ import (
 func listRoles() *framework.Path { return listPath("roles", "Role", roleStoragePrefix) }
 
 func (b *backend) pathRoles() []*framework.Path {
-	fields := map[string]*framework.FieldSchema{
-		roleField: roleNameField(),
-		"verify": {
-			Type:        framework.TypeBool,
-			Description: "Store the role only if its credentials can pull.",
-		},
-	}
-	maps.Copy(fields, ofType("static", staticFields()))
-	maps.Copy(fields, ofType("bundle", bundleFields()))
-	maps.Copy(fields, ofType("dynamic", dynamicFields()))
-	maps.Copy(fields, ofType("static, dynamic", memberFields()))
+	fields := roleFields()
 	return []*framework.Path{
 		listRoles(),
 		{
@@ -66,6 +57,55 @@ func (b *backend) pathRoles() []*framework.Path {
 			HelpDescription: strings.TrimSpace(roleHelp),
 		},
 	}
+}
+
+// withoutReadBack returns the fields of a request. In a write of what a read of another
+// role has answered, which is known by its field type, it leaves out those that only
+// the engine sets, and warns of it. So a dynamic role and a bundle, which hold no secret,
+// can be copied. Of a static role the password is missing.
+func withoutReadBack(req *logical.Request) (data map[string]any, warnings []string) {
+	roleType, isReadBack := req.Data["type"].(string)
+	if !isReadBack || !strings.HasPrefix(req.Path, roleStoragePrefix) {
+		return req.Data, nil
+	}
+	own := roleReadBackFields()
+	for name := range roleFields() {
+		delete(own, name)
+	}
+	switch roleType {
+	case typeDynamic:
+		own["username"], own["expires_at"] = nil, nil // of what the role serves
+	case typeBundle:
+		own["expires_at"] = nil
+	case typeStatic:
+	default:
+		return req.Data, nil
+	}
+	data = maps.Clone(req.Data)
+	var left []string
+	for _, name := range slices.Sorted(maps.Keys(own)) {
+		if _, given := data[name]; given {
+			left = append(left, name)
+			delete(data, name)
+		}
+	}
+	return data, []string{"left out, because the engine sets them: " + strings.Join(left, ", ")}
+}
+
+// roleFields are the fields of roles/<role>.
+func roleFields() map[string]*framework.FieldSchema {
+	fields := map[string]*framework.FieldSchema{
+		roleField: roleNameField(),
+		"verify": {
+			Type:        framework.TypeBool,
+			Description: "Store the role only if its credentials can pull.",
+		},
+	}
+	maps.Copy(fields, ofType("static", staticFields()))
+	maps.Copy(fields, ofType("bundle", bundleFields()))
+	maps.Copy(fields, ofType("dynamic", dynamicFields()))
+	maps.Copy(fields, ofType("static, dynamic", memberFields()))
+	return fields
 }
 
 // ofType puts the type of role in front of the descriptions of its fields, because help
@@ -290,10 +330,13 @@ ttl that can be renewed up to max_ttl.
 A bundle role joins the credentials of other roles into one pull secret. members
 names these roles, and each of them must name the bundle in its allowed_bundles.
 
-To copy a static role, also to another mount, write what its pull secret is:
+To copy a static role, also to another mount, write what its pull secret is. Of any
+other role, write what a read of it answers:
 
     vault read -field=config.json regcred/creds/my_app/docker |
       vault write regcred/roles/copy dockerconfigjson=-
+    vault read -format=json -field=data regcred/roles/dynamic |
+      vault write regcred/roles/copy -
 
 A write to an existing role keeps the fields that it does not name: "vault write
 regcred/roles/my_app password=..." replaces only the password. "vault patch" does

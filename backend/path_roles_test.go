@@ -545,3 +545,29 @@ func TestPageIsAPartOfTheListInMemory(t *testing.T) {
 		t.Error("want a page that cannot be appended to in place")
 	}
 }
+
+// What a read answers can be written under another name, except of a static role, whose
+// password no read answers.
+func TestReadBackOfARoleCanBeWritten(t *testing.T) {
+	e := newSharingEngine(t)
+	e.write("roles/member", member("a.example.com", "*"))
+	e.write("roles/bundle", fields{"members": "member"})
+	e.write("roles/leased", with(leasedRole, fields{"ttl": "15m", "max_ttl": "2h", "verify_repository": "group/app"}))
+	e.write("roles/app", fields{"allowed_bundles": "all", "grace_period": "30m"})
+	e.read("creds/app")
+	for name, left := range map[string]string{
+		"bundle": "registries, type, updated_at",
+		"leased": "registries, type, updated_at",
+		"app":    "expires_at, last_vault_rotation, next_rotation, registries, type, updated_at, username",
+	} {
+		read := e.read("roles/" + name)
+		checkWarnings(t, warningsOf(e.write("roles/copy-"+name, read)), "left out, because the engine sets them: "+left)
+		checkSame(t, "copy of "+name, without(read, strings.Split(left, ", ")...), without(e.read("roles/copy-"+name), strings.Split(left, ", ")...))
+	}
+	e.refused(logical.UpdateOperation, "roles/copy", e.read("roles/member"), "missing password: ")
+	e.refused(logical.UpdateOperation, "roles/copy", fields{"type": "other", "members": "member"}, `unknown field "type"`)
+	e.refused(logical.UpdateOperation, "roles/copy", fields{"updated_at": "x", "members": "member"}, `unknown field "updated_at"`)
+	e.refused(logical.UpdateOperation, "roles/copy", fields{"type": "bundle", "members": "member", "pasword": marker}, `unknown field "pasword"`)
+	e.refused(logical.UpdateOperation, "roles/app", e.read("roles/leased"), "mode: is shared and cannot be changed")
+	e.refused(logical.UpdateOperation, "roles/app", e.read("roles/bundle"), "this role holds credentials of its own")
+}

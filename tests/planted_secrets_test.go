@@ -186,7 +186,6 @@ func TestPlantedSecretsAreNowhere(t *testing.T) {
 func (p *planting) described() map[string]map[string]map[string]any {
 	p.t.Helper()
 	_, document := p.send(http.MethodGet, "sys/internal/specs/openapi", nil)
-	schemas := document["components"].(map[string]any)["schemas"].(map[string]any)
 	all := map[string]map[string]map[string]any{}
 	for path, item := range document["paths"].(map[string]any) {
 		rest, ours := strings.CutPrefix(path, "/regcred/")
@@ -196,25 +195,17 @@ func (p *planting) described() map[string]map[string]map[string]any {
 		all[rest] = map[string]map[string]any{}
 		for method, described := range item.(map[string]any) {
 			operation, _ := described.(map[string]any)
-			id, isOperation := operation["operationId"].(string)
-			if !isOperation {
+			if _, isOperation := operation["operationId"].(string); !isOperation {
 				continue
 			}
-			// The plugin protocol loses the reference.
-			schema, _ := schemas[camelCase(id)+"Request"].(map[string]any)
+			body, _ := operation["requestBody"].(map[string]any)
+			content, _ := body["content"].(map[string]any)
+			media, _ := content["application/json"].(map[string]any)
+			schema, _ := media["schema"].(map[string]any)
 			all[rest][strings.ToUpper(method)], _ = schema["properties"].(map[string]any)
 		}
 	}
 	return all
-}
-
-// camelCase returns RegcredWriteRole for regcred-write-role.
-func camelCase(id string) string {
-	var name strings.Builder
-	for part := range strings.SplitSeq(id, "-") {
-		name.WriteString(strings.ToUpper(part[:1]) + part[1:])
-	}
-	return name.String()
 }
 
 // shapes are the forms in which a secret may be sent in a field, right ones and

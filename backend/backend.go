@@ -25,7 +25,8 @@
 //	root_rotate.go               the steps of a rotate-root
 //	static.go, bundle.go, dynamic.go, connection_input.go
 //	                             the fields of a write, and their parsing
-//	role.go, bundle_index.go, connection.go, root_state.go, config.go
+//	role.go, shared_entry.go, bundle_index.go, connection.go, root_state.go,
+//	config.go
 //	                             what is stored, and who may use it
 //	background.go, calls.go      work that goes on without a request; what all calls to
 //	                             registries pass

@@ -129,7 +129,7 @@ func (b *backend) putConnection(ctx context.Context, storage logical.Storage, c 
 		b.roots.note(c.Name, true)
 	}
 	return putEntry(ctx, storage, connectionStoragePrefix+c.Name, storedConnection{
-		SchemaVersion:  mintingSchemaVersion,
+		SchemaVersion:  connectionSchemaVersion,
 		Type:           c.Type.Name,
 		ID:             c.ID,
 		UpdatedAt:      c.UpdatedAt,

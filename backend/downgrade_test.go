@@ -101,7 +101,7 @@ func TestReleasedBuildReadsOrRefusesWhatTodayStores(t *testing.T) {
 				var stored struct {
 					SchemaVersion int `json:"schema_version"`
 				}
-				want := "reading " + key + ": the stored entry has schema version 2 and this plugin knows up to 1; run the newer plugin that wrote it"
+				want := fmt.Sprintf("reading %s: the stored entry has schema version %d and this plugin knows up to 1; run the newer plugin that wrote it", key, schemaVersionOf(key))
 				if err := formerDecode(key, value, &stored, &stored.SchemaVersion); err == nil || err.Error() != want {
 					t.Errorf("want %q, got %v", want, err)
 				}

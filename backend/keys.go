@@ -52,17 +52,25 @@ const (
 	// plugin could not read, or would misread, an entry of this one.
 	schemaVersion = 1
 
-	// mintingSchemaVersion is written into the entries of connections and of
-	// shared credentials. A plugin that knows only version 1 would lose where a
-	// credential was minted, and could then revoke somebody else's with the same
-	// ID.
-	mintingSchemaVersion = 2
+	// connectionSchemaVersion is written into the entries of connections. A plugin
+	// that knows only version 1 would lose where a credential was minted, and could
+	// then revoke somebody else's with the same ID. So it was with the entries of
+	// shared credentials.
+	connectionSchemaVersion = 2
+
+	// sharedSchemaVersion is written into the entries of shared credentials. A
+	// plugin that knows only version 2 would not find for what a credential was
+	// minted, and could then not revoke it.
+	sharedSchemaVersion = 3
 )
 
 // schemaVersionOf returns the schema version of the entry of a key.
 func schemaVersionOf(key string) int {
-	if strings.HasPrefix(key, connectionStoragePrefix) || strings.HasPrefix(key, sharedStoragePrefix) {
-		return mintingSchemaVersion
+	switch {
+	case strings.HasPrefix(key, connectionStoragePrefix):
+		return connectionSchemaVersion
+	case strings.HasPrefix(key, sharedStoragePrefix):
+		return sharedSchemaVersion
 	}
 	return schemaVersion
 }

@@ -5,15 +5,11 @@ package backend
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"maps"
 	"slices"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
-
-	"vault-plugin-secrets-regcred/backend/cache"
-	"vault-plugin-secrets-regcred/backend/dockerconfig"
 )
 
 const (
@@ -36,143 +32,6 @@ const (
 	// given up, the latest ones.
 	maxGivenUp = 10
 )
-
-// shared is what a shared role serves and will revoke. The zero value is that
-// of a role that was never read.
-type shared struct {
-	Current *sharedCredential
-	Retired []retired
-	GivenUp []givenUp // oldest first
-
-	// Rotations counts the credentials that the role has had. It tells whether
-	// somebody has rotated meanwhile, whatever the clocks say.
-	Rotations int
-
-	// RotationAsked says that rotate/ was written, and that it failed.
-	RotationAsked bool
-
-	LastError  string
-	FailedAt   time.Time
-	Failures   int           // since the last success
-	RetryAfter time.Duration // that the registry asked for
-}
-
-// sharedCredential is the credential that reads return.
-type sharedCredential struct {
-	credentialRef
-	Docker    dockerconfig.Config
-	MintedAt  time.Time
-	ExpiresAt time.Time // at the registry; zero: never
-}
-
-// retired is a credential that was replaced.
-type retired struct {
-	credentialRef
-	MintedAt  time.Time `json:"minted_at,omitzero"` // zero in entries of the first builds, as RetiredAt
-	RetiredAt time.Time `json:"retired_at,omitzero"`
-	RevokeAt  time.Time `json:"revoke_at"`
-	TriedAt   time.Time `json:"tried_at,omitzero"`
-	Attempts  int       `json:"attempts,omitempty"`
-	LastError string    `json:"last_error,omitempty"`
-}
-
-// givenUp is a credential that stays at its registry, because the connection
-// does not lead there any more.
-type givenUp struct {
-	Name string    `json:"name"`
-	URL  string    `json:"host,omitempty"`
-	At   time.Time `json:"at"`
-}
-
-// storedShared is a shared as it stands in storage.
-type storedShared struct {
-	unprintable
-	SchemaVersion int                     `json:"schema_version"`
-	Current       *storedSharedCredential `json:"current,omitempty"`
-	Retired       []retired               `json:"retired,omitempty"`
-	GivenUp       []givenUp               `json:"given_up,omitempty"`
-	Rotations     int                     `json:"rotations,omitempty"`
-	RotationAsked bool                    `json:"rotation_asked,omitempty"`
-	LastError     string                  `json:"last_error,omitempty"`
-	FailedAt      time.Time               `json:"failed_at,omitzero"`
-	Failures      int                     `json:"failures,omitempty"`
-	RetryAfter    seconds                 `json:"retry_after,omitzero"`
-}
-
-type storedSharedCredential struct {
-	unprintable
-	Minted    credentialRef    `json:"minted"`
-	Docker    *json.RawMessage `json:"dockerconfig"`
-	MintedAt  time.Time        `json:"minted_at"`
-	ExpiresAt time.Time        `json:"expires_at,omitzero"`
-}
-
-// shared returns the zero value where there is nothing yet. What it returns must
-// not be changed in place.
-func (b *backend) shared(ctx context.Context, storage logical.Storage, name string) (shared, error) {
-	return cache.Decoded(ctx, b.cache, storage, sharedStoragePrefix+name, shared{}, func(entry *logical.StorageEntry) (shared, error) {
-		return decodeShared(entry, name)
-	})
-}
-
-func decodeShared(entry *logical.StorageEntry, name string) (shared, error) {
-	var stored storedShared
-	if err := decodeEntry(entry, &stored, &stored.SchemaVersion); err != nil {
-		return shared{}, err
-	}
-	s := shared{
-		Retired:       stored.Retired,
-		GivenUp:       stored.GivenUp,
-		Rotations:     stored.Rotations,
-		RotationAsked: stored.RotationAsked,
-		LastError:     stored.LastError,
-		FailedAt:      stored.FailedAt,
-		Failures:      stored.Failures,
-		RetryAfter:    stored.RetryAfter.Duration,
-	}
-	if c := stored.Current; c != nil {
-		if c.Docker == nil {
-			return shared{}, unreadablef("the credential of role %q: the stored entry is damaged", name)
-		}
-		docker, err := dockerconfig.Decode(*c.Docker)
-		if err != nil {
-			return shared{}, unreadablef("the credential of role %q: %w", name, err)
-		}
-		s.Current = &sharedCredential{credentialRef: c.Minted, Docker: docker, MintedAt: c.MintedAt, ExpiresAt: c.ExpiresAt}
-	}
-	return s, nil
-}
-
-func (b *backend) putShared(ctx context.Context, storage logical.Storage, name string, s shared) error {
-	stored := storedShared{
-		SchemaVersion: mintingSchemaVersion,
-		Retired:       s.Retired,
-		GivenUp:       s.GivenUp,
-		Rotations:     s.Rotations,
-		RotationAsked: s.RotationAsked,
-		LastError:     s.LastError,
-		FailedAt:      s.FailedAt,
-		Failures:      s.Failures,
-		RetryAfter:    seconds{s.RetryAfter},
-	}
-	if c := s.Current; c != nil {
-		docker := json.RawMessage(c.Docker.JSON())
-		stored.Current = &storedSharedCredential{Minted: c.credentialRef, Docker: &docker, MintedAt: c.MintedAt, ExpiresAt: c.ExpiresAt}
-	}
-	return putEntry(ctx, storage, sharedStoragePrefix+name, stored)
-}
-
-// all returns all credentials that may be alive.
-func (s shared) all() []credentialRef {
-	var all []credentialRef
-	if s.Current != nil {
-		all = append(all, s.Current.credentialRef)
-	}
-	for _, r := range s.Retired {
-		all = append(all, r.credentialRef)
-	}
-	return all
-}
 
 // sharedStatus is what the state of a shared role means at one moment.
 type sharedStatus struct {

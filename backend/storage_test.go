@@ -124,22 +124,27 @@ func TestStoredFormsStay(t *testing.T) {
 }
 
 // formsOfNow returns storedForms as this plugin writes them: connections and
-// what they mint have an identity.
+// what they mint have an identity, and what a shared role has minted for stands
+// once.
 func formsOfNow() map[string]string {
 	forms := maps.Clone(storedForms)
 	forms["bundle-members/member/all"] = ""
+	const target = `{"project":"group/app","projects":"group/b,group/c"}`
+	once := strings.NewReplacer(
+		`"schema_version":1,"current"`, `"schema_version":1,"targets":[`+target+`],"current"`,
+		`"for":`+target+`,"revoke_at"`, `"revoke_at"`,
+		`"for":`+target, `"target":0`)
 	reference := strings.NewReplacer(
 		`"connection":"app","role"`, `"connection":"app","connection_id":"id-1","host":"https://git.example.com","role"`,
 		`"revoke_at"`, `"minted_at":"2026-03-01T12:00:00Z","retired_at":"2026-03-01T12:00:00Z","revoke_at"`,
-		`"attempts":1,"last_error":"the registry's API at https://git.example.com: there was no complete answer within the time limit"}]`,
-		`"attempts":1,"last_error":"the registry's API at https://git.example.com: there was no complete answer within the time limit"}],"rotations":2`)
+		`"}]}`, `","target":0}],"rotations":2}`)
 	for i, name := range []string{"app", "pending", "retired"} {
 		key := "connections/" + name
 		forms[key] = strings.Replace(forms[key], `{"schema_version":1,"type":"test"`, fmt.Sprintf(`{"schema_version":2,"type":"test","id":"id-%d"`, i+1), 1)
 	}
 	for key, value := range forms {
 		if strings.HasPrefix(key, sharedStoragePrefix) {
-			value = strings.Replace(value, `"schema_version":1`, `"schema_version":2`, 1)
+			value = strings.Replace(once.Replace(value), `"schema_version":1`, `"schema_version":3`, 1)
 		}
 		forms[key] = reference.Replace(value)
 	}

@@ -21,6 +21,7 @@
 //	format.go                    the forms of a pull secret
 //	connection_use.go            what keeps a connection from being deleted
 //	source.go                    the roles that a pull secret is joined from
+//	due_index.go                 the index of shared roles by what is due next
 //	shared_state.go              what a shared role serves, and when it is due
 //	root_rotate.go               the steps of a rotate-root
 //	static.go, bundle.go, dynamic.go, connection_input.go

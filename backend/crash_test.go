@@ -86,7 +86,7 @@ func (e *engine) mortal(m *mortality) {
 }
 
 // restarted returns an engine on the same storage and registry.
-func (e *engine) restarted(t *testing.T) *engine {
+func (e *engine) restarted(t testing.TB) *engine {
 	t.Helper()
 	next := newEngine(t)
 	next.storage, next.minting, next.clock = e.storage, e.minting, e.clock

@@ -329,7 +329,7 @@ func FuzzStored(f *testing.F) {
 // that Vault keeps for the engine.
 var storedKeys = []string{
 	"roles/app", "roles/shared", "roles/leased", "roles/all", "shared/shared", "connections/app", "config",
-	"leases/app/20260301T120000Z.regcred-x", "wal/5f2ae6b0-0000-4000-8000-000000000000", "expiries/20260301T120000Z.app", "connection-roles/app/x",
+	"leases/app/20260301T120000Z.regcred-x", "wal/5f2ae6b0-0000-4000-8000-000000000000", "expiries/20260301T120000Z.app", "connection-roles/app/x", "due/20260301T120000Z.20260301T120000Z.shared", "due/20260301T120000Z.20260301T120000Z.@app",
 	"lease:", "rollback:" + walCredential, "rollback:" + walRoot,
 }
 

@@ -374,6 +374,10 @@ func (m *fuzzedMount) checkStored() {
 			if _, role, ok := parseExpiryKey(name); !ok || checkName(role) != nil {
 				err = errors.New("no key of the index")
 			}
+		case "due":
+			if _, role, ok := parseDueKey(name); !ok || checkName(strings.TrimPrefix(role, connectionMark)) != nil {
+				err = errors.New("no key of the index")
+			}
 		case "connection-roles":
 			if connection, role, ok := strings.Cut(name, "/"); !ok || checkName(connection) != nil || checkName(role) != nil {
 				err = errors.New("no key of the index")

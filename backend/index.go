@@ -48,6 +48,63 @@ func (b *backend) deleteExpiry(ctx context.Context, storage logical.Storage, at 
 	}
 }
 
+// wholeSeconds rounds a time up to what a key of an index can hold.
+func wholeSeconds(t time.Time) time.Time {
+	if whole := t.Truncate(time.Second); whole.Before(t) {
+		return whole.Add(time.Second)
+	}
+	return t
+}
+
+// nothingDue stands in the index where there is nothing to be done. It is the
+// latest time that a key can have.
+var nothingDue = time.Date(9999, time.December, 31, 23, 59, 59, 0, time.UTC)
+
+// dueTimes are the times in a key of the index of what is due, in whole seconds.
+type dueTimes struct {
+	At        time.Time `json:"at"`
+	WrittenAt time.Time `json:"written_at"`
+}
+
+// dueTimesOf returns the times of a key that is written now. The zero time says
+// that nothing is due.
+func dueTimesOf(at, now time.Time) dueTimes {
+	if at.IsZero() || at.After(nothingDue) {
+		at = nothingDue
+	}
+	return dueTimes{wholeSeconds(at).UTC(), now.Truncate(time.Second).UTC()}
+}
+
+func dueKey(t dueTimes, name string) string {
+	return dueIndexPrefix + t.At.Format(expiryKeyTime) + t.WrittenAt.Format(expiryKeyTime) + name
+}
+
+// parseDueKey parses a key of the index, without its prefix.
+func parseDueKey(key string) (t dueTimes, name string, ok bool) {
+	at, rest, ok := parseExpiryKey(key)
+	if !ok {
+		return dueTimes{}, "", false
+	}
+	writtenAt, name, ok := parseExpiryKey(rest)
+	return dueTimes{at, writtenAt}, name, ok
+}
+
+func putDue(ctx context.Context, storage logical.Storage, t dueTimes, name string) error {
+	key := dueKey(t, name)
+	if err := storage.Put(ctx, &logical.StorageEntry{Key: key}); err != nil {
+		return fmt.Errorf("writing %s: %w", key, err)
+	}
+	return nil
+}
+
+// deleteDue deletes a key of the index. A failure is logged and does not fail
+// what is done: an extra key is deleted when it comes up.
+func (b *backend) deleteDue(ctx context.Context, storage logical.Storage, t dueTimes, name string) {
+	if err := storage.Delete(ctx, dueKey(t, name)); err != nil {
+		b.Logger().Warn("a key in the index of what is due stays for now", "name", name, "error", err)
+	}
+}
+
 func connectionRoleKey(connection, role string) string {
 	return connectionRolesPrefix + connection + "/" + role
 }

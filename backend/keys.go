@@ -34,6 +34,19 @@ const (
 	// connectionRolesPrefix are.
 	expiryStoragePrefix = "expiries/"
 
+	// dueIndexPrefix is the index of shared roles by the time at which there is
+	// something to be done for them, so that the first run after a start reads
+	// lists, and no entry for each role. A key has that time, the time at which the
+	// key was written, and the role's name. Keys with the name of a connection,
+	// after connectionMark, are for all roles of it.
+	//
+	// The entry of a role (sharedStoragePrefix) says which key is its own. The key
+	// is written before the entry, and the former key is deleted after it. A crash
+	// in between can leave an extra key, which is deleted when it comes up, but
+	// never a missing or a late one. Entries that earlier builds wrote have no key.
+	// Their roles are looked at after each start, until the entry is written again.
+	dueIndexPrefix = "due/"
+
 	// leaseIndexPrefix is the index of leased credentials, with one key per
 	// credential and the current end of its lease in front of the name. Vault
 	// revokes leases; the index is for credentials that Vault does not revoke,
@@ -60,7 +73,9 @@ const (
 
 	// sharedSchemaVersion is written into the entries of shared credentials. A
 	// plugin that knows only version 2 would not find for what a credential was
-	// minted, and could then not revoke it.
+	// minted, and could then not revoke it. Nor would it keep the key in
+	// dueIndexPrefix: as it can write none of these entries, each has its key, also
+	// after a roll-back.
 	sharedSchemaVersion = 3
 )
 

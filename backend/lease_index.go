@@ -55,14 +55,6 @@ func leaseKey(connection string, ends time.Time, name string) string {
 	return leasePrefix(connection) + ends.UTC().Format(expiryKeyTime) + name
 }
 
-// wholeSeconds rounds a time up to what a key of the index can hold.
-func wholeSeconds(t time.Time) time.Time {
-	if whole := t.Truncate(time.Second); whole.Before(t) {
-		return whole.Add(time.Second)
-	}
-	return t
-}
-
 // storedLease returns nil where the index has no such key.
 func (b *backend) storedLease(ctx context.Context, storage logical.Storage, key string) (*storedLease, error) {
 	var stored storedLease

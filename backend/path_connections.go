@@ -188,10 +188,16 @@ func (b *backend) writeConnection(ctx context.Context, req *logical.Request, dat
 	if err := b.replaceRoot(ctx, req.Storage, c, old); err != nil {
 		return nil, err
 	}
+	moved := old != nil && (c.ID != old.ID || !slices.Equal(c.Registries, old.Registries) || !maps.Equal(c.Settings, old.Settings))
+	if moved {
+		if err := b.announceConnection(ctx, req.Storage, name); err != nil {
+			return nil, err
+		}
+	}
 	if err := b.putConnection(ctx, req.Storage, c); err != nil {
 		return nil, err
 	}
-	if old != nil && (c.ID != old.ID || !slices.Equal(c.Registries, old.Registries)) {
+	if moved {
 		b.scheduleRolesOf(ctx, req.Storage, name)
 	}
 	b.sendEvent(ctx, req, "connection-write", connectionStoragePrefix+name)
@@ -278,6 +284,7 @@ func (b *backend) deleteConnection(ctx context.Context, req *logical.Request, da
 	if err := req.Storage.Delete(ctx, connectionStoragePrefix+name); err != nil {
 		return nil, fmt.Errorf("deleting connection %q: %w", name, err)
 	}
+	b.forgetConnection(ctx, req.Storage, name)
 	// Once the connection is gone, because a crash in between must not leave one
 	// that has forgotten what it minted. The sweep gives up what stays in the index.
 	if err := b.forgetLeases(ctx, req.Storage, name); err != nil {

@@ -217,11 +217,16 @@ func (b *backend) writeRole(ctx context.Context, req *logical.Request, data *fra
 	if verified != nil && !verified.samePullSecret(p) {
 		return answer(refusef("verify: nothing is stored, because role %q was changed meanwhile; try again", name))
 	}
+	if p.role.isShared() {
+		if err := b.advanceDue(ctx, req.Storage, name, p.role); err != nil {
+			return nil, err
+		}
+	}
 	if err := b.putRole(ctx, req.Storage, name, p.role, p.old); err != nil {
 		return nil, err
 	}
 	if p.role.isShared() {
-		b.clearFailures(ctx, req.Storage, name, p.role.Dynamic)
+		b.clearFailures(ctx, req.Storage, name)
 	}
 	b.sendEvent(ctx, req, "role-write", "creds/"+name)
 	return withWarnings(nil, p.warnings), nil

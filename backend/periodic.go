@@ -5,8 +5,7 @@ package backend
 import (
 	"context"
 	"errors"
-	"fmt"
-	"time"
+	"strings"
 
 	"github.com/hashicorp/vault/sdk/logical"
 )
@@ -55,58 +54,75 @@ func (b *backend) rotateDue(ctx context.Context, storage logical.Storage) error 
 	return nil
 }
 
-// fillSchedule reads when each shared role is to be maintained: once, and again
-// after the clock has gone back, because times of a wrong clock may lie far in
-// the future.
+// fillSchedule reads when each shared role is to be maintained, from the index:
+// once, and again after the clock has gone back, because times of a wrong clock
+// may lie far in the future.
 func (b *backend) fillSchedule(ctx context.Context, storage logical.Storage) error {
 	if !b.next.begin(b.now()) {
 		return nil
 	}
-	names, err := storage.List(ctx, sharedStoragePrefix)
+	at, extra, err := b.listDue(ctx, storage)
 	if err != nil {
 		b.next.forget()
-		return fmt.Errorf("listing the shared credentials: %w", err)
+		return err
 	}
-	for _, name := range names {
-		b.schedule(name, b.now()) // maintaining it finds out when it is due
+	for name, keys := range extra {
+		b.next.addExtra(name, keys...)
+	}
+	for name, next := range at {
+		b.next.setBy(name, next) // a change that came meanwhile may have set another time
 	}
 	return nil
 }
 
-// maintain has done what is due for a shared role. Failures are stored with the role.
+// maintain has done what is due for a shared role, or has the keys of the roles of a
+// connection renewed. Failures are stored with the role.
 func (b *backend) maintain(ctx context.Context, storage logical.Storage, name string) {
-	r, err := b.role(ctx, storage, name)
-	if err != nil {
-		b.Logger().Warn("a shared role could not be maintained", "role", name, "error", err)
-		b.schedule(name, b.now().Add(firstRevokeRetry))
+	if connection, ok := strings.CutPrefix(name, connectionMark); ok {
+		b.addJob("keys", 1, "keys of the roles of "+connection, func(ctx context.Context) {
+			b.maintained(ctx, name, b.followConnection(ctx, storage, connection))
+		})
 		return
 	}
-	if r != nil && r.isShared() {
+	r, err := b.role(ctx, storage, name)
+	switch {
+	case err != nil:
+		b.maintained(ctx, name, err)
+	case r != nil && r.isShared():
 		b.maintainShared(storage, name, r.Dynamic.Connection)
+	default: // the index has a key too many
+		b.maintained(ctx, name, b.renewDue(ctx, storage, name))
 	}
 }
 
 func (b *backend) maintainShared(storage logical.Storage, name, connection string) {
 	b.addJob(rotationLane(connection), rotationsAtOnce, "rotation of "+name, func(ctx context.Context) {
-		next, err := b.runDue(ctx, storage, name)
-		if err != nil && ctx.Err() == nil {
-			b.Logger().Warn("a shared role could not be maintained", "role", name, "error", err)
-			next = b.now().Add(firstRevokeRetry)
-		}
-		b.schedule(name, next)
+		b.maintained(ctx, name, b.runDue(ctx, storage, name))
 	})
 }
 
-// runDue rotates a role if that is due, has revoked what is to be revoked, and returns
-// when the role is to be maintained next.
-func (b *backend) runDue(ctx context.Context, storage logical.Storage, name string) (next time.Time, err error) {
+// maintained has what failed done again a minute later.
+func (b *backend) maintained(ctx context.Context, name string, err error) {
+	if err == nil || ctx.Err() != nil {
+		return
+	}
+	b.Logger().Warn("a shared role could not be maintained", "role", name, "error", err)
+	b.next.setBy(name, b.now().Add(firstRevokeRetry))
+}
+
+// runDue rotates a role if that is due, has revoked what is to be revoked, and
+// schedules the role anew.
+func (b *backend) runDue(ctx context.Context, storage logical.Storage, name string) error {
 	r, err := b.role(ctx, storage, name)
-	if err != nil || r == nil || !r.isShared() {
-		return time.Time{}, err
+	if err != nil {
+		return err
+	}
+	if r == nil || !r.isShared() {
+		return b.renewDue(ctx, storage, name)
 	}
 	s, err := b.sharedStatus(ctx, storage, name, r.Dynamic)
 	if err != nil {
-		return time.Time{}, err
+		return err
 	}
 	if needed, _ := s.needsRotation(whenDue, s.Rotations); needed {
 		// Its failure is stored, and says when to try again.
@@ -114,17 +130,15 @@ func (b *backend) runDue(ctx context.Context, storage logical.Storage, name stri
 			b.Logger().Debug("a rotation failed", "role", name, "error", err)
 		}
 		if s, err = b.sharedStatus(ctx, storage, name, r.Dynamic); err != nil {
-			return time.Time{}, err
+			return err
 		}
 	}
 	if s.mayRevoke() {
 		b.addJob(cleaningLane(r.Dynamic.Connection), cleaningAtOnce, "revocations of "+name, func(ctx context.Context) {
-			if err := b.revokeDue(withUrgency(ctx, cleaning), storage, name, r.Dynamic); err != nil && ctx.Err() == nil {
-				b.Logger().Warn("a shared role could not be maintained", "role", name, "error", err)
-			}
+			b.maintained(ctx, name, b.revokeDue(withUrgency(ctx, cleaning), storage, name, r.Dynamic))
 		})
 	}
-	return s.nextAt(), nil
+	return b.renewDue(ctx, storage, name)
 }
 
 // revokeDue revokes the former credentials of a role whose time has come.
@@ -136,11 +150,10 @@ func (b *backend) revokeDue(ctx context.Context, storage logical.Storage, name s
 	if err != nil {
 		return err
 	}
-	b.schedule(name, s.nextAt())
 	if needed, _ := s.needsRotation(whenDue, s.Rotations); needed { // it waited for the revocations
 		b.maintainShared(storage, name, d.Connection)
 	}
-	return nil
+	return b.renewDue(ctx, storage, name)
 }
 
 // sharedToServe returns the status of a shared role, which serves. Reads do not

@@ -28,6 +28,11 @@ type schedule struct {
 	queue *queue.PriorityQueue // nil until filled; by time in Unix nanoseconds
 	begun time.Time            // when it was last begun or looked at
 
+	// extra are keys of the index of what is due that are to be deleted once the
+	// role, or the connection, of that name was maintained, unless they are the
+	// role's own.
+	extra map[string][]dueTimes
+
 	sweptAt time.Time // when the lease index was last listed; zero: not yet
 	sweepAt time.Time // when an entry of it may be due
 }
@@ -73,7 +78,7 @@ func (s *schedule) begin(now time.Time) bool {
 	if s.queue != nil && !wentBack {
 		return false
 	}
-	s.queue = queue.New()
+	s.queue, s.extra = queue.New(), map[string][]dueTimes{}
 	return true
 }
 
@@ -95,6 +100,38 @@ func (s *schedule) set(name string, at time.Time) {
 	if !at.IsZero() {
 		_ = s.queue.Push(&queue.Item{Key: name, Priority: at.UnixNano()}) // fails only for a key that is there
 	}
+}
+
+// setBy notes that a role is to be maintained by a time: it keeps an earlier one.
+func (s *schedule) setBy(name string, at time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.queue == nil || at.IsZero() {
+		return
+	}
+	if item, _ := s.queue.PopByKey(name); item != nil && item.Priority < at.UnixNano() {
+		_ = s.queue.Push(item)
+		return
+	}
+	_ = s.queue.Push(&queue.Item{Key: name, Priority: at.UnixNano()})
+}
+
+// addExtra notes keys of the index that are to be deleted.
+func (s *schedule) addExtra(name string, keys ...dueTimes) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.queue != nil {
+		s.extra[name] = append(s.extra[name], keys...)
+	}
+}
+
+// takeExtra removes and returns the keys of a name that are to be deleted.
+func (s *schedule) takeExtra(name string) []dueTimes {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	keys := s.extra[name]
+	delete(s.extra, name)
+	return keys
 }
 
 // due removes and returns the roles that are to be maintained by now.

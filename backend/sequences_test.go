@@ -35,7 +35,9 @@ import (
 //   - no credential of somebody else is touched, and none of ours is looked for
 //     at a registry that did not mint it,
 //   - no read returns a credential of another registry than its key says, or one
-//     that the engine has ended itself;
+//     that the engine has ended itself,
+//   - the index of what is due has a key for each shared role that comes up when
+//     there is something to be done for it, or before;
 //
 // and at the end of each sequence, when all faults are mended and all roles
 // deleted, that no credential of ours is alive, except those whose connection
@@ -491,6 +493,22 @@ func (w *world) check() {
 			}
 		}
 		r.mu.Unlock()
+	}
+	w.checkIndex()
+}
+
+// checkIndex looks for a role without a key in the index of what is due, or with
+// one that is late.
+func (w *world) checkIndex() {
+	problems, err := dueProblems(context.Background(), w.engine, w.storage)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, problem := range problems {
+		w.t.Errorf("at %s: %s", formatTime(w.engine.now()), problem)
+	}
+	if problems != nil {
+		w.t.Fatal(strings.Join(w.trace, "\n"))
 	}
 }
 

@@ -34,6 +34,10 @@ type shared struct {
 	FailedAt   time.Time
 	Failures   int           // since the last success
 	RetryAfter time.Duration // that the registry asked for
+
+	// Due has the times of the role's key in the index of what is due. It is zero
+	// in what an earlier build stored, which has no key.
+	Due dueTimes
 }
 
 // sharedCredential is the credential that reads return.
@@ -70,6 +74,7 @@ type givenUp struct {
 type storedShared struct {
 	unprintable
 	SchemaVersion int                     `json:"schema_version"`
+	Due           dueTimes                `json:"due,omitzero"`
 	Targets       []issuer.Settings       `json:"targets,omitempty"`
 	Current       *storedSharedCredential `json:"current,omitempty"`
 	Retired       []storedRetired         `json:"retired,omitempty"`
@@ -141,6 +146,7 @@ func decodeShared(entry *logical.StorageEntry, name string) (shared, error) {
 		return shared{}, err
 	}
 	s := shared{
+		Due:           stored.Due,
 		GivenUp:       stored.GivenUp,
 		Rotations:     stored.Rotations,
 		RotationAsked: stored.RotationAsked,
@@ -175,6 +181,7 @@ func decodeShared(entry *logical.StorageEntry, name string) (shared, error) {
 func (s shared) stored() storedShared {
 	stored := storedShared{
 		SchemaVersion: sharedSchemaVersion,
+		Due:           s.Due,
 		GivenUp:       s.GivenUp,
 		Rotations:     s.Rotations,
 		RotationAsked: s.RotationAsked,
@@ -193,10 +200,6 @@ func (s shared) stored() storedShared {
 		stored.Retired = append(stored.Retired, storedRetired{r, target})
 	}
 	return stored
-}
-
-func (b *backend) putShared(ctx context.Context, storage logical.Storage, name string, s shared) error {
-	return putEntry(ctx, storage, sharedStoragePrefix+name, s.stored())
 }
 
 // all returns all credentials that may be alive.

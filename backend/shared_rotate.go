@@ -185,17 +185,18 @@ func (b *backend) rememberFailure(ctx context.Context, storage logical.Storage, 
 
 // clearFailures forgets that rotating a role failed, because the role was
 // written and that may have mended the cause. The role is locked.
-func (b *backend) clearFailures(ctx context.Context, storage logical.Storage, name string, d *dynamicRole) {
+func (b *backend) clearFailures(ctx context.Context, storage logical.Storage, name string) {
 	s, err := b.shared(ctx, storage, name)
 	if err == nil && s.Failures > 0 {
 		s.clearFailures()
 		err = b.putShared(ctx, storage, name, s)
 	}
+	if err == nil {
+		err = b.renewDueLocked(ctx, storage, name)
+	}
 	if err != nil {
 		b.Logger().Warn("the credential of a role that was written could not be read or stored", "role", name, "error", err)
-		return
 	}
-	b.scheduleShared(ctx, storage, name, s, d)
 }
 
 // scheduleShared notes when a shared role is to be maintained next.
@@ -320,6 +321,9 @@ func (b *backend) dropShared(ctx context.Context, storage logical.Storage, name 
 	}
 	if err = storage.Delete(ctx, sharedStoragePrefix+name); err != nil {
 		return dropped, fmt.Errorf("deleting the credential of role %q: %w", name, err)
+	}
+	if s.Due != (dueTimes{}) {
+		b.deleteDue(ctx, storage, s.Due, name)
 	}
 	return dropped, nil
 }

@@ -126,13 +126,17 @@ func (s sharedStatus) afterFailure(pause time.Duration) time.Time {
 
 // tryAt is when a retired credential is to be revoked, or tried to be.
 func (r retired) tryAt(now time.Time) time.Time {
+	at := r.RevokeAt
 	switch {
 	case r.isMisdated(now) || r.TriedAt.After(now):
 		return now
-	case r.Attempts == 0:
-		return r.RevokeAt
+	case r.Attempts > 0:
+		at = r.TriedAt.Add(backOff(firstRevokeRetry, lastRevokeRetry, r.Attempts))
 	}
-	return r.TriedAt.Add(backOff(firstRevokeRetry, lastRevokeRetry, r.Attempts))
+	if r.precedesItsMint() {
+		return earlier(at, r.MintedAt) // from then on it is misdated
+	}
+	return at
 }
 
 // mayRevoke reports whether a former credential is to be revoked by now.
@@ -143,8 +147,13 @@ func (s sharedStatus) mayRevoke() bool {
 // isMisdated reports whether the grace period seems to begin in the future, or has
 // begun before the credential was minted: the clock was wrong, then or now.
 func (r retired) isMisdated(now time.Time) bool {
-	beforeItsMint := r.RetiredAt.Before(r.MintedAt.Add(-clockSkew)) && !now.Before(r.MintedAt)
-	return r.RetiredAt.After(now.Add(clockSkew)) || !r.RetiredAt.IsZero() && beforeItsMint
+	return r.RetiredAt.After(now.Add(clockSkew)) || r.precedesItsMint() && !now.Before(r.MintedAt)
+}
+
+// precedesItsMint reports whether the grace period begins before the credential
+// was minted.
+func (r retired) precedesItsMint() bool {
+	return !r.RetiredAt.IsZero() && r.RetiredAt.Before(r.MintedAt.Add(-clockSkew))
 }
 
 // nextAt is when there is something to be done for the role; zero if nothing.

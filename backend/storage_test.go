@@ -124,8 +124,8 @@ func TestStoredFormsStay(t *testing.T) {
 }
 
 // formsOfNow returns storedForms as this plugin writes them: connections and
-// what they mint have an identity, and what a shared role has minted for stands
-// once.
+// what they mint have an identity, what a shared role has minted for stands
+// once, and an index says when there is something to be done for the role.
 func formsOfNow() map[string]string {
 	forms := maps.Clone(storedForms)
 	forms["bundle-members/member/all"] = ""
@@ -134,6 +134,12 @@ func formsOfNow() map[string]string {
 		`"schema_version":1,"current"`, `"schema_version":1,"targets":[`+target+`],"current"`,
 		`"for":`+target+`,"revoke_at"`, `"revoke_at"`,
 		`"for":`+target, `"target":0`)
+	due := map[string]string{
+		"shared/shared":  `{"at":"2026-03-01T12:01:00Z","written_at":"2026-03-01T12:00:00Z"}`,
+		"shared/failing": `{"at":"9999-12-31T23:59:59Z","written_at":"2026-03-01T12:00:00Z"}`,
+	}
+	forms["due/20260301T120100Z.20260301T120000Z.shared"] = ""
+	forms["due/99991231T235959Z.20260301T120000Z.failing"] = ""
 	reference := strings.NewReplacer(
 		`"connection":"app","role"`, `"connection":"app","connection_id":"id-1","host":"https://git.example.com","role"`,
 		`"revoke_at"`, `"minted_at":"2026-03-01T12:00:00Z","retired_at":"2026-03-01T12:00:00Z","revoke_at"`,
@@ -144,7 +150,7 @@ func formsOfNow() map[string]string {
 	}
 	for key, value := range forms {
 		if strings.HasPrefix(key, sharedStoragePrefix) {
-			value = strings.Replace(once.Replace(value), `"schema_version":1`, `"schema_version":3`, 1)
+			value = strings.Replace(once.Replace(value), `"schema_version":1`, `"schema_version":3,"due":`+due[key], 1)
 		}
 		forms[key] = reference.Replace(value)
 	}

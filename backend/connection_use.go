@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -60,6 +59,14 @@ func (u connectionUse) String() string {
 	return strings.Join(parts, ", ")
 }
 
+// refusal says why a connection cannot be deleted. It is nil if it can.
+func (u connectionUse) refusal(connection string, force bool) error {
+	if u.String() == "" || force && len(u.roles) == 0 {
+		return nil
+	}
+	return refusef("connection %q is in use: %s; %s; force=true gives up credentials that can no longer be revoked", connection, u, u.remedy())
+}
+
 // remedy says how to make the connection deletable.
 func (u connectionUse) remedy() string {
 	if len(u.roles) == 0 && u.leased > 0 {
@@ -68,8 +75,11 @@ func (u connectionUse) remedy() string {
 	return "delete the roles and revoke the leases first"
 }
 
-func (b *backend) connectionUse(ctx context.Context, storage logical.Storage, connection string) (connectionUse, error) {
+// connectionUse looks at what the indexes have of a connection. unindexed is what
+// leftUnindexed returned a moment ago.
+func (b *backend) connectionUse(ctx context.Context, storage logical.Storage, connection string, unindexed int) (connectionUse, error) {
 	var use connectionUse
+	left := unindexed
 	names, err := storage.List(ctx, connectionRolesPrefix+connection+"/")
 	if err != nil {
 		return use, fmt.Errorf("listing the roles of connection %q: %w", connection, err)
@@ -79,9 +89,15 @@ func (b *backend) connectionUse(ctx context.Context, storage logical.Storage, co
 		if err != nil {
 			return use, err
 		}
-		if r != nil && r.Dynamic != nil && r.Dynamic.Connection == connection {
+		if r.connection() == connection {
 			use.roles = append(use.roles, name)
+			continue
 		}
+		count, err := b.leftWith(ctx, storage, connection, name)
+		if err != nil {
+			return use, err
+		}
+		left += count
 	}
 	// What is minted goes from a write-ahead entry to the index, or to a shared
 	// role, and from there to a write-ahead entry again.
@@ -94,35 +110,49 @@ func (b *backend) connectionUse(ctx context.Context, storage logical.Storage, co
 		return use, fmt.Errorf("listing the leases of connection %q: %w", connection, err)
 	}
 	use.leased = len(leases)
-	left, err := b.leftWith(ctx, storage, connection, use.roles)
-	if err != nil {
-		return use, err
-	}
 	after, err := b.waitingFor(ctx, storage, connection)
 	use.waiting = left + max(before, after)
 	return use, err
 }
 
-// leftWith counts the credentials of the connection that are stored for shared
-// roles which no longer use it. using names the roles that still do.
-func (b *backend) leftWith(ctx context.Context, storage logical.Storage, connection string, using []string) (count int, err error) {
-	names, err := storage.List(ctx, sharedStoragePrefix)
+// leftWith counts the credentials of a connection that are stored for a shared
+// role which does not use it any more.
+func (b *backend) leftWith(ctx context.Context, storage logical.Storage, connection, name string) (count int, err error) {
+	s, err := b.shared(ctx, storage, name)
+	for _, m := range s.all() {
+		if m.Connection == connection {
+			count++
+		}
+	}
+	return count, err
+}
+
+// leftUnindexed does so for the roles that an earlier build has stored, and that
+// the index of the connection does not have. None of their entries comes to hold
+// a credential of the connection without a key in the index, so mints need not
+// wait while they are read.
+func (b *backend) leftUnindexed(ctx context.Context, storage logical.Storage, connection string) (count int, err error) {
+	names, err := b.unindexed(ctx, storage)
+	if err != nil || len(names) == 0 {
+		return 0, err
+	}
+	indexed, err := storage.List(ctx, connectionRolesPrefix+connection+"/")
 	if err != nil {
-		return 0, fmt.Errorf("listing the shared credentials: %w", err)
+		return 0, fmt.Errorf("listing the roles of connection %q: %w", connection, err)
+	}
+	known := make(map[string]bool, len(indexed))
+	for _, name := range indexed {
+		known[name] = true
 	}
 	for _, name := range names {
-		if slices.Contains(using, name) {
+		if known[name] {
 			continue
 		}
-		s, err := b.shared(ctx, storage, name)
+		left, err := b.leftWith(ctx, storage, connection, name)
 		if err != nil {
 			return 0, err
 		}
-		for _, m := range s.all() {
-			if m.Connection == connection {
-				count++
-			}
-		}
+		count += left
 	}
 	return count, nil
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -50,18 +51,61 @@ func (b *backend) nextFor(ctx context.Context, storage logical.Storage, s shared
 func (b *backend) putSharedDue(ctx context.Context, storage logical.Storage, name string, s shared, next time.Time) error {
 	former := s.Due
 	s.Due = dueTimesOf(next, b.now())
-	if former.At.Equal(s.Due.At) && !former.isAhead(b.now()) {
-		s.Due = former
-	} else if err := putDue(ctx, storage, s.Due, name); err != nil {
+	if err := putDue(ctx, storage, s.Due, name); err != nil {
 		return err
 	}
+	// Its own connection has the key of the role.
+	foreign := s.connections()
+	r, err := b.role(ctx, storage, name)
+	if err == nil {
+		foreign = except(foreign, r.connection())
+	}
+	for _, connection := range foreign {
+		if err := b.putConnectionRole(ctx, storage, connection, name); err != nil {
+			return err
+		}
+	}
+	before, beforeErr := b.shared(ctx, storage, name)
 	if err := putEntry(ctx, storage, sharedStoragePrefix+name, s.stored()); err != nil {
-		return err // whether it is stored is not known: both keys stay
+		return err // whether it is stored is not known: all keys stay
 	}
 	if former != (dueTimes{}) && dueKey(former, name) != dueKey(s.Due, name) {
 		b.deleteDue(ctx, storage, former, name)
 	}
+	if err == nil && beforeErr == nil {
+		for _, connection := range except(before.connections(), append(s.connections(), r.connection())...) {
+			b.deleteConnectionRole(ctx, storage, connection, name)
+		}
+	}
 	return nil
+}
+
+// leaveConnection takes a role out of the index of a connection that it does not
+// use any more, unless a credential of that connection is still to be revoked
+// for it. The role is locked.
+func (b *backend) leaveConnection(ctx context.Context, storage logical.Storage, connection, name string) {
+	s, err := b.shared(ctx, storage, name)
+	if err == nil && !slices.Contains(s.connections(), connection) {
+		b.deleteConnectionRole(ctx, storage, connection, name)
+	}
+}
+
+// forgetShared takes what a shared role had out of the indexes, after its entry
+// was deleted. The role itself is still there.
+func (b *backend) forgetShared(ctx context.Context, storage logical.Storage, name string, s shared) {
+	if s.Due != (dueTimes{}) {
+		b.deleteDue(ctx, storage, s.Due, name)
+	}
+	if r, err := b.role(ctx, storage, name); err == nil {
+		for _, connection := range except(s.connections(), r.connection()) {
+			b.deleteConnectionRole(ctx, storage, connection, name)
+		}
+	}
+}
+
+// except returns the names that are not among others.
+func except(names []string, others ...string) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(name string) bool { return slices.Contains(others, name) })
 }
 
 // advanceDue moves the key of a role to an earlier time, if there is earlier
@@ -75,8 +119,9 @@ func (b *backend) advanceDue(ctx context.Context, storage logical.Storage, name 
 	if err != nil || s.Due == (dueTimes{}) {
 		return err
 	}
+	// A key whose time is over is written anew, too: this clock may be ahead.
 	next := b.nextFor(ctx, storage, s, r)
-	if next.IsZero() || !s.Due.At.After(wholeSeconds(next)) {
+	if next.IsZero() || next.After(b.now()) && !s.Due.At.After(wholeSeconds(next)) {
 		return nil
 	}
 	return b.putSharedDue(ctx, storage, name, s, next)
@@ -87,10 +132,13 @@ func (b *backend) advanceDue(ctx context.Context, storage logical.Storage, name 
 // many.
 func (b *backend) renewDue(ctx context.Context, storage logical.Storage, name string) error {
 	defer b.lockRole(name)()
-	return b.renewDueLocked(ctx, storage, name)
+	return b.renewDueLocked(ctx, storage, name, false)
 }
 
-func (b *backend) renewDueLocked(ctx context.Context, storage logical.Storage, name string) error {
+// renewDueLocked is renewDue for a role that is locked. With changed, it does not
+// rely on a key whose time is over: what is due may have become so since the key
+// was written, and this clock may be ahead.
+func (b *backend) renewDueLocked(ctx context.Context, storage logical.Storage, name string, changed bool) error {
 	r, err := b.role(ctx, storage, name)
 	if err != nil {
 		return err
@@ -112,12 +160,14 @@ func (b *backend) renewDueLocked(ctx context.Context, storage logical.Storage, n
 	if err != nil {
 		return err
 	}
-	if next := status.nextAt(); s.Due != (dueTimes{}) && !s.Due.isRight(next, status.now) {
+	next := status.nextAt()
+	isDue := !next.IsZero() && !next.After(status.now)
+	if s.Due != (dueTimes{}) && (changed && isDue || !s.Due.isRight(next, status.now)) {
 		if err := b.putSharedDue(ctx, storage, name, s, next); err != nil {
 			return err
 		}
 	}
-	b.schedule(name, status.nextAt())
+	b.schedule(name, next)
 	return nil
 }
 
@@ -189,6 +239,26 @@ func (b *backend) listDue(ctx context.Context, storage logical.Storage) (at map[
 	return at, extra, nil
 }
 
+// unindexed returns the roles whose entries earlier builds wrote.
+func (b *backend) unindexed(ctx context.Context, storage logical.Storage) ([]string, error) {
+	names, err := storage.List(ctx, sharedStoragePrefix)
+	if err != nil {
+		return nil, fmt.Errorf("listing the shared credentials: %w", err)
+	}
+	// After the names: what is stored meanwhile has a key.
+	keys, err := storage.List(ctx, dueIndexPrefix)
+	if err != nil {
+		return nil, fmt.Errorf("listing what is due: %w", err)
+	}
+	indexed := make(map[string]bool, len(keys))
+	for _, key := range keys {
+		if _, name, ok := parseDueKey(key); ok {
+			indexed[name] = true
+		}
+	}
+	return slices.DeleteFunc(names, func(name string) bool { return indexed[name] }), nil
+}
+
 // announceConnection has the index name a connection that is about to be changed
 // in a way that makes something due for its roles.
 func (b *backend) announceConnection(ctx context.Context, storage logical.Storage, connection string) error {
@@ -231,7 +301,9 @@ func (b *backend) renewDueOf(ctx context.Context, storage logical.Storage, conne
 		return fmt.Errorf("listing the roles of connection %q: %w", connection, err)
 	}
 	for _, name := range names {
-		err := b.renewDue(ctx, storage, name)
+		unlock := b.lockRole(name)
+		err := b.renewDueLocked(ctx, storage, name, true)
+		unlock()
 		if unreadable := (unreadableError{}); err != nil && !errors.As(err, &unreadable) {
 			return err
 		}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -15,8 +16,9 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-// dueProblems returns what is wrong with the index of what is due: a role without
-// the key that its entry names, or with one that comes up too late.
+// dueProblems returns what is wrong with the indexes of shared roles: a role
+// without the key that its entry names, or with one that comes up too late; or a
+// role that is not in the index of a connection of which it has a credential.
 func dueProblems(ctx context.Context, b *backend, storage logical.Storage) (problems []string, err error) {
 	names, err := storage.List(ctx, sharedStoragePrefix)
 	if err != nil {
@@ -37,6 +39,11 @@ func dueProblems(ctx context.Context, b *backend, storage logical.Storage) (prob
 		}
 		if !slices.Contains(keys, strings.TrimPrefix(dueKey(s.Due, name), dueIndexPrefix)) {
 			problems = append(problems, fmt.Sprintf("%s: %s is missing", name, dueKey(s.Due, name)))
+		}
+		for _, connection := range s.connections() {
+			if entry, err := storage.Get(ctx, connectionRoleKey(connection, name)); err != nil || entry == nil {
+				problems = append(problems, fmt.Sprintf("%s: has a credential of %s, and %s is missing: %v", name, connection, connectionRoleKey(connection, name), err))
+			}
 		}
 		entry, err = storage.Get(ctx, roleStoragePrefix+name)
 		if err != nil {
@@ -93,6 +100,32 @@ func (e *engine) checkNoExtraKeys(when string) {
 	slices.Sort(want)
 	slices.Sort(got)
 	checkSame(e.t, when+": keys of the index of what is due", want, got)
+}
+
+// checkRolesOfConnections expects each connection's index to have exactly the
+// roles that use it, or have a credential of it.
+func (e *engine) checkRolesOfConnections() {
+	e.t.Helper()
+	want, got := []string{}, []string{}
+	for key := range e.snapshot() {
+		if strings.HasPrefix(key, connectionRolesPrefix) {
+			got = append(got, key)
+		}
+		name, isRole := strings.CutPrefix(key, roleStoragePrefix)
+		if !isRole {
+			continue
+		}
+		s, err := e.shared(e.t.Context(), e.storage, name)
+		if err != nil {
+			e.t.Fatal(err)
+		}
+		for _, connection := range append(s.connections(), mustRole(e.t, e, name).connection()) {
+			want = append(want, connectionRoleKey(connection, name))
+		}
+	}
+	slices.Sort(want)
+	slices.Sort(got)
+	checkSame(e.t, "roles of the connections", slices.Compact(want), got)
 }
 
 // dueKeys returns the keys of a name in the index.
@@ -198,6 +231,16 @@ var dueSteps = map[string]func(e *engine, storage logical.Storage) error{
 	"a longer period":  onPathWith("roles/served", fields{"rotation_period": "30h"}),
 	"another target":   onPathWith("roles/served", fields{"project": "group/other"}),
 	"a write":          onPathWith("roles/served", fields{"allowed_bundles": "*"}),
+	"another connection": func(e *engine, storage logical.Storage) error {
+		if err := onPathWith("roles/served", fields{"connection": "other", "project": "group/served"})(e, storage); err != nil {
+			return err
+		}
+		if err := maintained(e, storage, "served"); err != nil { // replaces the credential
+			return err
+		}
+		e.clock.advance(time.Hour)
+		return maintained(e, storage, "served") // revokes the former one
+	},
 	"a move": func(e *engine, storage logical.Storage) error {
 		return onPathWith("connections/app", fields{"url": "https://moved-" + e.minting.url[len("https://"):], "password": adminPassword, "verify_connection": false})(e, storage)
 	},
@@ -242,6 +285,7 @@ func TestCrashAtEveryStepLeavesTheIndexRight(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			for dieAt := 1; ; dieAt++ {
 				e := newDynamicEngine(t)
+				e.write("connections/other", e.connectionSample())
 				e.mustRollBack() // fills the schedule
 				e.minting.alsoAt(t, "https://moved-"+e.minting.url[len("https://"):])
 				m := &mortality{dieAt: dieAt}
@@ -261,6 +305,7 @@ func TestCrashAtEveryStepLeavesTheIndexRight(t *testing.T) {
 				next.checkDue(when + ", after a run")
 				next.checkNoExtraKeys(when + ", after a run")
 				if !m.died() {
+					next.checkRolesOfConnections()
 					t.Logf("%d steps", dieAt-1)
 					return
 				}
@@ -346,6 +391,25 @@ func TestKeyOfAClockThatWasAheadComesUpNow(t *testing.T) {
 	checkSame(t, "read when nothing is due", []string{}, next.record().perRole())
 }
 
+// storedDue is the part of a stored entry that says which key it has.
+var storedDue = regexp.MustCompile(`"due":\{[^}]*\},`)
+
+// storeAsBefore turns the entry of a shared role into one of an earlier build,
+// which has no key.
+func (e *engine) storeAsBefore(name string) {
+	e.t.Helper()
+	value := e.snapshot()[sharedStoragePrefix+name]
+	if !storedDue.MatchString(value) {
+		e.t.Fatalf("%s says nothing of its key", value)
+	}
+	e.store(sharedStoragePrefix+name, strings.Replace(storedDue.ReplaceAllString(value, ""), `"schema_version":3`, `"schema_version":2`, 1))
+	for _, key := range e.dueKeys(name) {
+		if err := e.storage.Delete(e.t.Context(), dueIndexPrefix+key); err != nil {
+			e.t.Fatal(err)
+		}
+	}
+}
+
 // What earlier builds stored has no keys: it is looked at after each start, and
 // gets its key when it is next written. So it is found as well after a roll-back
 // to such a build, and forward again.
@@ -354,20 +418,7 @@ func TestEntriesOfEarlierBuildsAreLookedAtAfterEachStart(t *testing.T) {
 	e.read("creds/app")
 	e.write("roles/other", sharedRole)
 	e.read("creds/other")
-	const due = `"due":{"at":"2026-03-02T12:00:00Z","written_at":"2026-03-01T12:00:00Z"},`
-	former := func(name string) {
-		value := e.snapshot()[sharedStoragePrefix+name]
-		if !strings.Contains(value, due) {
-			t.Fatalf("%s has no %s", value, due)
-		}
-		e.store(sharedStoragePrefix+name, strings.Replace(strings.Replace(value, due, "", 1), `"schema_version":3`, `"schema_version":2`, 1))
-	}
-	former("app")
-	for _, key := range e.dueKeys("app") {
-		if err := e.storage.Delete(t.Context(), dueIndexPrefix+key); err != nil {
-			t.Fatal(err)
-		}
-	}
+	e.storeAsBefore("app")
 	for range 2 {
 		next := e.restarted(t)
 		checkSame(t, "read", []string{"roles/app", "shared/app"}, next.record().perRole())

@@ -13,10 +13,13 @@ const (
 	// a credential.
 	sharedStoragePrefix = "shared/"
 
-	// connectionRolesPrefix is the index of the roles that use a connection, with
-	// one key per role. A key is written before the role and deleted after it. A
-	// crash in between can leave an extra key, but never a missing one, so
-	// readers compare with the role itself.
+	// connectionRolesPrefix is the index of the roles that use a connection, or
+	// serve or will revoke a credential that it minted, with one key per role. A key
+	// is written before the role, or the entry with the credential, and deleted
+	// after it. A crash in between can leave an extra key, but never a missing one,
+	// so readers compare with the role and the entry. Entries that earlier builds
+	// wrote may hold credentials of connections that have no key for it; they are
+	// those without a key in dueIndexPrefix.
 	connectionRolesPrefix = "connection-roles/"
 
 	// bundleIndexPrefix is the index of the bundles that join a role, with one key for

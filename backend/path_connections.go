@@ -267,18 +267,28 @@ func (b *backend) deleteConnection(ctx context.Context, req *logical.Request, da
 		}
 	}
 
-	defer b.closeConnection(name)() // from here on no registry is called
-	use, err := b.connectionUse(ctx, req.Storage, name)
+	unindexed, err := b.leftUnindexed(ctx, req.Storage, name)
 	if err != nil {
 		return nil, err
 	}
-	use.failed = failed
-	use.unfinished = c != nil && !c.Root.isFinished()
+	useNow := func() (connectionUse, error) {
+		use, err := b.connectionUse(ctx, req.Storage, name, unindexed)
+		use.failed, use.unfinished = failed, c != nil && !c.Root.isFinished()
+		if err == nil {
+			err = use.refusal(name, force)
+		}
+		return use, err
+	}
+	if _, err := useNow(); err != nil { // before it is closed: no mint waits while much is in use
+		return answer(err)
+	}
+	defer b.closeConnection(name)() // from here on no registry is called
+	use, err := useNow()
+	if err != nil {
+		return answer(err)
+	}
 	var warnings []string
 	if use.String() != "" {
-		if len(use.roles) > 0 || !force {
-			return answer(refusef("connection %q is in use: %s; %s; force=true gives up credentials that can no longer be revoked", name, use, use.remedy()))
-		}
 		warnings = append(warnings, fmt.Sprintf("given up, and left at the registry: %s", use))
 	}
 	if err := req.Storage.Delete(ctx, connectionStoragePrefix+name); err != nil {

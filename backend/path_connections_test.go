@@ -3,6 +3,7 @@
 package backend
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"slices"
@@ -10,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/vault/sdk/helper/locksutil"
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-regcred/backend/issuer"
@@ -406,6 +408,90 @@ func TestConnectionWithCredentialsOfARoleThatLeftItIsInUse(t *testing.T) {
 	}
 	e.must(logical.DeleteOperation, "connections/app", nil)
 	checkSame(t, "living credentials", e.served("app"), e.minting.names())
+}
+
+// A connection that is to be deleted is asked for its own roles, and not for all.
+func TestDeletingAConnectionReadsItsOwnRoles(t *testing.T) {
+	e := newConnectedEngine(t)
+	e.write("connections/other", e.connectionSample())
+	for i := range 20 {
+		e.write(fmt.Sprintf("roles/r%d", i), sharedRole)
+		e.read(fmt.Sprintf("creds/r%d", i))
+	}
+	e.write("roles/left", with(sharedRole, fields{"connection": "other"}))
+	e.read("creds/left")
+	e.write("roles/left", sharedRole)
+	next := e.restarted(t)
+	recording := &recordingStorage{Storage: e.storage}
+	err := onPath(logical.DeleteOperation, "connections/other")(next, recording)
+	if err == nil || !strings.Contains(err.Error(), "is in use: 1 credentials waiting to be revoked") {
+		t.Errorf("want the connection to be in use, got %v", err)
+	}
+	checkSame(t, "read", []string{"roles/left", "shared/left"}, recording.perRole())
+	e.must(logical.DeleteOperation, "roles/left", nil)
+	e.checkRolesOfConnections()
+}
+
+// What an earlier build stored is not in the index of a connection that its role
+// has left.
+func TestConnectionOfWhichAnEarlierBuildHasACredentialIsInUse(t *testing.T) {
+	e := newConnectedEngine(t)
+	e.write("connections/other", e.connectionSample())
+	e.write("roles/app", sharedRole)
+	e.read("creds/app")
+	e.storeAsBefore("app")
+	e.write("roles/app", with(sharedRole, fields{"connection": "other"}))
+	if err := e.storage.Delete(t.Context(), connectionRoleKey("app", "app")); err != nil {
+		t.Fatal(err)
+	}
+	e.refused(logical.DeleteOperation, "connections/app", nil, "is in use: 1 credentials waiting to be revoked")
+	e.read("creds/app")
+	e.checkRolesOfConnections()
+	e.refused(logical.DeleteOperation, "connections/app", nil, "is in use: 1 credentials waiting to be revoked")
+	e.clock.advance(time.Hour)
+	e.mustRollBack()
+	e.checkRolesOfConnections()
+	e.must(logical.DeleteOperation, "connections/app", nil)
+}
+
+// lockedStorage tells whether a connection is closed while roles are read.
+type lockedStorage struct {
+	logical.Storage
+	engine *engine
+	closed []string
+}
+
+func (s *lockedStorage) Get(ctx context.Context, key string) (*logical.StorageEntry, error) {
+	if lock := locksutil.LockForKey(s.engine.connectionUses, "app"); !strings.HasPrefix(key, roleStoragePrefix) && !strings.HasPrefix(key, sharedStoragePrefix) {
+		// read for the connection itself
+	} else if lock.TryRLock() {
+		lock.RUnlock()
+	} else {
+		s.closed = append(s.closed, key)
+	}
+	return s.Storage.Get(ctx, key)
+}
+
+// While a connection is closed, nobody mints. So it is open while the roles that
+// keep it from being deleted are read.
+func TestMintsDoNotWaitForADeletionThatIsRefused(t *testing.T) {
+	e := newConnectedEngine(t)
+	e.write("roles/app", sharedRole)
+	e.read("creds/app")
+	e.write("connections/other", e.connectionSample())
+	e.write("roles/before", sharedRole)
+	e.read("creds/before")
+	e.storeAsBefore("before")
+	next := e.restarted(t)
+	watched := &lockedStorage{Storage: e.storage, engine: next}
+	err := onPath(logical.DeleteOperation, "connections/app")(next, watched)
+	if err == nil || !strings.Contains(err.Error(), "is in use: roles app, before") {
+		t.Errorf("want the connection to be in use, got %v", err)
+	}
+	if err := onPath(logical.DeleteOperation, "connections/other")(next, watched); err != nil {
+		t.Error(err)
+	}
+	checkSame(t, "read while the connection was closed", []string(nil), watched.closed)
 }
 
 func TestUnusedConnectionIsDeletedWithoutForce(t *testing.T) {

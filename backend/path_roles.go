@@ -228,6 +228,9 @@ func (b *backend) writeRole(ctx context.Context, req *logical.Request, data *fra
 	if p.role.isShared() {
 		b.clearFailures(ctx, req.Storage, name)
 	}
+	if former := p.old.connection(); former != p.role.connection() {
+		b.leaveConnection(ctx, req.Storage, former, name)
+	}
 	b.sendEvent(ctx, req, "role-write", "creds/"+name)
 	return withWarnings(nil, p.warnings), nil
 }

@@ -182,7 +182,8 @@ func scanTime(t *canonical.Text) (at time.Time) {
 	return at
 }
 
-// putRole stores a role. old is the role that it replaces, or nil.
+// putRole stores a role. old is the role that it replaces, or nil: it stays in
+// the index of its connection.
 func (b *backend) putRole(ctx context.Context, storage logical.Storage, name string, r, old *role) error {
 	stored := storedRole{
 		SchemaVersion:    schemaVersion,
@@ -216,9 +217,6 @@ func (b *backend) putRole(ctx context.Context, storage logical.Storage, name str
 	b.deleteBundleKeys(ctx, storage, name, namesWithout(old.members(), r.members()))
 	if before := old.expiresAt(); expiryKey(before, name) != expiryKey(r.expiresAt(), name) {
 		b.deleteExpiry(ctx, storage, before, name)
-	}
-	if old.connection() != r.connection() {
-		b.deleteConnectionRole(ctx, storage, old.connection(), name)
 	}
 	return nil
 }

@@ -202,6 +202,17 @@ func (s shared) stored() storedShared {
 	return stored
 }
 
+// connections returns the names of the connections that minted the credentials.
+func (s shared) connections() []string {
+	var names []string
+	for _, m := range s.all() {
+		if !slices.Contains(names, m.Connection) {
+			names = append(names, m.Connection)
+		}
+	}
+	return names
+}
+
 // all returns all credentials that may be alive.
 func (s shared) all() []credentialRef {
 	var all []credentialRef

@@ -192,7 +192,7 @@ func (b *backend) clearFailures(ctx context.Context, storage logical.Storage, na
 		err = b.putShared(ctx, storage, name, s)
 	}
 	if err == nil {
-		err = b.renewDueLocked(ctx, storage, name)
+		err = b.renewDueLocked(ctx, storage, name, false)
 	}
 	if err != nil {
 		b.Logger().Warn("the credential of a role that was written could not be read or stored", "role", name, "error", err)
@@ -322,9 +322,7 @@ func (b *backend) dropShared(ctx context.Context, storage logical.Storage, name 
 	if err = storage.Delete(ctx, sharedStoragePrefix+name); err != nil {
 		return dropped, fmt.Errorf("deleting the credential of role %q: %w", name, err)
 	}
-	if s.Due != (dueTimes{}) {
-		b.deleteDue(ctx, storage, s.Due, name)
-	}
+	b.forgetShared(ctx, storage, name, s)
 	return dropped, nil
 }
 

@@ -105,6 +105,9 @@ func (s sharedStatus) needsRotation(why cause, rotations int) (bool, error) {
 		if s.serves() && s.Rotations != rotations {
 			return false, nil
 		}
+		if s.serves() && len(s.Retired) >= maxRetiredAsked {
+			return false, refusef("rotate: %d former credentials of role %q wait for the end of their grace_period, or could not be revoked yet; rotate/ is refused from %d on, so that rotations that are due have room; wait until some are revoked, which roles/%s shows as pending_revocations", len(s.Retired), s.Current.Role, maxRetiredAsked, s.Current.Role)
+		}
 	case why == whenDue:
 		if s.Current == nil || s.rotateAt().After(s.now) || s.retryAt().After(s.now) {
 			return false, nil

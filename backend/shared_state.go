@@ -28,6 +28,10 @@ const (
 	// one is minted: they stand in one entry of limited size.
 	maxRetired = 4 * maxOverlap
 
+	// maxRetiredAsked is with how many of them rotate/ is refused. The rest is for
+	// the rotations that are due, and for revocations that fail.
+	maxRetiredAsked = maxRetired / 2
+
 	// maxGivenUp is how many credentials a role's read-back names that it has
 	// given up, the latest ones.
 	maxGivenUp = 10

@@ -589,7 +589,12 @@ func TestMintingStopsWhileTooManyRevocationsFail(t *testing.T) {
 	if err := e.putShared(t.Context(), e.through(), "app", s); err != nil {
 		t.Fatal(err)
 	}
-	e.failed(logical.UpdateOperation, "rotate/app", nil, http.StatusBadGateway, "200 former credentials wait to be revoked; the role's read-back says why")
+	e.refused(logical.UpdateOperation, "rotate/app", nil, `rotate: 200 former credentials of role "app" wait`)
+	if needed, err := (sharedStatus{shared: s, role: &dynamicRole{}, now: noon.Add(48 * time.Hour)}).needsRotation(whenAsked, 0); needed || err == nil {
+		t.Error("want nothing minted even if nothing serves")
+	} else {
+		checkContains(t, err.Error(), "200 former credentials wait to be revoked; the role's read-back says why")
+	}
 	e.clock.advance(24 * time.Hour)
 	e.readInBackground()
 	checkSame(t, "mints", 1, e.minting.mints())
@@ -599,6 +604,28 @@ func TestMintingStopsWhileTooManyRevocationsFail(t *testing.T) {
 	e.clock.advance(24 * time.Hour)
 	e.mustRollBack()
 	checkSame(t, "mints", 2, e.minting.mints())
+}
+
+// Somebody who writes rotate/ over and over is refused long before rotations that
+// are due have no room.
+func TestRotateThatIsAskedTooOftenLeavesRoomForWhatIsDue(t *testing.T) {
+	e := newConnectedEngine(t)
+	e.write("roles/app", with(sharedRole, fields{"rotation_period": "30m", "grace_period": "1h"}))
+	e.read("creds/app")
+	for range maxRetiredAsked {
+		e.write("rotate/app", nil)
+	}
+	e.refused(logical.UpdateOperation, "rotate/app", nil, `rotate: 100 former credentials of role "app" wait for the end of their grace_period, or could not be revoked yet; `+
+		"rotate/ is refused from 100 on, so that rotations that are due have room; wait until some are revoked, which roles/app shows as pending_revocations")
+	checkSame(t, "mints", 1+maxRetiredAsked, e.minting.mints())
+	e.mustRollBack()
+	e.clock.advance(30 * time.Minute)
+	e.mustRollBack()
+	checkSame(t, "mints, with the one that is due", 2+maxRetiredAsked, e.minting.mints())
+	e.checkLiving(2 + maxRetiredAsked)
+	e.clock.advance(30 * time.Minute)
+	e.mustRollBack()
+	e.write("rotate/app", nil)
 }
 
 func mustRole(t testing.TB, e *engine, name string) *role {

@@ -74,6 +74,7 @@ type backend struct {
 	next       schedule  // when each shared role is due
 	roots      unfinishedRoots
 	waiting    waitingEntries
+	unstored   sync.Map // by name of a shared role: a failed rotation that could not be stored
 	unrevoked  sync.Map // by name of a leased credential whose revocation failed: its key in the index
 
 	lifetime   context.Context // ends with the engine

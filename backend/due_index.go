@@ -93,6 +93,7 @@ func (b *backend) leaveConnection(ctx context.Context, storage logical.Storage, 
 // forgetShared takes what a shared role had out of the indexes, after its entry
 // was deleted. The role itself is still there.
 func (b *backend) forgetShared(ctx context.Context, storage logical.Storage, name string, s shared) {
+	b.unstored.Delete(name)
 	if s.Due != (dueTimes{}) {
 		b.deleteDue(ctx, storage, s.Due, name)
 	}

@@ -202,6 +202,19 @@ func (s shared) stored() storedShared {
 	return stored
 }
 
+// failure is why the last rotation of a shared role failed.
+type failure struct {
+	LastError  string
+	FailedAt   time.Time
+	Failures   int
+	RetryAfter time.Duration
+}
+
+// setFailure notes a failure in place of what is known of an earlier one.
+func (s *shared) setFailure(f failure) {
+	s.LastError, s.FailedAt, s.Failures, s.RetryAfter = f.LastError, f.FailedAt, f.Failures, f.RetryAfter
+}
+
 // connections returns the names of the connections that minted the credentials.
 func (s shared) connections() []string {
 	var names []string

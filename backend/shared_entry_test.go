@@ -3,6 +3,8 @@
 package backend
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -85,5 +87,88 @@ func TestTargetThatIsMissingIsDamage(t *testing.T) {
 			}
 			checkContains(t, err.Error(), `the credentials of role "app": the stored entry is damaged`)
 		}
+	}
+}
+
+// narrowStorage refuses entries of shared roles that hold a credential, or all of
+// them.
+type narrowStorage struct {
+	logical.Storage
+	refuses string
+}
+
+func (s narrowStorage) Put(ctx context.Context, entry *logical.StorageEntry) error {
+	if strings.HasPrefix(entry.Key, sharedStoragePrefix) && strings.Contains(string(entry.Value), s.refuses) {
+		return errors.New("put failed due to value being too large")
+	}
+	return s.Storage.Put(ctx, entry)
+}
+
+// A credential that cannot be stored is not minted again by each read. The role says
+// why, if that can be stored; if not, the process knows.
+func TestStoringThatFailsHasABackOff(t *testing.T) {
+	for name, c := range map[string]struct {
+		refuses string
+		stored  bool
+	}{
+		"the new credential":  {`"dockerconfig"`, true},
+		"the failure as well": {`"schema_version"`, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := newSharingEngine(t)
+			working := e.storage
+			e.storage = narrowStorage{working, c.refuses}
+			for range 100 {
+				if _, err := e.request(logical.ReadOperation, "creds/app", nil); err == nil {
+					t.Fatal("want an error")
+				}
+			}
+			checkSame(t, "mints of 100 reads", 1, e.minting.mints())
+			for range 100 {
+				e.clock.advance(firstRetry / 10)
+				_, _ = e.request(logical.ReadOperation, "creds/app", nil)
+			}
+			checkSame(t, "mints of 100 more reads", 11, e.minting.mints())
+			const why = "the new credential could not be stored: writing shared/app: put failed due to value being too large"
+			checkSame(t, "last_error", any(why), e.read("roles/app")["last_error"])
+			if _, stored := e.snapshot()["shared/app"]; stored != c.stored {
+				t.Errorf("the failure is stored: want %t, got %t", c.stored, stored)
+			}
+
+			e.storage = working
+			e.clock.advance(firstRetry)
+			e.read("creds/app")
+			checkSame(t, "last_error once it is stored", nil, e.read("roles/app")["last_error"])
+			e.clock.advance(walMinAge + time.Minute)
+			e.mustRollBack()
+			e.checkLiving(1)
+		})
+	}
+}
+
+// A rotation that is due, and whose credential cannot be stored, is tried again with
+// the back-off of any other that fails.
+func TestDueRotationThatCannotBeStoredHasABackOff(t *testing.T) {
+	for _, refuses := range []string{`"rotations":2`, `"schema_version"`} {
+		e := newSharingEngine(t)
+		served := e.read("creds/app")["password"]
+		working := e.storage
+		e.storage = narrowStorage{working, refuses}
+		e.clock.advance(24 * time.Hour)
+		for range 3 {
+			e.mustRollBack()
+			checkSame(t, "served", served, e.readInBackground()["password"])
+			checkSame(t, "mints", 2, e.minting.mints())
+		}
+		e.clock.advance(firstRetry)
+		e.mustRollBack()
+		checkSame(t, "mints after the first pause", 3, e.minting.mints())
+		e.clock.advance(firstRetry)
+		e.mustRollBack()
+		checkSame(t, "mints in the second pause", 3, e.minting.mints())
+		e.storage = working
+		e.clock.advance(firstRetry)
+		e.mustRollBack()
+		checkSame(t, "mints once it can be stored", 4, e.minting.mints())
 	}
 }

@@ -88,10 +88,23 @@ func (b *backend) rotate(ctx context.Context, storage logical.Storage, name stri
 	served, err := b.serve(ctx, storage, name, r.Dynamic, minted)
 	if errors.Is(err, errNotServed) {
 		b.abandon(ctx, storage, minted) // with the role unlocked, because the registry may take long
-	} else {
-		minted.done()
+		return served, err
+	}
+	minted.done()
+	if err != nil {
+		b.rememberUnstored(ctx, storage, minted, why, err)
 	}
 	return served, err
+}
+
+// rememberUnstored notes that a new credential could not be stored. Otherwise each
+// read would mint another one.
+func (b *backend) rememberUnstored(ctx context.Context, storage logical.Storage, minted *newCredential, why cause, reason error) {
+	s, err := b.shared(ctx, storage, minted.Role)
+	if err == nil && s.Current != nil && s.Current.Name == minted.Name {
+		return // it is stored after all
+	}
+	b.rememberFailure(ctx, storage, minted.Role, why, fmt.Errorf("the new credential could not be stored: %w", reason))
 }
 
 // errNotServed is about a new credential that is certainly not stored.
@@ -152,19 +165,19 @@ func (b *backend) serve(ctx context.Context, storage logical.Storage, name strin
 		// finds out.
 		return shared{}, err
 	}
+	b.unstored.Delete(name)
 	b.deleteWAL(ctx, storage, minted.wal)
 	b.scheduleShared(ctx, storage, name, s, r.Dynamic)
 	b.sendEventOf(ctx, "credential-rotate", "rotate/"+name, "creds/"+name, logical.UpdateOperation)
 	return s, nil
 }
 
-func (s *shared) clearFailures() {
-	s.LastError, s.FailedAt, s.Failures, s.RetryAfter = "", time.Time{}, 0, 0
-}
+func (s *shared) clearFailures() { s.setFailure(failure{}) }
 
 // rememberFailure stores why a rotation failed, for the role's read-back and
-// for the next try. A rotation that somebody asked for stays due.
-func (b *backend) rememberFailure(ctx context.Context, storage logical.Storage, name string, why cause, failure error) {
+// for the next try; in memory if storage does not take it. A rotation that somebody
+// asked for stays due.
+func (b *backend) rememberFailure(ctx context.Context, storage logical.Storage, name string, why cause, reason error) {
 	ctx = context.WithoutCancel(ctx)
 	defer b.lockRole(name)()
 	r, err := b.role(ctx, storage, name)
@@ -172,16 +185,22 @@ func (b *backend) rememberFailure(ctx context.Context, storage logical.Storage, 
 		return
 	}
 	s, err := b.shared(ctx, storage, name)
+	f := failure{reason.Error(), b.now(), s.Failures + 1, min(issuer.RetryAfter(reason), longestWait)}
+	if unstored, found := b.unstored.Load(name); found {
+		f.Failures = max(f.Failures, unstored.(failure).Failures+1)
+	}
 	if err == nil {
-		s.LastError, s.FailedAt, s.Failures, s.RetryAfter = failure.Error(), b.now(), s.Failures+1, min(issuer.RetryAfter(failure), longestWait)
+		s.setFailure(f)
 		s.RotationAsked = s.RotationAsked || why == whenAsked && s.Current != nil
 		err = b.putShared(ctx, storage, name, s)
 	}
 	if err != nil {
+		b.unstored.Store(name, f)
 		b.Logger().Warn("a failed rotation could not be stored", "role", name, "error", err)
 		return
 	}
-	b.Logger().Warn("a rotation failed", "role", name, "failures", s.Failures, "error", failure)
+	b.unstored.Delete(name)
+	b.Logger().Warn("a rotation failed", "role", name, "failures", s.Failures, "error", reason)
 	b.scheduleShared(ctx, storage, name, s, r.Dynamic)
 	b.sendEventOf(ctx, "credential-rotate-fail", "rotate/"+name, "creds/"+name, logical.UpdateOperation)
 }
@@ -189,6 +208,7 @@ func (b *backend) rememberFailure(ctx context.Context, storage logical.Storage, 
 // clearFailures forgets that rotating a role failed, because the role was
 // written and that may have mended the cause. The role is locked.
 func (b *backend) clearFailures(ctx context.Context, storage logical.Storage, name string) {
+	b.unstored.Delete(name)
 	s, err := b.shared(ctx, storage, name)
 	if err == nil && s.Failures > 0 {
 		s.clearFailures()

@@ -60,6 +60,9 @@ func (b *backend) sharedStatus(ctx context.Context, storage logical.Storage, nam
 	if err != nil {
 		return sharedStatus{}, err
 	}
+	if unstored, found := b.unstored.Load(name); found {
+		s.setFailure(unstored.(failure))
+	}
 	return b.status(ctx, storage, s, d)
 }
 

@@ -177,9 +177,10 @@ func fly[T any](ctx context.Context, b *backend, f *flight, w work[T]) {
 	}
 }
 
-// How many jobs of a lane are done at the same time.
+// How many jobs of a lane are done at the same time. There are more rotations than
+// calls, so that some write to storage while others call.
 const (
-	rotationsAtOnce = callsPerRegistry
+	rotationsAtOnce = 3 * callsPerRegistry
 	cleaningAtOnce  = callsPerRegistry / 2
 )
 

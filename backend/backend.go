@@ -184,7 +184,7 @@ func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (*log
 		return nil, nil
 	}
 	router := b.Backend
-	if req.Operation == logical.ListOperation || req.Operation == logical.ReadOperation && strings.HasPrefix(req.Path, credsPrefix) {
+	if req.Operation == logical.ListOperation && b.reads.Route(req.Path) != nil || req.Operation == logical.ReadOperation && strings.HasPrefix(req.Path, credsPrefix) {
 		router = b.reads
 	}
 	var tidied []string

@@ -705,6 +705,7 @@ func TestNoOperationExceptThoseOfTheContract(t *testing.T) {
 		{logical.ListOperation, "creds", "creds/ has no list"},
 		{logical.ReadOperation, "creds", "creds/ has no list"},
 		{logical.ListOperation, "creds/app", `"regcred/creds/app" cannot be listed; what works is "vault read regcred/creds/app"`},
+		{logical.ListOperation, "config", `"regcred/config" cannot be listed; what works is "vault read regcred/config", "vault write regcred/config", "vault delete regcred/config"`},
 		{logical.UpdateOperation, "creds/app", `"regcred/creds/app" cannot be written; what works is "vault read regcred/creds/app"`},
 		{logical.PatchOperation, "config", `"regcred/config" cannot be patched; what works is "vault read regcred/config", "vault write regcred/config", "vault delete regcred/config"`},
 		{logical.UpdateOperation, "roles/", `"regcred/roles" cannot be written; what works is "vault list regcred/roles"`},

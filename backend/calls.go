@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -65,6 +66,7 @@ type lane struct {
 	places, cleaningPlaces *semaphore.Weighted
 
 	users      int
+	calling    []*time.Time  // when the calls in progress began
 	answeredAt time.Time     // of the process, not of the engine's clock, which may jump
 	slowest    time.Duration // about how long the slowest of the latest answers took
 
@@ -148,11 +150,39 @@ func (c *calls) enter(ctx context.Context, registry string) (leave func(error), 
 		}
 	}
 	began := time.Now()
+	c.begin(l, &began)
 	return func(err error) {
 		c.record(l, err, time.Since(began))
+		c.end(l, &began)
 		progressOf(ctx).note()
 		giveBack()
 	}, nil
+}
+
+func (c *calls) begin(l *lane, began *time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l.calling = append(l.calling, began)
+}
+
+func (c *calls) end(l *lane, began *time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l.calling = slices.DeleteFunc(l.calling, func(b *time.Time) bool { return b == began })
+}
+
+// silentSince returns since when a registry has answered nothing, though it was called;
+// the zero time if it owes no answer.
+func (l *lane) silentSince() (since time.Time) {
+	for _, began := range l.calling {
+		if since.IsZero() || began.Before(since) {
+			since = *began
+		}
+	}
+	if since.IsZero() {
+		return since
+	}
+	return later(since, l.answeredAt)
 }
 
 // progress is when the last call of some work ended: what takes several calls is waited
@@ -284,7 +314,12 @@ func (c *calls) patienceWith(registry string) time.Duration {
 func (c *calls) wait(ctx context.Context, registry string, p *progress, done <-chan struct{}) error {
 	l := c.join(registry)
 	defer c.part(l)
+	c.mu.Lock()
 	began := time.Now()
+	if since := l.silentSince(); !since.IsZero() {
+		began = since // so those that come later do not wait as long again
+	}
+	c.mu.Unlock()
 	for {
 		patience := c.patienceWith(registry)
 		c.mu.Lock()

@@ -194,6 +194,32 @@ func TestPatience(t *testing.T) {
 	}
 }
 
+// Requests that come while a registry owes an answer do not each wait as long again:
+// Vault reloads mounts one after the other.
+func TestLaterRequestsDoNotWaitAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCalls()
+		leave, err := c.enter(t.Context(), "a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, wait := range []time.Duration{firstPatience - time.Second, 0, 0} {
+			time.Sleep(time.Second)
+			began := time.Now()
+			if err := c.wait(t.Context(), "a", &progress{}, make(chan struct{})); !errors.As(err, new(noAnswerYetError)) {
+				t.Fatalf("want no answer yet, got %v", err)
+			}
+			checkSame(t, "waits", wait, time.Since(began))
+		}
+		leave(nil)
+		began := time.Now()
+		_ = c.wait(t.Context(), "a", &progress{}, make(chan struct{}))
+		if waited := time.Since(began); waited < firstPatience {
+			t.Errorf("after an answer: want the whole patience, got %s", waited)
+		}
+	})
+}
+
 // Requests that want the same wait for the same work, which goes on without them. What
 // nobody waits for, and can be ended, is ended.
 func TestAttend(t *testing.T) {

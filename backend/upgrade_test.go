@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -95,7 +94,9 @@ func TestDumpsAreServed(t *testing.T) {
 		for path, want := range u.dump.Answers {
 			got := u.answer(path)
 			checkAhead(t, path, want.Data, got.Data)
-			delete(got.Data, "used_by") // which those builds did not tell
+			if want.Data["used_by"] == nil { // which earlier builds did not tell
+				delete(got.Data, "used_by")
+			}
 			checkSame(t, path, want, got)
 		}
 		checkSame(t, "storage after reads", before, u.snapshot())
@@ -379,7 +380,9 @@ func (u *upgraded) deleteAll(t *testing.T) {
 		u.must(logical.DeleteOperation, "connections/"+name, nil)
 	}
 	u.must(logical.DeleteOperation, "config", nil)
-	checkSame(t, "what is stored", []string(nil), slices.Collect(maps.Keys(u.snapshot())))
+	left := u.snapshot()
+	delete(left, bundlesIndexedKey) // says that this storage needs no scan
+	checkSame(t, "what is stored", 0, len(left))
 }
 
 // TestDumpsGiveUpWhatAMovedConnectionMinted moves the connections of an earlier

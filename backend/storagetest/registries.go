@@ -191,15 +191,23 @@ func listTokens(w http.ResponseWriter, req *http.Request, tokens map[string]stri
 	_ = json.NewEncoder(w).Encode(list)
 }
 
+// sharedRef is a credential of a shared role. Its target is the index of one that the
+// entry has, from schema version 3 on.
+type sharedRef struct {
+	CredentialRef
+	Target *int `json:"target"`
+}
+
 // Credentials returns all credentials of the dump, by name.
 func (d *Dump) Credentials() map[string]CredentialRef {
 	all := map[string]CredentialRef{}
 	for key, value := range d.Storage {
 		var shared struct {
+			Targets []map[string]string `json:"targets"`
 			Current struct {
-				Minted CredentialRef `json:"minted"`
+				Minted sharedRef `json:"minted"`
 			} `json:"current"`
-			Retired []CredentialRef `json:"retired"`
+			Retired []sharedRef `json:"retired"`
 		}
 		var leased CredentialRef
 		switch {
@@ -208,9 +216,13 @@ func (d *Dump) Credentials() map[string]CredentialRef {
 		case strings.HasPrefix(key, "leases/"):
 			mustDecode(value, &leased)
 		}
-		for _, m := range append(shared.Retired, shared.Current.Minted, leased) {
-			all[m.Name] = m
+		for _, m := range append(shared.Retired, shared.Current.Minted) {
+			if m.Target != nil {
+				m.For = shared.Targets[*m.Target]
+			}
+			all[m.Name] = m.CredentialRef
 		}
+		all[leased.Name] = leased
 	}
 	for _, m := range d.walData("credential") {
 		all[m.Name] = m

@@ -17,9 +17,9 @@ import (
 // rollBackEntries has undone what a crash, or a registry that did not answer, left
 // behind. immediate says that entries of any age are to be rolled back.
 func (b *backend) rollBackEntries(ctx context.Context, storage logical.Storage, immediate bool) error {
-	ids, err := framework.ListWAL(ctx, storage)
+	ids, err := b.listWAL(ctx, storage)
 	if err != nil {
-		return fmt.Errorf("listing the write-ahead entries: %w", err)
+		return err
 	}
 	for _, id := range ids {
 		b.addJob(cleaningLane(connectionOfWAL(id)), cleaningAtOnce, "write-ahead entry "+id, func(ctx context.Context) {

@@ -81,7 +81,7 @@ func (b *backend) markInProgress(name string) (done func()) {
 type waitingEntries struct {
 	mu    sync.Mutex
 	known bool
-	ids   map[string]map[string]bool // by connection
+	ids   map[string]map[string]bool // by connection; false: it is being written
 }
 
 // The ID of an entry begins with its connection, so that a list of them is enough to
@@ -108,13 +108,39 @@ func (w *waitingEntries) note(id string, waits bool) {
 		delete(w.ids[connection], id)
 		return
 	}
+	w.set(connection, id, true)
+}
+
+// writing counts an entry that is being written: no list need have it.
+func (w *waitingEntries) writing(id string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.set(connectionOfWAL(id), id, false)
+}
+
+func (w *waitingEntries) set(connection, id string, written bool) {
 	if w.ids[connection] == nil {
 		if w.ids == nil {
 			w.ids = map[string]map[string]bool{}
 		}
 		w.ids[connection] = map[string]bool{}
 	}
-	w.ids[connection][id] = true
+	w.ids[connection][id] = written
+}
+
+// written returns the entries that a list must have.
+func (w *waitingEntries) written() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var all []string
+	for _, ids := range w.ids {
+		for id, written := range ids {
+			if written {
+				all = append(all, id)
+			}
+		}
+	}
+	return all
 }
 
 // isKnown reports whether the entries that were there at the start are counted.
@@ -155,6 +181,26 @@ func (b *backend) checkWaiting(ctx context.Context, storage logical.Storage, con
 	return nil
 }
 
+// listWAL returns the IDs of all entries. What is counted and not there any more, because
+// the storage failed in a write or a delete, is not counted from then on.
+func (b *backend) listWAL(ctx context.Context, storage logical.Storage) ([]string, error) {
+	written := b.waiting.written()
+	ids, err := framework.ListWAL(ctx, storage)
+	if err != nil {
+		return nil, fmt.Errorf("listing the write-ahead entries: %w", err)
+	}
+	listed := map[string]bool{}
+	for _, id := range ids {
+		listed[id] = true
+	}
+	for _, id := range written {
+		if !listed[id] {
+			b.waiting.note(id, false)
+		}
+	}
+	return ids, nil
+}
+
 // putWAL writes an entry of a kind about a connection, and returns its ID.
 func (b *backend) putWAL(ctx context.Context, storage logical.Storage, kind, connection string, data any) (string, error) {
 	id := newWALID(connection)
@@ -162,9 +208,10 @@ func (b *backend) putWAL(ctx context.Context, storage logical.Storage, kind, con
 	if err != nil {
 		return "", errors.New("writing ahead: the entry cannot be encoded")
 	}
-	b.waiting.note(id, true)
+	b.waiting.writing(id)
+	defer b.waiting.note(id, true) // after a failure too, because it may be there
 	if err := storage.Put(ctx, &logical.StorageEntry{Key: framework.WALPrefix + id, Value: encoded}); err != nil {
-		return "", fmt.Errorf("writing ahead: %w", err) // it may be there, so it counts
+		return "", fmt.Errorf("writing ahead: %w", err)
 	}
 	return id, nil
 }

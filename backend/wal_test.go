@@ -232,3 +232,39 @@ func TestRollbackRemovesALeaseThatNobodyReceived(t *testing.T) {
 	next.must(logical.DeleteOperation, "roles/leased", nil)
 	next.must(logical.DeleteOperation, "connections/app", nil)
 }
+
+// Where the storage failed in a write or a delete, an entry may be counted that is not
+// there. It does not count for ever.
+func TestEntriesThatAreNotThereDoNotCount(t *testing.T) {
+	for name, c := range map[string]struct {
+		storage func(logical.Storage) logical.Storage
+		counted int
+	}{
+		"writes fail":           {func(s logical.Storage) logical.Storage { return noWrites{s} }, maxWaiting},
+		"deletes seem to fail":  {func(s logical.Storage) logical.Storage { return lateDeletes{s} }, maxWaiting},
+		"the storage works":     {func(s logical.Storage) logical.Storage { return s }, 0},
+		"an entry is there yet": {func(s logical.Storage) logical.Storage { return walStorage{s} }, maxWaiting},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := newLeasingEngine(t, nil)
+			storage := c.storage(e.storage)
+			for range maxWaiting {
+				_ = onPath(logical.ReadOperation, "creds/leased")(e, storage)
+			}
+			checkSame(t, "counted", c.counted, e.waiting.count("app"))
+			e.mustRollBack()
+			checkSame(t, "counted a minute later", 0, e.waiting.count("app"))
+			e.lease("creds/leased")
+		})
+	}
+}
+
+// lateDeletes deletes write-ahead entries, and says that it does not.
+type lateDeletes struct{ logical.Storage }
+
+func (s lateDeletes) Delete(ctx context.Context, key string) error {
+	if err := s.Storage.Delete(ctx, key); err != nil || !strings.HasPrefix(key, framework.WALPrefix) {
+		return err
+	}
+	return errStorage
+}

@@ -113,21 +113,12 @@ func (b *backend) checkConnection(ctx context.Context, req *logical.Request, dat
 	return withWarnings(resp, warnings), nil
 }
 
-// connectionToCheck finishes a rotate-root that was interrupted, where this node
-// can.
-func (b *backend) connectionToCheck(ctx context.Context, storage logical.Storage, name string) (*connection, error) {
-	if b.WriteSafeReplicationState() {
-		return b.usableConnection(ctx, storage, name)
-	}
-	return b.connection(ctx, storage, name)
-}
-
 // check asks the registry whether the root credential of a connection works.
 func (b *backend) check(ctx context.Context, storage logical.Storage, name string) (*connection, issuer.Status, error) {
 	var c *connection
 	status, err := attend(ctx, b, laneOf(name), work[issuer.Status]{do: func(ctx context.Context) (status issuer.Status, err error) {
 		ctx = withUrgency(ctx, asked)
-		c, err = b.connectionToCheck(ctx, storage, name)
+		c, err = b.usableConnection(ctx, storage, name)
 		if err == nil && c == nil {
 			err = noSuchConnection(name)
 		}

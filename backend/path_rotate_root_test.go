@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/helper/consts"
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
@@ -202,6 +203,23 @@ func TestMintWithAPendingRootCredential(t *testing.T) {
 	e.minting.mend()
 	e.write("connections/app/rotate-root", nil)
 	e.checkRoot(true, nil, 1)
+}
+
+// A performance secondary cannot store that a root credential is in force: if the
+// primary gave it up meanwhile, nobody would know the one that the registry has.
+func TestSecondaryLeavesARotateRootToThePrimary(t *testing.T) {
+	e := newConnectedEngine(t)
+	e.write("roles/leased", leasedRole)
+	e.minting.fail("activate", errDown)
+	e.failed(logical.UpdateOperation, "connections/app/rotate-root", nil, http.StatusBadGateway)
+	e.System().(*logical.StaticSystemView).ReplicationStateVal = consts.ReplicationPerformanceSecondary
+	activated := 0
+	e.minting.during("activate", func() { activated++ })
+	for _, path := range []string{"creds/leased", "connections/app/check"} {
+		e.read(path)
+		checkSame(t, path+": calls that put the new one in force", 0, activated)
+	}
+	checkSame(t, "mints", 1, e.minting.mints())
 }
 
 // If somebody writes another root credential by hand, the engine still revokes the

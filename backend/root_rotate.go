@@ -164,10 +164,11 @@ func (b *backend) endAtRegistry(ctx context.Context, storage logical.Storage, c 
 
 // usableConnection returns a connection with a root credential that works: it
 // finishes a rotate-root that was interrupted, or waits for one in progress. If that
-// fails, the former root credential is used, and others do not try again at once.
+// fails, the former root credential is used, and others do not try again at once. A
+// performance secondary cannot store what it would do, and leaves it to the primary.
 func (b *backend) usableConnection(ctx context.Context, storage logical.Storage, name string) (*connection, error) {
 	c, err := b.connection(ctx, storage, name)
-	if err != nil || c == nil || c.Root.Pending == nil || !b.roots.isDue(name, b.now()) {
+	if err != nil || c == nil || c.Root.Pending == nil || !b.roots.isDue(name, b.now()) || !b.WriteSafeReplicationState() {
 		return c, err
 	}
 	err = b.finishRootRotationOf(ctx, storage, name)

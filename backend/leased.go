@@ -142,7 +142,7 @@ func (b *backend) endUnclaimed(storage logical.Storage, resp *logical.Response) 
 	if resp == nil || resp.Secret == nil {
 		return
 	}
-	ctx, cancel := b.detached(context.Background())
+	ctx, cancel := b.detached(withUrgency(context.Background(), cleaning))
 	defer cancel()
 	l, err := leaseOf(&logical.Request{Secret: resp.Secret})
 	if err == nil {
@@ -329,7 +329,7 @@ func (b *backend) revokeLease(ctx context.Context, req *logical.Request, _ *fram
 	return attend(ctx, b, laneOf(l.Connection), work[*logical.Response]{
 		key: "revocation of " + l.Name,
 		do: func(ctx context.Context) (*logical.Response, error) {
-			err := b.endLeased(ctx, handled.Storage, l)
+			err := b.endLeased(withUrgency(ctx, cleaning), handled.Storage, l)
 			if err == nil {
 				b.sendEvent(ctx, &handled, "credential-revoke", "creds/"+l.Role)
 			}

@@ -492,6 +492,44 @@ func TestCleaningUpDoesNotDelayWhatIsDue(t *testing.T) {
 	}
 }
 
+// Requests that have something ended leave room for those that need a credential.
+func TestRevocationsByRequestsDoNotDelayWhatIsDue(t *testing.T) {
+	for name, begin := range map[string]func(o *outage, ctx context.Context){
+		"leases": func(o *outage, ctx context.Context) {
+			for range 2 * callsPerRegistry {
+				_, lease := o.lease("creds/leased-app")
+				go func() { _, _ = o.sendWith(ctx, logical.RevokeOperation, "creds/leased-app", nil, lease) }()
+			}
+		},
+		"roles": func(o *outage, ctx context.Context) {
+			for i := range 2 * callsPerRegistry {
+				name := fmt.Sprintf("r%d", i)
+				o.write("roles/"+name, fields{"connection": "app", "project": "group/app"})
+				o.read("creds/" + name)
+				go func() { _, _ = o.send(ctx, logical.DeleteOperation, "roles/"+name) }()
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			o := newOutage(t, "app")
+			r := o.at["app"]
+			r.during(only("revoke", r.hangs))
+			begin(o, context.WithoutCancel(t.Context()))
+			o.eventually("as many calls as there may be", func() string {
+				r.load.mu.Lock()
+				defer r.load.mu.Unlock()
+				if r.load.now < callsPerRegistry/2 {
+					return fmt.Sprintf("%d are in progress", r.load.now)
+				}
+				return ""
+			})
+			o.read("creds/shared-app")
+			o.lease("creds/leased-app")
+		})
+	}
+}
+
 // A registry that takes longer than requests wait at first is waited for once it is
 // known how long it takes.
 func TestSlowRegistryIsWaitedForAtTheSecondTry(t *testing.T) {

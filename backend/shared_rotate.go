@@ -359,7 +359,7 @@ func (b *backend) revokeDropped(ctx context.Context, storage logical.Storage, dr
 		goesOn: true,
 		do: func(ctx context.Context) (left int, _ error) {
 			for _, d := range dropped {
-				if !b.abandon(ctx, storage, d) {
+				if !b.abandon(withUrgency(ctx, cleaning), storage, d) {
 					left++
 				}
 			}

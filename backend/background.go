@@ -207,13 +207,14 @@ type job struct {
 	do   func(context.Context)
 }
 
-// addJob has a job done, unless there is one of that name already.
-func (b *backend) addJob(lane string, atOnce int, name string, do func(context.Context)) {
+// addJob has a job done. It reports false, and does nothing, if there is one of that name
+// already: that one may have looked before there was something to do.
+func (b *backend) addJob(lane string, atOnce int, name string, do func(context.Context)) bool {
 	j := &b.jobs
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if j.known[name] {
-		return
+		return false
 	}
 	l := j.lanes[lane]
 	if l == nil {
@@ -222,12 +223,13 @@ func (b *backend) addJob(lane string, atOnce int, name string, do func(context.C
 	}
 	if l.workers < atOnce {
 		if !b.background.start(func() { b.doJobs(lane, l) }) {
-			return
+			return false
 		}
 		l.workers++
 	}
 	j.known[name] = true
 	l.waiting = append(l.waiting, job{name, do})
+	return true
 }
 
 // doJobs does jobs of a lane until none is left.

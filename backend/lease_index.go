@@ -168,7 +168,7 @@ func (b *backend) sweepLeases(ctx context.Context, storage logical.Storage) erro
 	}
 	for _, connection := range connections {
 		connection = strings.TrimSuffix(connection, "/")
-		b.addJob(cleaningLane(connection), cleaningAtOnce, "leases of "+connection, func(ctx context.Context) {
+		added := b.addJob(cleaningLane(connection), cleaningAtOnce, "leases of "+connection, func(ctx context.Context) {
 			finished, err := b.sweepConnection(withUrgency(ctx, cleaning), storage, connection)
 			if !finished {
 				b.next.sweepBy(now)
@@ -177,6 +177,9 @@ func (b *backend) sweepLeases(ctx context.Context, storage logical.Storage) erro
 				b.Logger().Warn("what was minted for leases that are over could not be ended", "connection", connection, "error", err)
 			}
 		})
+		if !added {
+			b.next.sweepBy(now)
+		}
 	}
 	return nil
 }

@@ -114,6 +114,35 @@ func TestSilentRegistriesDoNotDelayOthersLeases(t *testing.T) {
 	}
 }
 
+// What comes to its end while the leases before it are being ended is ended as soon.
+func TestLeaseThatEndsDuringALongSweepIsEnded(t *testing.T) {
+	o := newOutage(t, "app")
+	r := o.at["app"]
+	o.tick()
+	o.lease("creds/leased-app")
+	o.clock.advance(time.Minute)
+	o.lease("creds/leased-app")
+	o.clock.advance(15 * time.Minute) // the first one is due
+	r.during(only("revoke", r.hangs))
+	o.tickInBackground()()
+	o.waitForCalls("app")
+	o.clock.advance(time.Minute) // and the second one
+	o.tickInBackground()()
+	o.eventually("the second sweep has begun", func() string {
+		o.jobs.mu.Lock()
+		defer o.jobs.mu.Unlock()
+		if o.jobs.known["the minute"] {
+			return "the minute is not over"
+		}
+		return ""
+	})
+	r.mend()
+	o.settle()
+	checkSame(t, "living credentials", 1, len(r.names()))
+	o.tick()
+	checkSame(t, "living credentials a minute later", 0, len(r.names()))
+}
+
 // An entry that cannot be read, whatever the reason, stops none behind it.
 func TestUnreadableLeaseDoesNotStopOthers(t *testing.T) {
 	for name, damage := range map[string]func(o *outage, key string){

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"sync"
@@ -54,12 +55,17 @@ type calls struct {
 
 	places, cleaningPlaces *semaphore.Weighted
 
-	mu    sync.Mutex
-	lanes map[string]*lane
+	mu       sync.Mutex
+	lanes    map[string]*lane
+	maxLanes int // from which number on the lanes are looked through
 }
 
+// rememberedLanes is how many lanes are remembered at least.
+const rememberedLanes = 1000
+
 // lane is what is known of one registry. It is forgotten when nobody uses it and
-// there is nothing to remember. calls.mu guards all but the semaphores.
+// there is nothing to remember, or if there are many and it is not left alone.
+// calls.mu guards all but the semaphores.
 type lane struct {
 	registry string // in words
 
@@ -79,7 +85,7 @@ type lane struct {
 
 func newCalls(now func() time.Time) *calls {
 	return &calls{
-		now: now, pause: firstPause, patience: firstPatience, lanes: map[string]*lane{},
+		now: now, pause: firstPause, patience: firstPatience, lanes: map[string]*lane{}, maxLanes: rememberedLanes,
 		places: semaphore.NewWeighted(callsAtOnce), cleaningPlaces: semaphore.NewWeighted(callsAtOnce / 2),
 	}
 }
@@ -218,11 +224,23 @@ func (c *calls) join(registry string) *lane {
 	defer c.mu.Unlock()
 	l := c.lanes[registry]
 	if l == nil {
+		c.forgetLanes()
 		l = &lane{registry: registry, places: semaphore.NewWeighted(callsPerRegistry), cleaningPlaces: semaphore.NewWeighted(callsPerRegistry / 2)}
 		c.lanes[registry] = l
 	}
 	l.users++
 	return l
+}
+
+// forgetLanes forgets lanes if there are many: whoever may write roles can have any
+// number of hosts asked that do not answer. c.mu is held.
+func (c *calls) forgetLanes() {
+	if len(c.lanes) < c.maxLanes {
+		return
+	}
+	now := c.now()
+	maps.DeleteFunc(c.lanes, func(_ string, l *lane) bool { return l.users == 0 && !l.until(now).After(now) })
+	c.maxLanes = max(rememberedLanes, 2*len(c.lanes))
 }
 
 func (c *calls) part(l *lane) {

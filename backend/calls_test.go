@@ -5,6 +5,7 @@ package backend
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"sync/atomic"
 	"testing"
@@ -69,6 +70,32 @@ func TestLanesThatSayNothingAreForgotten(t *testing.T) {
 	}
 	leave(nil)
 	checkSame(t, "lanes", 0, len(c.lanes))
+}
+
+// Whoever may write roles can have any number of hosts asked that do not answer.
+func TestLanesAreNotRememberedForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCalls()
+		fail := func(registry string) {
+			leave, err := c.enter(t.Context(), registry)
+			if err != nil {
+				t.Fatal(err)
+			}
+			leave(errDown)
+		}
+		for i := range 10 * rememberedLanes {
+			fail(fmt.Sprint("host", i))
+			time.Sleep(10 * time.Millisecond)
+		}
+		if n := len(c.lanes); n > 2*rememberedLanes {
+			t.Errorf("want at most %d lanes, got %d", 2*rememberedLanes, n)
+		}
+		fail("a")
+		for i := range 2 * rememberedLanes {
+			fail(fmt.Sprint("another", i))
+		}
+		checkSame(t, "called during its pause", false, called(t, c, urgent, nil))
+	})
 }
 
 // called makes one call, and says whether it was made.

@@ -34,6 +34,9 @@ const (
 	// longestWait caps Retry-After.
 	longestWait = time.Hour
 
+	// rememberedLanes is how many lanes are remembered at least.
+	rememberedLanes = 1000
+
 	// errorsTolerated is how many times in a row a registry may answer that it
 	// fails (5xx, 429) before it is left alone: it may fail for one role only.
 	errorsTolerated = 3
@@ -60,9 +63,6 @@ type calls struct {
 	maxLanes int // from which number on the lanes are looked through
 }
 
-// rememberedLanes is how many lanes are remembered at least.
-const rememberedLanes = 1000
-
 // lane is what is known of one registry. It is forgotten when nobody uses it and
 // there is nothing to remember, or if there are many and it is not left alone.
 // calls.mu guards all but the semaphores.
@@ -76,9 +76,16 @@ type lane struct {
 	answeredAt time.Time     // of the process, not of the engine's clock, which may jump
 	slowest    time.Duration // about how long the slowest of the latest answers took
 
+	pause          // of all calls
+	cleaning pause // of those that clean up: what they fail for may be what they are to end
+}
+
+// pause is for how long a registry is left alone. The zero value is that of one that
+// answers.
+type pause struct {
 	failures  int // in a row
 	failedAt  time.Time
-	pause     time.Duration
+	length    time.Duration
 	lastError string
 	isTried   bool // by a call after the pause
 }
@@ -123,7 +130,7 @@ type leftAloneError struct{ logical.HTTPCodedError }
 // enter waits until a call to a registry may be made. leave says what came of it.
 func (c *calls) enter(ctx context.Context, registry string) (leave func(error), err error) {
 	l := c.join(registry)
-	tries, err := c.admit(l, urgencyOf(ctx))
+	tried, err := c.admit(l, urgencyOf(ctx))
 	if err != nil {
 		c.part(l)
 		return nil, err
@@ -138,7 +145,9 @@ func (c *calls) enter(ctx context.Context, registry string) (leave func(error), 
 			p.Release(1)
 		}
 		c.mu.Lock()
-		l.isTried = l.isTried && !tries
+		for _, p := range tried {
+			p.isTried = false
+		}
 		c.mu.Unlock()
 		c.part(l)
 	}
@@ -149,8 +158,8 @@ func (c *calls) enter(ctx context.Context, registry string) (leave func(error), 
 		}
 		taken++
 	}
-	if !tries {
-		if tries, err = c.admit(l, urgencyOf(ctx)); err != nil { // it may have ceased to answer meanwhile
+	if len(tried) == 0 {
+		if tried, err = c.admit(l, urgencyOf(ctx)); err != nil { // it may have ceased to answer meanwhile
 			giveBack()
 			return nil, err
 		}
@@ -158,7 +167,7 @@ func (c *calls) enter(ctx context.Context, registry string) (leave func(error), 
 	began := time.Now()
 	c.begin(l, &began)
 	return func(err error) {
-		c.record(l, err, time.Since(began))
+		c.record(l, urgencyOf(ctx), err, time.Since(began))
 		c.end(l, &began)
 		progressOf(ctx).note()
 		giveBack()
@@ -239,7 +248,7 @@ func (c *calls) forgetLanes() {
 		return
 	}
 	now := c.now()
-	maps.DeleteFunc(c.lanes, func(_ string, l *lane) bool { return l.users == 0 && !l.until(now).After(now) })
+	maps.DeleteFunc(c.lanes, func(_ string, l *lane) bool { return l.users == 0 && l.isOver(now) && l.cleaning.isOver(now) })
 	c.maxLanes = max(rememberedLanes, 2*len(c.lanes))
 }
 
@@ -247,43 +256,52 @@ func (c *calls) part(l *lane) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	l.users--
-	if l.users == 0 && l.failures == 0 && l.slowest < firstPatience/2 {
+	if l.users == 0 && l.failures == 0 && l.cleaning.failures == 0 && l.slowest < firstPatience/2 {
 		delete(c.lanes, l.registry)
 	}
 }
 
-// admit returns a leftAloneError for a registry that is left alone. tries says that
-// the call is the one that tries the registry again.
-func (c *calls) admit(l *lane, u urgency) (tries bool, err error) {
+// admit returns a leftAloneError for a registry that is left alone. tried are the pauses
+// after which the call is the one that tries the registry again.
+func (c *calls) admit(l *lane, u urgency) (tried []*pause, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if l.pause == 0 {
-		return false, nil
+	pauses, now := []*pause{&l.pause}, c.now()
+	if u == cleaning {
+		pauses = append(pauses, &l.cleaning)
 	}
-	if u != asked && (l.isTried || l.until(c.now()).After(c.now())) {
-		return false, l.leftAlone(c.now())
+	for _, p := range pauses {
+		if p.length > 0 && u != asked && (p.isTried || !p.isOver(now)) {
+			return nil, l.leftAlone(p, now)
+		}
 	}
-	tries = !l.isTried
-	l.isTried = true
-	return tries, nil
+	tried = slices.DeleteFunc(pauses, func(p *pause) bool { return p.length == 0 || p.isTried })
+	for _, p := range tried {
+		p.isTried = true
+	}
+	return tried, nil
 }
 
 // until returns when the pause ends. If the clock went back, it is over.
-func (l *lane) until(now time.Time) time.Time {
-	if now.Before(l.failedAt) {
+func (p *pause) until(now time.Time) time.Time {
+	if now.Before(p.failedAt) {
 		return now
 	}
-	return l.failedAt.Add(l.pause)
+	return p.failedAt.Add(p.length)
 }
 
-func (l *lane) leftAlone(now time.Time) error {
-	again := later(l.until(now), now.Add(time.Second))
-	return leftAloneError{logical.CodedError(http.StatusBadGateway, fmt.Sprintf("%s fails, and is asked again at %s: %s", l.registry, formatTime(again), l.lastError))}
+func (p *pause) clear() { *p = pause{isTried: p.isTried} }
+
+func (p *pause) isOver(now time.Time) bool { return !p.until(now).After(now) }
+
+func (l *lane) leftAlone(p *pause, now time.Time) error {
+	again := later(p.until(now), now.Add(time.Second))
+	return leftAloneError{logical.CodedError(http.StatusBadGateway, fmt.Sprintf("%s fails, and is asked again at %s: %s", l.registry, formatTime(again), p.lastError))}
 }
 
 // record notes what came of a call. Errors that are not of the registry say nothing
-// about it.
-func (c *calls) record(l *lane, err error, took time.Duration) {
+// about it. If it answers that it cannot end something, what is due is not delayed.
+func (c *calls) record(l *lane, u urgency, err error, took time.Duration) {
 	isUnanswered := issuer.IsUnanswered(err) || errors.As(err, new(unansweredError))
 	if err != nil && !issuer.IsError(err) && !isUnanswered {
 		return
@@ -296,19 +314,26 @@ func (c *calls) record(l *lane, err error, took time.Duration) {
 	}
 	wait := min(issuer.RetryAfter(err), longestWait)
 	if status := issuer.StatusOf(err); !isUnanswered && status < 500 && status != http.StatusTooManyRequests {
-		l.failures, l.pause, l.lastError = 0, 0, ""
+		l.clear()
+		if u == cleaning {
+			l.cleaning.clear()
+		}
 		return
 	}
-	l.failures++
-	l.failedAt, l.lastError = c.now(), err.Error()
-	failures := l.failures
+	p := &l.pause
+	if u == cleaning && !isUnanswered && wait == 0 {
+		p = &l.cleaning
+	}
+	p.failures++
+	p.failedAt, p.lastError = c.now(), err.Error()
+	failures := p.failures
 	if !isUnanswered {
 		failures -= errorsTolerated - 1
 	}
 	if failures > 0 {
 		wait = max(wait, backOff(c.pause, lastPause, failures))
 	}
-	l.pause = wait
+	p.length = wait
 }
 
 // unansweredError is about a call to a registry that was not answered.
@@ -321,7 +346,7 @@ func (c *calls) patienceWith(registry string) time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	l := c.lanes[registry]
-	if l == nil || l.pause > 0 {
+	if l == nil || l.length > 0 {
 		return c.patience
 	}
 	return max(c.patience, min(2*l.slowest, lastPatience))
@@ -368,12 +393,4 @@ func (l *lane) noAnswerYet(patience time.Duration, lastError string) error {
 		text += " (it failed before: " + lastError + ")"
 	}
 	return noAnswerYetError{logical.CodedError(http.StatusServiceUnavailable, text)}
-}
-
-// backOff doubles the first pause with each failure, up to the last.
-func backOff(first, last time.Duration, failures int) time.Duration {
-	if failures > 20 {
-		return last
-	}
-	return min(last, first<<max(0, failures-1))
 }

@@ -198,13 +198,13 @@ func TestPatience(t *testing.T) {
 				calls := newTestCalls()
 				l := calls.join("a")
 				defer calls.part(l)
-				calls.record(l, nil, c.slow)
+				calls.record(l, urgent, nil, c.slow)
 				time.Sleep(time.Hour)
 				go func() {
 					for range 5 {
 						if c.answers > 0 {
 							time.Sleep(c.answers)
-							calls.record(l, nil, 0)
+							calls.record(l, urgent, nil, 0)
 						}
 					}
 				}()
@@ -219,6 +219,28 @@ func TestPatience(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A registry that answers that it cannot end something still mints.
+func TestFailuresToEndSomethingDoNotDelayWhatIsDue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCalls()
+		for range errorsTolerated {
+			called(t, c, cleaning, errAmbiguous)
+		}
+		checkSame(t, "cleaned up during the pause", false, called(t, c, cleaning, nil))
+		checkSame(t, "called during the pause", true, called(t, c, urgent, nil))
+		time.Sleep(firstPause)
+		checkSame(t, "cleaned up after the pause", true, called(t, c, cleaning, errAmbiguous))
+		checkSame(t, "cleaned up during the next pause", false, called(t, c, cleaning, nil))
+		time.Sleep(2 * firstPause)
+		checkSame(t, "cleaned up after the next pause", true, called(t, c, cleaning, nil))
+		checkSame(t, "cleaned up after a success", true, called(t, c, cleaning, nil))
+
+		called(t, c, cleaning, errDown)
+		checkSame(t, "called where nothing is answered", false, called(t, c, urgent, nil))
+		checkSame(t, "cleaned up where nothing is answered", false, called(t, c, cleaning, nil))
+	})
 }
 
 // Requests that come while a registry owes an answer do not each wait as long again:

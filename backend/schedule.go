@@ -173,3 +173,11 @@ func later(a, b time.Time) time.Time {
 	}
 	return a
 }
+
+// backOff doubles the first pause with each failure, up to the last.
+func backOff(first, last time.Duration, failures int) time.Duration {
+	if failures > 20 {
+		return last
+	}
+	return min(last, first<<max(0, failures-1))
+}

@@ -172,6 +172,19 @@ func (s *scenery) readFails(path string) {
 	s.showsError(err)
 }
 
+// failsWith shows the error that has a text, once there is one.
+func (s *scenery) failsWith(text string, do func() error) {
+	s.t.Helper()
+	servers.Eventually(s.t, func() error {
+		err := do()
+		if err == nil || !strings.Contains(err.Error(), text) {
+			return fmt.Errorf("want an error with %q, got %s", text, fmt.Sprint(err))
+		}
+		s.shows(err.Error())
+		return nil
+	})
+}
+
 func (s *scenery) deleteFails(path string) {
 	s.t.Helper()
 	_, err := s.v.Client.Logical().Delete(s.mount + path)
@@ -308,13 +321,48 @@ var symptomScenes = map[string]func(*scenery){
 	},
 	"a registry that is down": func(s *scenery) {
 		s.dynamic("roles/app", nil)
+		s.dynamic("roles/ci", fields{"mode": "leased"})
 		s.Close()
 		s.readFails("creds/app")
+		s.failsWith("is asked again", func() error {
+			_, err := s.tryRead("creds/ci")
+			return err
+		})
 	},
 	"a registry that hangs": func(s *scenery) {
 		s.dynamic("roles/app", nil)
 		s.InjectFault(-1, s.MintMatch, issuertest.Hang)
 		s.readFails("creds/app")
+		servers.Eventually(s.t, func() error { // after the half minute that a call has
+			said, _ := s.read("roles/app")["last_error"].(string)
+			if said == "" {
+				return fmt.Errorf("want the role to have a last_error")
+			}
+			s.shows("last_error: " + said)
+			return nil
+		})
+	},
+	"a connection that is written while a rotate-root waits": func(s *scenery) {
+		s.InjectFault(-1, nil, issuertest.Hang)
+		s.writeFails("connections/gitlab/rotate-root", nil)
+		s.failsWith("is being changed", func() error {
+			if _, err := s.v.Client.Logical().Write(s.mount+"connections/gitlab/rotate-root", nil); err == nil {
+				return nil
+			}
+			_, err := s.v.Client.Logical().Write(s.mount+"connections/gitlab", fields{"allowed_roles": "*"})
+			return err
+		})
+	},
+	"a registry that mints what cannot be understood, and revokes nothing": func(s *scenery) {
+		s.dynamic("roles/ci", fields{"mode": "leased"})
+		s.InjectFault(-1, s.MintMatch, issuertest.GarbageAfterActing)
+		s.InjectFault(-1, issuertest.Method(http.MethodDelete), issuertest.Status(http.StatusForbidden, `{"message":"403 Forbidden"}`))
+		for range 100 {
+			if _, err := s.tryRead("creds/ci"); err == nil {
+				s.t.Fatal("want reads to fail")
+			}
+		}
+		s.readFails("creds/ci")
 	},
 	"a registry that redirects": func(s *scenery) {
 		s.InjectFault(-1, nil, issuertest.Status(http.StatusFound, "", "Location", "https://gitlab.example.com/"))
@@ -399,10 +447,17 @@ var symptomScenes = map[string]func(*scenery){
 	},
 	"too many former credentials": func(s *scenery) {
 		s.dynamic("roles/app", nil)
-		for range 201 {
+		s.read("creds/app")
+		for range 100 {
 			s.write("rotate/app", nil)
 		}
 		s.writeFails("rotate/app", nil)
+		for i := range 100 { // and what it mints for is changed over and over
+			s.write("roles/app", projectOrGroup(i))
+			s.read("creds/app")
+		}
+		s.write("roles/app", projectOrGroup(100))
+		s.readFails("creds/app")
 	},
 	"a credential that verify refuses": func(s *scenery) {
 		s.writeFails("roles/app", fields{"registry": s.Host(), "username": "robot", "password": marker, "verify": true})
@@ -444,6 +499,14 @@ var symptomScenes = map[string]func(*scenery){
 		s.shows("pending_root: " + s.read("connections/gitlab")["pending_root"].(string))
 		s.warns("connections/gitlab/check")
 	},
+}
+
+// projectOrGroup is for what a role mints, by turns.
+func projectOrGroup(turn int) fields {
+	if turn%2 == 0 {
+		return fields{"project": "", "group": gitlabtest.Group}
+	}
+	return fields{"project": gitlabtest.Project, "group": ""}
 }
 
 // newTokenMatch matches requests with a token other than the first one.

@@ -46,6 +46,10 @@ const (
 	// lastPatience. Vault waits for all requests before it reloads the plugin or seals.
 	firstPatience = 1500 * time.Millisecond
 	lastPatience  = 10 * time.Second
+
+	// leastPatience is for a request that comes while the registry owes others an
+	// answer. It may owe just one, and answer the request.
+	leastPatience = 500 * time.Millisecond
 )
 
 // calls is what all calls to registries pass, whoever asked for them. It limits how
@@ -358,7 +362,8 @@ func (c *calls) wait(ctx context.Context, registry string, p *progress, done <-c
 	l := c.join(registry)
 	defer c.part(l)
 	c.mu.Lock()
-	began := time.Now()
+	came := time.Now()
+	began := came
 	if since := l.silentSince(); !since.IsZero() {
 		began = since // so those that come later do not wait as long again
 	}
@@ -366,7 +371,8 @@ func (c *calls) wait(ctx context.Context, registry string, p *progress, done <-c
 	for {
 		patience := c.patienceWith(registry)
 		c.mu.Lock()
-		left, lastError := time.Until(later(p.since(began), l.answeredAt).Add(patience)), l.lastError
+		until := later(later(p.since(began), l.answeredAt).Add(patience), came.Add(min(patience, leastPatience)))
+		left, lastError := time.Until(until), l.lastError
 		c.mu.Unlock()
 		if left <= 0 {
 			return l.noAnswerYet(patience, lastError)

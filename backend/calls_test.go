@@ -252,8 +252,9 @@ func TestLaterRequestsDoNotWaitAnew(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, wait := range []time.Duration{firstPatience - time.Second, 0, 0} {
-			time.Sleep(time.Second)
+		const later = firstPatience / 2
+		for _, wait := range []time.Duration{firstPatience - later, leastPatience, leastPatience} {
+			time.Sleep(later)
 			began := time.Now()
 			if err := c.wait(t.Context(), "a", &progress{}, make(chan struct{})); !errors.As(err, new(noAnswerYetError)) {
 				t.Fatalf("want no answer yet, got %v", err)
@@ -266,6 +267,38 @@ func TestLaterRequestsDoNotWaitAnew(t *testing.T) {
 		if waited := time.Since(began); waited < firstPatience {
 			t.Errorf("after an answer: want the whole patience, got %s", waited)
 		}
+	})
+}
+
+// A call that hangs has no others fail that the registry would answer.
+func TestOneHangingCallHasNoOthersFail(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newEngine(t)
+		e.calls.patience = firstPatience
+		attended := func(takes time.Duration) error {
+			_, err := attend(t.Context(), e.backend, "a", work[int]{do: func(ctx context.Context) (int, error) {
+				leave, err := e.calls.enter(ctx, "a")
+				if err != nil {
+					return 0, err
+				}
+				defer leave(nil)
+				select {
+				case <-time.After(takes):
+					return 1, nil
+				case <-ctx.Done():
+					return 0, ctx.Err()
+				}
+			}, goesOn: takes > lastPatience})
+			return err
+		}
+		if err := attended(30 * time.Second); !errors.As(err, new(noAnswerYetError)) {
+			t.Fatalf("want no answer yet, got %v", err)
+		}
+		time.Sleep(10 * time.Second)
+		if err := attended(leastPatience / 2); err != nil {
+			t.Errorf("what the registry answers: want no error, got %v", err)
+		}
+		time.Sleep(time.Minute)
 	})
 }
 

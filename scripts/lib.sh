@@ -72,13 +72,16 @@ free_port() {
   die "found no free port on 127.0.0.1"
 }
 
-# Marks the servers that start_vault has started.
-DEV_PLUGINS=-dev-plugin-dir=$PWD/bin
+# Vault in dev mode registers each file of this folder and ends at one that is no plugin,
+# so that it cannot be bin/. The argument marks the servers that start_vault has started.
+DEV_PLUGINS=-dev-plugin-dir=$PWD/.dev/plugins
 
 # start_vault LOG: starts a dev server with the plugin enabled at regcred/ and
 # the role my_app, and sets VAULT_ADDR, VAULT_TOKEN and VAULT_PID.
 start_vault() {
   local log=$1 port
+  mkdir -p .dev/plugins
+  cp -f bin/vault-plugin-secrets-regcred .dev/plugins/
   port=$(free_port)
   VAULT_ADDR=http://127.0.0.1:$port
   VAULT_TOKEN=dev-$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')

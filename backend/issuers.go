@@ -136,7 +136,8 @@ func (in input) refuseOtherTypes(what string, t issuer.Type, fieldsOf func(issue
 	return nil
 }
 
-// typesWith returns the types of connection that have a field, "" if none has.
+// typesWith returns the types of connection that have a field, such as "ecr, gitlab
+// or harbor"; "" if none has.
 func typesWith(name string, fieldsOf func(issuer.Type) map[string]*framework.FieldSchema) string {
 	var types []string
 	for _, t := range issuerTypes {
@@ -144,5 +145,6 @@ func typesWith(name string, fieldsOf func(issuer.Type) map[string]*framework.Fie
 			types = append(types, t.Name)
 		}
 	}
-	return strings.Join(types, " or ")
+	last := max(len(types)-2, 0)
+	return strings.Join(append(types[:last:last], strings.Join(types[last:], " or ")), ", ")
 }

@@ -255,7 +255,11 @@ func runSession(t *testing.T, session []step) {
 func prepare(t *testing.T, v *servers.Vault, commands string) (dir string, stands map[string]string) {
 	t.Helper()
 	dir = t.TempDir()
-	stands = map[string]string{"/opt/vault/plugins": v.PluginDir, "/opt/openbao/plugins": v.PluginDir, "/var/log/vault": v.LogDir}
+	plugins := "/opt/vault/plugins"
+	if openBao := "/opt/openbao/plugins"; strings.Contains(commands, openBao) {
+		plugins = openBao
+	}
+	stands = map[string]string{plugins: v.PluginDir, "/var/log/vault": v.LogDir}
 	links := map[string]string{"bin": filepath.Join(servers.Repo(), "bin")}
 	for _, name := range []string{"policy.hcl", "jwt-role.json"} {
 		if strings.Contains(commands, name) {

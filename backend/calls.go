@@ -76,7 +76,7 @@ type lane struct {
 	places, cleaningPlaces *semaphore.Weighted
 
 	users      int
-	calling    []*time.Time  // when the calls in progress began
+	calling    []*time.Time  // when the calls in progress began, except for those that clean up
 	answeredAt time.Time     // of the process, not of the engine's clock, which may jump
 	slowest    time.Duration // about how long the slowest of the latest answers took
 
@@ -169,7 +169,9 @@ func (c *calls) enter(ctx context.Context, registry string) (leave func(error), 
 		}
 	}
 	began := time.Now()
-	c.begin(l, &began)
+	if urgencyOf(ctx) != cleaning { // nobody waits for less because something is not ended yet
+		c.begin(l, &began)
+	}
 	return func(err error) {
 		c.record(l, urgencyOf(ctx), err, time.Since(began))
 		c.end(l, &began)

@@ -221,6 +221,24 @@ func TestPatience(t *testing.T) {
 	}
 }
 
+// A registry that takes long to end something may answer all else at once.
+func TestRequestWaitsWhileSomethingIsEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCalls()
+		leave, err := c.enter(withUrgency(t.Context(), cleaning), "a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * firstPatience)
+		done := make(chan struct{})
+		time.AfterFunc(firstPatience/2, func() { close(done) })
+		if err := c.wait(t.Context(), "a", &progress{}, done); err != nil {
+			t.Errorf("want the answer, got %v", err)
+		}
+		leave(nil)
+	})
+}
+
 // A registry that answers that it cannot end something still mints.
 func TestFailuresToEndSomethingDoNotDelayWhatIsDue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

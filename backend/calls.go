@@ -84,11 +84,11 @@ type lane struct {
 	cleaning pause // of those that clean up: what they fail for may be what they are to end
 }
 
-// pause is for how long a registry is left alone. The zero value is that of one that
-// answers.
+// pause is for how long a registry is left alone. It is zero for one that answers.
 type pause struct {
 	failures  int // in a row
 	failedAt  time.Time
+	notedAt   time.Time // the same, of the process
 	length    time.Duration
 	lastError string
 	isTried   bool // by a call after the pause
@@ -330,8 +330,10 @@ func (c *calls) record(l *lane, u urgency, err error, took time.Duration) {
 	if u == cleaning && !isUnanswered && wait == 0 {
 		p = &l.cleaning
 	}
-	p.failures++
-	p.failedAt, p.lastError = c.now(), err.Error()
+	if p.length > 0 && wait == 0 && time.Now().Add(-took).Before(p.notedAt) {
+		return // the call began before the pause, and makes it no longer
+	}
+	p.failures, p.failedAt, p.notedAt, p.lastError = p.failures+1, c.now(), time.Now(), err.Error()
 	failures := p.failures
 	if !isUnanswered {
 		failures -= errorsTolerated - 1

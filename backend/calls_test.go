@@ -221,6 +221,33 @@ func TestPatience(t *testing.T) {
 	}
 }
 
+// Calls that were in progress together when a registry ceased to answer are one
+// failure.
+func TestCallsThatFailTogetherAreOneFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCalls()
+		var leaves []func(error)
+		for range callsPerRegistry {
+			leave, err := c.enter(t.Context(), "a")
+			if err != nil {
+				t.Fatal(err)
+			}
+			leaves = append(leaves, leave)
+		}
+		time.Sleep(issuer.CallTimeout)
+		for _, leave := range leaves {
+			leave(errDown)
+			time.Sleep(time.Millisecond)
+		}
+		time.Sleep(firstPause)
+		checkSame(t, "called after the first pause", true, called(t, c, urgent, errDown))
+		time.Sleep(firstPause)
+		checkSame(t, "called during the second pause", false, called(t, c, urgent, nil))
+		time.Sleep(firstPause)
+		checkSame(t, "called after the second pause", true, called(t, c, urgent, nil))
+	})
+}
+
 // A registry that takes long to end something may answer all else at once.
 func TestRequestWaitsWhileSomethingIsEnded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

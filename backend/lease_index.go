@@ -153,6 +153,7 @@ func (b *backend) forgetLease(ctx context.Context, storage logical.Storage, m cr
 			return err
 		}
 	}
+	b.unrevoked.Delete(m.Name)
 	return nil
 }
 

@@ -254,6 +254,26 @@ func TestCredentialWhoseWriteAheadEntryStaysIsNotLeased(t *testing.T) {
 	checkSame(t, "index", 0, len(e.indexedLeases()))
 }
 
+// The same where the credential cannot be revoked at first: nothing is remembered of it
+// once the rollback has ended it.
+func TestCredentialWhoseWriteAheadEntryStaysIsForgotten(t *testing.T) {
+	e := newLeasingEngine(t, nil)
+	e.minting.fail("revoke", errAmbiguous)
+	if err := onPath(logical.ReadOperation, "creds/leased")(e, walStorage{e.storage}); !errors.Is(err, errStorage) {
+		t.Errorf("want the storage's error, got %v", err)
+	}
+	remembered := func() (count int) {
+		e.unrevoked.Range(func(any, any) bool { count++; return true })
+		return count
+	}
+	checkSame(t, "remembered", 1, remembered())
+	e.minting.mend()
+	e.mustRollBack()
+	checkSame(t, "living credentials", []string{}, e.minting.names())
+	checkSame(t, "index", 0, len(e.indexedLeases()))
+	checkSame(t, "remembered after the rollback", 0, remembered())
+}
+
 // walStorage does not delete write-ahead entries.
 type walStorage struct{ logical.Storage }
 

@@ -29,7 +29,8 @@
 //	role.go, shared_entry.go, bundle_index.go, connection.go, root_state.go,
 //	config.go
 //	                             what is stored, and who may use it
-//	background.go, calls.go      work that goes on without a request; what all calls to
+//	background.go, calls.go, pause.go
+//	                             work that goes on without a request; what all calls to
 //	                             registries pass
 //	storage.go, index.go, wal.go, schedule.go
 //	                             storage, indexes, write-ahead entries, due times

@@ -26,20 +26,8 @@ const (
 	callsAtOnce      = 32
 	callsPerRegistry = 8
 
-	// A registry that does not answer is left alone for firstPause, and then
-	// twice as long each time, up to lastPause, or for as long as it asks for. After each pause one call tries it.
-	firstPause = 5 * time.Second
-	lastPause  = 30 * time.Second
-
-	// longestWait caps Retry-After.
-	longestWait = time.Hour
-
 	// rememberedLanes is how many lanes are remembered at least.
 	rememberedLanes = 1000
-
-	// errorsTolerated is how many times in a row a registry may answer that it
-	// fails (5xx, 429) before it is left alone: it may fail for one role only.
-	errorsTolerated = 3
 
 	// A request waits for a registry for firstPatience after its last answer. It waits
 	// for twice as long as the slowest of its latest answers took, up to
@@ -82,16 +70,6 @@ type lane struct {
 
 	pause          // of all calls
 	cleaning pause // of those that clean up: what they fail for may be what they are to end
-}
-
-// pause is for how long a registry is left alone. It is zero for one that answers.
-type pause struct {
-	failures  int // in a row
-	failedAt  time.Time
-	notedAt   time.Time // the same, of the process
-	length    time.Duration
-	lastError string
-	isTried   bool // by a call after the pause
 }
 
 func newCalls(now func() time.Time) *calls {
@@ -288,18 +266,6 @@ func (c *calls) admit(l *lane, u urgency) (tried []*pause, err error) {
 	return tried, nil
 }
 
-// until returns when the pause ends. If the clock went back, it is over.
-func (p *pause) until(now time.Time) time.Time {
-	if now.Before(p.failedAt) {
-		return now
-	}
-	return p.failedAt.Add(p.length)
-}
-
-func (p *pause) clear() { *p = pause{isTried: p.isTried} }
-
-func (p *pause) isOver(now time.Time) bool { return !p.until(now).After(now) }
-
 func (l *lane) leftAlone(p *pause, now time.Time) error {
 	again := later(p.until(now), now.Add(time.Second))
 	return leftAloneError{logical.CodedError(http.StatusBadGateway, fmt.Sprintf("%s fails, and is asked again at %s: %s", l.registry, formatTime(again), p.lastError))}
@@ -333,7 +299,8 @@ func (c *calls) record(l *lane, u urgency, err error, took time.Duration) {
 	if p.length > 0 && wait == 0 && time.Now().Add(-took).Before(p.notedAt) {
 		return // the call began before the pause, and makes it no longer
 	}
-	p.failures, p.failedAt, p.notedAt, p.lastError = p.failures+1, c.now(), time.Now(), err.Error()
+	p.failures++
+	p.failedAt, p.notedAt, p.lastError = c.now(), time.Now(), err.Error()
 	failures := p.failures
 	if !isUnanswered {
 		failures -= errorsTolerated - 1

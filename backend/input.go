@@ -143,8 +143,10 @@ func unknownFields(unknown, fields []string) error {
 	switch {
 	case len(fields) == 0:
 		return errors.New(text + "; this path takes no fields")
+	case pipedWhole(unknown, fields) != "":
+		return fmt.Errorf("%s; %s. The fields are: %s", text, pipedWhole(unknown, fields), strings.Join(fields, ", "))
 	case meant != nil:
-		return fmt.Errorf("%s; did you mean %s? The fields are: %s", text, strings.Join(meant, " and "), strings.Join(fields, ", "))
+		return fmt.Errorf("%s; did you mean %s? The fields are: %s", text, enumerated(meant, " and "), strings.Join(fields, ", "))
 	}
 	return fmt.Errorf("%s; the fields are: %s", text, strings.Join(fields, ", "))
 }

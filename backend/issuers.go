@@ -145,6 +145,5 @@ func typesWith(name string, fieldsOf func(issuer.Type) map[string]*framework.Fie
 			types = append(types, t.Name)
 		}
 	}
-	last := max(len(types)-2, 0)
-	return strings.Join(append(types[:last:last], strings.Join(types[last:], " or ")), ", ")
+	return enumerated(types, " or ")
 }

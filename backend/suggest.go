@@ -127,3 +127,28 @@ func didYouMean(name string, fields []string) string {
 	}
 	return "; "
 }
+
+// pipedWhole says what was probably piped into a write, and what would be right, where
+// the names of unknown fields tell; "" elsewhere.
+func pipedWhole(unknown, fields []string) string {
+	all := func(names ...string) bool {
+		return !slices.ContainsFunc(names, func(name string) bool { return !slices.Contains(unknown, name) })
+	}
+	switch {
+	case all("data", "lease_duration"):
+		return "this is a whole answer of Vault: read it with -format=json -field=data"
+	case all("apiVersion", "kind"):
+		if slices.Contains(fields, "dockerconfigjson") {
+			return "this is an object of Kubernetes: pipe a Secret into one field, dockerconfigjson=-"
+		}
+	case all("data", "metadata"):
+		return "this is a secret of KV version 2 with its versions: read it with vault kv get -format=json -field=data"
+	}
+	return ""
+}
+
+// enumerated returns names as a sentence lists them, such as "a, b and c" with " and ".
+func enumerated(names []string, beforeLast string) string {
+	last := max(len(names)-2, 0)
+	return strings.Join(append(names[:last:last], strings.Join(names[last:], beforeLast)), ", ")
+}

@@ -26,9 +26,23 @@ func TestUnknownFieldNamesTheOneThatWasMeant(t *testing.T) {
 	}
 	e.refused(logical.UpdateOperation, "roles/app", fields{"pasword": marker, "server": marker, "zzz": marker},
 		`unknown field "pasword", "server", "zzz"; did you mean password and registry? The fields are: `)
+	e.refused(logical.UpdateOperation, "roles/app", fields{"pasword": marker, "server": marker, "login": marker}, `; did you mean username, password and registry? The fields are: `)
 	for _, field := range []string{"zzz", "", "é", "tls"} {
 		e.refused(logical.UpdateOperation, "roles/app", fields{field: marker}, `"; the fields are: access, `)
 	}
+}
+
+func TestWhatWasPipedInWholeIsNamed(t *testing.T) {
+	e := newEngine(t)
+	for want, data := range map[string]fields{
+		`"; this is a whole answer of Vault: read it with -format=json -field=data. The fields are: access, `:                                 {"request_id": marker, "lease_id": "", "lease_duration": 0, "data": fields{"username": marker}},
+		`"; this is a secret of KV version 2 with its versions: read it with vault kv get -format=json -field=data. The fields are: access, `: {"data": fields{"username": marker}, "metadata": fields{"version": 1}},
+		`"kind", "metadata"; this is an object of Kubernetes: pipe a Secret into one field, dockerconfigjson=-. The fields are: access, `:     {"apiVersion": "v1", "kind": "Secret", "data": fields{".dockerconfigjson": marker}, "metadata": fields{"name": "x"}},
+		`unknown field "data"; the fields are: access, `: {"data": fields{"username": marker}},
+	} {
+		e.refused(logical.UpdateOperation, "roles/app", data, want)
+	}
+	e.refused(logical.UpdateOperation, "connections/app", fields{"apiVersion": "v1", "kind": "Secret"}, `"apiVersion", "kind"; the fields are: access_key_id, `)
 }
 
 func TestFieldOfAnotherTypeSaysOfWhichItIs(t *testing.T) {

@@ -54,6 +54,9 @@ const (
 	wantTime   = "expires_at: must be an RFC 3339 time, such as 2027-01-31T00:00:00Z, or a date, such as 2027-01-31; leave it empty if the credential has no end"
 	wantList   = `must be a list: names with commas between them, such as a,b, or JSON text such as '["a","b"]'; a shell keeps the double quotes only inside single quotes`
 	wholeTime  = "must be a duration from 0 to 9223372036 seconds, without parts of a second: a number of seconds, or text such as 336h"
+	roleFields = "access, allowed_bundles, connection, dockerconfigjson, email, expires_at, grace_period, group, hostname, max_ttl, members, mode, password, project, projects, registry, repositories, rotation_period, token_type, ttl, user, username, verify, verify_repository"
+	ownField   = ", and this role holds a credential of its own; did you mean "
+	leaveOut   = "? Otherwise: leave the field out, or use a connection in a role of another name"
 	utf16Text  = "must be UTF-8, and is UTF-16, as Windows PowerShell writes files; convert the file, such as with iconv -f UTF-16 -t UTF-8"
 )
 
@@ -312,6 +315,21 @@ func pastedFields() []pasted {
 		refused("Go's zero time", credential(fields{"expires_at": "0001-01-01T00:00:00Z"}), wantTime),
 		refused("a comma in a time", credential(fields{"expires_at": "2126-12-31T23:59:59,5Z"}), wantTime),
 		refused("Harbor's -1 for never", credential(fields{"expires_at": "-1"}), wantTime),
+
+		// Names of fields, and whole objects in place of fields.
+		refused("user=", fields{"registry": "ghcr.io", "user": "robot", "password": marker}, "user: is a field of roles on a connection of type gitea"+ownField+"username"+leaveOut),
+		refused("ttl= of a static role", credential(fields{"ttl": "1h"}), "ttl: is a field of roles on a connection"+ownField+"expires_at"+leaveOut),
+		refused("a misspelt field", credential(fields{"pasword": marker}), `unknown field "pasword"; did you mean password? The fields are: `+roleFields),
+		refused("the flags of kubectl create secret docker-registry", fields{"docker-server": "ghcr.io", "docker-username": "robot", "docker-password": marker},
+			`unknown field "docker-password", "docker-server", "docker-username"; did you mean password, registry and username? The fields are: `+roleFields),
+		refused("a Docker config, piped into the role", fields{"auths": fields{"ghcr.io": fields{"auth": goodAuth}}}, `unknown field "auths"; did you mean dockerconfigjson? The fields are: `+roleFields),
+		refused("vault-secrets-operator: a secret of KV with .dockerconfigjson, piped into the role", fields{".dockerconfigjson": goodConfig}, `unknown field ".dockerconfigjson"; did you mean dockerconfigjson? The fields are: `+roleFields),
+		refused("vault kv get -format=json without -field=data, piped into the role", fields{"request_id": "x", "lease_id": "", "lease_duration": 0, "renewable": false, "data": fields{"data": credential(nil)}, "warnings": nil},
+			`unknown field "data", "lease_duration", "lease_id", "renewable", "request_id", and 1 more; this is a whole answer of Vault: read it with -format=json -field=data. The fields are: `+roleFields),
+		refused("vault read -field=data kv/data/app, piped into the role", fields{"data": credential(nil), "metadata": fields{"version": 1}},
+			`unknown field "data", "metadata"; this is a secret of KV version 2 with its versions: read it with vault kv get -format=json -field=data. The fields are: `+roleFields),
+		refused("kubectl get secret -o json, piped into the role", fields{"apiVersion": "v1", "kind": "Secret", "data": fields{".dockerconfigjson": encoded(goodConfig)}, "type": "kubernetes.io/dockerconfigjson"},
+			`unknown field "apiVersion", "data", "kind", "type"; this is an object of Kubernetes: pipe a Secret into one field, dockerconfigjson=-. The fields are: `+roleFields),
 
 		// Lists.
 		{name: "a list as JSON", path: "regcred/config", write: fields{"allowed_registries": `["*.example.com","[::1]:5000"]`}, readBack: fields{"allowed_registries": []any{"*.example.com", "[::1]:5000"}}},

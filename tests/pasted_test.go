@@ -326,7 +326,7 @@ func pastedFields() []pasted {
 		refused("vault-secrets-operator: a secret of KV with .dockerconfigjson, piped into the role", fields{".dockerconfigjson": goodConfig}, `unknown field ".dockerconfigjson"; did you mean dockerconfigjson? The fields are: `+roleFields),
 		refused("vault kv get -format=json without -field=data, piped into the role", fields{"request_id": "x", "lease_id": "", "lease_duration": 0, "renewable": false, "data": fields{"data": credential(nil)}, "warnings": nil},
 			`unknown field "data", "lease_duration", "lease_id", "renewable", "request_id", and 1 more; this is a whole answer of Vault: read it with -format=json -field=data. The fields are: `+roleFields),
-		refused("vault read -field=data kv/data/app, piped into the role", fields{"data": credential(nil), "metadata": fields{"version": 1}},
+		refused("vault kv get -format=json, and jq .data, piped into the role", fields{"data": credential(nil), "metadata": fields{"version": 1}},
 			`unknown field "data", "metadata"; this is a secret of KV version 2 with its versions: read it with vault kv get -format=json -field=data. The fields are: `+roleFields),
 		refused("kubectl get secret -o json, piped into the role", fields{"apiVersion": "v1", "kind": "Secret", "data": fields{".dockerconfigjson": encoded(goodConfig)}, "type": "kubernetes.io/dockerconfigjson"},
 			`unknown field "apiVersion", "data", "kind", "type"; this is an object of Kubernetes: pipe a Secret into one field, dockerconfigjson=-. The fields are: `+roleFields),

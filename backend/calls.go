@@ -211,6 +211,15 @@ func (p *progress) since(began time.Time) time.Time {
 	return began
 }
 
+// forgive has a registry asked again at once: what failed may be mended.
+func (c *calls) forgive(registry string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if l := c.lanes[registry]; l != nil {
+		l.pause, l.cleaning = pause{}, pause{}
+	}
+}
+
 // join returns a lane, until part.
 func (c *calls) join(registry string) *lane {
 	c.mu.Lock()

@@ -113,11 +113,13 @@ func (in input) applySettings(fields map[string]*framework.FieldSchema, old issu
 func readBackSettings(fields map[string]*framework.FieldSchema, settings issuer.Settings) map[string]any {
 	data := map[string]any{}
 	for name, value := range settings {
-		if field := fields[name]; field != nil && field.Type == framework.TypeCommaStringSlice {
+		switch field := fields[name]; {
+		case field == nil: // of a newer plugin, or damaged
+		case field.Type == framework.TypeCommaStringSlice:
 			data[name] = strings.Split(value, ",")
-			continue
+		default:
+			data[name] = value
 		}
-		data[name] = value
 	}
 	return data
 }

@@ -338,6 +338,20 @@ func TestRegistryThatFailsIsLeftAlone(t *testing.T) {
 	o.lease("creds/leased-app")
 }
 
+// A write of a connection may mend what its registry failed for.
+func TestConnectionThatIsWrittenIsAskedAgainAtOnce(t *testing.T) {
+	o := newOutage(t, "app", "other")
+	r := o.at["app"]
+	r.during(func(context.Context, string) error { return errDown })
+	_, _ = o.send(t.Context(), logical.ReadOperation, "creds/leased-app")
+	r.mend()
+	if _, err := o.send(t.Context(), logical.ReadOperation, "creds/leased-app"); err == nil {
+		t.Error("want the registry left alone")
+	}
+	o.write("connections/app", fields{"verify_connection": false})
+	o.lease("creds/leased-app")
+}
+
 // Reads that fail leave no more write-ahead entries than a bound, and what they
 // may have minted is gone once the registry answers.
 func TestWriteAheadEntriesOfALeasedRoleAreBounded(t *testing.T) {

@@ -188,6 +188,7 @@ func (b *backend) writeConnection(ctx context.Context, req *logical.Request, dat
 	if err := b.putConnection(ctx, req.Storage, c); err != nil {
 		return nil, err
 	}
+	b.calls.forgive(laneOf(name))
 	if moved {
 		b.scheduleRolesOf(ctx, req.Storage, name)
 	}

@@ -188,6 +188,7 @@ func (h *harness) kill(op operation, trigger trigger, n int) bool {
 	pid := h.vault.PluginPID(h)
 	disarm := trigger.arm(op, pid, n)
 	err := op.run()
+	ran := time.Now()
 	// A killed process may end a moment later than its request.
 	killed := !servers.Running(pid) || err != nil && servers.Ends(h, pid)
 	if !killed && err != nil {
@@ -200,6 +201,10 @@ func (h *harness) kill(op operation, trigger trigger, n int) bool {
 	disarm()
 	if n%2 == 0 {
 		h.checkReads()
+	}
+	if killed {
+		// The new process reads what is due from an index of whole seconds, rounded up.
+		time.Sleep(time.Until(ran.Truncate(time.Second).Add(time.Second)))
 	}
 	h.mustRollBack()
 	op.finish()

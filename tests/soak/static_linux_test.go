@@ -205,6 +205,7 @@ func (w *worker) readBack(role *static, now staticState) {
 	}
 	got := maps.Clone(a.data())
 	delete(got, "updated_at")
+	delete(got, "used_by") // the bundles are written by other workers
 	if !same(got, want) {
 		w.wrong("role %s: want %v, got %v", role.name, want, got)
 	}
@@ -298,7 +299,7 @@ func (w *worker) checkBundle(b *bundle, name string, oldest int, oldestOf map[st
 	}
 	want := form(name, logins)
 	got := maps.Clone(a.data())
-	for _, field := range []string{"expires_at", "last_vault_rotation", "rotation_period", "ttl", "registry", "username", "password"} {
+	for _, field := range []string{"expires_at", "last_vault_rotation", "rotation_period", "ttl", "grace_period", "registry", "username", "password"} {
 		delete(got, field)
 	}
 	if !same(got, want) {

@@ -153,9 +153,11 @@ func newFaultWorld(t *testing.T, v *servers.Vault, mount string, m minter) *faul
 	t.Helper()
 	w := &faultWorld{minter: m, v: v, mount: mount, asked: countMints(m.Server, m.mints)}
 	v.Enable(t, mount)
-	connect(t, v.Client, mount+"/connections/registry", m.kind, m.connection, fields{"allowed_roles": "*"})
 	for role, others := range map[string]fields{"leased": {"mode": "leased"}, "current": nil, "first": nil} {
-		data := dynamic("registry", m.role, others)
+		// Each role has a connection of its own, because a registry that fails is left
+		// alone by all roles of a connection.
+		connect(t, v.Client, mount+"/connections/"+role, m.kind, m.connection, fields{"allowed_roles": role})
+		data := dynamic(role, m.role, others)
 		data["verify_repository"] = m.repository
 		write(t, v.Client, w.mount+"/roles/"+role, data)
 	}
@@ -303,7 +305,15 @@ func (w *faultWorld) recovers(t *testing.T, before issuer.Credential) {
 	if !w.pulls(t, before) {
 		t.Error("want the former credential to pull within its grace period")
 	}
-	if !w.pulls(t, w.creds(t, "leased")) {
+	var leased issuer.Credential
+	servers.Eventually(t, func() error {
+		secret, err := w.v.Client.Logical().Read(w.mount + "/creds/leased")
+		if err == nil {
+			leased = credentialOf(secret.Data)
+		}
+		return err
+	})
+	if !w.pulls(t, leased) {
 		t.Error("a leased role: want a credential that pulls")
 	}
 	for _, role := range []string{"current", "first"} {
@@ -332,8 +342,10 @@ func (w *faultWorld) nothingIsOrphaned(t *testing.T) {
 		}
 	}
 	w.rollsBackTo(t, 0)
-	if _, err := w.v.Client.Logical().Delete(w.mount + "/connections/registry"); err != nil {
-		t.Errorf("deleting the connection, which nothing uses any more: %v", err)
+	for _, connection := range []string{"leased", "current", "first"} {
+		if _, err := w.v.Client.Logical().Delete(w.mount + "/connections/" + connection); err != nil {
+			t.Errorf("deleting the connection %s, which nothing uses any more: %v", connection, err)
+		}
 	}
 }
 
@@ -430,7 +442,7 @@ func TestFaultsOfRevoking(t *testing.T) {
 			if !w.pulls(t, before) {
 				t.Error("want the former credential to be alive, because it could not be revoked")
 			}
-			_, err := v.Client.Logical().Delete(w.mount + "/connections/registry")
+			_, err := v.Client.Logical().Delete(w.mount + "/connections/current")
 			if got := refusal(t, err); !strings.Contains(got, "is in use") {
 				t.Errorf("want the connection kept, got %s", got)
 			}

@@ -19,6 +19,7 @@ if [ ! -x .bin/docker ]; then
     dir=$(mktemp -d)
     trap 'rm -rf "$dir"' EXIT
     echo "unpacking docker from the system's packages ..."
+    if [ "$(id -u)" = 0 ]; then apt-get update -qq; fi # the lists may be missing, or old
     (cd "$dir" && apt-get download -qq docker.io && dpkg-deb -x docker.io_*.deb .) >/dev/null 2>&1 ||
       die "docker is missing, and unpacking Debian's docker.io failed: try sudo apt-get update"
     install -m 0755 "$dir/usr/bin/docker" .bin/docker

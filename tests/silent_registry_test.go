@@ -129,6 +129,9 @@ func (w *silentWorld) load() {
 		if err == nil && read == nil {
 			err = fmt.Errorf("%s/creds/static: not found", servers.Mount)
 		}
+		if err != nil && strings.Contains(err.Error(), "the client connection is closing") {
+			err = nil // Vault has handed the request to the process that it was about to end
+		}
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.reads++

@@ -6,15 +6,14 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
+	"vault-plugin-secrets-regcred/backend/issuer/issuertest"
 )
 
 // largeMembers is a storage in which each role has a large entry, except the bundles. It
@@ -77,7 +76,7 @@ func TestReadsOfBundlesOfLargeRolesAreBounded(t *testing.T) {
 			e := newEngine(t)
 			path := e.putBundle(c.members)
 			c.roles.Storage = e.storage
-			peak := peakHeap(t, func() {
+			peak := issuertest.PeakHeap(t, func() {
 				var readers sync.WaitGroup
 				for range 16 {
 					readers.Go(func() {
@@ -93,31 +92,6 @@ func TestReadsOfBundlesOfLargeRolesAreBounded(t *testing.T) {
 				t.Errorf("the heap grew by %d MiB, want at most %d", peak>>20, maxHeap>>20)
 			}
 		})
-	}
-}
-
-// peakHeap returns by how many bytes the heap grows while a function runs.
-func peakHeap(t *testing.T, run func()) uint64 {
-	t.Helper()
-	heap := func() uint64 {
-		var stats runtime.MemStats
-		runtime.ReadMemStats(&stats)
-		return stats.HeapAlloc
-	}
-	runtime.GC()
-	before, peak := heap(), uint64(0)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		run()
-	}()
-	for {
-		select {
-		case <-done:
-			return max(peak, before) - before
-		case <-time.After(time.Millisecond):
-			peak = max(peak, heap())
-		}
 	}
 }
 

@@ -309,7 +309,7 @@ func (c *calls) record(l *lane, u urgency, err error, took time.Duration) {
 		return // the call began before the pause, and makes it no longer
 	}
 	p.failures++
-	p.failedAt, p.notedAt, p.lastError = c.now(), time.Now(), err.Error()
+	p.failedAt, p.notedAt, p.lastError = c.now(), time.Now(), failureOf(err)
 	failures := p.failures
 	if !isUnanswered {
 		failures -= errorsTolerated - 1
@@ -320,10 +320,20 @@ func (c *calls) record(l *lane, u urgency, err error, took time.Duration) {
 	p.length = wait
 }
 
-// unansweredError is about a call to a registry that was not answered.
-type unansweredError struct{ text string }
+// failureOf says in our own words how a call failed. Whoever may read one role of a
+// connection is told so, and what the registry said may be about another role.
+func failureOf(err error) string {
+	if status := issuer.StatusOf(err); status != 0 {
+		return fmt.Sprintf("it answered %d %s", status, http.StatusText(status))
+	}
+	return err.Error()
+}
 
-func (e unansweredError) Error() string { return e.text }
+// unansweredError is about a registry that did not answer as a registry does when it
+// was asked to give an image.
+type unansweredError struct{}
+
+func (unansweredError) Error() string { return "it gave no answer of a registry" }
 
 // patienceWith returns how long a request waits for the next answer of a registry.
 func (c *calls) patienceWith(registry string) time.Duration {

@@ -16,6 +16,8 @@ import (
 
 	"github.com/hashicorp/vault/sdk/helper/locksutil"
 	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-regcred/backend/issuer"
 )
 
 // Limits of what goes on at a time and of what is left behind, as documented.
@@ -336,6 +338,37 @@ func TestRegistryThatFailsIsLeftAlone(t *testing.T) {
 	o.clock.advance(2 * time.Minute)
 	o.lease("creds/leased-app")
 	o.lease("creds/leased-app")
+}
+
+// What a registry said to one role is not told to the readers of another.
+func TestPauseDoesNotRepeatWhatTheRegistrySaid(t *testing.T) {
+	o := newOutage(t, "app", "other")
+	o.at["app"].during(func(context.Context, string) error {
+		return issuer.StatusError(http.StatusServiceUnavailable, http.Header{"Retry-After": {"90"}}, "no room for project group/hidden")
+	})
+	_, first := o.send(t.Context(), logical.ReadOperation, "creds/shared-app")
+	_, second := o.send(t.Context(), logical.ReadOperation, "creds/leased-app")
+	checkContains(t, fmt.Sprint(first), "group/hidden")
+	checkContains(t, fmt.Sprint(second), "is asked again at", "it answered 503 Service Unavailable")
+	if strings.Contains(fmt.Sprint(second), "group/hidden") {
+		t.Errorf("want nothing of another role, got %v", second)
+	}
+}
+
+// A registry that asks to wait is not asked to mint for a verification either.
+func TestVerificationMintsNothingWhileTheRegistryAsksToWait(t *testing.T) {
+	o := newOutage(t, "app", "other")
+	r := o.at["app"]
+	r.during(func(context.Context, string) error {
+		return issuer.StatusError(http.StatusTooManyRequests, http.Header{"Retry-After": {"90"}}, "")
+	})
+	before := r.called()
+	for range 3 {
+		if _, err := o.send(t.Context(), logical.UpdateOperation, "verify/leased-app"); err == nil {
+			t.Error("want an error")
+		}
+	}
+	checkSame(t, "calls", []string{"mint"}, r.calledSince(before))
 }
 
 // A write of a connection may mend what its registry failed for.

@@ -101,7 +101,7 @@ func (b *backend) secretToVerify(ctx context.Context, storage logical.Storage, n
 		}
 		minted, err := attend(ctx, b, laneOf(s.Dynamic.Connection), work[*newCredential]{
 			do: func(ctx context.Context) (*newCredential, error) {
-				return b.mintUntried(withUrgency(ctx, asked), storage, s.name, s.role, func(issuer.Target) time.Duration { return trialLifetime })
+				return b.mintUntried(ctx, storage, s.name, s.role, func(issuer.Target) time.Duration { return trialLifetime })
 			},
 			unclaimed: func(minted *newCredential) { b.abandon(b.lifetime, storage, minted) },
 		})

@@ -128,7 +128,7 @@ func (b *backend) tryToPull(ctx context.Context, verifier verifier, c dockerconf
 		result := verifier.Verify(calling, c, v.repository)
 		cancel()
 		if result.Verdict == registry.Unreachable {
-			leave(unansweredError{result.Message})
+			leave(unansweredError{})
 		} else {
 			leave(nil)
 		}

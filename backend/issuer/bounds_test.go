@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -19,6 +18,7 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer/gitea"
 	"vault-plugin-secrets-regcred/backend/issuer/gitlab"
 	"vault-plugin-secrets-regcred/backend/issuer/harbor"
+	"vault-plugin-secrets-regcred/backend/issuer/issuertest"
 )
 
 // lister is a registry that answers lists as it likes.
@@ -133,7 +133,7 @@ func TestListWithoutAnEndIsCutOff(t *testing.T) {
 	for name, l := range listers() {
 		t.Run(name, func(t *testing.T) {
 			client, served := l.start(t)
-			peak := peakHeap(t, func() {
+			peak := issuertest.PeakHeap(t, func() {
 				err := l.call(t, client)
 				if !issuer.IsError(err) || !strings.Contains(fmt.Sprint(err), "more than") {
 					t.Errorf("want an error that says what there is more of, got %v", err)
@@ -146,31 +146,6 @@ func TestListWithoutAnEndIsCutOff(t *testing.T) {
 				t.Errorf("the heap grew by %d MiB, want at most %d", peak>>20, maxHeap>>20)
 			}
 		})
-	}
-}
-
-// peakHeap returns by how many bytes the heap grows while a function runs.
-func peakHeap(t *testing.T, run func()) uint64 {
-	t.Helper()
-	heap := func() uint64 {
-		var stats runtime.MemStats
-		runtime.ReadMemStats(&stats)
-		return stats.HeapAlloc
-	}
-	runtime.GC()
-	before, peak := heap(), uint64(0)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		run()
-	}()
-	for {
-		select {
-		case <-done:
-			return max(peak, before) - before
-		case <-time.After(time.Millisecond):
-			peak = max(peak, heap())
-		}
 	}
 }
 
@@ -187,7 +162,7 @@ func TestPageOfManySmallEntriesIsRefused(t *testing.T) {
 					fmt.Fprint(w, page)
 				}
 			})
-			peak := peakHeap(t, func() {
+			peak := issuertest.PeakHeap(t, func() {
 				if err := l.call(t, client); !issuer.IsError(err) || !strings.Contains(err.Error(), "the answer ") {
 					t.Errorf("want an error about the answer, got %v", err)
 				}

@@ -40,8 +40,8 @@ var (
 
 var faultKinds = []faultKind{
 	{"refused connection", nil, broken},
-	{"status 500", issuertest.Status(http.StatusInternalServerError, injected), []string{"answered 500 Internal Server Error: injected"}},
-	{"status 503 after acting", issuertest.StatusAfterActing(http.StatusServiceUnavailable, injected), []string{"answered 503 Service Unavailable: injected"}},
+	{"status 500", issuertest.Status(http.StatusInternalServerError, injected), answered("500 Internal Server Error")},
+	{"status 503 after acting", issuertest.StatusAfterActing(http.StatusServiceUnavailable, injected), answered("503 Service Unavailable")},
 	{"status 403", issuertest.Status(http.StatusForbidden, injected), []string{"answered 403 Forbidden: injected", "answered 403 to the request for the next token"}},
 	{"status 429", issuertest.TooManyRequests(7), []string{"answered 429 Too Many Requests"}},
 	{"cut", issuertest.Cut, broken},
@@ -50,6 +50,13 @@ var faultKinds = []faultKind{
 	{"no answer after acting", issuertest.HangAfterActing, silent},
 	{"garbage", issuertest.Garbage, garbled},
 	{"garbage after acting", issuertest.GarbageAfterActing, garbled},
+}
+
+// answered returns the texts of an error that the registry answered: to the request that
+// met it, in the registry's words, and to those for which the registry is then left
+// alone, without them.
+func answered(status string) []string {
+	return []string{"answered " + status + ": injected", ": it answered " + status}
 }
 
 func (k faultKind) hangs() bool { return slices.Equal(k.says, silent) }

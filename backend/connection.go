@@ -37,6 +37,9 @@ type connection struct {
 	Secrets    issuer.Secrets
 	CAPEM      string
 
+	// Declared is what the registry declared when the connection was last checked.
+	Declared issuer.Settings
+
 	// AllowedRoles are names and globs of the roles that may use the connection.
 	// Empty: none may.
 	AllowedRoles []string
@@ -60,6 +63,7 @@ type storedConnection struct {
 	Settings       issuer.Settings     `json:"settings,omitempty"`
 	Secrets        *map[string]string  `json:"secrets,omitempty"` // a pointer, as storedRole.Docker is
 	CAPEM          string              `json:"ca_pem,omitempty"`
+	Declared       issuer.Settings     `json:"declared,omitempty"`
 	AllowedRoles   []string            `json:"allowed_roles,omitempty"`
 	AllowedTargets []string            `json:"allowed_targets,omitempty"`
 	Root           *storedRootRotation `json:"root,omitempty"`
@@ -117,6 +121,7 @@ func decodeConnection(entry *logical.StorageEntry, name string) (*connection, er
 		Settings:       stored.Settings,
 		Secrets:        hidden(stored.Secrets),
 		CAPEM:          stored.CAPEM,
+		Declared:       stored.Declared,
 		AllowedRoles:   stored.AllowedRoles,
 		AllowedTargets: stored.AllowedTargets,
 		UpdatedAt:      stored.UpdatedAt,
@@ -138,6 +143,7 @@ func (b *backend) putConnection(ctx context.Context, storage logical.Storage, c 
 		Settings:       c.Settings,
 		Secrets:        revealed(c.Secrets),
 		CAPEM:          c.CAPEM,
+		Declared:       c.Declared,
 		AllowedRoles:   c.AllowedRoles,
 		AllowedTargets: c.AllowedTargets,
 		Root:           c.Root.stored(),
@@ -239,8 +245,11 @@ func (b *backend) closeConnection(name string) (unlock func()) {
 // described returns a connection in the form that an issuer's type takes, without
 // the parts for calls to the registry.
 func (c *connection) described() issuer.Connection {
-	return issuer.Connection{URL: c.URL, Registries: c.Registries, Settings: c.Settings, Secrets: c.Secrets}
+	return issuer.Connection{URL: c.URL, Registries: c.Registries, Settings: c.Settings, Secrets: c.Secrets, Declared: c.Declared}
 }
+
+// can returns what the registry can do with what it has minted.
+func (c *connection) can() issuer.Abilities { return c.Type.AbilitiesOf(c.described()) }
 
 // sameTarget reports whether the settings of two roles name the same target.
 func (c *connection) sameTarget(a, b issuer.Settings) bool {
@@ -316,6 +325,7 @@ func (c *connection) readBack() map[string]any {
 	}
 	data["allowed_roles"], data["allowed_targets"] = listed(c.AllowedRoles), listed(c.AllowedTargets)
 	maps.Copy(data, readBackSettings(c.Type.ConnectionFields, c.Settings))
+	maps.Copy(data, readBackSettings(c.Type.DeclaredFields, c.Declared))
 	maps.Copy(data, c.Root.readBack())
 	return data
 }

@@ -33,7 +33,7 @@ func (in input) applyConnection(name string, old *connection, now time.Time, new
 		return nil, nil, err
 	}
 	if old == nil || apiRoot(c.URL) != apiRoot(old.URL) {
-		c.ID = newID()
+		c.ID, c.Declared = newID(), nil
 	}
 	c.Settings = in.applySettings(c.Type.ConnectionFields, c.Settings)
 	more, err := in.applySecrets(c)
@@ -274,6 +274,7 @@ func connectionReadBackFields() map[string]*framework.FieldSchema {
 			fields[name] = field
 		}
 	}
+	maps.Copy(fields, fieldsOfTypes(declaredFieldsOf))
 	maps.Copy(fields, map[string]*framework.FieldSchema{
 		"updated_at":         {Type: framework.TypeString, Required: true, Description: "When the connection was last written, RFC 3339."},
 		"last_root_rotation": {Type: framework.TypeString, Description: "When rotate-root last replaced the root credential, RFC 3339."},

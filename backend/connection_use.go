@@ -207,7 +207,7 @@ func (b *backend) forgetGoneLeases(ctx context.Context, storage logical.Storage,
 				return err
 			}
 			gone := false
-			if limit.Err() == nil && c.minted(stored.credentialRef) {
+			if limit.Err() == nil && c.can().Find && c.minted(stored.credentialRef) {
 				gone = b.isGone(limit, c, stored.credentialRef, cancel)
 			}
 			if gone {

@@ -75,6 +75,8 @@ func fieldsOfTypes(fieldsOf func(issuer.Type) map[string]*framework.FieldSchema)
 
 func connectionFieldsOf(t issuer.Type) map[string]*framework.FieldSchema { return t.ConnectionFields }
 
+func declaredFieldsOf(t issuer.Type) map[string]*framework.FieldSchema { return t.DeclaredFields }
+
 func roleFieldsOf(t issuer.Type) map[string]*framework.FieldSchema { return t.RoleFields }
 
 // isSecretField reports whether a field holds a secret, which is never read back.

@@ -31,6 +31,11 @@ func TestFieldsOfTypesHaveUniqueNames(t *testing.T) {
 				t.Errorf("type %s: %q is a field of every connection", it.Name, name)
 			}
 		}
+		for name := range it.DeclaredFields {
+			if slices.Contains(ofConnections, name) || it.ConnectionFields[name] != nil {
+				t.Errorf("type %s: %q is a field of connections that somebody writes", it.Name, name)
+			}
+		}
 		for name, field := range it.RoleFields {
 			if slices.Contains(ofRoles, name) {
 				t.Errorf("type %s: %q is a field of other roles", it.Name, name)
@@ -39,7 +44,7 @@ func TestFieldsOfTypesHaveUniqueNames(t *testing.T) {
 				t.Errorf("type %s: %q of a role is secret, and roles are read back", it.Name, name)
 			}
 		}
-		for _, fields := range []map[string]*framework.FieldSchema{it.ConnectionFields, it.RoleFields} {
+		for _, fields := range []map[string]*framework.FieldSchema{it.ConnectionFields, it.DeclaredFields, it.RoleFields} {
 			for name, field := range fields {
 				if field.Type != framework.TypeString && field.Type != framework.TypeCommaStringSlice {
 					t.Errorf("type %s: %q is neither a string nor a list of strings", it.Name, name)

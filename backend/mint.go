@@ -104,7 +104,7 @@ func (b *backend) planMint(ctx context.Context, storage logical.Storage, name st
 		return fail(err)
 	}
 	ref := credentialRef{Connection: c.Name, ConnectionID: c.ID, URL: apiRoot(c.URL), Role: name, Name: issuer.NewName(name), For: target.Settings}
-	minted := &newCredential{credentialRef: ref, MintedAt: b.now(), revocable: !c.Type.NoRevocation, done: b.markInProgress(ref.Name)}
+	minted := &newCredential{credentialRef: ref, MintedAt: b.now(), revocable: c.can().Revoke, done: b.markInProgress(ref.Name)}
 	if minted.revocable {
 		if err = b.checkWaiting(ctx, storage, c.Name); err == nil {
 			minted.wal, err = b.putCredentialWAL(ctx, storage, ref)
@@ -275,8 +275,12 @@ func (b *backend) atItsRegistry(ctx context.Context, storage logical.Storage, re
 			b.reportGivenUp(ctx, ref)
 			return errGivenUp
 		}
-		if c.Type.NoRevocation {
+		switch can := c.can(); {
+		case !can.Revoke:
 			return nil
+		case !can.Find && ref.ID == "":
+			b.reportUnfindable(ctx, ref)
+			return errGivenUp
 		}
 		err = b.callRegistry(ctx, c, issuer.Root{}, do)
 		if err == nil || try == 2 || !b.rootReplaced(ctx, storage, c, err) {
@@ -289,6 +293,13 @@ func (b *backend) atItsRegistry(ctx context.Context, storage logical.Storage, re
 func (b *backend) reportGivenUp(ctx context.Context, ref credentialRef) {
 	b.Logger().Warn("a credential is given up: its connection does not lead to the registry that minted it any more; delete it there if it does not expire",
 		"connection", ref.Connection, "role", ref.Role, "name", ref.Name, "url", ref.URL)
+	b.sendEventOf(ctx, "credential-give-up", "connections/"+ref.Connection, "creds/"+ref.Role, logical.UpdateOperation)
+}
+
+// reportUnfindable says that a credential may be left whose ID no answer has told.
+func (b *backend) reportUnfindable(ctx context.Context, ref credentialRef) {
+	b.Logger().Warn("a credential is given up that may have been minted: no answer told its ID, and its registry cannot find it by its name; it works until it expires",
+		"connection", ref.Connection, "role", ref.Role, "name", ref.Name)
 	b.sendEventOf(ctx, "credential-give-up", "connections/"+ref.Connection, "creds/"+ref.Role, logical.UpdateOperation)
 }
 

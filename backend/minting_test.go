@@ -173,7 +173,7 @@ func init() { issuerTypes = append(issuerTypes, testType(), briefType()) }
 // its root credential.
 func briefType() issuer.Type {
 	t := testType()
-	t.Name, t.NoRevocation = "brief", true
+	t.Name, t.Can = "brief", func(issuer.Connection) issuer.Abilities { return issuer.Abilities{} }
 	open := t.New
 	t.New = func(c issuer.Connection) (issuer.Issuer, error) {
 		opened, err := open(c)

@@ -107,6 +107,9 @@ func (b *backend) checkConnection(ctx context.Context, req *logical.Request, dat
 		return nil, err
 	}
 	warnings := b.statusWarnings(status, settings)
+	if !maps.Equal(status.Declared, c.Declared) {
+		warnings = append(warnings, "the registry declares something else than when the connection was written; write the connection again, with any field, to have the engine heed it")
+	}
 	if pending, ok := c.Root.readBack()["pending_root"].(string); ok {
 		warnings = append(warnings, "rotate-root is not finished: "+pending)
 	}
@@ -227,7 +230,26 @@ func (b *backend) checkBeforeWrite(ctx context.Context, storage logical.Storage,
 	if err != nil {
 		return nil, refusef("verify_connection: nothing is stored, because the check of the root credential failed: %w; verify_connection=false stores the connection without this check", err)
 	}
-	return b.statusWarnings(status, settings), nil
+	lost := lostAbilities(c, status.Declared)
+	c.Declared = status.Declared
+	return append(b.statusWarnings(status, settings), lost...), nil
+}
+
+// lostAbilities warns if the registry declares that it can do less than before with what
+// it has minted.
+func lostAbilities(c *connection, declared issuer.Settings) []string {
+	now := c.described()
+	now.Declared = declared
+	before, after := c.can(), c.Type.AbilitiesOf(now)
+	switch {
+	case c.Declared == nil: // it was never asked
+		return nil
+	case before.Revoke && !after.Revoke:
+		return []string{"the registry declares that it no longer revokes: what it has minted before works until it expires, and is not revoked any more"}
+	case before.Find && !after.Find:
+		return []string{"the registry declares that it no longer finds credentials by their names: what it mints in a call without an answer works until it expires"}
+	}
+	return nil
 }
 
 func (b *backend) deleteConnection(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {

@@ -136,7 +136,7 @@ func (b *backend) rollBackIfFound(ctx context.Context, storage logical.Storage, 
 		return nil
 	}
 	c, err := b.usableConnection(ctx, storage, m.Connection)
-	if err != nil || c == nil || !c.minted(m) || c.Type.NoRevocation {
+	if err != nil || c == nil || !c.minted(m) || !c.can().Find {
 		return err // the rollback gives it up
 	}
 	found, err := b.find(ctx, c, m)

@@ -142,7 +142,7 @@ func fuzzAnswers(f *testing.F, t issuer.Type, connections []issuer.Connection, r
 			test.Errorf("want an error that is known to come from the registry, got %T: %v", err, err)
 		}
 		checkShowable(test, err.Error(), server.secret)
-		if chosen.makes && !t.NoRevocation && server.taken && issuer.Definite(err) {
+		if chosen.makes && t.AbilitiesOf(conn).Revoke && server.taken && issuer.Definite(err) {
 			test.Errorf("the registry answered as if something was made, and the error is definite: %v", err)
 		}
 	})

@@ -56,6 +56,12 @@ func NewHTTP(cas *x509.CertPool) *http.Client {
 	}
 }
 
+type onceKey struct{}
+
+// Once returns a context for a request that makes something, although its method is one
+// that is safe to repeat. The request is repeated only if the registry did not accept it.
+func Once(ctx context.Context) context.Context { return context.WithValue(ctx, onceKey{}, true) }
+
 // transport chooses the retry policy by the method.
 type transport struct {
 	idempotent, nonIdempotent http.RoundTripper
@@ -72,7 +78,9 @@ func (t *transport) RoundTrip(in *http.Request) (*http.Response, error) {
 	next := t.nonIdempotent
 	switch in.Method {
 	case http.MethodGet, http.MethodHead, http.MethodDelete:
-		next = t.idempotent
+		if in.Context().Value(onceKey{}) == nil {
+			next = t.idempotent
+		}
 	}
 	resp, err := next.RoundTrip(out)
 	if err != nil {

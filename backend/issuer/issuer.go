@@ -33,9 +33,13 @@ type Type struct {
 	// URLOptional allows a connection without url.
 	URLOptional bool
 
-	// NoRevocation says that the registry cannot end a credential early. Find and
-	// Revoke are then not called.
-	NoRevocation bool
+	// DeclaredFields are the fields of a connection's read-back that the registry
+	// declares ([Status.Declared]). Their types are those of ConnectionFields.
+	DeclaredFields map[string]*framework.FieldSchema
+
+	// Can returns what the registry of a connection can do with what it has minted. It
+	// makes no call. Nil: everything. See [Type.AbilitiesOf].
+	Can func(c Connection) Abilities
 
 	// Target checks and normalises the fields of a role. Its errors are for the
 	// person who wrote them, and begin with the field's name and a colon.
@@ -44,6 +48,26 @@ type Type struct {
 	// New opens a connection. It checks the fields and makes no call. Its errors
 	// have the form of Target's.
 	New func(c Connection) (Issuer, error)
+}
+
+// Abilities are what a registry can do with a credential that it has minted. What it
+// cannot do is not asked for.
+type Abilities struct {
+	// Revoke: it can end a credential early. Otherwise the engine stores nothing for
+	// that, and each credential must have an end.
+	Revoke bool
+
+	// Find: it finds credentials by their names. Otherwise what was minted in a call
+	// whose answer was lost lives until it expires.
+	Find bool
+}
+
+// AbilitiesOf returns what the registry of a connection can do.
+func (t Type) AbilitiesOf(c Connection) Abilities {
+	if t.Can == nil {
+		return Abilities{Revoke: true, Find: true}
+	}
+	return t.Can(c)
 }
 
 // Settings are values by field name. List elements are joined by commas. A field
@@ -64,6 +88,10 @@ type Connection struct {
 
 	Settings Settings
 	Secrets  Secrets
+
+	// Declared is what the registry declared when the connection was last checked
+	// ([Status.Declared]); nil if it never was at this URL.
+	Declared Settings
 
 	// HTTP is the client for every call. It retries what is safe to repeat,
 	// limits time and size, and follows no redirect.
@@ -102,7 +130,7 @@ type Request struct {
 
 // Credential is a newly minted credential.
 type Credential struct {
-	ID       string // for Revoke; empty with NoRevocation
+	ID       string // for Revoke; empty if the registry cannot
 	Username string
 	Password dockerconfig.Secret
 
@@ -116,6 +144,10 @@ type Status struct {
 	Identity  string    // account of the root credential, for a person
 	ExpiresAt time.Time // of the root credential; zero if not known
 	Warnings  []string  // such as permissions that are not needed
+
+	// Declared is what the registry says about itself that must be known without asking
+	// it, by [Type.DeclaredFields]. A write of the connection stores it.
+	Declared Settings
 }
 
 // Issuer mints credentials at one registry. Its errors come from [StatusError],

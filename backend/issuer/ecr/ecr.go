@@ -46,7 +46,7 @@ func Type() issuer.Type {
 		ConnectionFields: connectionFields(),
 		RoleFields:       roleFields(),
 		URLOptional:      true,
-		NoRevocation:     true,
+		Can:              func(issuer.Connection) issuer.Abilities { return issuer.Abilities{} },
 		Target:           target,
 		New:              open,
 	}

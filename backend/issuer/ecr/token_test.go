@@ -389,7 +389,7 @@ func TestTypeHasNothingToFindOrRevoke(t *testing.T) {
 	client, target := subject(s, s.Connection(), s.Role()).Open(t)
 	mint(t, client, target, "regcred-x")
 	calls := len(s.Calls())
-	if err := client.RevokeNamed(t.Context(), target.Settings, "regcred-x"); err != nil || !ecr.Type().NoRevocation {
+	if err := client.RevokeNamed(t.Context(), target.Settings, "regcred-x"); err != nil || ecr.Type().AbilitiesOf(s.Connection()).Revoke {
 		t.Errorf("RevokeNamed: %v", err)
 	}
 	if err := client.Revoke(t.Context(), target.Settings, "regcred-x", ""); err != nil || len(s.Calls()) != calls {

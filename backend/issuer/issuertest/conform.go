@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -48,6 +49,8 @@ type Subject struct {
 	// BadSecrets replace the connection's secrets, and the server refuses them.
 	BadSecrets issuer.Secrets
 }
+
+func (s Subject) can() issuer.Abilities { return s.Type.AbilitiesOf(s.Connection) }
 
 // Open opens the connection of a subject.
 func (s Subject) Open(t testing.TB) (*issuer.Client, issuer.Target) {
@@ -109,6 +112,8 @@ func mintsFindsAndRevokes(t *testing.T, s Subject) {
 	client, target := s.Open(t)
 	if status, err := client.Check(t.Context()); err != nil || status.Identity == "" {
 		t.Errorf("Check: want an identity, got %+v, %v", status, err)
+	} else if !maps.Equal(status.Declared, s.Connection.Declared) {
+		t.Errorf("Check: want the declaration that the connection has, %v, got %v", s.Connection.Declared, status.Declared)
 	}
 	name := issuer.NewName("My_App.1")
 	second := mint(t, client, target, issuer.NewName("My_App.1"))
@@ -121,7 +126,7 @@ func mintsFindsAndRevokes(t *testing.T, s Subject) {
 			t.Errorf("want a credential that pulls")
 		}
 	}
-	if s.Type.NoRevocation {
+	if !s.can().Revoke {
 		return
 	}
 	if err := client.Revoke(t.Context(), target.Settings, name, first.ID); err != nil {
@@ -132,6 +137,9 @@ func mintsFindsAndRevokes(t *testing.T, s Subject) {
 	}
 	if err := client.Revoke(t.Context(), target.Settings, name, first.ID); err != nil {
 		t.Errorf("Revoke again: want no error, got %v", err)
+	}
+	if !s.can().Find {
+		return
 	}
 	if err := client.RevokeNamed(t.Context(), target.Settings, name); err != nil {
 		t.Errorf("RevokeNamed of what is gone: want no error, got %v", err)
@@ -265,7 +273,7 @@ func leavesForeignCredentials(t *testing.T, fresh func(t *testing.T) Subject) {
 			},
 		} {
 			s := fresh(t)
-			if s.CountAnew == nil || s.Type.NoRevocation {
+			if s.CountAnew == nil || !s.can().Find {
 				return
 			}
 			client, target := s.Open(t)
@@ -307,7 +315,7 @@ var others = map[string]struct{ contentType, body string }{
 // root credential does not count as refused.
 func believesNoOther(t *testing.T, fresh func(t *testing.T) Subject) {
 	s := fresh(t)
-	if s.Living == nil || s.Type.NoRevocation {
+	if s.Living == nil || !s.can().Revoke {
 		return
 	}
 	client, target := s.Open(t)
@@ -441,7 +449,7 @@ func mintFault(fault Fault, definite, acted bool) func(*testing.T, Subject) {
 		}
 		holdsNone(t, err, s)
 		s.Server.ClearFaults()
-		if s.Type.NoRevocation {
+		if !s.can().Find {
 			return
 		}
 		revoked := len(s.Server.Calls())

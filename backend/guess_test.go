@@ -194,6 +194,21 @@ func guessScenarios(t *testing.T) []guessScenario {
 				{logical.DeleteOperation, "connections/app", nil},
 			}
 		}})
+		scenarios = append(scenarios, guessScenario{name + ", connection to a URL", "the registry's API at ", func(password string) []guessRequest {
+			connection := fields{"type": "http", "protocol": "simple", "lifetime": "12h", "url": address, "registry": host, "username": "robot", "password": password, "allowed_roles": "*"}
+			return []guessRequest{
+				{logical.CreateOperation, "connections/app", connection},
+				{logical.CreateOperation, "connections/app", with(connection, fields{"verify_connection": false})},
+				{logical.ReadOperation, "connections/app", nil},
+				{logical.ReadOperation, "connections/app/check", nil},
+				{logical.CreateOperation, "roles/leased", fields{"connection": "app", "mode": "leased"}},
+				{logical.CreateOperation, "roles/shared", fields{"connection": "app", "grace_period": "1h"}},
+				{logical.ReadOperation, "creds/leased", nil},
+				{logical.ReadOperation, "creds/shared", nil},
+				{logical.ReadOperation, "roles/shared", nil},
+				{logical.UpdateOperation, "connections/app/rotate-root", nil},
+			}
+		}})
 	}
 	return scenarios
 }

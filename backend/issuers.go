@@ -15,6 +15,7 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer/gitea"
 	"vault-plugin-secrets-regcred/backend/issuer/gitlab"
 	"vault-plugin-secrets-regcred/backend/issuer/harbor"
+	"vault-plugin-secrets-regcred/backend/issuer/httpbroker"
 )
 
 // issuerTypes are the types that a connection can have.
@@ -23,6 +24,7 @@ var issuerTypes = []issuer.Type{
 	gitea.Type(),
 	gitlab.Type(),
 	harbor.Type(),
+	httpbroker.Type(),
 }
 
 // issuerType returns the type of that name.

@@ -7,6 +7,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
@@ -230,7 +231,10 @@ func (s sharedStatus) rotation() *rotation {
 func (s sharedStatus) readBack() map[string]any {
 	data := map[string]any{}
 	if s.current {
-		data["username"] = s.Current.Docker.Credentials()[0].Username
+		// Some registries take one token for the user name and for the password.
+		if c := s.Current.Docker.Credentials()[0]; !strings.Contains(c.Username, c.Password.Reveal()) {
+			data["username"] = c.Username
+		}
 		data["last_vault_rotation"] = formatTime(s.Current.MintedAt)
 	}
 	if s.Current != nil {

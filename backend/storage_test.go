@@ -437,7 +437,7 @@ func checkNoneIsMissing(t *testing.T, values []any) {
 func TestSecretFieldsAreNoPlainStrings(t *testing.T) {
 	called := regexp.MustCompile(`(?i)^(auth|token|bearer|sent|credential)$|password|secret`)
 	plain := regexp.MustCompile(`^[*]?(\[\])?(string|byte|any|map\[string\]string)$`)
-	for _, folder := range []string{".", "dockerconfig", "issuer", "issuer/ecr", "issuer/gitea", "issuer/gitlab", "issuer/harbor", "redact", "registry"} {
+	for _, folder := range []string{".", "dockerconfig", "issuer", "issuer/ecr", "issuer/gitea", "issuer/gitlab", "issuer/harbor", "issuer/httpbroker", "redact", "registry"} {
 		for name, fields := range structs(t, folder) {
 			_, guarded := fields["unprintable"]
 			for field, kind := range fields {

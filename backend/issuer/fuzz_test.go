@@ -19,6 +19,7 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer/gitea"
 	"vault-plugin-secrets-regcred/backend/issuer/gitlab"
 	"vault-plugin-secrets-regcred/backend/issuer/harbor"
+	"vault-plugin-secrets-regcred/backend/issuer/httpbroker"
 	"vault-plugin-secrets-regcred/backend/leaktest"
 	"vault-plugin-secrets-regcred/backend/redact"
 )
@@ -323,5 +324,38 @@ func FuzzAnswersOfECR(f *testing.F) {
 			{{0, "", `<ListUserTagsResponse><ListUserTagsResult><Tags><member><Key>regcred-rotate-root</Key><Value>` + fuzzedName + `</Value></member></Tags></ListUserTagsResult></ListUserTagsResponse>`}},
 			{{203, "Content-Type: text/xml", refused}},
 			{{200, "X-Amzn-ErrorType: UnrecognizedClientException:{secret}", `{"__type":"com.amazon#X","message":"{secret}\nAuthorization {secret}"}`}},
+		})
+}
+
+func FuzzAnswersOfHTTP(f *testing.F) {
+	const (
+		form    = `"protocol":"regcred-broker/v1"`
+		can     = `{` + form + `,"operations":["mint","find","revoke","check","rotate-root"],"max_lifetime_seconds":3600}`
+		minted  = `{` + form + `,"name":"` + fuzzedName + `","id":"7","username":"u","password":"p","expires_at":"2026-03-02T00:00:00Z"}`
+		fields  = `{"a":[{"u":"user","p":"pass"}],"e":1772409600}`
+		refused = `{` + form + `,"name":"` + fuzzedName + `","id":"7","error":{"code":"not_found","message":"{secret}"}}`
+	)
+	token := secretly("token", "Q7wKx2Zr9TbNm4Vc", nil)
+	never := token
+	token.Declared = issuer.Settings{"operations": "mint,find,revoke,check,rotate-root"}
+	config := secretly("token", "Q7wKx2Zr9TbNm4Vc", issuer.Settings{"protocol": "simple", "query": "s={seconds}"})
+	at := secretly("password", "Q7wKx2Zr9TbNm4Vc", issuer.Settings{
+		"protocol": "simple", "method": "POST", "username": "alice", "username_pointer": "/a/0/u", "password_pointer": "/a/0/p", "expires_at_pointer": "/e",
+	})
+	fuzzAnswers(f, httpbroker.Type(), []issuer.Connection{token, never, config, at}, []issuer.Settings{{"scopes": "team/app"}, {}, {}, {}},
+		[][]theAnswer{
+			{{0, "", can}, {0, "", `{` + form + `,"identity":"{secret}","warnings":["{sent}"]}`}},
+			{{0, "", can}, {1, "", minted}, {0, "", can}},
+			{{1, "", minted}},
+			{{1, "", strings.Replace(minted, `"2026-03-02T00:00:00Z"`, "null", 1)}},
+			{{0, "", `{"protocol":"{secret}"}`}},
+			{{204, "", refused}},
+			{{201, "", strings.Replace(refused, "not_found", "unauthorized", 1)}},
+			{{209, "", strings.Replace(refused, "not_found", "exists", 1)}},
+			{{0, "", `{` + form + `,"name":"` + fuzzedName + `","credentials":[{"id":"7","name":"` + fuzzedName + `"},{"id":"../{secret}"},null]}`}, {0, "", minted}},
+			{{1, "", `{` + form + `,"name":"` + fuzzedName + `","token":"t"}`}},
+			{{0, "", `{"auths":{"` + fuzzedHost + `":{"auth":"dXNlcjpwYXNz"}}}`}},
+			{{0, "", `{"auths":{"{secret}":{"auth":"{secret}"}}}`}},
+			{{0, "", fields}},
 		})
 }

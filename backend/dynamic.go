@@ -184,7 +184,15 @@ func (b *backend) applyTTLs(in input, d *dynamicRole, target issuer.Target) (war
 	if in.has("ttl", "max_ttl") && ttl >= longest && d.TTL.Duration <= maxTTL {
 		warnings = append(warnings, fmt.Sprintf("ttl: a lease lasts %s and cannot be renewed, because it may last no longer; write a ttl below max_ttl for leases that can be renewed", longest))
 	}
+	if in.has("ttl", "max_ttl") && longest < target.MinLifetime {
+		warnings = append(warnings, "max_ttl: a credential is used for at most "+longest.String()+", "+livesLonger(target))
+	}
 	return warnings, nil
+}
+
+// livesLonger warns that a credential lives longer at its registry than it is needed.
+func livesLonger(target issuer.Target) string {
+	return fmt.Sprintf("and lives %s (%d seconds) at the registry, which can find and revoke none that ends sooner; the engine revokes it when it is no longer needed", target.MinLifetime, int64(target.MinLifetime/time.Second))
 }
 
 // maxTTL returns how long a lease on a credential can last, and what sets that
@@ -232,6 +240,9 @@ func (in input) applyPeriods(d, old *dynamicRole, target issuer.Target) (warning
 		return nil, refusef("rotation_period: rotation_period and grace_period together must be at most %s, the longest lifetime that the registry allows", longest)
 	case d.GracePeriod.Duration < shortGrace && (old == nil || in.has("grace_period")):
 		warnings = append(warnings, fmt.Sprintf("grace_period: %s is short; a credential that was read before a rotation stops working this long after it, and many tools read again only after some minutes", d.GracePeriod.Duration))
+	}
+	if used := d.RotationPeriod.Duration + d.GracePeriod.Duration; used < target.MinLifetime && (old == nil || in.has("rotation_period", "grace_period")) {
+		warnings = append(warnings, fmt.Sprintf("rotation_period: a credential is used for at most %s, with grace_period, ", used)+livesLonger(target))
 	}
 	return warnings, nil
 }

@@ -242,6 +242,32 @@ func TestDynamicRoleWriteWarns(t *testing.T) {
 	}
 }
 
+// A registry may be unable to find and revoke what ends soon.
+func TestRoleWriteWarnsOfALongerLife(t *testing.T) {
+	const longer = ", and lives 3h0m0s (10800 seconds) at the registry, which can find and revoke none that ends sooner; the engine revokes it when it is no longer needed"
+	e := newConnectedEngine(t)
+	e.minting.shortest = 3 * time.Hour
+	for _, c := range []struct {
+		data fields
+		want []string
+	}{
+		{sharedRole, nil},
+		{with(sharedRole, fields{"rotation_period": "2h", "grace_period": "1h"}), nil},
+		{with(sharedRole, fields{"rotation_period": "2h", "grace_period": "59m"}), []string{"rotation_period: a credential is used for at most 2h59m0s, with grace_period" + longer}},
+		{leasedRole, nil},
+		{with(leasedRole, fields{"max_ttl": "2h"}), []string{"max_ttl: a credential is used for at most 2h0m0s" + longer}},
+		{with(leasedRole, fields{"max_ttl": "3h"}), nil},
+		{with(leasedRole, fields{"ttl": "10m", "max_ttl": "0"}), nil}, // the mount's maximum
+	} {
+		e.setMount(time.Hour, 24*time.Hour)
+		checkWarnings(t, warningsOf(e.write("roles/app", c.data)), c.want...)
+		checkWarnings(t, warningsOf(e.write("roles/app", fields{"project": "group/app"})))
+		e.must(logical.DeleteOperation, "roles/app", nil)
+	}
+	e.setMount(time.Hour, 2*time.Hour)
+	checkWarnings(t, warningsOf(e.write("roles/app", with(leasedRole, fields{"ttl": "10m", "max_ttl": "0"}))), "max_ttl: a credential is used for at most 2h0m0s"+longer)
+}
+
 // setMount sets the default and maximum lease TTL of the mount.
 func (e *engine) setMount(ttl, maxTTL time.Duration) {
 	view := e.System().(*logical.StaticSystemView)

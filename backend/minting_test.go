@@ -61,6 +61,7 @@ type mintingRegistry struct {
 	before   func(call string) error         // fails a call before it acts
 	after    func(call string) error         // fails a call that has acted
 	longest  time.Duration
+	shortest time.Duration
 	username string
 	password func(name string) string // of the credential of that name
 	status   issuer.Status
@@ -208,7 +209,7 @@ func testType() issuer.Type {
 			}
 			target := issuer.Target{Settings: issuer.Settings{}, Names: []string{fields["project"]}}
 			if r, found := mintingRegistries.Load(c.URL); found {
-				target.MaxLifetime = r.(*mintingRegistry).longest
+				target.MaxLifetime, target.MinLifetime = r.(*mintingRegistry).longest, r.(*mintingRegistry).shortest
 				maps.Copy(target.Settings, r.(*mintingRegistry).defaults)
 			}
 			maps.Copy(target.Settings, fields)

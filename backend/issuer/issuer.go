@@ -114,6 +114,10 @@ type Target struct {
 	// there is none.
 	MaxLifetime time.Duration
 
+	// MinLifetime is the shortest life that the registry gives such a credential; 0 if
+	// there is none. Mint makes one that is to end sooner live that long.
+	MinLifetime time.Duration
+
 	// Warnings are for the person who wrote the role.
 	Warnings []string
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 
 	"vault-plugin-secrets-regcred/backend/issuer"
+	"vault-plugin-secrets-regcred/backend/issuer/artifactory"
 	"vault-plugin-secrets-regcred/backend/issuer/ecr"
 	"vault-plugin-secrets-regcred/backend/issuer/gitea"
 	"vault-plugin-secrets-regcred/backend/issuer/gitlab"
@@ -20,6 +21,7 @@ import (
 
 // issuerTypes are the types that a connection can have.
 var issuerTypes = []issuer.Type{
+	artifactory.Type(),
 	ecr.Type(),
 	gitea.Type(),
 	gitlab.Type(),
@@ -48,7 +50,7 @@ func issuerTypeNames() []string {
 func describedTypes() string {
 	var lines strings.Builder
 	for _, t := range issuerTypes {
-		fmt.Fprintf(&lines, "    %-10s %s\n", t.Name, t.Description)
+		fmt.Fprintf(&lines, "    %-11s %s\n", t.Name, t.Description)
 	}
 	return lines.String()
 }

@@ -99,7 +99,7 @@ func TestConnectionRefuses(t *testing.T) {
 	}{
 		"unknown type":            {fields{"type": "quay"}, []string{"type: must be one of " + strings.Join(issuerTypeNames(), ", ")}},
 		"no type":                 {fields{"type": nil}, []string{"type: must be one of"}},
-		"field of another type":   {fields{"token": marker}, []string{"token: a connection of type test does not have this field, which is for type gitlab or http; did you mean password? Otherwise: its fields are: password, username"}},
+		"field of another type":   {fields{"token": marker}, []string{"token: a connection of type test does not have this field, which is for type ", "gitlab", "; did you mean password? Otherwise: its fields are: password, username"}},
 		"plain http":              {fields{"url": "http://git.example.com"}, []string{"url: must begin with https://; plain http would send the root credential unencrypted"}},
 		"other scheme":            {fields{"url": "ftp://git.example.com"}, []string{"url: must begin with https://"}},
 		"no scheme":               {fields{"url": "git.example.com"}, []string{"url: must be a URL, such as https://gitlab.example.com"}},

@@ -437,7 +437,17 @@ func checkNoneIsMissing(t *testing.T, values []any) {
 func TestSecretFieldsAreNoPlainStrings(t *testing.T) {
 	called := regexp.MustCompile(`(?i)^(auth|token|bearer|sent|credential)$|password|secret`)
 	plain := regexp.MustCompile(`^[*]?(\[\])?(string|byte|any|map\[string\]string)$`)
-	for _, folder := range []string{".", "dockerconfig", "issuer", "issuer/ecr", "issuer/gitea", "issuer/gitlab", "issuer/harbor", "issuer/httpbroker", "redact", "registry"} {
+	folders := []string{".", "dockerconfig", "issuer", "redact", "registry"}
+	types, err := filepath.Glob(filepath.Join("issuer", "*", "*.go"))
+	if err != nil || len(types) < 20 {
+		t.Fatalf("found the files %q of types of registries, %v", types, err)
+	}
+	for _, file := range types {
+		if folder := filepath.Dir(file); !strings.HasSuffix(folder, "test") {
+			folders = append(folders, folder)
+		}
+	}
+	for _, folder := range slices.Compact(folders) {
 		for name, fields := range structs(t, folder) {
 			_, guarded := fields["unprintable"]
 			for field, kind := range fields {

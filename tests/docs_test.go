@@ -17,6 +17,7 @@ import (
 	"strings"
 	"testing"
 
+	"vault-plugin-secrets-regcred/backend/issuer/artifactory/artifactorytest"
 	"vault-plugin-secrets-regcred/backend/issuer/ecr/ecrtest"
 	"vault-plugin-secrets-regcred/backend/issuer/gitlab/gitlabtest"
 	"vault-plugin-secrets-regcred/backend/issuer/harbor/harbortest"
@@ -47,7 +48,7 @@ import (
 //
 // Registries that mint are started for the pages that name them:
 // https://gitlab.example.com with the registry registry.example.com,
-// https://harbor.example.com and type=ecr are servers in memory, and
+// https://harbor.example.com, https://acme.jfrog.io and type=ecr are servers in memory, and
 // https://gitea.example.com is a real Gitea. Their root credentials are in the
 // files admin and next, secret.txt, secret, and token; see [standIns].
 //
@@ -347,6 +348,15 @@ var standIns = map[string]func(*testing.T) (files, stands map[string]string){
 				"next":  lab.AddToken(maintainer, "next", []string{"api"}, 90),
 			},
 			map[string]string{"https://gitlab.example.com": lab.URL, "registry.example.com": lab.Host()}
+	},
+	// An administrator's token, and one of the administrator of the project apps.
+	"https://acme.jfrog.io": func(t *testing.T) (files, stands map[string]string) {
+		jfrog := artifactorytest.New(t)
+		return map[string]string{
+				"token":         jfrog.Connection().Secrets["token"].Reveal(),
+				"project-token": jfrog.ConnectionOfManager().Secrets["token"].Reveal(),
+			},
+			map[string]string{"https://acme.jfrog.io": jfrog.URL, "acme.jfrog.io": jfrog.Host()}
 	},
 	// A robot account named vault in the project my_project.
 	"https://harbor.example.com": func(t *testing.T) (files, stands map[string]string) {

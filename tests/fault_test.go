@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"vault-plugin-secrets-regcred/backend/issuer"
+	"vault-plugin-secrets-regcred/backend/issuer/artifactory/artifactorytest"
 	"vault-plugin-secrets-regcred/backend/issuer/gitlab/gitlabtest"
 	"vault-plugin-secrets-regcred/backend/issuer/harbor/harbortest"
 	"vault-plugin-secrets-regcred/backend/issuer/issuertest"
@@ -45,6 +46,14 @@ func registriesToFail(g *servers.Gitea) map[string]func(*testing.T) minter {
 			return minter{
 				s.Server, "gitlab", s.Connection(), s.Role(), s.MintMatch, s.Living,
 				func(_ *testing.T, c issuer.Credential) bool { return s.Pulls(c, gitlabtest.Project) }, gitlabtest.Project + ":1", "token",
+			}
+		},
+		"artifactory": func(t *testing.T) minter {
+			s := artifactorytest.New(t)
+			return minter{
+				s.Server, "artifactory", s.Connection(), s.Role(), s.MintMatch, s.Living,
+				func(_ *testing.T, c issuer.Credential) bool { return s.Pulls(c, artifactorytest.Repository) },
+				artifactorytest.Repository + "/app:1", "access_token",
 			}
 		},
 		"harbor": func(t *testing.T) minter {
@@ -110,7 +119,7 @@ func wrongSecret(w http.ResponseWriter, r *http.Request, act http.Handler) {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
-	for _, field := range []string{"token", "secret", "sha1"} {
+	for _, field := range []string{"token", "secret", "sha1", "access_token"} {
 		if body[field] != nil {
 			body[field] = "does-not-work"
 		}

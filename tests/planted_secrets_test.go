@@ -21,6 +21,7 @@ import (
 
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
 	"vault-plugin-secrets-regcred/backend/issuer"
+	"vault-plugin-secrets-regcred/backend/issuer/artifactory/artifactorytest"
 	"vault-plugin-secrets-regcred/backend/issuer/ecr/ecrtest"
 	"vault-plugin-secrets-regcred/backend/issuer/gitlab/gitlabtest"
 	"vault-plugin-secrets-regcred/backend/issuer/harbor/harbortest"
@@ -375,6 +376,12 @@ type echoServer struct {
 
 // echoing starts one of each type.
 var echoing = map[string]func(*planting) echoServer{
+	"artifactory": func(p *planting) echoServer {
+		s := artifactorytest.New(p.t)
+		c := s.Connection()
+		p.secrets.Add("token of connections/artifactory", c.Secrets["token"].Reveal())
+		return echoServer{s.Server, connected("artifactory", c), dynamic("artifactory", s.Role(), nil), true}
+	},
 	"gitlab": func(p *planting) echoServer {
 		s := gitlabtest.New(p.t)
 		token := s.AddToken(s.AddUser("root", true), "of the administrator", []string{"api"}, 90)

@@ -15,6 +15,7 @@ import (
 
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
 	"vault-plugin-secrets-regcred/backend/issuer"
+	"vault-plugin-secrets-regcred/backend/issuer/artifactory"
 	"vault-plugin-secrets-regcred/backend/issuer/ecr"
 	"vault-plugin-secrets-regcred/backend/issuer/gitea"
 	"vault-plugin-secrets-regcred/backend/issuer/gitlab"
@@ -216,6 +217,36 @@ func secretly(field, secret string, settings issuer.Settings) issuer.Connection 
 		Settings:   settings,
 		Secrets:    issuer.Secrets{field: dockerconfig.NewSecret(secret)},
 	}
+}
+
+func FuzzAnswersOfArtifactory(f *testing.F) {
+	const (
+		// {"jti":"0f3d","sub":"jfac@1/users/vault","scp":"applied-permissions/admin","aud":["*@*"]}
+		token   = "eyJhbGciOiJSUzI1NiJ9.eyJqdGkiOiIwZjNkIiwic3ViIjoiamZhY0AxL3VzZXJzL3ZhdWx0Iiwic2NwIjoiYXBwbGllZC1wZXJtaXNzaW9ucy9hZG1pbiIsImF1ZCI6WyIqQCoiXX0.Q7wKx2Zr9TbNm4Vc"
+		self    = `{"token_id":"0f3d","subject":"jfac@1/users/vault","issued_at":1772000000,"expiry":1779776000}`
+		created = `{"token_id":"9c1e","access_token":"eyJx.y.z","expires_in":10800,"scope":"applied-permissions/groups:readers","token_type":"Bearer"}`
+		none    = `{"tokens":[]}`
+	)
+	fuzzAnswers(f, artifactory.Type(),
+		[]issuer.Connection{
+			secretly("token", token, nil),
+			secretly("token", token, issuer.Settings{"username": "vault", "min_token_ttl": "6h"}),
+		},
+		[]issuer.Settings{{"groups": "readers"}, {"project": "apps", "project_roles": "Viewer"}},
+		[][]theAnswer{
+			{{0, "", self}, {0, "", "MIIB"}},
+			{{0, "", `{"token_id":"x","subject":"jfac@1/users/{secret}","expiry":9223372036854775807}`}},
+			{{0, "", self}, {0, "", `{"tokens":[` + self + `]}`}, {0, "", created}, {0, "", `{"tokens":[{"token_id":"9c1e","description":"` + fuzzedName + `"}]}`}},
+			{{0, "", created}, {0, "", `{"tokens":[{"token_id":"9c1e","description":"` + fuzzedName + `"}]}`}},
+			{{0, "", `{"token_id":"9c1e","access_token":"x","expires_in":9223372036854775807}`}, {0, "", none}},
+			{{0, "", created}, {0, "", none}},
+			{{0, "", `{"tokens":[{"token_id":"9c1e","description":"` + fuzzedName + `"}]}`}, {4, "", ""}, {0, "", none}, {0, "", "MIIB"}},
+			{{0, "", `{"tokens":null}`}},
+			{{200, "", `{"code":"BAD_REQUEST","message":"Token not revocable","detail":"{secret}"}`}},
+			{{201, "", `{"errors":[{"code":"UNAUTHORIZED","message":"{secret}"}]}`}, {0, "", `{"router":{"state":"HEALTHY"},"services":[{"service_id":"jfac@1","state":"UNHEALTHY"}]}`}},
+			{{201, "", `{"errors":[{"code":"UNAUTHORIZED","message":"Invalid token"}]}`}, {0, "", `{"router":{"state":"HEALTHY"},"services":[]}`}},
+			{{203, "", `{"errors":[{"code":"FORBIDDEN","message":"{sent}"}]}`}},
+		})
 }
 
 func FuzzAnswersOfGitLab(f *testing.F) {

@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
 	"vault-plugin-secrets-regcred/backend/issuer"
+	"vault-plugin-secrets-regcred/backend/issuer/artifactory/artifactorytest"
 	"vault-plugin-secrets-regcred/backend/issuer/ecr/ecrtest"
 	"vault-plugin-secrets-regcred/backend/issuer/gitlab/gitlabtest"
 	"vault-plugin-secrets-regcred/backend/issuer/harbor/harbortest"
@@ -64,6 +65,23 @@ func gitlab(t *testing.T) registry {
 		mint:     func(name string) login { return newLogin(s.AddDeployToken(gitlabtest.Project, name)) },
 		mintRoot: func(name string) { s.AddRootToken(name) },
 		remove:   s.DeleteDeployToken,
+	}
+}
+
+// A token of an administrator, and one of a project administrator, who mints for one user.
+func artifactory(t *testing.T) registry {
+	s := artifactorytest.New(t)
+	// The clock stands, so that no forgotten credential expires.
+	start := time.Now()
+	s.SetNow(func() time.Time { return start })
+	return registry{
+		Server: s.Server, kind: "artifactory", image: s.Host() + "/" + artifactorytest.Repository + "/app:1",
+		connections: map[string]issuer.Connection{minting: s.Connection(), "manager": s.ConnectionOfManager()},
+		role:        s.Role(), living: s.Living, admins: s.Admins,
+		another:  func() registry { return artifactory(t) },
+		mint:     func(name string) login { return newLogin(s.AddPuller(name)) },
+		mintRoot: func(name string) { s.AddRoot(name) },
+		remove:   s.Remove,
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -23,32 +25,42 @@ import (
 
 const manyReads = 1000
 
-// TestManyFirstReadsAreOneMint reads a shared role a thousand times at once.
-// GitLab answers only when all reads have been sent.
+// TestManyFirstReadsAreOneMint reads a shared role a thousand times at once, at each type
+// of registry, which answers only when all reads have been sent.
 func TestManyFirstReadsAreOneMint(t *testing.T) {
 	t.Parallel()
-	v, lab := servers.StartVault(t), gitlabtest.New(t)
-	connect(t, v.Client, "regcred/connections/gitlab", "gitlab", lab.Connection(), fields{"allowed_roles": "my_app"})
-	write(t, v.Client, "regcred/roles/my_app", dynamic("gitlab", lab.Role(), nil))
+	v, g := servers.StartVault(t), servers.StartGitea(t)
+	for kind, start := range registriesToFail(g) {
+		t.Run(kind, func(t *testing.T) {
+			m := start(t)
+			connect(t, v.Client, "regcred/connections/"+kind, kind, m.connection, fields{"allowed_roles": "first-" + kind})
+			write(t, v.Client, "regcred/roles/first-"+kind, dynamic(kind, m.role, nil))
 
-	mints, held := holdMints(lab)
-	password := readManyAtOnce(t, v.Client, "regcred/creds/my_app", held)
-	if got := mints.Load(); got != 1 {
-		t.Errorf("want one mint for %d first reads, got %d", manyReads, got)
-	}
-	if !lab.Pulls(password, gitlabtest.Project) {
-		t.Error("want a credential that pulls")
-	}
+			mints, held := holdMints(m.Server, m.mints)
+			first := readManyAtOnce(t, v.Client, "regcred/creds/first-"+kind, held)
+			if got := mints.Load(); got != 1 {
+				t.Errorf("want one mint for %d first reads, got %d", manyReads, got)
+			}
+			if !m.pulls(t, first) {
+				t.Error("want a credential that pulls")
+			}
 
-	// A current credential is served without a call to GitLab.
-	calls := len(lab.Calls())
-	again := readManyAtOnce(t, v.Client, "regcred/creds/my_app", nil)
-	if again.Password.Reveal() != password.Password.Reveal() {
-		t.Error("want the same credential from later reads")
+			// A current credential is served without a call to the registry's API.
+			calls := apiCalls(m.Server)
+			again := readManyAtOnce(t, v.Client, "regcred/creds/first-"+kind, nil)
+			if again.Password.Reveal() != first.Password.Reveal() {
+				t.Error("want the same credential from later reads")
+			}
+			if more := apiCalls(m.Server)[len(calls):]; len(more) > 0 {
+				t.Errorf("want no call for reads of a current credential, got %q", more)
+			}
+		})
 	}
-	if more := len(lab.Calls()) - calls; more != 0 {
-		t.Errorf("want no call to GitLab for reads of a current credential, got %d: %q", more, lab.Calls()[calls:])
-	}
+}
+
+// apiCalls returns the calls of a registry that are no pulls.
+func apiCalls(s *issuertest.Server) []string {
+	return slices.DeleteFunc(s.Calls(), func(call string) bool { return strings.Contains(call, " /v2/") })
 }
 
 // TestExpiredWhileSealedIsOneMint keeps Vault sealed until a shared credential
@@ -72,7 +84,7 @@ func TestExpiredWhileSealedIsOneMint(t *testing.T) {
 	// Vault and GitLab agree on the expiry to the second.
 	time.Sleep(time.Second)
 
-	mints, held := holdMints(lab)
+	mints, held := holdMints(lab.Server, lab.MintMatch)
 	v.Unseal(t)
 	password := readManyAtOnce(t, v.Client, "regcred/creds/my_app", held)
 	if got := mints.Load(); got != 1 {
@@ -84,11 +96,11 @@ func TestExpiredWhileSealedIsOneMint(t *testing.T) {
 }
 
 // holdMints counts mints, and holds each until the channel is closed.
-func holdMints(lab *gitlabtest.Server) (*atomic.Int64, chan struct{}) {
+func holdMints(s *issuertest.Server, isMint func(*http.Request) bool) (*atomic.Int64, chan struct{}) {
 	var mints atomic.Int64
 	held := make(chan struct{})
-	lab.Watch(func(r *http.Request) {
-		if lab.MintMatch(r) {
+	s.Watch(func(r *http.Request) {
+		if isMint(r) {
 			mints.Add(1)
 			<-held
 		}

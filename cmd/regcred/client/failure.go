@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/vault/api"
@@ -21,6 +22,8 @@ const maxSaid = 300
 type Failure struct {
 	What string // what failed, and why
 	Do   string // what to do about it; may be empty
+
+	Status int // HTTP status of Vault's answer; 0: there was none, or it is about no request
 }
 
 // Error returns what failed and what to do.
@@ -63,19 +66,23 @@ func status(err error) int {
 
 // reason says in one line why a request to Vault failed. It repeats what Vault
 // has said, without the secrets that the request held.
-func (v *Vault) reason(err error) string {
+func (v *Vault) reason(err error) string { return v.reasonWithout(err, nil) }
+
+// reasonWithout is reason for a request that held more secrets.
+func (v *Vault) reasonWithout(err error, more []string) string {
+	secrets := slices.Concat(v.secrets, more)
 	var answer *api.ResponseError
 	if !errors.As(err, &answer) {
 		why := neterror.Describe(err)
 		if why == "" {
 			why = "the answer is not one of Vault"
 		}
-		return fmt.Sprintf("no answer of Vault at %s: %s", v.address, redact.Sanitize(why, v.secrets, nil))
+		return fmt.Sprintf("no answer of Vault at %s: %s", v.address, redact.Sanitize(why, secrets, nil))
 	}
 	said := http.StatusText(answer.StatusCode)
 	if len(answer.Errors) > 0 {
 		// Redacted before it is cut: part of a secret would not be recognised.
-		said = redact.Truncate(redact.Sanitize(redact.Untrusted(strings.Join(answer.Errors, "; ")), v.secrets, nil), maxSaid)
+		said = redact.Truncate(redact.Sanitize(redact.Untrusted(strings.Join(answer.Errors, "; ")), secrets, nil), maxSaid)
 	}
 	return fmt.Sprintf("Vault at %s answered with status %d: %s", v.address, answer.StatusCode, said)
 }

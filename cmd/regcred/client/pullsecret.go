@@ -38,7 +38,8 @@ func (p PullSecret) CacheFor(most time.Duration, now time.Time) time.Duration {
 	return max(0, most.Truncate(time.Second))
 }
 
-const maxRoleName = 256
+// maxRoleName is the engine's limit, in bytes.
+const maxRoleName = 200
 
 var roleName = regexp.MustCompile(`^\w([\w.-]*\w)?$`)
 
@@ -61,7 +62,7 @@ func (v *Vault) Read(ctx context.Context, role string) (PullSecret, error) {
 	secret, err := v.api.Logical().ReadWithContext(ctx, path)
 	switch {
 	case err != nil:
-		return PullSecret{}, (&Failure{What: "reading " + path + ": " + v.reason(err)}).do("%s", v.readAdvice(status(err), path))
+		return PullSecret{}, (&Failure{What: "reading " + path + ": " + v.reason(err), Status: status(err)}).do("%s", v.readAdvice(status(err), path))
 	case secret == nil:
 		return PullSecret{}, failf("reading %s: there is no role %q at %s/, or no engine is mounted there", path, role, v.mount).do("write %s/roles/%s, or correct the name", v.mount, role)
 	case secret.LeaseID != "":

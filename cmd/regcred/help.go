@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"vault-plugin-secrets-regcred/cmd/regcred/client"
+	"vault-plugin-secrets-regcred/cmd/regcred/importer"
 	"vault-plugin-secrets-regcred/cmd/regcred/kubelet"
 )
 
@@ -26,8 +27,11 @@ func help(out io.Writer, args []string) error {
 			if _, err := io.WriteString(out, c.help); err != nil {
 				return err
 			}
-			if c.name == "docker" {
+			switch c.name {
+			case "docker":
 				return nil
+			case "import":
+				return importer.WriteFlags(out)
 			}
 			return kubelet.WriteFlags(out, c.name == "check")
 		}
@@ -87,4 +91,25 @@ password and no token, and exits with status 1 if a step failed.
       regcred check kubelet --image=ghcr.io/acme/app --token-file=-
 
 Flags of "check kubelet":
+`
+
+const importHelp = `Usage: regcred import kv PATH [flags]
+   or: regcred import secrets [flags]
+
+Brings pull secrets into static roles of the engine: from a KV engine of version 1 or
+2, all secrets below a path; or from a cluster, all Secrets of type
+kubernetes.io/dockerconfigjson and .dockercfg, which kubectl reads.
+
+Without -apply it shows what it would do, and writes nothing. Sources with the same
+content become one role. A role that exists with other content stays as it is, unless
+-overwrite names it. No user name and no password is printed. At the end it compares
+what each source pulls with before and after.
+
+    regcred import kv kv/pull-secrets
+    regcred import secrets -namespace=team-a -apply
+
+Vault's address and token are those of the Vault CLI.
+
+Exit status: 0 every role is as it should be, 1 failed, 3 -apply would write
+something, 4 something is left out, clashes, or exists with other content.
 `

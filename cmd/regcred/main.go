@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MPL-2.0
 
-// Command regcred is the client of the regcred secrets engine, for the machines
-// that pull images: a kubelet credential provider and a Docker credential helper.
+// Command regcred is the client of the regcred secrets engine. For the machines that
+// pull images it is a kubelet credential provider and a Docker credential helper. For
+// whoever sets the engine up, it imports the pull secrets that there are.
 //
 // It is called as "regcred <command>", or by the name that its caller looks for:
 // regcred-credential-provider by the kubelet, docker-credential-regcred by Docker.
@@ -17,6 +18,7 @@ import (
 
 	"vault-plugin-secrets-regcred/cmd/regcred/client"
 	"vault-plugin-secrets-regcred/cmd/regcred/docker"
+	"vault-plugin-secrets-regcred/cmd/regcred/importer"
 	"vault-plugin-secrets-regcred/cmd/regcred/kubelet"
 )
 
@@ -45,17 +47,23 @@ func commands() []command {
 		{"kubelet", "answer the kubelet as its credential provider", kubeletHelp, kubelet.Program, runKubelet},
 		{"docker", "answer Docker, podman and others as their credential helper", dockerHelp, docker.Program, runDocker},
 		{"check", "do the same step by step, and say what goes wrong", checkHelp, "", runCheck},
+		{"import", "bring pull secrets of a KV engine or a cluster into roles", importHelp, "", runImport},
 	}
 }
 
 // errFailed says that the command has said everything already.
-var errFailed = errors.New("failed")
+const errFailed = exitStatus(1)
+
+// exitStatus is an error of which the command has said everything already.
+type exitStatus int
+
+func (exitStatus) Error() string { return "failed" }
 
 func main() {
 	os.Exit(run(context.Background(), os.Args, process{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}))
 }
 
-// run returns the exit status: 1 if the command failed.
+// run returns the exit status: 1 if the command failed, or what the command says.
 func run(ctx context.Context, args []string, p process) (status int) {
 	defer func() {
 		// A panic's value may hold what was being worked on.
@@ -64,11 +72,13 @@ func run(ctx context.Context, args []string, p process) (status int) {
 			status = 2
 		}
 	}()
-	switch err := dispatch(ctx, args, p); {
+	err := dispatch(ctx, args, p)
+	var said exitStatus
+	switch {
 	case err == nil:
 		return 0
-	case errors.Is(err, errFailed):
-		return 1
+	case errors.As(err, &said):
+		return int(said)
 	default:
 		_, _ = fmt.Fprintln(p.stderr, "regcred: "+client.Line(err))
 		return 1
@@ -145,6 +155,17 @@ func runCheck(ctx context.Context, p process, args []string) error {
 		return errFailed
 	}
 	return nil
+}
+
+func runImport(ctx context.Context, p process, args []string) error {
+	if len(args) == 0 || asksForHelp(args) {
+		return help(p.stdout, []string{"import"})
+	}
+	status, err := importer.Run(ctx, args, p.stdout)
+	if err == nil && status != importer.StatusDone {
+		err = exitStatus(status)
+	}
+	return err
 }
 
 func asksForHelp(args []string) bool {

@@ -118,7 +118,7 @@ func TestCacheFor(t *testing.T) {
 		want   time.Duration
 	}{
 		"static":                    {PullSecret{}, 5 * time.Minute},
-		"grace is shorter":          {PullSecret{Rotates: true, GracePeriod: time.Minute}, time.Minute},
+		"grace is shorter":          {PullSecret{Rotates: true, GracePeriod: time.Minute}, 30 * time.Second},
 		"grace is longer":           {PullSecret{Rotates: true, GracePeriod: time.Hour}, 5 * time.Minute},
 		"no grace":                  {PullSecret{Rotates: true}, 0},
 		"expires sooner":            {PullSecret{ExpiresAt: now.Add(90*time.Second + 700*time.Millisecond)}, 90 * time.Second},

@@ -26,11 +26,13 @@ type PullSecret struct {
 	GracePeriod time.Duration
 }
 
-// CacheFor returns how long the pull secret may be kept: until it expires, for as
-// long as a replaced credential works, and no longer than most. 0 means not at all.
+// CacheFor returns how long the pull secret may be kept: until it expires, for half
+// of the time for which a replaced credential works, and no longer than most. 0
+// means not at all. The other half is for a pull that begins at the end of the
+// first, and for the time until the answer was kept.
 func (p PullSecret) CacheFor(most time.Duration, now time.Time) time.Duration {
 	if p.Rotates {
-		most = min(most, p.GracePeriod)
+		most = min(most, p.GracePeriod/2)
 	}
 	if !p.ExpiresAt.IsZero() {
 		most = min(most, p.ExpiresAt.Sub(now))

@@ -88,7 +88,7 @@ func TestAnswerHasEveryRegistryOfThePullSecret(t *testing.T) {
 	ghcr := `"ghcr.io":{"username":"robot","password":"` + vaulttest.Marker + `"}`
 	for name, want := range map[string]string{
 		"team-a":  fmt.Sprintf(both, "5m0s", ghcr+`,"https://index.docker.io/v1/":{"username":"hub","password":"`+vaulttest.Marker+`2"}`),
-		"rotated": fmt.Sprintf(both, "1m30s", ghcr),
+		"rotated": fmt.Sprintf(both, "45s", ghcr),
 		"overdue": fmt.Sprintf(both, "0s", ghcr),
 	} {
 		out, failure := serve(t, request("ghcr.io/acme/app", tokenOf(name, "web"), nil), "-auth-role=pull", "-role={namespace}")

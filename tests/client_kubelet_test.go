@@ -365,3 +365,77 @@ func TestCheckOfTheKubeletSaysWhatIsWrong(t *testing.T) {
 		t.Errorf("sealed: got %+v", r)
 	}
 }
+
+// TestCheckKnowsWhatTheKubeletRefuses compares what check says of a file of the
+// kubelet with what the kubelet's own code does with it: whether it starts, and
+// whether it runs the program for an image.
+func TestCheckKnowsWhatTheKubeletRefuses(t *testing.T) {
+	t.Parallel()
+	w := newClientWorld(t)
+	w.role("team-a", "ghcr.io", "docker.io")
+	programs := servers.ClientAs(t, "regcred-credential-provider")
+	program := filepath.Join(servers.ClientAs(t, "regcred"), "regcred")
+	config := w.kubeletConfig()
+	whole := exampleOf(t, "kubelet-provider/credential-provider.yaml", "    matchImages:\n", "    args: [\"-config="+config+"\"]\n    matchImages:\n")
+	token := w.token("team-a", "web")
+	type outcome struct{ starts, runs bool }
+	for name, c := range map[string]struct {
+		old, new, image string
+		want            outcome
+	}{
+		"as it is":               {want: outcome{true, true}},
+		"Docker Hub":             {image: "acme/app", want: outcome{true, true}},
+		"another registry":       {image: "quay.io/acme/app", want: outcome{true, false}},
+		"with a port":            {image: "ghcr.io:443/acme/app", want: outcome{true, false}},
+		"with a scheme":          {old: "- ghcr.io", new: "- https://ghcr.io", want: outcome{true, false}},
+		"with a tag":             {old: "- ghcr.io", new: "- ghcr.io/acme/app:1", want: outcome{true, false}},
+		"a path":                 {old: "- ghcr.io", new: "- ghcr.io/acme", want: outcome{true, true}},
+		"another path":           {old: "- ghcr.io", new: "- ghcr.io/other", want: outcome{true, false}},
+		"a glob":                 {old: "- ghcr.io", new: "- \"*.io\"", want: outcome{true, true}},
+		"index.docker.io":        {old: "- docker.io", new: "- index.docker.io", image: "acme/app", want: outcome{true, false}},
+		"invalid pattern":        {old: "- ghcr.io", new: "- \"ghcr.io:x\"", want: outcome{false, false}},
+		"unknown field":          {old: "cacheType:", new: "cacheTyp:", want: outcome{false, false}},
+		"cacheType":              {old: "cacheType: ServiceAccount", new: "cacheType: Pod", want: outcome{false, false}},
+		"no cacheType":           {old: "      cacheType: ServiceAccount\n", want: outcome{false, false}},
+		"no audience":            {old: "      serviceAccountTokenAudience: vault\n", want: outcome{false, false}},
+		"no requirement":         {old: "      requireServiceAccount: true\n", want: outcome{false, false}},
+		"no duration":            {old: "    defaultCacheDuration: 0s\n", want: outcome{false, false}},
+		"apiVersion":             {old: "credentialprovider.kubelet.k8s.io/v1", new: "credentialprovider.kubelet.k8s.io/v1beta1", want: outcome{false, false}},
+		"apiVersion of the file": {old: "kubelet.config.k8s.io/v1\n", new: "kubelet.config.k8s.io/v2\n", want: outcome{false, false}},
+		"kind":                   {old: "kind: CredentialProviderConfig", new: "kind: KubeletConfiguration", want: outcome{false, false}},
+		"no program":             {old: "name: regcred-credential-provider", new: "name: regcred-credential-provider-b", want: outcome{false, false}},
+		"required annotation":    {old: "optionalServiceAccountAnnotationKeys", new: "requiredServiceAccountAnnotationKeys", want: outcome{true, false}},
+		"both":                   {old: "      optional", new: "      requiredServiceAccountAnnotationKeys: [regcred.example.com/role]\n      optional", want: outcome{false, false}},
+		"required and none":      {old: "true\n      optional", new: "false\n      required", want: outcome{false, false}},
+	} {
+		if c.image == "" {
+			c.image = "ghcr.io/acme/app"
+		}
+		file := filepath.Join(t.TempDir(), "providers.yaml")
+		if !strings.Contains(whole, c.old) {
+			t.Fatalf("%s: the example has no %q", name, c.old)
+		}
+		if err := os.WriteFile(file, []byte(strings.Replace(whole, c.old, c.new, 1)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		p := w.podOf("team-a", c.image)
+		p.Token = token
+		line, err := json.Marshal(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.gateway.asked()
+		r := w.run(string(line)+"\n", []string{"HOME=" + t.TempDir()}, servers.Bin(t, "ask-provider"), file, programs)
+		if got := (outcome{!r.failed, len(w.gateway.asked()) > 0}); got != c.want {
+			t.Errorf("%s: want the kubelet's code to do %+v, got %+v\n%s", name, c.want, got, r.stderr)
+		}
+		check := w.run(token, nil, program, "check", "kubelet", "-image-credential-provider-config="+file, "-image-credential-provider-bin-dir="+programs, "-image="+c.image, "-token-file=-")
+		w.quiet("check", check.stdout+check.stderr)
+		if check.failed == c.want.runs {
+			t.Errorf("%s: want check to know %+v, got\n%s", name, c.want, check.stdout)
+		}
+		if !c.want.starts && !strings.Contains(check.stdout, "the kubelet does not start") && !strings.Contains(check.stdout, "in which the kubelet passes no tokens") && !strings.Contains(check.stdout, "has no provider called") {
+			t.Errorf("%s: want check to say that the kubelet does not start, got\n%s", name, check.stdout)
+		}
+	}
+}

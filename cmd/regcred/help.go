@@ -90,6 +90,10 @@ password and no token, and exits with status 1 if a step failed.
     kubectl -n team-a create token web --audience=vault |
       regcred check kubelet --image=ghcr.io/acme/app --token-file=-
 
+On a node, give what the kubelet has as -image-credential-provider-config and
+-image-credential-provider-bin-dir. Then the program also checks the kubelet's own
+file, and takes its arguments and variables from there; flags go before these.
+
 Flags of "check kubelet":
 `
 

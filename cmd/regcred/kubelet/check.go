@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,9 +22,14 @@ import (
 type question struct {
 	image, account, tokenFile string
 	annotations               map[string]string
+
+	kubeletConfig, binDir, provider string // what the kubelet has; may be empty
 }
 
 func (q *question) flags(flags *flag.FlagSet) {
+	flags.StringVar(&q.kubeletConfig, configFlag, "", "the kubelet's own `file` or folder, with which it runs this program: the flag has the kubelet's name for it")
+	flags.StringVar(&q.binDir, binDirFlag, "", "the kubelet's `folder` of credential providers: as well")
+	flags.StringVar(&q.provider, "provider", "", "`name` of the provider in the kubelet's file, if this program has several there")
 	flags.StringVar(&q.image, "image", "", "`image` to pull, as in the pod")
 	flags.StringVar(&q.account, "service-account", "", "`namespace/name` of the pod's service account")
 	flags.StringVar(&q.tokenFile, "token-file", "", "`file` with a token of the service account, or - for the standard input")
@@ -41,6 +47,24 @@ func (q *question) flags(flags *flag.FlagSet) {
 // went.
 func Check(ctx context.Context, program string, args []string, in io.Reader, steps *client.Steps) {
 	q := question{annotations: map[string]string{}}
+	if err := q.parse(program, args); err != nil {
+		steps.Fail("configuration", err)
+		return
+	}
+	var entry *providerEntry
+	if q.kubeletConfig != "" {
+		var err error
+		if entry, err = loadEntry(q.kubeletConfig, q.provider); err != nil {
+			steps.Fail("kubelet", err)
+			return
+		}
+		steps.OK("kubelet", "%s, provider %s", entry.file, entry.Name)
+		entry.check(q.image, steps)
+		entry.checkProgram(ctx, q.binDir, steps)
+		entry.useEnvironment(steps)
+		// Flags of "check" go before those that the kubelet gives.
+		program, args = entry.Name, slices.Concat(entry.Args, args)
+	}
 	c, err := parseFlags(program, args, q.flags)
 	if err != nil {
 		steps.Fail("configuration", err)
@@ -58,7 +82,23 @@ func Check(ctx context.Context, program string, args []string, in io.Reader, ste
 		steps.Fail("token", err)
 		return
 	}
-	c.checkRequest(ctx, q, request, steps)
+	if entry != nil {
+		request.ServiceAccountAnnotations = entry.pass(q.annotations, c.Role.Annotation, steps)
+		if entry.TokenAttributes == nil {
+			q.account, request.ServiceAccountToken = "", ""
+		}
+	}
+	c.checkRequest(ctx, q, entry, request, steps)
+}
+
+// parse reads what only the check is asked.
+func (q *question) parse(program string, args []string) error {
+	flags, _ := newFlags(program)
+	q.flags(flags)
+	if err := flags.Parse(args); err != nil {
+		return flagFailure(err)
+	}
+	return nil
 }
 
 // request is what the kubelet would ask.
@@ -81,11 +121,13 @@ func (q question) request(in io.Reader) (*provider.CredentialProviderRequest, er
 	return request, nil
 }
 
-func (c *config) checkRequest(ctx context.Context, q question, request *provider.CredentialProviderRequest, steps *client.Steps) {
-	a, known := c.checkAccount(q, request, steps)
-	if steps.Failed() {
+func (c *config) checkRequest(ctx context.Context, q question, entry *providerEntry, request *provider.CredentialProviderRequest, steps *client.Steps) {
+	a, known, err := q.checkAccount(request, steps)
+	if err != nil {
+		steps.Fail("token", err)
 		return
 	}
+	entry.checkToken(request.ServiceAccountToken, a, known, steps)
 	chosen, login := choice{}, c.Auth
 	switch {
 	case known:
@@ -119,7 +161,7 @@ func (c *config) checkRequest(ctx context.Context, q question, request *provider
 	if known && request.ServiceAccountToken == "" {
 		steps.Fail("login", &client.Failure{
 			What: "not tried, because there is no token of the service account",
-			Do:   fmt.Sprintf("kubectl -n %s create token %s --audience=AUDIENCE | regcred check kubelet --token-file=- …", a.namespace, a.name),
+			Do:   entry.tokenCommand(a) + " | regcred check kubelet --token-file=- …",
 		})
 		return
 	}
@@ -143,30 +185,26 @@ func (c *config) checkRequest(ctx context.Context, q question, request *provider
 }
 
 // checkAccount returns the service account in question, and whether there is one.
-func (c *config) checkAccount(q question, request *provider.CredentialProviderRequest, steps *client.Steps) (a account, known bool) {
+func (q question) checkAccount(request *provider.CredentialProviderRequest, steps *client.Steps) (a account, known bool, err error) {
 	if request.ServiceAccountToken != "" {
-		var err error
 		if a, err = accountOf(request.ServiceAccountToken); err != nil {
-			steps.Fail("token", err)
-			return account{}, false
+			return account{}, false, err
 		}
 		if q.account != "" && q.account != a.String() {
-			steps.Fail("token", &client.Failure{What: fmt.Sprintf("it is a token of %s, not of %s", a, q.account)})
-			return account{}, false
+			return account{}, false, &client.Failure{What: fmt.Sprintf("it is a token of %s, not of %s", a, q.account)}
 		}
 		steps.OK("token", "of service account %s", a)
-		return a, true
+		return a, true, nil
 	}
 	if q.account == "" {
 		steps.OK("token", "none, as for a static pod")
-		return account{}, false
+		return account{}, false, nil
 	}
 	namespace, name, found := strings.Cut(q.account, "/")
 	if !found || namespace == "" || name == "" {
-		steps.Fail("token", &client.Failure{What: "service-account must be namespace/name"})
-		return account{}, false
+		return account{}, false, &client.Failure{What: "service-account must be namespace/name"}
 	}
-	return account{namespace, name}, true
+	return account{namespace, name}, true, nil
 }
 
 // checkImage says whether the kubelet finds a credential for the image.

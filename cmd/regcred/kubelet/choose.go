@@ -17,24 +17,47 @@ type account struct{ namespace, name string }
 
 func (a account) String() string { return a.namespace + "/" + a.name }
 
-// accountOf reads the service account from a token. It proves nothing: the
-// kubelet has asked for the token, and Vault checks it.
-func accountOf(token string) (account, error) {
-	parts := strings.Split(token, ".")
-	if len(parts) == 3 {
-		var claims struct {
-			Subject string `json:"sub"`
+// claims are what a token says of itself.
+type claims struct {
+	Subject  string `json:"sub"`
+	Audience any    `json:"aud"` // a text, or a list of them
+}
+
+// claimsOf reads a token. It proves nothing: the kubelet has asked for the token,
+// and Vault checks it.
+func claimsOf(token string) (c claims) {
+	if parts := strings.Split(token, "."); len(parts) == 3 {
+		if payload, err := base64.RawURLEncoding.DecodeString(parts[1]); err == nil {
+			_ = json.Unmarshal(payload, &c) // what is no token says nothing
 		}
-		payload, err := base64.RawURLEncoding.DecodeString(parts[1])
-		if err == nil && json.Unmarshal(payload, &claims) == nil {
-			rest, found := strings.CutPrefix(claims.Subject, "system:serviceaccount:")
-			namespace, name, both := strings.Cut(rest, ":")
-			if found && both && namespace != "" && name != "" {
-				return account{namespace, name}, nil
+	}
+	return c
+}
+
+// accountOf reads the service account from a token. See [claimsOf].
+func accountOf(token string) (account, error) {
+	rest, found := strings.CutPrefix(claimsOf(token).Subject, "system:serviceaccount:")
+	namespace, name, both := strings.Cut(rest, ":")
+	if found && both && namespace != "" && name != "" {
+		return account{namespace, name}, nil
+	}
+	return account{}, &client.Failure{What: "the token that the kubelet passed is not that of a service account"}
+}
+
+// audiencesOf reads from a token for whom it is. See [claimsOf].
+func audiencesOf(token string) []string {
+	var audiences []string
+	switch all := claimsOf(token).Audience.(type) {
+	case string:
+		audiences = append(audiences, all)
+	case []any:
+		for _, one := range all {
+			if text, is := one.(string); is {
+				audiences = append(audiences, text)
 			}
 		}
 	}
-	return account{}, &client.Failure{What: "the token that the kubelet passed is not that of a service account"}
+	return audiences
 }
 
 // choice is a role, and what it was chosen by.

@@ -73,7 +73,7 @@ func parseFlags(program string, args []string, more func(*flag.FlagSet)) (*confi
 	}
 	switch err := flags.Parse(args); {
 	case err != nil:
-		return nil, &client.Failure{What: "arguments: " + err.Error(), Do: "\"regcred help kubelet\" lists them"}
+		return nil, flagFailure(err)
 	case flags.NArg() > 0:
 		return nil, &client.Failure{What: fmt.Sprintf("arguments: %q is no flag", flags.Arg(0)), Do: "\"regcred help kubelet\" lists them"}
 	}
@@ -84,6 +84,11 @@ func parseFlags(program string, args []string, more func(*flag.FlagSet)) (*confi
 	switch err := client.LoadFile(c.path, c); {
 	case errors.Is(err, fs.ErrNotExist) && given.path == "":
 		c.path = ""
+	case err != nil && isKubeletsOwn(c.path):
+		return nil, &client.Failure{
+			What: c.path + " is the kubelet's own file",
+			Do:   "name the one with the fields auth and role; \"regcred check kubelet\" takes the kubelet's as -" + configFlag,
+		}
 	case err != nil:
 		return nil, err
 	}
@@ -92,6 +97,10 @@ func parseFlags(program string, args []string, more func(*flag.FlagSet)) (*confi
 		set(c)
 	}
 	return c, c.check()
+}
+
+func flagFailure(err error) error {
+	return &client.Failure{What: "arguments: " + err.Error(), Do: "\"regcred help kubelet\" lists them"}
 }
 
 func defaultPath(program string) string {

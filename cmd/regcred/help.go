@@ -8,6 +8,7 @@ import (
 
 	"vault-plugin-secrets-regcred/cmd/regcred/client"
 	"vault-plugin-secrets-regcred/cmd/regcred/importer"
+	"vault-plugin-secrets-regcred/cmd/regcred/install"
 	"vault-plugin-secrets-regcred/cmd/regcred/kubelet"
 )
 
@@ -28,12 +29,14 @@ func help(out io.Writer, args []string) error {
 				return err
 			}
 			switch c.name {
-			case "docker":
-				return nil
+			case "kubelet", "check":
+				return kubelet.WriteFlags(out, c.name == "check")
 			case "import":
 				return importer.WriteFlags(out)
+			case "install":
+				return install.WriteFlags(out)
 			}
-			return kubelet.WriteFlags(out, c.name == "check")
+			return nil
 		}
 	}
 	return &client.Failure{What: fmt.Sprintf("there is no command %q", args[0]), Do: "\"regcred help\" lists them"}
@@ -116,4 +119,22 @@ Vault's address and token are those of the Vault CLI.
 
 Exit status: 0 every role is as it should be, 1 failed, 3 -apply would write
 something, 4 something is left out, clashes, or exists with other content.
+`
+
+const installHelp = `Usage: regcred install -from=FOLDER -bin-dir=FOLDER -config=FILE [flags]
+
+Puts what the kubelet needs onto a node: this program under the name of the
+provider, the files of -from into /etc/regcred, and the entry in -from's
+credential-provider.yaml into the kubelet's file, beside the providers that are
+there. It checks everything first, replaces each file at once, and changes nothing
+that is as it should be. What it changes it prints. The file as it was before stays
+beside it, as FILE.before-regcred.
+
+The kubelet reads its file only when it starts: restart it after a change of that
+file. No other change needs a restart.
+
+    regcred install -from=./regcred -bin-dir=/var/lib/rancher/credentialprovider/bin \
+      -config=/var/lib/rancher/credentialprovider/config.yaml
+
+Flags:
 `

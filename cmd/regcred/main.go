@@ -14,11 +14,14 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 
 	"vault-plugin-secrets-regcred/cmd/regcred/client"
 	"vault-plugin-secrets-regcred/cmd/regcred/docker"
 	"vault-plugin-secrets-regcred/cmd/regcred/importer"
+	"vault-plugin-secrets-regcred/cmd/regcred/install"
 	"vault-plugin-secrets-regcred/cmd/regcred/kubelet"
 )
 
@@ -48,6 +51,7 @@ func commands() []command {
 		{"docker", "answer Docker, podman and others as their credential helper", dockerHelp, docker.Program, runDocker},
 		{"check", "do the same step by step, and say what goes wrong", checkHelp, "", runCheck},
 		{"import", "bring pull secrets of a KV engine or a cluster into roles", importHelp, "", runImport},
+		{"install", "put the kubelet provider onto a node", installHelp, "", runInstall},
 	}
 }
 
@@ -166,6 +170,15 @@ func runImport(ctx context.Context, p process, args []string) error {
 		err = exitStatus(status)
 	}
 	return err
+}
+
+func runInstall(ctx context.Context, p process, args []string) error {
+	if asksForHelp(args) {
+		return help(p.stdout, []string{"install"})
+	}
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	return install.Run(ctx, args, version, p.stdout)
 }
 
 func asksForHelp(args []string) bool {

@@ -25,6 +25,12 @@ func LoadFile(path string, into any) error {
 	if err != nil {
 		return err
 	}
+	return Decode(path, content, into)
+}
+
+// Decode decodes the content of a configuration that was read from path. It refuses
+// unknown and repeated fields.
+func Decode(path string, content []byte, into any) error {
 	if err := yaml.UnmarshalStrict(content, into); err != nil {
 		text := strings.TrimPrefix(err.Error(), "error unmarshaling JSON: while decoding JSON: ")
 		text = strings.TrimPrefix(text, "error converting YAML to JSON: ")

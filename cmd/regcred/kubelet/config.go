@@ -103,8 +103,26 @@ func flagFailure(err error) error {
 	return &client.Failure{What: "arguments: " + err.Error(), Do: "\"regcred help kubelet\" lists them"}
 }
 
+// CheckConfig checks the content of a configuration before it is put into place. If
+// arguments of the provider complete it, only its form is checked.
+func CheckConfig(path string, content []byte, completed bool) error {
+	c := &config{}
+	if err := client.Decode(path, content, c); err != nil || completed {
+		return err
+	}
+	if err := c.check(); err != nil {
+		return &client.Failure{What: path + ": " + client.Line(err)}
+	}
+	return nil
+}
+
 func defaultPath(program string) string {
-	return filepath.Join(client.SystemFolder, "kubelet"+client.Instance(program, Program)+".yaml")
+	return filepath.Join(client.SystemFolder, ConfigName(program))
+}
+
+// ConfigName returns the name of the configuration of a program.
+func ConfigName(program string) string {
+	return "kubelet" + client.Instance(program, Program) + ".yaml"
 }
 
 // given are the flags of one run. They are applied after the file was read.

@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: MPL-2.0
+
+// Package install puts the kubelet provider onto a node: the program, its
+// configuration, and its entry in the kubelet's file. It also takes them away.
+//
+// At any moment, and also if it is killed, a kubelet that starts finds files that
+// it can start with: it ends if its file names a program that is not there.
+package install
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/util/validation"
+	provider "k8s.io/kubelet/config/v1"
+	"sigs.k8s.io/yaml"
+
+	"vault-plugin-secrets-regcred/cmd/regcred/client"
+	"vault-plugin-secrets-regcred/cmd/regcred/kubelet"
+)
+
+// entryFile is the file in the source folder that has the provider's entry for the
+// kubelet.
+const entryFile = "credential-provider.yaml"
+
+// options are the flags.
+type options struct {
+	from, binDir, config, to       string
+	every                          time.Duration
+	mustExist, remove, deleteEmpty bool
+}
+
+func newFlags() (*flag.FlagSet, *options) {
+	flags, o := flag.NewFlagSet("install", flag.ContinueOnError), &options{}
+	flags.SetOutput(io.Discard)
+	flags.StringVar(&o.from, "from", "", "`folder` with "+entryFile+" and the files for -to")
+	flags.StringVar(&o.binDir, "bin-dir", "", "`folder` that the kubelet's --image-credential-provider-bin-dir names")
+	flags.StringVar(&o.config, "config", "", "`file` that the kubelet's --image-credential-provider-config names, or a file in the folder that it names")
+	flags.StringVar(&o.to, "to", client.SystemFolder, "`folder` for the provider's configuration")
+	flags.BoolVar(&o.mustExist, "must-exist", false, "fail if there is no -config: others have to make it")
+	flags.DurationVar(&o.every, "every", 0, "do it again and again, with this `pause`; 0: once")
+	flags.BoolVar(&o.remove, "remove", false, "take everything away")
+	flags.BoolVar(&o.deleteEmpty, "delete-empty", false, "with -remove: delete -config if it has no other provider. Only where the kubelet starts without it")
+	return flags, o
+}
+
+// WriteFlags describes the flags.
+func WriteFlags(out io.Writer) error {
+	flags, _ := newFlags()
+	var text strings.Builder
+	flags.SetOutput(&text)
+	flags.PrintDefaults()
+	_, err := io.WriteString(out, text.String())
+	return err
+}
+
+// Run does what the arguments say, and prints what it has changed. With -every it
+// ends with the context, or with the first failure.
+func Run(ctx context.Context, args []string, version string, out io.Writer) error {
+	flags, o := newFlags()
+	switch err := flags.Parse(args); {
+	case err != nil:
+		return &client.Failure{What: "arguments: " + err.Error(), Do: `"regcred help install" lists them`}
+	case flags.NArg() > 0:
+		return &client.Failure{What: fmt.Sprintf("arguments: %q is no flag", flags.Arg(0)), Do: `"regcred help install" lists them`}
+	}
+	if err := o.check(); err != nil {
+		return err
+	}
+	r := run{options: *o, version: version, files: files{out: out}}
+	for first := true; ; first = false {
+		r.quiet = !first
+		if err := r.pass(); err != nil || o.every == 0 {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(o.every):
+		}
+	}
+}
+
+func (o *options) check() error {
+	for _, path := range []struct{ flag, value string }{{"from", o.from}, {"bin-dir", o.binDir}, {"config", o.config}, {"to", o.to}} {
+		if !filepath.IsAbs(path.value) {
+			return &client.Failure{What: fmt.Sprintf("arguments: -%s must be an absolute path", path.flag), Do: `"regcred help install" describes it`}
+		}
+	}
+	switch extension := filepath.Ext(o.config); {
+	case extension != ".json" && extension != ".yaml" && extension != ".yml":
+		return &client.Failure{What: "arguments: -config must end in .json, .yaml or .yml", Do: "the kubelet reads no other file of a folder"}
+	case o.every < 0 || o.every > 0 && o.every < time.Second:
+		return &client.Failure{What: "arguments: -every must be 0, or at least 1s"}
+	case o.deleteEmpty && !o.remove:
+		return &client.Failure{What: "arguments: -delete-empty is for -remove only"}
+	}
+	return nil
+}
+
+// run is what all passes have in common.
+type run struct {
+	options
+	files
+	version string
+}
+
+// wanted is what a node should have.
+type wanted struct {
+	entries  []entry           // of the kubelet's file
+	settings map[string][]byte // by the name of the file
+}
+
+func (r *run) pass() error {
+	w, err := r.read()
+	if err != nil {
+		return err
+	}
+	if r.remove {
+		return r.takeAway(w)
+	}
+	return r.putInPlace(w)
+}
+
+// putInPlace writes the program before the file that names it.
+func (r *run) putInPlace(w wanted) error {
+	for _, folder := range []string{r.binDir, r.to, filepath.Dir(r.config)} {
+		if err := makeFolder(folder); err != nil {
+			return err
+		}
+	}
+	program, err := os.Executable()
+	if err != nil {
+		return &client.Failure{What: "this program cannot be found: " + why(err)}
+	}
+	content, err := os.ReadFile(program) //nolint:gosec // the program itself
+	if err != nil {
+		return &client.Failure{What: "this program cannot be read: " + why(err)}
+	}
+	for _, e := range w.entries {
+		if err := r.put(filepath.Join(r.binDir, e.name), content, 0o755, "version "+r.version); err != nil {
+			return err
+		}
+	}
+	for _, name := range sorted(w.settings) {
+		if err := r.put(filepath.Join(r.to, name), w.settings[name], 0o644, "read at each pull"); err != nil {
+			return err
+		}
+	}
+	return r.addEntries(w.entries)
+}
+
+// takeAway deletes the program after the file no longer names it. What a kubelet
+// would need that has not restarted is the program: until then it logs a failure at
+// each pull, and goes on with other credentials.
+func (r *run) takeAway(w wanted) error {
+	if err := r.removeEntries(w.entries); err != nil {
+		return err
+	}
+	for _, name := range sorted(w.settings) {
+		if err := r.delete(filepath.Join(r.to, name)); err != nil {
+			return err
+		}
+	}
+	for _, e := range w.entries {
+		if err := r.delete(filepath.Join(r.binDir, e.name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// read reads and checks the source folder, so that nothing reaches the node with
+// which the kubelet would not start, or the provider would fail.
+func (r *run) read() (wanted, error) {
+	w := wanted{settings: map[string][]byte{}}
+	found, err := os.ReadDir(r.from)
+	if err != nil {
+		return w, &client.Failure{What: fmt.Sprintf("-from: %s cannot be read: %s", r.from, why(err))}
+	}
+	for _, f := range found {
+		path := filepath.Join(r.from, f.Name())
+		// Kubernetes keeps the files of a ConfigMap in folders that begin with "..".
+		if info, err := os.Stat(path); strings.HasPrefix(f.Name(), ".") || err == nil && info.IsDir() {
+			continue
+		}
+		content, err := os.ReadFile(path) //nolint:gosec // the caller says what to install
+		if err != nil {
+			return w, &client.Failure{What: fmt.Sprintf("-from: %s cannot be read: %s", path, why(err))}
+		}
+		w.settings[f.Name()] = content
+	}
+	path := filepath.Join(r.from, entryFile)
+	content, there := w.settings[entryFile]
+	if !there {
+		return w, &client.Failure{What: path + " does not exist", Do: "docs/client/kubelet.md shows one"}
+	}
+	delete(w.settings, entryFile)
+	if w.entries, err = entriesOf(path, content); err != nil {
+		return w, err
+	}
+	var typed provider.CredentialProviderConfig
+	if err := yaml.UnmarshalStrict(content, &typed); err != nil {
+		text := strings.TrimPrefix(err.Error(), "error unmarshaling JSON: while decoding JSON: ")
+		return w, &client.Failure{What: path + ": " + text, Do: "Kubernetes documents the fields as kubelet-config.v1"}
+	}
+	completed := map[string]bool{}
+	for _, p := range typed.Providers {
+		if err := checkProvider(p); err != nil {
+			return w, &client.Failure{What: fmt.Sprintf("%s: %s: %s", path, p.Name, client.Line(err))}
+		}
+		completed[kubelet.ConfigName(p.Name)] = len(p.Args) > 0
+	}
+	for name, content := range w.settings {
+		if strings.HasPrefix(name, "kubelet") {
+			if err := kubelet.CheckConfig(filepath.Join(r.from, name), content, completed[name]); err != nil {
+				return w, err
+			}
+		}
+	}
+	return w, nil
+}
+
+// checkProvider checks what only this provider needs, and of what the kubelet
+// itself demands, that without which it does not start.
+func checkProvider(p provider.CredentialProvider) error {
+	bad := func(field, why string) error { return &client.Failure{What: field + " " + why} }
+	if p.Name != kubelet.Program && client.Instance(p.Name, kubelet.Program) == "" || strings.ContainsAny(p.Name, "/ ") {
+		return bad("name", "must be "+kubelet.Program+", or begin with "+kubelet.Program+"-")
+	}
+	if p.APIVersion != "credentialprovider.kubelet.k8s.io/v1" {
+		return bad("apiVersion", "must be credentialprovider.kubelet.k8s.io/v1")
+	}
+	if len(p.MatchImages) == 0 {
+		return bad("matchImages", "must name a registry")
+	}
+	for _, image := range p.MatchImages {
+		if image == "" || strings.Contains(image, "://") {
+			return bad("matchImages", "must be registries without a scheme, such as ghcr.io")
+		}
+	}
+	if p.DefaultCacheDuration == nil || p.DefaultCacheDuration.Duration < 0 {
+		return bad("defaultCacheDuration", "must be a duration, such as 0s")
+	}
+	t := p.TokenAttributes
+	switch {
+	case t == nil:
+		return nil // for static pods only, with the node's certificate
+	case t.ServiceAccountTokenAudience == "":
+		return bad("tokenAttributes.serviceAccountTokenAudience", "must be an audience that Vault accepts")
+	case t.RequireServiceAccount == nil:
+		return bad("tokenAttributes.requireServiceAccount", "must be true or false")
+	case t.CacheType != provider.ServiceAccountServiceAccountTokenCacheType && t.CacheType != provider.TokenServiceAccountTokenCacheType:
+		return bad("tokenAttributes.cacheType", "must be ServiceAccount or Token")
+	case !*t.RequireServiceAccount && len(t.RequiredServiceAccountAnnotationKeys) > 0:
+		return bad("tokenAttributes.requiredServiceAccountAnnotationKeys", "needs requireServiceAccount: true")
+	}
+	seen := map[string]bool{}
+	for _, key := range slices.Concat(t.RequiredServiceAccountAnnotationKeys, t.OptionalServiceAccountAnnotationKeys) {
+		if len(validation.IsQualifiedName(strings.ToLower(key))) > 0 || seen[key] {
+			return bad("tokenAttributes", "must name each annotation once, and in the form of Kubernetes, such as regcred.example.com/role")
+		}
+		seen[key] = true
+	}
+	return nil
+}
+
+func sorted(files map[string][]byte) []string { return slices.Sorted(maps.Keys(files)) }

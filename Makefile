@@ -18,7 +18,7 @@ BUILDFLAGS = -trimpath -ldflags="-s -w -X main.version=$(VERSION)"
 PLUGIN := bin/vault-plugin-secrets-regcred
 CLIENT := bin/regcred
 TOOLS  := registry crane gitea kubectl read-kubelet ask-provider read-containers read-flux read-image-updater read-vals read-argocd-vault-plugin
-E2E    := $(TOOLS) etcd kube-apiserver external-secrets
+E2E    := $(TOOLS) etcd kube-apiserver external-secrets helm
 
 # The platforms of a release: those of Vault and OpenBao.
 PLATFORMS ?= linux/amd64 linux/arm64 linux/arm linux/s390x linux/ppc64le darwin/amd64 darwin/arm64 windows/amd64 freebsd/amd64
@@ -100,11 +100,11 @@ e2e-kubelet: build vault skopeo $(TOOLS:%=.bin/%) .bin/etcd .bin/kube-apiserver 
 	cd tests/e2e && CGO_ENABLED=1 $(GO) test -race -count=1 -parallel=8 -timeout=10m -tags e2e,e2e_kubelet -run='^TestKubelet$$'
 
 .PHONY: release
-release: .bin/pack .bin/cyclonedx-gomod ## build archives, image, bills of materials and checksums for $PLATFORMS, to dist/
+release: .bin/pack .bin/cyclonedx-gomod ## build archives, images, bills of materials, the chart and checksums for $PLATFORMS, to dist/
 	@scripts/release.sh $(VERSION) $(PLATFORMS)
 
 .PHONY: release-check
-release-check: release vault skopeo .bin/registry .bin/crane ## build a release and test it: built twice, unpacked, pulled, run by a real Vault
+release-check: release vault skopeo .bin/registry .bin/crane .bin/helm ## build a release and test it: built twice, unpacked, pulled, run by a real Vault
 	cd tests/release && VERSION=$(VERSION) PLATFORMS="$(PLATFORMS)" $(GO) test -count=1 -timeout=30m
 
 .PHONY: goreleaser-check
@@ -112,7 +112,7 @@ goreleaser-check: release .bin/goreleaser ## check that .goreleaser.yaml makes t
 	@scripts/goreleaser.sh $(VERSION)
 
 .PHONY: push
-push: .bin/crane ## push the image in dist/ to $IMAGE, a registry and repository; sign it with cosign if $SIGN is set
+push: .bin/crane ## push the images in dist/ to $IMAGE, a registry and repository, and $IMAGE-client; sign them with cosign if $SIGN is set
 	@scripts/push.sh $(VERSION) "$(IMAGE)"
 
 .PHONY: publish
@@ -143,6 +143,7 @@ tools: $(TOOLS:%=.bin/%) skopeo ## build what the tests need beside Vault, to .b
 .bin/etcd: tests/tools/etcd/go.sum
 .bin/external-secrets: tests/tools/external-secrets/go.sum
 .bin/gitea: tests/tools/gitea/go.sum
+.bin/helm: tests/tools/helm/go.sum
 .bin/gofumpt .bin/golangci-lint: tests/tools/lint/go.sum
 .bin/govulncheck: tests/tools/govulncheck/go.sum
 .bin/actionlint: tests/tools/actionlint/go.sum

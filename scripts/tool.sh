@@ -37,6 +37,13 @@ case ${1:-} in
   read-vals | read-argocd-vault-plugin) go_build "$1" tests/tools/render -ldflags="$small" "./$1" ;;
   read-flux | read-image-updater) go_build "$1" tests/tools/gitops -ldflags="$small" "./$1" ;;
   bench-floor) CGO_ENABLED=0 go_build bench-floor tests -ldflags="$small" ./bench/floor ;;
+  helm)
+    # What "helm template" takes the cluster's version to be, unless it is told.
+    for package in chartutil lint/rules; do
+      small+=" -X helm.sh/helm/v3/pkg/$package.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/$package.k8sVersionMinor=35"
+    done
+    go_build helm tests/tools/helm -ldflags="$small" helm.sh/helm/v3/cmd/helm
+    ;;
   pause) CGO_ENABLED=0 go_build pause tests -ldflags="$small" ./tools/pause ;;
   standins) CGO_ENABLED=0 go_build standins tests -ldflags="$small" ./tools/standins ;;
   pack) CGO_ENABLED=0 go_build pack tests -ldflags="$small" ./tools/pack ;;
@@ -50,5 +57,5 @@ case ${1:-} in
   gofumpt) go_build gofumpt tests/tools/lint -ldflags="$small" mvdan.cc/gofumpt ;;
   golangci-lint) go_build golangci-lint tests/tools/lint -ldflags="$small" github.com/golangci/golangci-lint/v2/cmd/golangci-lint ;;
   govulncheck) go_build govulncheck tests/tools/govulncheck -ldflags="$small" golang.org/x/vuln/cmd/govulncheck ;;
-  *) die "usage: scripts/tool.sh registry|crane|kubectl|kube-apiserver|kubelet|etcd|external-secrets|gitea|read-kubelet|ask-provider|read-containers|read-flux|read-image-updater|read-vals|read-argocd-vault-plugin|bench-floor|pause|standins|pack|cyclonedx-gomod|goreleaser|actionlint|tofu|terraform-provider-vault|gofumpt|golangci-lint|govulncheck" ;;
+  *) die "usage: scripts/tool.sh registry|crane|kubectl|kube-apiserver|kubelet|etcd|external-secrets|gitea|helm|read-kubelet|ask-provider|read-containers|read-flux|read-image-updater|read-vals|read-argocd-vault-plugin|bench-floor|pause|standins|pack|cyclonedx-gomod|goreleaser|actionlint|tofu|terraform-provider-vault|gofumpt|golangci-lint|govulncheck" ;;
 esac

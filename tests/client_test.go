@@ -245,4 +245,19 @@ func TestExamplesOfTheClientStandOnItsPages(t *testing.T) {
 			}
 		}
 	}
+	values, err := filepath.Glob(filepath.Join(servers.Repo(), "deploy", "values", "*.yaml"))
+	if err != nil || len(values) < 5 {
+		t.Fatalf("deploy/values: %q, %v", values, err)
+	}
+	for _, file := range values {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := strings.TrimSuffix(filepath.Base(file), ".yaml")
+		page := filepath.Join("docs", "client", strings.TrimSuffix(name, "-folder")+".md")
+		if !slices.ContainsFunc(blocksOf(t, page), func(b block) bool { return b.text == string(content) }) {
+			t.Errorf("%s does not show deploy/values/%s.yaml as it is", page, name)
+		}
+	}
 }

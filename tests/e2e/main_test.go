@@ -41,6 +41,8 @@ func TestConsumers(t *testing.T) {
 		{"kubectl leaves no copy behind after a plain apply", testKubectlAfterPlainApply},
 		{"kubectl says what is wrong with a Secret", testKubectlRefusals},
 		{"Helm values and a patch put the program into the pods of Vault", testHelmValues},
+		{"the chart puts the kubelet provider onto nodes of each distribution", testNodeChart},
+		{"the way from Secrets to the kubelet provider", testFromSecrets},
 		{"External Secrets makes a Secret with nothing but the key asked for", testExternalSecretsMinimal},
 		{"External Secrets copies all fields of creds", testExternalSecretsAllFields},
 		{"External Secrets decodes base64", testExternalSecretsBase64},

@@ -69,14 +69,17 @@ type backend struct {
 	connectionUses  []*locksutil.LockEntry // by connection name; see holdConnection
 	configLock      sync.Mutex             // held by writes to the config
 
-	rotating   nameLocks // by role name; held while its shared credential is minted
-	leaseLocks nameLocks // by name of the credential; held while its lease is renewed or revoked
-	inProgress sync.Map  // names of credentials that a request is working on
-	next       schedule  // when each shared role is due
-	roots      unfinishedRoots
-	waiting    waitingEntries
-	unstored   sync.Map // by name of a shared role: a failed rotation that could not be stored
-	unrevoked  sync.Map // by name of a leased credential whose revocation failed: its key in the index
+	rotating      nameLocks // by role name; held while its shared credential is minted
+	leaseLocks    nameLocks // by name of the credential; held while its lease is renewed or revoked
+	inProgress    sync.Map  // names of credentials that a request is working on
+	next          schedule  // when each shared role is due
+	roots         unfinishedRoots
+	waiting       waitingEntries
+	unstored      sync.Map     // by name of a shared role: a failed rotation that could not be stored
+	verifications timetable    // when each role is to be verified
+	failing       failingRoles // whose last verdict is bad
+	outages       outages      // registries that cannot be reached when roles are verified
+	unrevoked     sync.Map     // by name of a leased credential whose revocation failed: its key in the index
 
 	lifetime   context.Context // ends with the engine
 	end        context.CancelFunc
@@ -241,6 +244,11 @@ func isNotFound(op logical.Operation, resp *logical.Response, err error) bool {
 // invalidate is called by Vault for each key that another node has written.
 func (b *backend) invalidate(_ context.Context, key string) {
 	b.cache.Drop(key)
+	if name, ok := strings.CutPrefix(key, failingIndexPrefix); ok {
+		b.failing.changed(name)
+	} else if name, ok := strings.CutPrefix(key, verdictStoragePrefix); ok && b.failing.has(name) {
+		b.failing.changed(name)
+	}
 	if name, ok := strings.CutPrefix(key, connectionStoragePrefix); ok {
 		b.roots.note(name, true)
 	}

@@ -67,24 +67,6 @@ func namedBundles(bundles []string, more bool) string {
 	return strings.Join(bundles, ", ")
 }
 
-// initialize has the bundles that an earlier build has stored added to the index, once
-// for each mount.
-func (b *backend) initialize(ctx context.Context, req *logical.InitializationRequest) error {
-	if b.onStandby() || !b.WriteSafeReplicationState() {
-		return nil
-	}
-	done, err := req.Storage.Get(ctx, bundlesIndexedKey)
-	if err != nil || done != nil {
-		return err
-	}
-	b.background.start(func() {
-		if err := b.indexBundles(b.lifetime, req.Storage); err != nil && b.lifetime.Err() == nil {
-			b.Logger().Warn("the bundles of an earlier build are not in the index yet; it is tried again after the next start", "error", err)
-		}
-	})
-	return nil
-}
-
 // indexBundles adds all bundles to the index.
 func (b *backend) indexBundles(ctx context.Context, storage logical.Storage) error {
 	names, err := storage.List(ctx, roleStoragePrefix)

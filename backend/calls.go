@@ -48,7 +48,7 @@ type calls struct {
 	pause    time.Duration // firstPause, except in tests
 	patience time.Duration // firstPatience, except in tests
 
-	places, cleaningPlaces *semaphore.Weighted
+	places, cleaningPlaces, routinePlaces *semaphore.Weighted
 
 	mu       sync.Mutex
 	lanes    map[string]*lane
@@ -75,7 +75,7 @@ type lane struct {
 func newCalls(now func() time.Time) *calls {
 	return &calls{
 		now: now, pause: firstPause, patience: firstPatience, lanes: map[string]*lane{}, maxLanes: rememberedLanes,
-		places: semaphore.NewWeighted(callsAtOnce), cleaningPlaces: semaphore.NewWeighted(callsAtOnce / 2),
+		places: semaphore.NewWeighted(callsAtOnce), cleaningPlaces: semaphore.NewWeighted(callsAtOnce / 2), routinePlaces: semaphore.NewWeighted(callsAtOnce / 4),
 	}
 }
 
@@ -90,6 +90,7 @@ type urgency int
 const (
 	urgent   urgency = iota // somebody needs a credential
 	cleaning                // something is to be ended
+	routine                 // the engine verifies by itself, and nobody waits for it
 	asked                   // an operator wants to know: a registry that is left alone is asked too
 )
 
@@ -118,8 +119,11 @@ func (c *calls) enter(ctx context.Context, registry string) (leave func(error), 
 		return nil, err
 	}
 	places := []*semaphore.Weighted{l.places, c.places}
-	if urgencyOf(ctx) == cleaning {
+	switch urgencyOf(ctx) {
+	case cleaning:
 		places = []*semaphore.Weighted{l.cleaningPlaces, l.places, c.cleaningPlaces, c.places}
+	case routine:
+		places = []*semaphore.Weighted{c.routinePlaces, l.places, c.places}
 	}
 	taken := 0
 	giveBack := func() {
@@ -283,7 +287,8 @@ func (l *lane) leftAlone(p *pause, now time.Time) error {
 // record notes what came of a call. Errors that are not of the registry say nothing
 // about it. If it answers that it cannot end something, what is due is not delayed.
 func (c *calls) record(l *lane, u urgency, err error, took time.Duration) {
-	isUnanswered := issuer.IsUnanswered(err) || errors.As(err, new(unansweredError))
+	var pull unansweredError
+	isUnanswered := issuer.IsUnanswered(err) || errors.As(err, &pull)
 	if err != nil && !issuer.IsError(err) && !isUnanswered {
 		return
 	}
@@ -293,7 +298,7 @@ func (c *calls) record(l *lane, u urgency, err error, took time.Duration) {
 		l.answeredAt = time.Now()
 		l.slowest = max(took, l.slowest*9/10)
 	}
-	wait := min(issuer.RetryAfter(err), longestWait)
+	wait := min(max(issuer.RetryAfter(err), pull.retryAfter), longestWait)
 	if status := issuer.StatusOf(err); !isUnanswered && status < 500 && status != http.StatusTooManyRequests {
 		l.clear()
 		if u == cleaning {
@@ -331,7 +336,7 @@ func failureOf(err error) string {
 
 // unansweredError is about a registry that did not answer as a registry does when it
 // was asked to give an image.
-type unansweredError struct{}
+type unansweredError struct{ retryAfter time.Duration }
 
 func (unansweredError) Error() string { return "it gave no answer of a registry" }
 

@@ -29,6 +29,10 @@ type config struct {
 	// CAPEM holds CA certificates in PEM form. Verification trusts them in
 	// addition to the system's.
 	CAPEM string `json:"ca_pem,omitempty"`
+
+	// VerifyPeriod is how often the engine verifies the roles that have no period of
+	// their own; 0: not at all.
+	VerifyPeriod seconds `json:"verify_period,omitzero"`
 }
 
 // allows reports whether a role may name the registry. A pattern must match its

@@ -214,7 +214,7 @@ func TestFirstRunReadsListsAndWhatIsDue(t *testing.T) {
 	first := next.record()
 	checkSame(t, "read", []string{"roles/role-000098", "roles/role-000099", "shared/role-000098", "shared/role-000099"}, first.perRole())
 	lists := slices.DeleteFunc(first.lists, func(prefix string) bool { return prefix == "wal/" })
-	checkSame(t, "listed", []string{"due/", "shared/", "connections/", "leases/"}, lists)
+	checkSame(t, "listed", []string{"due/", "shared/", "connections/", "leases/", "verify-periods/", "unreachable/", "failing/"}, lists)
 	checkSame(t, "mints", 1+2, e.minting.mints())
 
 	idle := next.record()

@@ -5,7 +5,10 @@ package backend
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
@@ -168,4 +171,39 @@ func namesWithout(names, sorted []string) []string {
 		_, found := slices.BinarySearch(sorted, name)
 		return found
 	})
+}
+
+func verifyPeriodKey(period time.Duration, name string) string {
+	return fmt.Sprintf("%s%010d.%s", verifyPeriodsPrefix, int64(period/time.Second), name)
+}
+
+// parseVerifyPeriodKey parses a key of the index, without its prefix.
+func parseVerifyPeriodKey(key string) (period time.Duration, name string, ok bool) {
+	text, name, found := strings.Cut(key, ".")
+	count, err := strconv.ParseInt(text, 10, 64)
+	if !found || err != nil || count < 1 || count > math.MaxInt32 {
+		return 0, "", false
+	}
+	return time.Duration(count) * time.Second, name, true
+}
+
+func putVerifyPeriod(ctx context.Context, storage logical.Storage, period time.Duration, name string) error {
+	if period == 0 {
+		return nil
+	}
+	if err := storage.Put(ctx, &logical.StorageEntry{Key: verifyPeriodKey(period, name)}); err != nil {
+		return fmt.Errorf("writing the verify_period of role %q: %w", name, err)
+	}
+	return nil
+}
+
+// deleteVerifyPeriod deletes a key of the index. A failure is logged and does not fail
+// the request: the role is already changed, and an extra key does no harm.
+func (b *backend) deleteVerifyPeriod(ctx context.Context, storage logical.Storage, period time.Duration, name string) {
+	if period == 0 {
+		return
+	}
+	if err := storage.Delete(ctx, verifyPeriodKey(period, name)); err != nil {
+		b.Logger().Warn("a role's former verify_period stays in the index", "role", name, "error", err)
+	}
 }

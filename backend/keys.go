@@ -50,6 +50,27 @@ const (
 	// Their roles are looked at after each start, until the entry is written again.
 	dueIndexPrefix = "due/"
 
+	// verifyPeriodsPrefix is the index of the roles that have a verify_period of their
+	// own, by that period in seconds, with one key per role: a start reads it, and no
+	// entry for each role. Keys are written and deleted as those of
+	// connectionRolesPrefix are.
+	verifyPeriodsPrefix = "verify-periods/"
+
+	// verdictStoragePrefix holds what verifying each role found last. An entry is
+	// deleted before its role, and says for which credential it is: one that is left
+	// behind by an earlier build says nothing about a later role of the same name.
+	verdictStoragePrefix = "verdicts/"
+
+	// failingIndexPrefix is the index of the roles whose last verdict is bad and
+	// confirmed, with one key per role, so that a start reads no entry of the others.
+	// A key is written before the verdict, and deleted after the verdict that says
+	// otherwise. A crash in between can leave an extra key, but never a missing one.
+	failingIndexPrefix = "failing/"
+
+	// outageStoragePrefix holds one entry for each registry that could not be reached
+	// when its roles were to be verified, under a hash of its host.
+	outageStoragePrefix = "unreachable/"
+
 	// leaseIndexPrefix is the index of leased credentials, with one key per
 	// credential and the current end of its lease in front of the name. Vault
 	// revokes leases; the index is for credentials that Vault does not revoke,

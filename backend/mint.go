@@ -23,6 +23,7 @@ type newCredential struct {
 	ExpiresAt time.Time // at the registry; zero: never
 	MintedAt  time.Time
 
+	proved    []verification // what its registries said of it, if they were asked
 	revocable bool
 	wal       string // ID of the write-ahead entry of what is revocable
 	done      func()
@@ -185,6 +186,7 @@ func (b *backend) tryMinted(ctx context.Context, storage logical.Storage, r *rol
 	if err != nil {
 		return err
 	}
+	minted.proved = results
 	for _, v := range results {
 		if v.Verdict == registry.Denied {
 			return badGateway(fmt.Errorf("the new credential is revoked again, because it cannot pull from verify_repository: registry %q refuses what was minted (%s)", v.registry.ImageName(), v.Message))

@@ -29,6 +29,11 @@ func (b *backend) pathConfig() []*framework.Path {
 			Type:        framework.TypeString,
 			Description: "CA certificates in PEM form. Verification of pull secrets trusts them in addition to the system's.",
 		},
+		"verify_period": {
+			Type:        framework.TypeDurationSecond,
+			Default:     "0s",
+			Description: "How often the engine proves by itself that the credentials of a role can pull, unless the role has a verify_period of its own; at least 1m, and 0 for not at all.",
+		},
 	}
 	done := writeResponses("The settings are stored.")
 	return []*framework.Path{{
@@ -84,6 +89,7 @@ func (b *backend) readConfig(ctx context.Context, req *logical.Request, _ *frame
 	data := map[string]any{
 		"allowed_registries": registries,
 		"expiry_warning":     c.ExpiryWarning.count(),
+		"verify_period":      c.VerifyPeriod.count(),
 	}
 	if c.CAPEM != "" {
 		data["ca_pem"] = c.CAPEM
@@ -116,10 +122,21 @@ func (b *backend) writeConfig(ctx context.Context, req *logical.Request, data *f
 			return answer(err)
 		}
 	}
+	former := c.VerifyPeriod
+	if in.has("verify_period") {
+		period, err := in.verifyPeriod()
+		if err != nil {
+			return answer(err)
+		}
+		if c.VerifyPeriod = (seconds{}); period != nil {
+			c.VerifyPeriod = *period
+		}
+	}
 	c.SchemaVersion = schemaVersion
 	if err := putEntry(ctx, req.Storage, configStorageKey, c); err != nil {
 		return nil, err
 	}
+	b.followConfig(c.VerifyPeriod != former, in.has("ca_pem"))
 	b.sendEvent(ctx, req, "config-write", "config")
 	return withWarnings(nil, warnings), nil
 }
@@ -131,6 +148,7 @@ func (b *backend) deleteConfig(ctx context.Context, req *logical.Request, _ *fra
 	if err := req.Storage.Delete(ctx, configStorageKey); err != nil {
 		return nil, fmt.Errorf("deleting the config: %w", err)
 	}
+	b.followConfig(true, true)
 	b.sendEvent(ctx, req, "config-delete", "config")
 	return nil, nil
 }
@@ -160,6 +178,11 @@ ghcr.io/team. A pattern without a port, '*' alone too, allows no registry with a
 port. A pattern without a path allows every path of its host.
 
 expiry_warning is a duration. The default is 336h.
+
+verify_period has the engine verify the pull secrets of this mount by itself, each
+role once in that time. What it finds stands in the read-back of the role, and a
+refused credential in a warning of its creds/. A role may have a verify_period of
+its own.
 
 ca_pem is for registries with certificates of a private CA. The engine uses it
 when it verifies that a credential can pull. A connection has a ca_pem of its own

@@ -10,7 +10,7 @@ import (
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
 )
 
-var defaultConfig = fields{"allowed_registries": []string{}, "expiry_warning": int64(1209600)}
+var defaultConfig = fields{"allowed_registries": []string{}, "expiry_warning": int64(1209600), "verify_period": int64(0)}
 
 func TestConfigHasDefaults(t *testing.T) {
 	checkSame(t, "config", defaultConfig, newEngine(t).read("config"))
@@ -19,18 +19,18 @@ func TestConfigHasDefaults(t *testing.T) {
 func TestConfigUpdateKeepsFieldsItDoesNotName(t *testing.T) {
 	e := newEngine(t)
 	for _, step := range []struct{ write, want fields }{
-		{fields{"expiry_warning": "1h"}, fields{"allowed_registries": []string{}, "expiry_warning": int64(3600)}},
-		{fields{"allowed_registries": []string{"ghcr.io", "docker.io"}}, fields{"allowed_registries": []string{"ghcr.io", "docker.io"}, "expiry_warning": int64(3600)}},
-		{fields{"expiry_warning": 90}, fields{"allowed_registries": []string{"ghcr.io", "docker.io"}, "expiry_warning": int64(90)}},
-		{fields{}, fields{"allowed_registries": []string{"ghcr.io", "docker.io"}, "expiry_warning": int64(90)}},
-		{fields{"allowed_registries": ""}, fields{"allowed_registries": []string{}, "expiry_warning": int64(90)}},
+		{fields{"expiry_warning": "1h"}, fields{"allowed_registries": []string{}, "expiry_warning": int64(3600), "verify_period": int64(0)}},
+		{fields{"allowed_registries": []string{"ghcr.io", "docker.io"}}, fields{"allowed_registries": []string{"ghcr.io", "docker.io"}, "expiry_warning": int64(3600), "verify_period": int64(0)}},
+		{fields{"expiry_warning": 90}, fields{"allowed_registries": []string{"ghcr.io", "docker.io"}, "expiry_warning": int64(90), "verify_period": int64(0)}},
+		{fields{}, fields{"allowed_registries": []string{"ghcr.io", "docker.io"}, "expiry_warning": int64(90), "verify_period": int64(0)}},
+		{fields{"allowed_registries": ""}, fields{"allowed_registries": []string{}, "expiry_warning": int64(90), "verify_period": int64(0)}},
 		{fields{"expiry_warning": nil}, defaultConfig},
-		{fields{"expiry_warning": 90}, fields{"allowed_registries": []string{}, "expiry_warning": int64(90)}},
+		{fields{"expiry_warning": 90}, fields{"allowed_registries": []string{}, "expiry_warning": int64(90), "verify_period": int64(0)}},
 		{fields{"expiry_warning": ""}, defaultConfig},
-		{fields{"allowed_registries": `["ghcr.io","[::1]:5000"]`}, fields{"allowed_registries": []string{"ghcr.io", "[::1]:5000"}, "expiry_warning": int64(1209600)}},
-		{fields{"allowed_registries": "*.example.com, [::1]:5000"}, fields{"allowed_registries": []string{"*.example.com", "[::1]:5000"}, "expiry_warning": int64(1209600)}},
+		{fields{"allowed_registries": `["ghcr.io","[::1]:5000"]`}, fields{"allowed_registries": []string{"ghcr.io", "[::1]:5000"}, "expiry_warning": int64(1209600), "verify_period": int64(0)}},
+		{fields{"allowed_registries": "*.example.com, [::1]:5000"}, fields{"allowed_registries": []string{"*.example.com", "[::1]:5000"}, "expiry_warning": int64(1209600), "verify_period": int64(0)}},
 		{fields{"allowed_registries": nil}, defaultConfig},
-		{fields{"expiry_warning": 0}, fields{"allowed_registries": []string{}, "expiry_warning": int64(0)}},
+		{fields{"expiry_warning": 0}, fields{"allowed_registries": []string{}, "expiry_warning": int64(0), "verify_period": int64(0)}},
 	} {
 		if resp := e.write("config", step.write); resp != nil {
 			t.Errorf("%v: want no response, got %v", step.write, resp)
@@ -45,7 +45,7 @@ func TestConfigWarnsOfChangedValues(t *testing.T) {
 	checkWarnings(t, resp.Warnings,
 		`allowed_registries: stored as "ghcr.io/team"`,
 		`allowed_registries: stored as "docker.io"`)
-	checkSame(t, "config", fields{"allowed_registries": []string{"ghcr.io/team", "docker.io", "quay.io"}, "expiry_warning": int64(1209600)}, e.read("config"))
+	checkSame(t, "config", fields{"allowed_registries": []string{"ghcr.io/team", "docker.io", "quay.io"}, "expiry_warning": int64(1209600), "verify_period": int64(0)}, e.read("config"))
 }
 
 func TestDeletedConfigIsTheDefaultOne(t *testing.T) {

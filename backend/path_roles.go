@@ -81,6 +81,9 @@ func withoutReadBack(req *logical.Request) (data map[string]any, warnings []stri
 	default:
 		return req.Data, nil
 	}
+	if req.Data["verify_period_from"] == periodOfConfig {
+		own["verify_period"] = nil
+	}
 	data = maps.Clone(req.Data)
 	var left []string
 	for _, name := range slices.Sorted(maps.Keys(own)) {
@@ -105,6 +108,7 @@ func roleFields() map[string]*framework.FieldSchema {
 	maps.Copy(fields, ofType("bundle", bundleFields()))
 	maps.Copy(fields, ofType("dynamic", dynamicFields()))
 	maps.Copy(fields, ofType("static, dynamic", memberFields()))
+	maps.Copy(fields, ofType("static, bundle, shared", verifyFields()))
 	return fields
 }
 
@@ -122,6 +126,7 @@ func ofType(roleType string, fields map[string]*framework.FieldSchema) map[strin
 
 func roleReadBackFields() map[string]*framework.FieldSchema {
 	fields := dynamicFields()
+	maps.Copy(fields, verdictFields())
 	maps.Copy(fields, map[string]*framework.FieldSchema{
 		"type":              {Type: framework.TypeString, Required: true, Description: "Type of the role: static, bundle or dynamic.", AllowedValues: []any{typeStatic, typeBundle, typeDynamic}},
 		"registries":        {Type: framework.TypeStringSlice, Description: "Keys under auths in the pull secret, sorted."},
@@ -180,6 +185,11 @@ func (b *backend) readRole(ctx context.Context, req *logical.Request, data *fram
 		}
 		err = b.checkServed(ctx, req.Storage, d)
 	}
+	verified, verifiedErr := b.verifyReadBack(ctx, req.Storage, name, r, d)
+	if verifiedErr != nil {
+		return nil, verifiedErr
+	}
+	maps.Copy(resp.Data, verified)
 	if isInputError(err) {
 		return withWarnings(resp, []string{fmt.Sprintf("creds/%s is refused: %s", name, err)}), nil
 	} else if err != nil {
@@ -217,6 +227,10 @@ func (b *backend) writeRole(ctx context.Context, req *logical.Request, data *fra
 	if verified != nil && !verified.samePullSecret(p) {
 		return answer(refusef("verify: nothing is stored, because role %q was changed meanwhile; try again", name))
 	}
+	settings, err := b.config(ctx, req.Storage)
+	if err != nil {
+		return nil, err
+	}
 	if p.role.isShared() {
 		if err := b.advanceDue(ctx, req.Storage, name, p.role); err != nil {
 			return nil, err
@@ -228,6 +242,10 @@ func (b *backend) writeRole(ctx context.Context, req *logical.Request, data *fra
 	if p.role.isShared() {
 		b.clearFailures(ctx, req.Storage, name)
 	}
+	if verified != nil && p.role.Static != nil { // of a dynamic role, something else was tried
+		p.proved = verified.proved
+	}
+	b.followWrite(ctx, req.Storage, name, p.role, p.old, settings, p.proved)
 	if former := p.old.connection(); former != p.role.connection() {
 		b.leaveConnection(ctx, req.Storage, former, name)
 	}
@@ -247,7 +265,8 @@ func (b *backend) verifyProposal(ctx context.Context, req *logical.Request, name
 		return nil, registryError(err)
 	}
 	defer done()
-	return p, b.verifyBeforeWrite(ctx, secret)
+	p.proved, err = b.verifyBeforeWrite(ctx, secret)
+	return p, err
 }
 
 func (b *backend) deleteRole(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
@@ -303,10 +322,15 @@ func (b *backend) dropRole(ctx context.Context, req *logical.Request, name strin
 			return nil, err
 		}
 	}
+	if err := b.deleteVerdict(ctx, req.Storage, name); err != nil {
+		return dropped, err
+	}
 	if err := req.Storage.Delete(ctx, roleStoragePrefix+name); err != nil {
 		return dropped, fmt.Errorf("deleting role %q: %w", name, err)
 	}
 	b.deleteExpiry(ctx, req.Storage, old.expiresAt(), name)
+	b.deleteVerifyPeriod(ctx, req.Storage, old.ownVerifyPeriod(), name)
+	b.outages.forgetRole(name)
 	b.deleteConnectionRole(ctx, req.Storage, old.connection(), name)
 	b.deleteBundleKeys(ctx, req.Storage, name, old.members())
 	b.schedule(name, time.Time{})
@@ -350,6 +374,9 @@ A write to an existing role keeps the fields that it does not name: "vault write
 regcred/roles/my_app password=..." replaces only the password. "vault patch" does
 the same, and fails if the role does not exist. An error names the field that is
 wrong, and nothing is stored. If the engine changes a value, a warning says so.
+
+verify_period has the engine verify by itself what the role serves, once in that time.
+The verdict stands in a read of the role; verify/ of the role asks at once.
 
 verify=true stores the role only if every registry accepts the credential. If
 there is a repository to try, the credential must be able to pull from it.

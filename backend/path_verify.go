@@ -70,11 +70,30 @@ func (b *backend) verifyRole(ctx context.Context, req *logical.Request, data *fr
 		return answer(registryError(err))
 	}
 	defer done()
-	results, err := b.verify(withUrgency(ctx, asked), secret, data.Get("repository").(string))
+	repository := data.Get("repository").(string)
+	results, err := b.verify(withUrgency(ctx, asked), secret, repository)
 	if err != nil {
 		return answer(err)
 	}
+	if repository == "" {
+		if err := b.noteVerification(ctx, req.Storage, name, r, secret, results); err != nil {
+			return nil, err
+		}
+	}
 	return &logical.Response{Data: verifyResponse(name, results)}, nil
+}
+
+// noteVerification records what a request has found, if the engine verifies the role by
+// itself, and it was tried what the role serves.
+func (b *backend) noteVerification(ctx context.Context, storage logical.Storage, name string, r *role, secret pullSecret, results []verification) error {
+	period := r.verifyPeriod(secret.settings)
+	isNew := func(s source) bool { return s.isNew }
+	if period == 0 || slices.ContainsFunc(secret.sources, isNew) || b.onStandby() || !b.WriteSafeReplicationState() {
+		return nil
+	}
+	retryAt, err := b.recordVerification(ctx, storage, name, secret, results)
+	b.verifyAgain(name, period, retryAt)
+	return err
 }
 
 // secretToVerify returns a pull secret of a role to try: the one that it serves.
@@ -121,10 +140,10 @@ func (b *backend) secretToVerify(ctx context.Context, storage logical.Storage, n
 
 // verifyBeforeWrite refuses a pull secret unless its registries accept every
 // credential.
-func (b *backend) verifyBeforeWrite(ctx context.Context, secret pullSecret) error {
+func (b *backend) verifyBeforeWrite(ctx context.Context, secret pullSecret) ([]verification, error) {
 	results, err := b.verify(withUrgency(ctx, asked), secret, "")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var failed []string
 	for _, v := range results {
@@ -136,9 +155,9 @@ func (b *backend) verifyBeforeWrite(ctx context.Context, secret pullSecret) erro
 		failed = append(failed[:maxQuotedFailures], fmt.Sprintf("and %d more", len(failed)-maxQuotedFailures))
 	}
 	if failed != nil {
-		return refusef("verify: nothing is stored, because not every credential can pull: %s", strings.Join(failed, "; "))
+		return nil, refusef("verify: nothing is stored, because not every credential can pull: %s", strings.Join(failed, "; "))
 	}
-	return nil
+	return results, nil
 }
 
 // verifyResponse returns the worst verdict, and the result of each registry as a line
@@ -146,7 +165,7 @@ func (b *backend) verifyBeforeWrite(ctx context.Context, secret pullSecret) erro
 func verifyResponse(name string, results []verification) map[string]any {
 	worst, data := 0, map[string]any{}
 	for _, v := range results {
-		worst = max(worst, slices.Index(bySeverity, v.Verdict))
+		worst = max(worst, severityOf(v.Verdict))
 		if len(results) > 1 {
 			data[v.registry.ImageName()] = v.line(name)
 		} else {

@@ -38,6 +38,9 @@ func (b *backend) minute(ctx context.Context, storage logical.Storage, immediate
 		err = errors.Join(err, b.sweepLeases(ctx, storage))
 	}
 	err = errors.Join(err, b.rollBackEntries(ctx, storage, immediate))
+	if b.WriteSafeReplicationState() {
+		err = errors.Join(err, b.verifyDue(ctx, storage))
+	}
 	if err != nil && ctx.Err() == nil {
 		b.Logger().Warn("a part of the minute's work could not be done", "error", err)
 	}
@@ -183,6 +186,27 @@ func (b *backend) sharedToServe(ctx context.Context, storage logical.Storage, na
 		err = errRoleChanged
 	}
 	return s, err
+}
+
+// initialize is called by Vault on every node before the first request. It has the bundles
+// that an earlier build has stored added to the index, once for each mount.
+func (b *backend) initialize(ctx context.Context, req *logical.InitializationRequest) error {
+	if err := b.loadFailing(ctx, req.Storage); err != nil {
+		return err
+	}
+	if b.onStandby() || !b.WriteSafeReplicationState() {
+		return nil
+	}
+	done, err := req.Storage.Get(ctx, bundlesIndexedKey)
+	if err != nil || done != nil {
+		return err
+	}
+	b.background.start(func() {
+		if err := b.indexBundles(b.lifetime, req.Storage); err != nil && b.lifetime.Err() == nil {
+			b.Logger().Warn("the bundles of an earlier build are not in the index yet; it is tried again after the next start", "error", err)
+		}
+	})
+	return nil
 }
 
 // stop ends what goes on in the background, and forgets what is in memory.

@@ -9,8 +9,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
-
-	"vault-plugin-secrets-regcred/backend/dockerconfig"
 )
 
 // describe returns what is known of the role's pull secret, whether or not its
@@ -83,10 +81,6 @@ func (b *backend) checkServed(ctx context.Context, storage logical.Storage, d de
 	return nil
 }
 
-func (s *source) setCredential(docker dockerconfig.Config, expiresAt time.Time, r *rotation) {
-	s.docker, s.registries, s.expiresAt, s.rotation = docker, docker.Keys(), expiresAt, r
-}
-
 // pullSecret returns what reading the role gives. An error that is the caller's
 // says why it is refused.
 func (b *backend) pullSecret(ctx context.Context, storage logical.Storage, name string, r *role) (pullSecret, error) {
@@ -140,6 +134,7 @@ func (b *backend) resolve(ctx context.Context, storage logical.Storage, name str
 	if err := checkDistinct(d.sources); err != nil {
 		return description{}, err
 	}
+	d.isBundle = r.Bundle != nil
 	for _, s := range d.sources {
 		d.Registries = append(d.Registries, s.registries...)
 		if d.ExpiresAt.IsZero() || !s.expiresAt.IsZero() && s.expiresAt.Before(d.ExpiresAt) {
@@ -147,6 +142,18 @@ func (b *backend) resolve(ctx context.Context, storage logical.Storage, name str
 		}
 		d.Rotation = joinRotations(d.Rotation, s.rotation)
 		d.Warnings = append(d.Warnings, b.sourceWarnings(s, d.settings)...)
+		failing, err := b.failingWarnings(ctx, storage, s.name, s)
+		if err != nil {
+			return description{}, err
+		}
+		d.Warnings = append(d.Warnings, failing...)
+	}
+	if d.isBundle {
+		failing, err := b.failingWarnings(ctx, storage, name, verifiedWithBundle(d.sources, d.settings)...)
+		if err != nil {
+			return description{}, err
+		}
+		d.Warnings = append(d.Warnings, failing...)
 	}
 	slices.Sort(d.Registries)
 	return d, nil

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -54,11 +55,16 @@ func (b *backend) sendEvent(ctx context.Context, req *logical.Request, event, da
 // sendEventOf is sendEvent for a change that was made without a request, or by a
 // request for another path.
 func (b *backend) sendEventOf(ctx context.Context, event, path, dataPath string, op logical.Operation) {
+	b.sendEventAbout(ctx, event, path, dataPath, op, true)
+}
+
+// sendEventAbout is sendEventOf for what need not be a change of dataPath.
+func (b *backend) sendEventAbout(ctx context.Context, event, path, dataPath string, op logical.Operation, modified bool) {
 	err := logical.SendEvent(ctx, b, operationPrefix+"/"+event,
 		logical.EventMetadataPath, path,
 		logical.EventMetadataDataPath, dataPath,
 		logical.EventMetadataOperation, string(op),
-		logical.EventMetadataModified, "true",
+		logical.EventMetadataModified, strconv.FormatBool(modified),
 	)
 	if err != nil {
 		b.Logger().Trace("event not sent", "event", event, "path", path, "error", err)

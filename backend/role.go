@@ -3,17 +3,12 @@
 package backend
 
 import (
-	"context"
-	"encoding/json"
 	"maps"
 	"slices"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/helper/locksutil"
-	"github.com/hashicorp/vault/sdk/logical"
 
-	"vault-plugin-secrets-regcred/backend/cache"
-	"vault-plugin-secrets-regcred/backend/canonical"
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
 	"vault-plugin-secrets-regcred/backend/issuer"
 )
@@ -25,9 +20,6 @@ const (
 	modeLeased  = "leased"
 	modeShared  = "shared"
 )
-
-// maxScanned is the size of the largest entry that scanStaticRole decodes.
-const maxScanned = 4 << 10
 
 // role is defined by a write to roles/<role> and read as creds/<role>. Exactly one
 // of its pointers is set, and that is its type.
@@ -43,7 +35,24 @@ type role struct {
 	// written.
 	VerifyRepository string
 
+	// VerifyPeriod is how often the engine verifies the role by itself, 0 for not at
+	// all. It is nil if the role has the period of the mount.
+	VerifyPeriod *seconds
+
 	UpdatedAt time.Time
+
+	// CredentialAt is when a write last changed what a verification tries. It is zero
+	// if that was at UpdatedAt; see credentialAt.
+	CredentialAt time.Time
+}
+
+// credentialAt returns when a write last changed what a verification tries. A tool that
+// writes the same role again and again changes nothing.
+func (r *role) credentialAt() time.Time {
+	if r.CredentialAt.IsZero() {
+		return r.UpdatedAt
+	}
+	return r.CredentialAt
 }
 
 func (r *role) roleType() string {
@@ -85,140 +94,12 @@ func (r *role) expiresAt() time.Time {
 	return r.Static.ExpiresAt
 }
 
-// storedRole is the stored form of a role.
-type storedRole struct {
-	unprintable
-	SchemaVersion int       `json:"schema_version"`
-	Type          string    `json:"type"`
-	UpdatedAt     time.Time `json:"updated_at"`
-	// Docker is a pointer, because fmt's verb %p prints the fields of a struct
-	// without calling its methods.
-	Docker           *json.RawMessage `json:"dockerconfig,omitempty"`
-	ExpiresAt        time.Time        `json:"expires_at,omitzero"`
-	Members          []string         `json:"members,omitempty"`
-	Dynamic          *dynamicRole     `json:"dynamic,omitempty"`
-	AllowedBundles   []string         `json:"allowed_bundles,omitempty"`
-	VerifyRepository string           `json:"verify_repository,omitempty"`
-}
-
-// role reads a role from storage or the cache. It returns nil if there is none of
-// that name. Other requests share the role: copy it before a change.
-func (b *backend) role(ctx context.Context, storage logical.Storage, name string) (*role, error) {
-	return cache.Decoded(ctx, b.cache, storage, roleStoragePrefix+name, nil, func(entry *logical.StorageEntry) (*role, error) {
-		return decodeRole(entry, name)
-	})
-}
-
-func decodeRole(entry *logical.StorageEntry, name string) (*role, error) {
-	if r := scanStaticRole(entry); r != nil {
-		return r, nil
+// ownVerifyPeriod returns the period that a role has itself, 0 if it has none.
+func (r *role) ownVerifyPeriod() time.Duration {
+	if r == nil || r.VerifyPeriod == nil {
+		return 0
 	}
-	return unmarshalRole(entry, name)
-}
-
-func unmarshalRole(entry *logical.StorageEntry, name string) (*role, error) {
-	var stored storedRole
-	if err := decodeEntry(entry, &stored, &stored.SchemaVersion); err != nil {
-		return nil, err
-	}
-	r := &role{
-		AllowedBundles:   stored.AllowedBundles,
-		VerifyRepository: stored.VerifyRepository,
-		UpdatedAt:        stored.UpdatedAt,
-	}
-	switch {
-	case stored.Type == typeBundle:
-		r.Bundle = &bundleRole{Members: stored.Members}
-	case stored.Type == typeStatic && stored.Docker != nil:
-		docker, err := dockerconfig.Decode(*stored.Docker)
-		if err != nil {
-			return nil, unreadablef("role %q: %w", name, err)
-		}
-		r.Static = &staticRole{Docker: docker, ExpiresAt: stored.ExpiresAt}
-	case stored.Type == typeDynamic && stored.Dynamic != nil:
-		r.Dynamic = stored.Dynamic
-	default:
-		return nil, unreadablef("role %q: this plugin cannot read its type %q", name, stored.Type)
-	}
-	return r, nil
-}
-
-// scanStaticRole decodes the entry of a static role as putRole writes it. It returns nil
-// for every other entry, and for a large one: the role has parts of the whole entry, and
-// a bundle must not keep the allowed_bundles of its members. Reads of static roles that
-// are not held decoded spend most of their time in decoding.
-func scanStaticRole(entry *logical.StorageEntry) *role {
-	if len(entry.Value) > maxScanned {
-		return nil
-	}
-	t := canonical.Read(string(entry.Value))
-	t.Must(`{"schema_version":1,"type":"static","updated_at":`)
-	r := &role{UpdatedAt: scanTime(t), Static: &staticRole{}}
-	t.Must(`,"dockerconfig":`)
-	r.Static.Docker = dockerconfig.Scan(t)
-	if t.Take(`,"expires_at":`) {
-		r.Static.ExpiresAt = scanTime(t)
-	}
-	if t.Take(`,"allowed_bundles":[`) {
-		for more := true; more && t.OK(); more = t.Take(",") {
-			r.AllowedBundles = append(r.AllowedBundles, t.String())
-		}
-		t.Must("]")
-	}
-	if t.Take(`,"verify_repository":`) {
-		r.VerifyRepository = t.String()
-	}
-	t.Must("}")
-	if !t.Done() || r.Static.Docker.CheckComplete() != nil {
-		return nil
-	}
-	return r
-}
-
-func scanTime(t *canonical.Text) (at time.Time) {
-	if at.UnmarshalText([]byte(t.String())) != nil {
-		t.Fail()
-	}
-	return at
-}
-
-// putRole stores a role. old is the role that it replaces, or nil: it stays in
-// the index of its connection.
-func (b *backend) putRole(ctx context.Context, storage logical.Storage, name string, r, old *role) error {
-	stored := storedRole{
-		SchemaVersion:    schemaVersion,
-		Type:             r.roleType(),
-		UpdatedAt:        r.UpdatedAt,
-		AllowedBundles:   r.AllowedBundles,
-		VerifyRepository: r.VerifyRepository,
-	}
-	if r.Static != nil {
-		docker := json.RawMessage(r.Static.Docker.JSON())
-		stored.Docker, stored.ExpiresAt = &docker, r.Static.ExpiresAt
-	}
-	if r.Bundle != nil {
-		stored.Members = r.Bundle.Members
-	}
-	if r.Dynamic != nil {
-		stored.Dynamic = r.Dynamic
-	}
-	if err := b.putConnectionRole(ctx, storage, r.connection(), name); err != nil {
-		return err
-	}
-	if err := putExpiry(ctx, storage, r.expiresAt(), name); err != nil {
-		return err
-	}
-	if err := putBundleKeys(ctx, storage, name, namesWithout(r.members(), old.members())); err != nil {
-		return err
-	}
-	if err := putEntry(ctx, storage, roleStoragePrefix+name, stored); err != nil {
-		return err
-	}
-	b.deleteBundleKeys(ctx, storage, name, namesWithout(old.members(), r.members()))
-	if before := old.expiresAt(); expiryKey(before, name) != expiryKey(r.expiresAt(), name) {
-		b.deleteExpiry(ctx, storage, before, name)
-	}
-	return nil
+	return r.VerifyPeriod.Duration
 }
 
 // samePullSecret reports whether two roles of the same name serve the same pull
@@ -231,6 +112,11 @@ func (r *role) samePullSecret(other *role) bool {
 		return other.Dynamic != nil && r.Dynamic.equal(other.Dynamic)
 	}
 	return other.Bundle != nil && slices.Equal(r.Bundle.Members, other.Bundle.Members)
+}
+
+// verifiesAs reports whether a verification tries the same for both roles.
+func (r *role) verifiesAs(other *role) bool {
+	return other != nil && r.VerifyRepository == other.VerifyRepository && r.samePullSecret(other)
 }
 
 // lockRole locks a role for a write, which reads, changes and stores it.

@@ -7,6 +7,7 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
 
@@ -17,6 +18,7 @@ import (
 type proposal struct {
 	role, old *role
 	warnings  []string
+	proved    []verification // what its registries said of it, if they were asked
 }
 
 // propose applies a write without storing it. It refuses a role that could not be
@@ -66,31 +68,10 @@ func (b *backend) addedRegistries(ctx context.Context, storage logical.Storage, 
 	return slices.DeleteFunc(slices.Clone(keys), func(key dockerconfig.Key) bool { return slices.Contains(before, key) })
 }
 
-// registriesOf returns the registries of a role, and none for what cannot be
-// read of it.
-func (b *backend) registriesOf(ctx context.Context, storage logical.Storage, r *role) (keys []dockerconfig.Key) {
-	switch {
-	case r == nil:
-	case r.Static != nil:
-		keys = r.Static.Docker.Keys()
-	case r.Dynamic != nil:
-		if c, err := b.connectionFacts(ctx, storage, r.Dynamic.Connection); err == nil && c != nil {
-			keys = c.Registries
-		}
-	case r.Bundle != nil:
-		for _, name := range r.Bundle.Members {
-			if member, err := b.role(ctx, storage, name); err == nil && member != nil && member.Bundle == nil {
-				keys = append(keys, b.registriesOf(ctx, storage, member)...)
-			}
-		}
-	}
-	return keys
-}
-
 // samePullSecret reports whether a verification of one proposal holds for the
 // other.
 func (p *proposal) samePullSecret(other *proposal) bool {
-	return p.role.VerifyRepository == other.role.VerifyRepository && p.role.samePullSecret(other.role)
+	return p.role.verifiesAs(other.role)
 }
 
 // aboutCredential puts the name of the field that caused it in front of an error
@@ -119,7 +100,10 @@ func (b *backend) applyRole(ctx context.Context, storage logical.Storage, in inp
 	var err error
 	switch {
 	case in.named(bundleFields()) != "" || r.Bundle != nil:
-		r.Bundle, err = in.applyBundle(name, r.Bundle)
+		if r.Bundle, err = in.applyBundle(name, r.Bundle); err == nil {
+			err = in.applyVerifyPeriod(r)
+		}
+		r.keepCredentialAt(old)
 		return r, nil, err
 	case in.named(dynamicFields()) != "" || r.Dynamic != nil:
 		r.Dynamic, warnings, err = b.applyDynamic(ctx, storage, in, name, r.Dynamic)
@@ -148,7 +132,19 @@ func (b *backend) applyRole(ctx context.Context, storage logical.Storage, in inp
 			return nil, nil, err
 		}
 	}
+	if err := in.applyVerifyPeriod(r); err != nil {
+		return nil, nil, err
+	}
+	r.keepCredentialAt(old)
 	return r, warnings, nil
+}
+
+// keepCredentialAt notes whether a write changes what a verification tries.
+func (r *role) keepCredentialAt(old *role) {
+	r.CredentialAt = time.Time{}
+	if r.verifiesAs(old) && !old.credentialAt().Equal(r.UpdatedAt) {
+		r.CredentialAt = old.credentialAt()
+	}
 }
 
 // checkRoleType refuses fields of two types, and fields of a type that the role
@@ -161,7 +157,7 @@ func (in input) checkRoleType(old *role) error {
 	switch {
 	case bundle != "" || old.Bundle != nil:
 		if field := cmp.Or(static, dynamic, member); field != "" {
-			return refusef("%s: a bundle has no fields besides members; leave this one out, or write it to another role", field)
+			return refusef("%s: a bundle has no fields besides members and verify_period; leave this one out, or write it to another role", field)
 		}
 		if old.Static != nil || old.Dynamic != nil {
 			return refusef("members: this role holds credentials of its own; delete it first, or write members to another role")

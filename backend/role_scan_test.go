@@ -5,6 +5,7 @@ package backend
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -43,7 +44,7 @@ func TestStoredStaticRolesAreScanned(t *testing.T) {
 		"simple":  {plain, true},
 		"several": {fields{"dockerconfigjson": several}, true},
 		"all fields": {with(plain, fields{
-			"email": "me@example.com", "expires_at": "2027-01-31T00:00:00Z", "allowed_bundles": "all,team-*", "verify_repository": "team/app:1.4",
+			"email": "me@example.com", "expires_at": "2027-01-31T00:00:00Z", "allowed_bundles": "all,team-*", "verify_repository": "team/app:1.4", "verify_period": "6h",
 		}), true},
 		"escapes": {with(plain, fields{"password": `<">\&` + "é\n\n"}), false},
 	} {
@@ -59,6 +60,14 @@ func TestStoredStaticRolesAreScanned(t *testing.T) {
 			if _, err := decodeRole(entry, "app"); err != nil {
 				t.Errorf("decodeRole: %v", err)
 			}
+			e.clock.advance(time.Hour) // the same again notes since when the credential is there
+			e.write("roles/app", c.role)
+			if entry, err = e.storage.Get(t.Context(), "roles/app"); err != nil || !strings.Contains(string(entry.Value), `"credential_at":`) {
+				t.Fatalf("want the time of the credential, got %s, error %v", entry.Value, err)
+			}
+			if got := checkScanned(t, string(entry.Value)); got != c.scanned {
+				t.Errorf("scanned again: want %t, got %t, for %s", c.scanned, got, entry.Value)
+			}
 			e.must(logical.DeleteOperation, "roles/app", nil)
 		})
 	}
@@ -69,7 +78,8 @@ func FuzzScannedRole(f *testing.F) {
 	for _, end := range []string{
 		"}", "}\n", "}}", `,"expires_at":"2027-01-31T00:00:00+01:00"}`, `,"expires_at":"2027-01-31T00:00:00,5Z"}`, `,"expires_at":null}`,
 		`,"allowed_bundles":["a","b-*"]}`, `,"allowed_bundles":[]}`, `,"allowed_bundles":["a",]}`, `,"verify_repository":"a"}`,
-		`,"verify_repository":"a","verify_repository":"b"}`, `,"members":["a"]}`, `,"type":"bundle","members":["a"]}`,
+		`,"verify_repository":"a","verify_repository":"b"}`, `,"verify_period":60}`, `,"verify_period":060}`, `,"verify_period":-1,"credential_at":"2026-03-01T12:00:00Z"}`,
+		`,"verify_period":0,"credential_at":"2026-03-01T12:00:00Z"}`, `,"members":["a"]}`, `,"type":"bundle","members":["a"]}`,
 	} {
 		f.Add(start + docker + end)
 	}

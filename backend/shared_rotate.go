@@ -23,6 +23,7 @@ const (
 	whenDue           cause = iota // the rotation period is over
 	whenNothingServes              // a read has nothing to be given
 	whenAsked                      // somebody wrote rotate/<role>
+	whenRefused                    // the registry refuses the credential
 )
 
 // rotateAttended is rotate for a request. Those that want the same wait for the same
@@ -114,7 +115,7 @@ var errNotServed = errors.New("the new credential is not served")
 // had been when the rotation was asked for.
 func (s sharedStatus) needsRotation(why cause, rotations int) (bool, error) {
 	switch {
-	case why == whenAsked:
+	case why == whenAsked, why == whenRefused:
 		if s.serves() && s.Rotations != rotations {
 			return false, nil
 		}
@@ -168,6 +169,7 @@ func (b *backend) serve(ctx context.Context, storage logical.Storage, name strin
 	b.unstored.Delete(name)
 	b.deleteWAL(ctx, storage, minted.wal)
 	b.scheduleShared(ctx, storage, name, s, r.Dynamic)
+	b.followCredential(ctx, storage, name, r, minted.proved)
 	b.sendEventOf(ctx, "credential-rotate", "rotate/"+name, "creds/"+name, logical.UpdateOperation)
 	return s, nil
 }

@@ -4,6 +4,8 @@ package backend
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"slices"
 	"time"
@@ -51,6 +53,7 @@ type description struct {
 	Warnings   []string
 
 	sources  []source // the roles that it is joined from
+	isBundle bool     // they are the members of a bundle
 	settings config   // the settings of the mount that were applied
 }
 
@@ -58,6 +61,21 @@ type description struct {
 type pullSecret struct {
 	Docker dockerconfig.Config
 	description
+}
+
+// subjectOf says which credentials some sources hold, as long as none is written or
+// replaced. It holds nothing that was made of a secret.
+func subjectOf(sources ...source) string {
+	var held []byte
+	for _, s := range sources {
+		held = fmt.Appendf(held, "%s %d", s.name, s.credentialAt().UnixNano())
+		if c := s.shared.Current; c != nil {
+			held = fmt.Append(held, " ", c.Name)
+		}
+		held = fmt.Appendln(held)
+	}
+	sum := sha256.Sum256(held)
+	return hex.EncodeToString(sum[:16])
 }
 
 // sources returns the roles whose credentials a role serves: itself, or the members
@@ -128,4 +146,29 @@ func join(sources []source) (dockerconfig.Config, error) {
 		return dockerconfig.Config{}, refuse(fmt.Errorf("members: %w", err))
 	}
 	return joined, nil
+}
+
+func (s *source) setCredential(docker dockerconfig.Config, expiresAt time.Time, r *rotation) {
+	s.docker, s.registries, s.expiresAt, s.rotation = docker, docker.Keys(), expiresAt, r
+}
+
+// registriesOf returns the registries of a role, and none for what cannot be
+// read of it.
+func (b *backend) registriesOf(ctx context.Context, storage logical.Storage, r *role) (keys []dockerconfig.Key) {
+	switch {
+	case r == nil:
+	case r.Static != nil:
+		keys = r.Static.Docker.Keys()
+	case r.Dynamic != nil:
+		if c, err := b.connectionFacts(ctx, storage, r.Dynamic.Connection); err == nil && c != nil {
+			keys = c.Registries
+		}
+	case r.Bundle != nil:
+		for _, name := range r.Bundle.Members {
+			if member, err := b.role(ctx, storage, name); err == nil && member != nil && member.Bundle == nil {
+				keys = append(keys, b.registriesOf(ctx, storage, member)...)
+			}
+		}
+	}
+	return keys
 }

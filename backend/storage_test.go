@@ -164,7 +164,7 @@ func TestStoredFormsAreRead(t *testing.T) {
 	}
 	checkSame(t, "role", appReadBack, e.read("roles/app"))
 	checkSame(t, "password", any(marker), e.read("creds/app")["password"])
-	checkSame(t, "config", fields{"allowed_registries": []string{"ghcr.io", "docker.io"}, "expiry_warning": int64(86400)}, e.read("config"))
+	checkSame(t, "config", fields{"allowed_registries": []string{"ghcr.io", "docker.io"}, "expiry_warning": int64(86400), "verify_period": int64(0)}, e.read("config"))
 	e.must(logical.DeleteOperation, "config", nil) // so that the next writes may name any registry
 
 	git := fields{"type": "test", "url": "https://git.example.com", "registry": "registry.example.com", "username": "admin", "allowed_roles": []string{}, "allowed_targets": []string{}, "updated_at": "2026-03-01T12:00:00Z"}

@@ -42,6 +42,7 @@ type verification struct {
 	registry   dockerconfig.Key
 	repository string
 	isNew      bool
+	asked      bool // the registry was asked; otherwise it is left alone for now, or has not answered yet
 	registry.Result
 }
 
@@ -74,7 +75,8 @@ func (b *backend) verify(ctx context.Context, secret pullSecret, repository stri
 // results come in; what is missing then is unreachable.
 func (b *backend) askRegistries(ctx context.Context, verifier verifier, credentials []dockerconfig.Credential, results []verification) {
 	type answer struct {
-		of int
+		of    int
+		asked bool
 		registry.Result
 	}
 	var patience time.Duration
@@ -97,7 +99,8 @@ func (b *backend) askRegistries(ctx context.Context, verifier verifier, credenti
 		group.SetLimit(verifyAtOnce)
 		for i, c := range credentials {
 			group.Go(func() error {
-				answers <- answer{i, b.tryToPull(asking, verifier, c, trials[i])}
+				result, asked := b.tryToPull(asking, verifier, c, trials[i])
+				answers <- answer{i, asked, result}
 				return nil
 			})
 		}
@@ -106,7 +109,7 @@ func (b *backend) askRegistries(ctx context.Context, verifier verifier, credenti
 	for range credentials {
 		select {
 		case a := <-answers:
-			results[a.of].Result = a.Result
+			results[a.of].Result, results[a.of].asked = a.Result, a.asked
 		case <-time.After(patience):
 			return
 		case <-b.lifetime.Done():
@@ -117,23 +120,24 @@ func (b *backend) askRegistries(ctx context.Context, verifier verifier, credenti
 	}
 }
 
-// tryToPull tries one credential. A new one that is refused is tried again.
-func (b *backend) tryToPull(ctx context.Context, verifier verifier, c dockerconfig.Credential, v verification) registry.Result {
+// tryToPull tries one credential. A new one that is refused is tried again. asked is
+// false if the registry is left alone.
+func (b *backend) tryToPull(ctx context.Context, verifier verifier, c dockerconfig.Credential, v verification) (result registry.Result, asked bool) {
 	for try := 1; ; try++ {
 		leave, err := b.calls.enter(ctx, laneOfRegistry(c.Registry))
 		if err != nil {
-			return registry.Result{Verdict: registry.Unreachable, Message: err.Error()}
+			return registry.Result{Verdict: registry.Unreachable, Message: err.Error()}, false
 		}
 		calling, cancel := b.detached(ctx) // an answer that comes late tells how long to wait
-		result := verifier.Verify(calling, c, v.repository)
+		result = verifier.Verify(calling, c, v.repository)
 		cancel()
 		if result.Verdict == registry.Unreachable {
-			leave(unansweredError{})
+			leave(unansweredError{result.RetryAfter})
 		} else {
 			leave(nil)
 		}
 		if !v.isNew || result.Verdict != registry.Denied || try == trialTries {
-			return result
+			return result, true
 		}
 		b.sleep(ctx, trialPause)
 	}
@@ -240,3 +244,8 @@ func (v verification) described() map[string]any {
 
 // bySeverity has the verdicts from the best to the worst.
 var bySeverity = []registry.Verdict{registry.OK, registry.Unverified, registry.NotFound, registry.Unreachable, registry.Denied}
+
+func severityOf(v registry.Verdict) int { return slices.Index(bySeverity, v) }
+
+// isBad reports whether a verdict is one that somebody should look at.
+func isBad(v registry.Verdict) bool { return severityOf(v) > severityOf(registry.Unverified) }

@@ -8,6 +8,7 @@ package canonical
 
 import (
 	"encoding/json"
+	"strconv"
 	"strings"
 )
 
@@ -66,6 +67,21 @@ func (t *Text) String() string {
 	s := t.rest[:end]
 	t.rest = t.rest[end+1:]
 	return s
+}
+
+// Int reads a whole number that is not negative, which must come next.
+func (t *Text) Int() int64 {
+	end := strings.IndexFunc(t.rest, func(c rune) bool { return c < '0' || c > '9' })
+	if end < 0 {
+		end = len(t.rest)
+	}
+	n, err := strconv.ParseInt(t.rest[:end], 10, 64)
+	if t.failed || err != nil || end > 1 && t.rest[0] == '0' {
+		t.failed = true
+		return 0
+	}
+	t.rest = t.rest[end:]
+	return n
 }
 
 // AppendString appends a string as encoding/json writes it.

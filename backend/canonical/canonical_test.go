@@ -53,3 +53,12 @@ func TestTextFailsForGood(t *testing.T) {
 		}
 	}
 }
+
+func TestInt(t *testing.T) {
+	for text, want := range map[string]int64{"0": 0, "7": 7, "3600": 3600, "": -1, "x": -1, "-1": -1, "01": -1, "1.5": -1, "99999999999999999999": -1} {
+		read := Read(text)
+		if got := read.Int(); read.Done() != (want >= 0) || want >= 0 && got != want {
+			t.Errorf("%q: want %d, got %d, done %t", text, want, got, read.Done())
+		}
+	}
+}

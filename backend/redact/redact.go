@@ -70,6 +70,21 @@ func Sanitize(text string, secrets, known []string) string {
 	return Clean(shown.String())
 }
 
+// Ours cleans a text, and leaves out each part that [Untrusted] has marked.
+func Ours(text string) string {
+	var shown strings.Builder
+	for text != "" {
+		ours, rest, marked := strings.Cut(text, beginUntrusted)
+		_, after, _ := strings.Cut(rest, endUntrusted)
+		shown.WriteString(ours)
+		if marked {
+			shown.WriteString("…")
+		}
+		text = after
+	}
+	return Clean(shown.String())
+}
+
 // Clean turns a text into one line without characters that control a terminal.
 func Clean(text string) string {
 	text = strings.Map(func(r rune) rune {

@@ -131,3 +131,16 @@ func FuzzRedact(f *testing.F) {
 		}
 	})
 }
+
+func TestOursLeavesOutWhatOthersSaid(t *testing.T) {
+	for text, want := range map[string]string{
+		"it failed": "it failed",
+		"it said " + redact.Untrusted("hello, robot") + ", at\n" + redact.Untrusted("x") + " last": "it said …, at … last",
+		redact.Untrusted("robot"): "…",
+		"":                        "",
+	} {
+		if got := redact.Ours(text); got != want {
+			t.Errorf("%q: want %q, got %q", text, want, got)
+		}
+	}
+}

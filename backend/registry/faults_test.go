@@ -291,3 +291,34 @@ func TestTimeLimitIsTenSecondsUnlessGiven(t *testing.T) {
 		t.Errorf("time limit %s; want 1s", got)
 	}
 }
+
+// What is told to those who ask with another credential has none of the server's words.
+func TestFailureIsInOurOwnWords(t *testing.T) {
+	for name, row := range map[string]struct {
+		handler http.HandlerFunc
+		want    Result
+	}{
+		"an answer": {func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			w.Header().Set("Retry-After", "90")
+			w.WriteHeader(http.StatusTooManyRequests)
+			fmt.Fprint(w, `{"errors":[{"code":"TOOMANYREQUESTS","message":"slow down, robot"}]}`)
+		}, Result{
+			Verdict: Unreachable, Message: "the registry answered 429 Too Many Requests: TOOMANYREQUESTS: slow down, robot; it can be asked again in 1m30s",
+			Failure: "the registry answered 429 Too Many Requests: …: …; it can be asked again in 1m30s", RetryAfter: 90 * time.Second,
+		}},
+		"a redirect": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://robot.example.com/", http.StatusTemporaryRedirect)
+		}, Result{
+			Verdict: Unreachable, Message: "the registry leads to plain http at robot.example.com; nothing was sent there",
+			Failure: "the registry leads to plain http at …; nothing was sent there",
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newTLS(t, "registry.example.com", row.handler)
+			if got := verify(t, newVerifier(t, nil), f.host, "team/app"); got != row.want {
+				t.Errorf("got  %+v\nwant %+v", got, row.want)
+			}
+		})
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
+	"vault-plugin-secrets-regcred/backend/redact"
 )
 
 // defaultTimeout is the time limit of one [Verifier.Verify].
@@ -33,6 +34,12 @@ type Result struct {
 	Verdict  Verdict
 	Message  string // one line for a person, at most 300 runes, possibly empty; never a secret
 	Accepted bool   // the registry accepted the credential: OK, or Unverified without a repository
+
+	// Failure says in words of this package, with nothing that a server said, why the
+	// verdict is Unreachable. It may be told to those who ask with another credential.
+	Failure string
+
+	RetryAfter time.Duration // for how long the registry asked to be left alone; 0: not at all
 }
 
 // Options of [New]. The zero value is valid.
@@ -76,6 +83,9 @@ func (v *Verifier) Verify(ctx context.Context, c dockerconfig.Credential, reposi
 	defer s.opened.close()
 	result := s.verify(ctx, repository)
 	result.Accepted = result.Accepted || result.Verdict == OK
+	if result.Verdict == Unreachable {
+		result.Failure, result.RetryAfter = redact.Truncate(redact.Ours(result.Message), maxMessage), s.guard.retryAfter
+	}
 	result.Message = sanitize(result.Message, s.secrets(), s.known())
 	return result
 }

@@ -95,9 +95,8 @@ e2e: build client vault killpoints skopeo pullers $(E2E:%=.bin/%) ## test the Ku
 	cd tests/e2e && CGO_ENABLED=1 $(GO) test -race -count=1 -parallel=8 -timeout=30m -tags e2e
 
 .PHONY: e2e-kubelet
-e2e-kubelet: build vault skopeo $(TOOLS:%=.bin/%) .bin/etcd .bin/kube-apiserver .bin/kubelet .bin/pause ## run pods from a private registry with a kubelet and containerd (Linux, root)
-	@scripts/node.sh
-	cd tests/e2e && CGO_ENABLED=1 $(GO) test -race -count=1 -parallel=8 -timeout=10m -tags e2e,e2e_kubelet -run='^TestKubelet$$'
+e2e-kubelet: node build client vault skopeo $(TOOLS:%=.bin/%) .bin/etcd .bin/kube-apiserver .bin/kubelet .bin/pause ## run pods with a kubelet and containerd, from private registries, with Secrets and with the credential provider (Linux, root)
+	cd tests/e2e && CGO_ENABLED=1 $(GO) test -race -count=1 -parallel=8 -timeout=20m -v -tags e2e,e2e_kubelet -run='^Test(Kubelet|CredentialProvider)$$'
 
 .PHONY: release
 release: .bin/pack .bin/cyclonedx-gomod ## build archives, images, bills of materials, the chart and checksums for $PLATFORMS, to dist/
@@ -155,8 +154,8 @@ tools: $(TOOLS:%=.bin/%) skopeo ## build what the tests need beside Vault, to .b
 .bin/%: scripts/tool.sh
 	@scripts/tool.sh $*
 
-.PHONY: skopeo shellcheck pullers
-skopeo shellcheck pullers:
+.PHONY: skopeo shellcheck pullers node
+skopeo shellcheck pullers node:
 	@scripts/$@.sh
 
 .PHONY: lint

@@ -8,6 +8,15 @@
 [ "$(uname -s)" = Linux ] || die "a kubelet runs only on Linux"
 [ "$(id -u)" = 0 ] || die "a kubelet needs root: sudo make e2e-kubelet, or run it in a virtual machine"
 
+unshare --mount --pid --fork true 2>/dev/null ||
+  die "root may make no namespaces here, which containers need: run it in a virtual machine or in a privileged container"
+may_make_groups=
+for processes in /sys/fs/cgroup/cgroup.procs /sys/fs/cgroup/*/cgroup.procs; do
+  if [ -w "$processes" ]; then may_make_groups=1; fi
+done
+[ -n "$may_make_groups" ] ||
+  die "cgroups cannot be written here, which containers need: run it in a virtual machine or in a privileged container"
+
 missing=()
 for program in containerd containerd-shim-runc-v2 ctr runc nsenter; do
   command -v "$program" >/dev/null || missing+=("$program")

@@ -24,6 +24,7 @@ const unauthorized = "401 Unauthorized"
 // TestKubelet makes a real kubelet run pods from the registry, with Secrets
 // that the scripts for kubectl made.
 func TestKubelet(t *testing.T) {
+	t.Parallel()
 	k := servers.StartKubernetes(t)
 	node := servers.StartNode(t, k)
 	for name, test := range map[string]func(*testing.T, *servers.Kubernetes, *servers.Node){
@@ -163,7 +164,7 @@ spec:
 `, name, node.Name, pullSecrets, w.image), "apply", "-f", "-")
 }
 
-// runs returns nil when the container of a pod runs.
+// runs returns nil when all containers of a pod run, and none has failed.
 func runs(k *servers.Kubernetes, pod string) error {
 	status, err := k.TryKubectl("", "get", "pod", pod, "-o", "json")
 	if err != nil {
@@ -183,7 +184,11 @@ func runs(k *servers.Kubernetes, pod string) error {
 		return fmt.Errorf("reading kubectl's output: %w", err)
 	}
 	s := object.Status
-	if s.Phase != "Running" || len(s.ContainerStatuses) != 1 || !s.ContainerStatuses[0].Ready || s.ContainerStatuses[0].RestartCount != 0 {
+	running := s.Phase == "Running" && len(s.ContainerStatuses) > 0
+	for _, c := range s.ContainerStatuses {
+		running = running && c.Ready && c.RestartCount == 0
+	}
+	if !running {
 		return fmt.Errorf("want pod %s to run, got %+v", pod, s)
 	}
 	return nil

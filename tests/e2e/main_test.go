@@ -102,7 +102,12 @@ func (w *world) usePolicy(t *testing.T, policy string) {
 // creds returns the fields of a path under creds/.
 func (w *world) creds(t *testing.T, path string) map[string]string {
 	t.Helper()
-	secret, err := w.vault.Client.Logical().Read("regcred/creds/" + path)
+	return creds(t, w.vault, path)
+}
+
+func creds(t *testing.T, vault *servers.Vault, path string) map[string]string {
+	t.Helper()
+	secret, err := vault.Client.Logical().Read("regcred/creds/" + path)
 	if err != nil || secret == nil {
 		t.Fatalf("reading creds/%s: %v, %v", path, secret, err)
 	}

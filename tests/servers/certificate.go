@@ -33,6 +33,20 @@ func CA(t testing.TB) string {
 	return newCertificate(t).ca
 }
 
+// TLSListener returns a listener for [RaftOptions], its URL, and the CA of its
+// certificate in PEM form.
+func TLSListener(t testing.TB) (settings, url, ca string) {
+	t.Helper()
+	cert, addr := newCertificate(t), freeAddr(t)
+	return fmt.Sprintf(`
+listener "tcp" {
+  address         = %q
+  cluster_address = %q
+  tls_cert_file   = %q
+  tls_key_file    = %q
+}`, addr, freeAddr(t), cert.certFile, cert.keyFile), "https://" + addr, cert.ca
+}
+
 func newCertificate(t testing.TB) *certificate {
 	t.Helper()
 	caKey, ca := sign(t, nil, nil, &x509.Certificate{

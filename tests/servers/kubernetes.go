@@ -28,6 +28,8 @@ type Kubernetes struct {
 	PublicKey  string // PEM; verifies the tokens of service accounts
 	Issuer     string // of the tokens of service accounts
 
+	nodeKubeconfig string // a path; its user is the node nodeName, and may do what a node may
+
 	home  string    // where kubectl caches what the server offers
 	limit time.Time // end of waiting; kubectl is stopped then
 }
@@ -38,22 +40,25 @@ func StartKubernetes(t testing.TB) *Kubernetes {
 	dir := t.TempDir()
 	etcd := startEtcd(t)
 	k := &Kubernetes{
-		Kubeconfig: filepath.Join(dir, "kubeconfig"),
-		home:       dir,
-		limit:      Limit(t),
-		Issuer:     "https://kubernetes.default.svc.cluster.local",
+		Kubeconfig:     filepath.Join(dir, "kubeconfig"),
+		nodeKubeconfig: filepath.Join(dir, "node-kubeconfig"),
+		home:           dir,
+		limit:          Limit(t),
+		Issuer:         "https://kubernetes.default.svc.cluster.local",
 	}
 	private, public := newKeyPair(t)
 	k.PublicKey = public
-	token := randomToken()
+	admin, node := randomToken(), randomToken()
 	addr := freeAddr(t)
 	_, port, _ := net.SplitHostPort(addr)
 	certs := filepath.Join(dir, "certs")
+	ca := filepath.Join(certs, "apiserver.crt")
 	key, tokens := filepath.Join(dir, "service-accounts.key"), filepath.Join(dir, "tokens.csv")
 	for file, content := range map[string]string{
-		key:          private,
-		tokens:       token + ",admin,admin,system:masters\n",
-		k.Kubeconfig: kubeconfig(addr, filepath.Join(certs, "apiserver.crt"), token),
+		key:              private,
+		tokens:           admin + ",admin,admin,system:masters\n" + node + ",system:node:" + nodeName + ",node,system:nodes\n",
+		k.Kubeconfig:     kubeconfig(addr, ca, admin),
+		k.nodeKubeconfig: kubeconfig(addr, ca, node),
 	} {
 		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
@@ -62,7 +67,8 @@ func StartKubernetes(t testing.TB) *Kubernetes {
 	cmd := exec.Command(Bin(t, "kube-apiserver"),
 		"--etcd-servers="+etcd, "--cert-dir="+certs,
 		"--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", "--secure-port="+port,
-		"--token-auth-file="+tokens, "--authorization-mode=RBAC",
+		// A node may do only what its pods need, as in any cluster.
+		"--token-auth-file="+tokens, "--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction",
 		"--service-account-issuer="+k.Issuer, "--service-account-signing-key-file="+key, "--service-account-key-file="+key,
 		// Without controllers, no service account would ever be created.
 		"--disable-admission-plugins=ServiceAccount",
@@ -110,8 +116,8 @@ func kubeconfig(addr, ca, token string) string {
 	return fmt.Sprintf(`apiVersion: v1
 kind: Config
 clusters: [{name: test, cluster: {server: "https://%s", certificate-authority: %q}}]
-users: [{name: admin, user: {token: %s}}]
-contexts: [{name: test, context: {cluster: test, user: admin, namespace: default}}]
+users: [{name: test, user: {token: %s}}]
+contexts: [{name: test, context: {cluster: test, user: test, namespace: default}}]
 current-context: test
 `, addr, ca, token)
 }

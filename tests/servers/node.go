@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net/http"
 	"os"
 	"os/exec"
@@ -33,25 +32,43 @@ import (
 // cluster. It has no network of its own, so its pods must use the host's.
 type Node struct {
 	*Process
-	Name string // for a pod's nodeName, as there is no scheduler
+	Name       string   // for a pod's nodeName, as there is no scheduler
+	Containerd *Process // it logs each pull, and how it ended
 
-	dir string
+	dir    string
+	kube   *Kubernetes
+	flags  []string // of the kubelet, beside those of all nodes
+	health string   // address at which the kubelet tells that it is well
 }
+
+// NodeOptions are options of a node.
+type NodeOptions struct {
+	Flags    []string          // of the kubelet
+	Settings []string          // lines of its configuration
+	Client   map[string]string // files in ClientFolder, by name
+}
+
+// ClientFolder is where a node has the configuration of the client regcred. The
+// machine itself does not have these files there.
+const ClientFolder = "/etc/regcred"
+
+// nodeName is the name of the node, which is the only one in its cluster.
+const nodeName = "node"
 
 const (
 	// pauseImage is the image that keeps a pod's namespaces. It is imported,
 	// not pulled.
 	pauseImage = "localhost/pause:1"
 
-	cgroups      = "/sys/fs/cgroup"
-	runtimeState = "/run/containerd" // where shims have their sockets, wherever containerd has its own
+	cgroups = "/sys/fs/cgroup"
 )
 
 // isolate runs a program as the first process of new namespaces, which end with
 // it, so that no container and no mount outlives containerd. Files that
 // containerd and the kubelet write outside their configured folders go to $1
 // instead, and so do the kernel settings that the kubelet would change on the
-// machine.
+// machine. Shims have their sockets in /run/containerd, wherever containerd has
+// its own. /etc is a copy in memory, with $1/regcred as [ClientFolder].
 const isolate = `
 mount --make-rprivate /
 mount -t proc proc /proc
@@ -60,7 +77,13 @@ for setting in vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on
   cat "/proc/sys/$setting" >"$1/sysctl/$setting"
   mount --bind "$1/sysctl/$setting" "/proc/sys/$setting"
 done
-for folder in /var/lib /var/log ` + runtimeState + `; do
+mkdir -p "$1/etc" "$1/regcred"
+mount -t tmpfs tmpfs "$1/etc"
+cp -a /etc/. "$1/etc"
+mkdir -p "$1/etc/regcred"
+mount --bind "$1/regcred" "$1/etc/regcred"
+mount --rbind "$1/etc" /etc
+for folder in /var/lib /var/log /run; do
   mkdir -p "$1$folder"
   mount --bind "$1$folder" "$folder"
 done
@@ -72,6 +95,12 @@ exec "$@"
 // ends it leaves nothing on the machine; when the test is killed, it leaves
 // only empty cgroups and temporary files.
 func StartNode(t testing.TB, k *Kubernetes) *Node {
+	t.Helper()
+	return StartNodeWith(t, k, NodeOptions{})
+}
+
+// StartNodeWith is StartNode with options.
+func StartNodeWith(t testing.TB, k *Kubernetes, options NodeOptions) *Node {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Fatal("a kubelet needs root")
@@ -86,22 +115,19 @@ func StartNode(t testing.TB, k *Kubernetes) *Node {
 			t.Errorf("removing the files of the node: %v", err)
 		}
 	})
-	n := &Node{Name: "node", dir: dir}
-	containerd := n.startContainerd(t)
+	n := &Node{Name: nodeName, dir: dir, kube: k, flags: options.Flags}
+	for name, content := range options.Client {
+		n.WriteClientFile(t, name, content)
+	}
+	n.Containerd = n.startContainerd(t)
 	n.importPause(t)
-	n.startKubelet(t, k, containerd)
+	n.StartKubelet(t, options.Settings...)
 	return n
 }
 
 func (n *Node) startContainerd(t testing.TB) *Process {
 	t.Helper()
 	t.Cleanup(func() { n.removeCgroups(t) })
-	// A mount needs an existing folder.
-	if err := os.Mkdir(runtimeState, 0o711); err == nil {
-		t.Cleanup(func() { _ = os.Remove(runtimeState) })
-	} else if !errors.Is(err, fs.ErrExist) {
-		t.Fatal(err)
-	}
 	n.write(t, "containerd.toml", fmt.Sprintf(`
 version = 2
 root = "%[1]s/containerd"
@@ -130,14 +156,17 @@ temp = "%[1]s/containerd-temp"
 	cmd.Env = n.env()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID}
 	return start(t, "containerd", cmd, func() error {
-		return n.ctr("plugins", "ls", "id==cri")
+		_, err := n.ctr("plugins", "ls", "id==cri")
+		return err
 	})
 }
 
-func (n *Node) startKubelet(t testing.TB, k *Kubernetes, containerd *Process) {
+// StartKubelet starts the kubelet of a node, with further lines in its
+// configuration.
+func (n *Node) StartKubelet(t testing.TB, settings ...string) {
 	t.Helper()
-	health := freeAddr(t)
-	_, port, _ := strings.Cut(health, ":")
+	n.health = freeAddr(t)
+	_, port, _ := strings.Cut(n.health, ":")
 	socket := "unix://" + filepath.Join(n.dir, "containerd.sock")
 	n.write(t, "kubelet.yaml", fmt.Sprintf(`
 apiVersion: kubelet.config.k8s.io/v1beta1
@@ -162,31 +191,60 @@ makeIPTablesUtilChains: false
 resolvConf: ""
 podLogsDir: "%[1]s/pod-logs"
 volumePluginDir: "%[1]s/volume-plugins"
-`, n.dir, socket, port))
-	cmd := exec.Command("nsenter", "--target="+strconv.Itoa(containerd.PID()), "--mount", "--pid", "--",
-		Bin(t, "kubelet"), "--config="+filepath.Join(n.dir, "kubelet.yaml"), "--kubeconfig="+k.Kubeconfig,
-		"--root-dir="+filepath.Join(n.dir, "kubelet"), "--cert-dir="+filepath.Join(n.dir, "kubelet", "pki"),
-		"--hostname-override="+n.Name)
+%[4]s
+`, n.dir, socket, port, strings.Join(settings, "\n")))
+	cmd := exec.Command("nsenter", append([]string{
+		"--target=" + strconv.Itoa(n.Containerd.PID()), "--mount", "--pid", "--",
+		Bin(t, "kubelet"), "--config=" + filepath.Join(n.dir, "kubelet.yaml"), "--kubeconfig=" + n.kube.nodeKubeconfig,
+		"--root-dir=" + filepath.Join(n.dir, "kubelet"), "--cert-dir=" + filepath.Join(n.dir, "kubelet", "pki"),
+		"--hostname-override=" + n.Name,
+	}, n.flags...)...)
 	cmd.Env = n.env()
 	// The stopped process is nsenter. The kubelet shares its standard output
 	// and ends with containerd.
 	cmd.WaitDelay = time.Second
-	n.Process = start(t, "kubelet", cmd, func() error {
-		if err := dial(health); err != nil {
-			return err
-		}
-		resp, err := http.Get("http://" + health + "/healthz")
-		if err != nil {
-			return err
-		}
-		defer resp.Body.Close()
-		if resp.StatusCode != http.StatusOK {
-			return fmt.Errorf("GET /healthz: %s", resp.Status)
-		}
-		_, err = k.TryKubectl("", "get", "node", n.Name)
-		return err
-	})
+	n.Process = start(t, "kubelet", cmd, n.kubeletIsWell)
 }
+
+func (n *Node) kubeletIsWell() error {
+	if err := dial(n.health); err != nil {
+		return err
+	}
+	resp, err := http.Get("http://" + n.health + "/healthz")
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("GET /healthz: %s", resp.Status)
+	}
+	_, err = n.kube.TryKubectl("", "get", "node", n.Name)
+	return err
+}
+
+// StopKubelet ends the kubelet. Its pods go on.
+func (n *Node) StopKubelet(t testing.TB) {
+	t.Helper()
+	for _, pid := range childrenOf(t, n.PID()) {
+		if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
+			t.Fatalf("stopping the kubelet: %v", err)
+		}
+	}
+	Receive(t, n.done, "the kubelet has not ended")
+}
+
+// WriteClientFile writes a file into [ClientFolder] of the node, or replaces it.
+func (n *Node) WriteClientFile(t testing.TB, name, content string) {
+	t.Helper()
+	// Rename, so that nobody reads half a file.
+	n.write(t, filepath.Join("regcred", name+".new"), content)
+	if err := os.Rename(n.ClientFile(name+".new"), n.ClientFile(name)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// ClientFile returns where the machine has a file of the node's [ClientFolder].
+func (n *Node) ClientFile(name string) string { return filepath.Join(n.dir, "regcred", name) }
 
 // env has no credentials for registries, which the kubelet would look for in
 // its home. The last variable keeps mount and umount from creating /run/mount.
@@ -197,11 +255,18 @@ func (n *Node) env() []string {
 // PullOverHTTP makes containerd talk to a registry without TLS.
 func (n *Node) PullOverHTTP(t testing.TB, registry string) {
 	t.Helper()
+	n.PullFrom(t, registry, registry)
+}
+
+// PullFrom makes containerd pull the images of a registry from an address,
+// without TLS. It asks no other server.
+func (n *Node) PullFrom(t testing.TB, registry, addr string) {
+	t.Helper()
 	n.write(t, filepath.Join("registries", registry, "hosts.toml"), fmt.Sprintf(`
 server = "http://%[1]s"
 [host."http://%[1]s"]
   capabilities = ["pull", "resolve"]
-`, registry))
+`, addr))
 }
 
 // ContainerLog returns the output of the containers of a pod.
@@ -232,17 +297,33 @@ func (n *Node) importPause(t testing.TB) {
 	if err := tarball.WriteToFile(file, tag, PauseImage(t)); err != nil {
 		t.Fatal(err)
 	}
-	if err := n.ctr("--namespace=k8s.io", "images", "import", "--snapshotter=native", file); err != nil {
+	if _, err := n.ctr("--namespace=k8s.io", "images", "import", "--snapshotter=native", file); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func (n *Node) ctr(args ...string) error {
+func (n *Node) ctr(args ...string) (string, error) {
 	cmd := exec.Command("ctr", append([]string{"--address=" + filepath.Join(n.dir, "containerd.sock")}, args...)...)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("ctr %s: %w\n%s", strings.Join(args, " "), err, out)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("ctr %s: %w\n%s", strings.Join(args, " "), err, out)
 	}
-	return nil
+	return string(out), nil
+}
+
+// EndContainer ends the container app of a pod, as if its program had failed.
+func (n *Node) EndContainer(t testing.TB, namespace, pod string) {
+	t.Helper()
+	found, err := n.ctr("--namespace=k8s.io", "containers", "ls", "--quiet", fmt.Sprintf(
+		`labels."io.kubernetes.pod.namespace"==%s,labels."io.kubernetes.pod.name"==%s,labels."io.kubernetes.container.name"==app`, namespace, pod))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, container := range strings.Fields(found) {
+		if _, err := n.ctr("--namespace=k8s.io", "tasks", "kill", "--signal=SIGKILL", container); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 func (n *Node) write(t testing.TB, file, content string) {

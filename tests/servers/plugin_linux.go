@@ -50,6 +50,12 @@ func (v *Vault) WaitUntilServed(t testing.TB) {
 // PluginPIDs finds the plugin's processes among the children of Vault.
 func (v *Vault) PluginPIDs(t testing.TB) []int {
 	t.Helper()
+	return childrenOf(t, v.PID())
+}
+
+// childrenOf returns the running processes that another one has started.
+func childrenOf(t testing.TB, of int) []int {
+	t.Helper()
 	stats, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil {
 		t.Fatal(err)
@@ -60,7 +66,7 @@ func (v *Vault) PluginPIDs(t testing.TB) []int {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if parent, running := parentOf(pid); running && parent == v.PID() {
+		if parent, running := parentOf(pid); running && parent == of {
 			pids = append(pids, pid)
 		}
 	}

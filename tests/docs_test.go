@@ -21,6 +21,7 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer/ecr/ecrtest"
 	"vault-plugin-secrets-regcred/backend/issuer/gitlab/gitlabtest"
 	"vault-plugin-secrets-regcred/backend/issuer/harbor/harbortest"
+	"vault-plugin-secrets-regcred/backend/issuer/httpbroker/brokertest"
 	"vault-plugin-secrets-regcred/tests/clients"
 	"vault-plugin-secrets-regcred/tests/servers"
 )
@@ -49,7 +50,8 @@ import (
 // Registries that mint are started for the pages that name them:
 // https://gitlab.example.com with the registry registry.example.com,
 // https://harbor.example.com, https://acme.jfrog.io and type=ecr are servers in memory, and
-// https://gitea.example.com is a real Gitea. Their root credentials are in the
+// https://gitea.example.com is a real Gitea. https://broker.example.com is the program
+// in examples/http-broker, with a real registry. Their root credentials are in the
 // files admin and next, secret.txt, secret, and token; see [standIns].
 //
 // In docs/openbao.md, "bao" is the server that the tests run on, which is Vault
@@ -373,6 +375,19 @@ var standIns = map[string]func(*testing.T) (files, stands map[string]string){
 		pushedToGitea(t, g, puller)
 		return map[string]string{"token": g.AddToken(t, puller, "vault", "write:user")},
 			map[string]string{"https://gitea.example.com": g.URL, "gitea.example.com": g.Host, "puller": puller.Name}
+	},
+	// The program in examples/http-broker, for a registry with the image team/app.
+	"https://broker.example.com": func(t *testing.T) (files, stands map[string]string) {
+		registry := servers.StartRegistry(t, "admin", "s3cr3t")
+		broker := servers.StartBroker(t, registry)
+		clients.Push(t, registry.Addr+"/team/app:latest", "admin", "s3cr3t")
+		return map[string]string{"token": broker.Token},
+			map[string]string{"https://broker.example.com": broker.URL, "registry.example.com": registry.Addr}
+	},
+	"https://api.digitalocean.com": func(t *testing.T) (files, stands map[string]string) {
+		u := brokertest.NewURL(t)
+		return map[string]string{"do-token": u.Connection().Secrets["token"].Reveal()},
+			map[string]string{"https://api.digitalocean.com": u.URL, "registry.digitalocean.com": u.Host()}
 	},
 	// An IAM user with an access key, and a role that it may assume.
 	"type=ecr": func(t *testing.T) (files, stands map[string]string) {

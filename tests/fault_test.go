@@ -20,6 +20,7 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer/artifactory/artifactorytest"
 	"vault-plugin-secrets-regcred/backend/issuer/gitlab/gitlabtest"
 	"vault-plugin-secrets-regcred/backend/issuer/harbor/harbortest"
+	"vault-plugin-secrets-regcred/backend/issuer/httpbroker/brokertest"
 	"vault-plugin-secrets-regcred/backend/issuer/issuertest"
 	"vault-plugin-secrets-regcred/tests/servers"
 )
@@ -63,6 +64,14 @@ func registriesToFail(g *servers.Gitea) map[string]func(*testing.T) minter {
 				func(_ *testing.T, c issuer.Credential) bool {
 					return s.Accepts(c.Username, c.Password.Reveal(), harbortest.Project+"/app", "pull")
 				}, harbortest.Project + "/app:1", "secret",
+			}
+		},
+		"http": func(t *testing.T) minter {
+			s := brokertest.New(t)
+			return minter{
+				s.Server, "http", s.Connection(), s.Role(), s.MintMatch, s.Living,
+				func(_ *testing.T, c issuer.Credential) bool { return s.Pulls(c, brokertest.Scope+"/app") },
+				brokertest.Scope + "/app:1", "password",
 			}
 		},
 		"gitea": func(t *testing.T) minter {
@@ -119,7 +128,7 @@ func wrongSecret(w http.ResponseWriter, r *http.Request, act http.Handler) {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
-	for _, field := range []string{"token", "secret", "sha1", "access_token"} {
+	for _, field := range []string{"token", "secret", "sha1", "access_token", "password"} {
 		if body[field] != nil {
 			body[field] = "does-not-work"
 		}

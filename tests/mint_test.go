@@ -19,6 +19,7 @@ import (
 
 	"vault-plugin-secrets-regcred/backend/issuer"
 	"vault-plugin-secrets-regcred/backend/issuer/gitlab/gitlabtest"
+	"vault-plugin-secrets-regcred/backend/issuer/httpbroker/brokertest"
 	"vault-plugin-secrets-regcred/backend/issuer/issuertest"
 	"vault-plugin-secrets-regcred/tests/servers"
 )
@@ -30,10 +31,18 @@ const manyReads = 1000
 func TestManyFirstReadsAreOneMint(t *testing.T) {
 	t.Parallel()
 	v, g := servers.StartVault(t), servers.StartGitea(t)
-	for kind, start := range registriesToFail(g) {
+	starts := registriesToFail(g)
+	starts["url"] = func(t *testing.T) minter {
+		u := brokertest.NewURL(t)
+		return minter{
+			Server: u.Server, kind: "http", connection: u.FieldsConnection(), mints: u.MintMatch,
+			pulls: func(_ *testing.T, c issuer.Credential) bool { return u.Pulls(c) },
+		}
+	}
+	for kind, start := range starts {
 		t.Run(kind, func(t *testing.T) {
 			m := start(t)
-			connect(t, v.Client, "regcred/connections/"+kind, kind, m.connection, fields{"allowed_roles": "first-" + kind})
+			connect(t, v.Client, "regcred/connections/"+kind, m.kind, m.connection, fields{"allowed_roles": "first-" + kind})
 			write(t, v.Client, "regcred/roles/first-"+kind, dynamic(kind, m.role, nil))
 
 			mints, held := holdMints(m.Server, m.mints)

@@ -25,6 +25,7 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer/ecr/ecrtest"
 	"vault-plugin-secrets-regcred/backend/issuer/gitlab/gitlabtest"
 	"vault-plugin-secrets-regcred/backend/issuer/harbor/harbortest"
+	"vault-plugin-secrets-regcred/backend/issuer/httpbroker/brokertest"
 	"vault-plugin-secrets-regcred/backend/issuer/issuertest"
 	"vault-plugin-secrets-regcred/backend/leaktest"
 	"vault-plugin-secrets-regcred/tests/servers"
@@ -401,6 +402,12 @@ var echoing = map[string]func(*planting) echoServer{
 			p.secrets.Add("secret key of connections/ecr", secret)
 		}
 		return echoServer{s.Server, connected("ecr", c), dynamic("ecr", s.Role(), nil), true}
+	},
+	"http": func(p *planting) echoServer {
+		s := brokertest.New(p.t)
+		c := s.Connection()
+		p.secrets.Add("token of connections/http", c.Secrets["token"].Reveal())
+		return echoServer{s.Server, connected("http", c), dynamic("http", s.Role(), nil), true}
 	},
 	"gitea": func(p *planting) echoServer {
 		// It only echoes; other tests use a real Gitea.

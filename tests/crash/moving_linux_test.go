@@ -98,7 +98,7 @@ func (h *harness) moves() []operation {
 func (h *harness) finishMove() {
 	h.Helper()
 	p := &h.places
-	if h.mustRead("connections/" + moving)["url"] == p.here().URL {
+	if h.mustRead("connections/" + moving)["url"] == p.here().connections[minting].URL {
 		h.mustWrite("connections/"+moving, h.movingTo(1-p.at))
 	}
 	p.at = 1 - p.at

@@ -19,6 +19,7 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer/ecr/ecrtest"
 	"vault-plugin-secrets-regcred/backend/issuer/gitlab/gitlabtest"
 	"vault-plugin-secrets-regcred/backend/issuer/harbor/harbortest"
+	"vault-plugin-secrets-regcred/backend/issuer/httpbroker/brokertest"
 	"vault-plugin-secrets-regcred/backend/issuer/issuertest"
 	"vault-plugin-secrets-regcred/tests/clients"
 	"vault-plugin-secrets-regcred/tests/servers"
@@ -101,6 +102,21 @@ func harbor(t *testing.T) registry {
 			s.AddRobot(harbortest.Project, name, -1, harbortest.Manages(harbortest.Project)...)
 		},
 		remove: s.DeleteRobot,
+	}
+}
+
+func broker(t *testing.T) registry {
+	s := brokertest.New(t)
+	start := time.Now() // the clock stands, as that of gitlab
+	s.SetNow(func() time.Time { return start })
+	return registry{
+		Server: s.Server, kind: "http", image: s.Host() + "/" + brokertest.Scope + "/app:1",
+		connections: map[string]issuer.Connection{minting: s.Connection()},
+		role:        s.Role(), living: s.Living, admins: s.Admins, reinstall: s.Reinstall,
+		another:  func() registry { return broker(t) },
+		mint:     func(name string) login { return newLogin(s.AddCredential(name)) },
+		mintRoot: s.AddRoot,
+		remove:   s.Delete,
 	}
 }
 

@@ -133,7 +133,7 @@ beside it, as FILE.before-regcred.
 The kubelet reads its file only when it starts: restart it after a change of that
 file. No other change needs a restart.
 
-    regcred install -from=./regcred -bin-dir=/var/lib/rancher/credentialprovider/bin \
+    regcred install -from=files -bin-dir=/var/lib/rancher/credentialprovider/bin \
       -config=/var/lib/rancher/credentialprovider/config.yaml
 
 Flags:

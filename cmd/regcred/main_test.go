@@ -33,7 +33,7 @@ func TestNameOfTheProgramChoosesTheCommand(t *testing.T) {
 		{[]string{"regcred", "check", "docker", "ghcr.io"}, 1, "FAIL  configuration", ""},
 		{[]string{"regcred", "check", "kubelet"}, 1, "FAIL  configuration", ""},
 		{[]string{"regcred", "check"}, 1, "", "regcred: check takes"},
-		{[]string{"regcred", "install"}, 1, "", "regcred: arguments: -from must be an absolute path"},
+		{[]string{"regcred", "install"}, 1, "", "regcred: arguments: -from must name a folder"},
 		{[]string{"regcred", "install", "-h"}, 0, "-bin-dir", ""},
 		{[]string{"regcred", "pull"}, 1, "", `regcred: there is no command "pull"`},
 		{[]string{"regcred"}, 0, "Usage: regcred <command>", ""},

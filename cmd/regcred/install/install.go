@@ -90,7 +90,10 @@ func Run(ctx context.Context, args []string, version string, out io.Writer) erro
 }
 
 func (o *options) check() error {
-	for _, path := range []struct{ flag, value string }{{"from", o.from}, {"bin-dir", o.binDir}, {"config", o.config}, {"to", o.to}} {
+	if o.from == "" {
+		return &client.Failure{What: "arguments: -from must name a folder", Do: `"regcred help install" describes it`}
+	}
+	for _, path := range []struct{ flag, value string }{{"bin-dir", o.binDir}, {"config", o.config}, {"to", o.to}} {
 		if !filepath.IsAbs(path.value) {
 			return &client.Failure{What: fmt.Sprintf("arguments: -%s must be an absolute path", path.flag), Do: `"regcred help install" describes it`}
 		}

@@ -4,6 +4,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -14,31 +15,49 @@ import (
 // Get reads any path of Vault. found is false where there is nothing. Of a deleted
 // version, KV version 2 answers with its metadata.
 func (v *Vault) Get(ctx context.Context, path string) (data map[string]any, found bool, err error) {
-	secret, err := v.api.Logical().ReadWithContext(ctx, path)
+	data, found, err = v.get(ctx, path, nil)
 	if err != nil {
 		return nil, false, v.failed("reading "+path, err, "read "+path, nil)
 	}
-	if secret == nil {
-		return nil, false, nil
-	}
-	return secret.Data, true, nil
+	return data, found, nil
 }
 
 // List lists any path of Vault. What ends in "/" is a folder. It is empty where
 // there is nothing.
 func (v *Vault) List(ctx context.Context, path string) ([]string, error) {
-	secret, err := v.api.Logical().ListWithContext(ctx, path)
+	data, found, err := v.get(ctx, path, map[string][]string{"list": {"true"}})
 	if err != nil {
 		return nil, v.failed("listing "+path, err, "list "+path, nil)
 	}
-	if secret == nil || secret.Data["keys"] == nil {
+	names, ok := texts(data["keys"])
+	if !found && data["keys"] == nil {
 		return nil, nil
 	}
-	names, ok := texts(secret.Data["keys"])
-	if !ok {
+	if !ok || names == nil {
 		return nil, failf("listing %s: the answer is not one of Vault", path)
 	}
 	return names, nil
+}
+
+// errEmpty is an answer of status 200 without a body, which Vault gives to no read.
+var errEmpty = errors.New("the answer is empty")
+
+// get tells a path at which there is nothing from an empty answer.
+func (v *Vault) get(ctx context.Context, path string, query map[string][]string) (data map[string]any, found bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, v.api.ClientTimeout())
+	defer cancel()
+	answer, err := v.api.Logical().ReadRawWithDataWithContext(ctx, path, query)
+	found = answer == nil || answer.StatusCode != http.StatusNotFound
+	secret, err := v.api.Logical().ParseRawResponseAndCloseBody(answer, err)
+	switch {
+	case err != nil:
+		return nil, false, err
+	case secret != nil:
+		return secret.Data, true, nil
+	case found:
+		return nil, false, errEmpty
+	}
+	return nil, false, nil
 }
 
 // Role is what roles/<role> says of a role. It has no secret.

@@ -23,6 +23,7 @@ type comparison struct {
 
 	Registries     int `json:"registries"` // of all sources, before
 	SameRegistries int `json:"same_registries"`
+	Respelled      int `json:"respelled"` // of these, under a key that more tools match
 
 	unexpected int // differences of roles that are as planned
 }
@@ -159,6 +160,9 @@ func (c *comparison) source(s *source, role *planned, after map[dockerconfig.Key
 			what = "before only"
 		case before.equal(now), tidied(before).equal(now): // a note of the plan says so
 			c.SameRegistries++
+			if registry != string(key) {
+				c.Respelled++
+			}
 			continue
 		default:
 			what = "another credential"

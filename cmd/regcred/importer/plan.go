@@ -218,10 +218,10 @@ func (r *planned) differences(role client.Role, now dockerconfig.Config) (all []
 		all = append(all, "it also has "+string(key))
 	}
 	if r.AllowedBundles != nil && !sameSet(r.AllowedBundles, role.AllowedBundles) {
-		all = append(all, "other allowed_bundles")
+		all = append(all, fmt.Sprintf("allowed_bundles is %q, not %q", role.AllowedBundles, r.AllowedBundles))
 	}
 	if r.VerifyRepository != "" && r.VerifyRepository != role.VerifyRepository {
-		all = append(all, "another verify_repository")
+		all = append(all, fmt.Sprintf("verify_repository is %q, not %q", role.VerifyRepository, r.VerifyRepository))
 	}
 	return all
 }
@@ -268,8 +268,8 @@ func (p *plan) collect() {
 			p.Notes = append(p.Notes, note{Text: "these are different roles, because case counts: " + few(names)})
 		}
 	}
-	for _, where := range p.o.rules.unused() {
-		p.Notes = append(p.Notes, note{Text: "this rule is for nothing that was found: " + where})
+	if unused := p.o.rules.unused(); unused != nil {
+		p.Notes = append(p.Notes, note{Text: "rules for nothing that was found: " + strings.Join(unused, ", ")})
 	}
 	for _, text := range slices.Sorted(maps.Keys(texts)) {
 		p.Notes = append(p.Notes, note{text, texts[text]})

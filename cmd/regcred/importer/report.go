@@ -67,13 +67,12 @@ func (p *plan) rows(actions ...action) (rows [][]string) {
 			if role.Action != a {
 				continue
 			}
-			row := []string{role.Role}
-			if role.Why != "" {
-				row = append(row, role.Why)
+			from := "from " + p.names(role.Sources)
+			if role.Why != "" { // is long, and so comes last
+				rows = append(rows, []string{role.Role, from, role.Why})
 			} else {
-				row = append(row, few(role.Registries))
+				rows = append(rows, []string{role.Role, few(role.Registries), from})
 			}
-			rows = append(rows, append(row, "from "+p.names(role.Sources)))
 		}
 	}
 	return rows
@@ -171,6 +170,9 @@ func (p *plan) writeResult(out io.Writer) error {
 	}
 	r.line("\nCompared, what each %s pulls with before and after:", place)
 	r.line("  the same registries and credentials in %d of %s, %d of %d %s", c.SamePlaces, counted(c.Places, place, place+"s"), c.SameSources, c.Sources, source)
+	if c.Respelled > 0 {
+		r.line("  of which %s spelled otherwise before; -v says how", counted(c.Respelled, "registry was", "registries were"))
+	}
 	var rows [][]string
 	for _, d := range c.Differences {
 		row := []string{d.Source, d.Registry, d.What}

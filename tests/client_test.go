@@ -146,8 +146,10 @@ func (w *clientWorld) quiet(what, text string) {
 // gateway is a proxy between the client and Vault.
 type gateway struct {
 	*httptest.Server
+	pass  http.HandlerFunc // has Vault answer
 	mu    sync.Mutex
 	fault http.HandlerFunc
+	delay func(*http.Request)
 	seen  []string
 }
 
@@ -158,12 +160,15 @@ func newGateway(t testing.TB, address string) *gateway {
 		t.Fatal(err)
 	}
 	proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target) }}
-	g := &gateway{}
+	g := &gateway{pass: proxy.ServeHTTP}
 	g.Server = httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		g.mu.Lock()
 		g.seen = append(g.seen, strings.TrimPrefix(r.URL.Path, "/v1/"))
-		fault := g.fault
+		fault, delay := g.fault, g.delay
 		g.mu.Unlock()
+		if delay != nil {
+			delay(r)
+		}
 		if fault != nil {
 			fault(rw, r)
 			return
@@ -178,6 +183,13 @@ func (g *gateway) fail(fault http.HandlerFunc) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.fault = fault
+}
+
+// before has a function see each request before it is passed on, and delay it.
+func (g *gateway) before(delay func(*http.Request)) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.delay = delay
 }
 
 // asked returns the paths that were asked for since the last call.
@@ -233,7 +245,7 @@ func (w *clientWorld) run(stdin string, env []string, program string, args ...st
 // TestExamplesOfTheClientStandOnItsPages compares the files with the pages.
 func TestExamplesOfTheClientStandOnItsPages(t *testing.T) {
 	t.Parallel()
-	for folder, page := range map[string]string{"kubelet-provider": "kubelet.md", "docker-helper": "docker.md"} {
+	for folder, page := range map[string]string{"kubelet-provider": "kubelet.md", "docker-helper": "docker.md", "import": "import.md"} {
 		files, err := os.ReadDir(filepath.Join(servers.Repo(), "examples", folder))
 		if err != nil || len(files) < 3 {
 			t.Fatalf("examples/%s: want 3 files, got %d, %v", folder, len(files), err)

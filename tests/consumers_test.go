@@ -468,7 +468,7 @@ func TestEveryExampleStandsOnItsPage(t *testing.T) {
 	}
 	for _, example := range examples {
 		tool := filepath.Base(example)
-		if tool == "policies" || tool == "helm" || tool == "kubelet-provider" || tool == "docker-helper" || tool == "http-broker" {
+		if tool == "policies" || tool == "helm" || tool == "kubelet-provider" || tool == "docker-helper" || tool == "import" || tool == "http-broker" {
 			continue // TestPersonas, helm_test.go, TestExamplesOfTheClientStandOnItsPages, and broker_test.go
 		}
 		text := page(t, tool+".md")

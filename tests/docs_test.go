@@ -37,7 +37,8 @@ import (
 //
 // The working directory has:
 //
-//   - bin/ with the plugin, and new/ with a build of version v0.2.0
+//   - bin/ with the plugin and the client, which is the command regcred, and new/
+//     with a build of the plugin of version v0.2.0
 //   - the archive of a release and its checksums, of a build of version v0.1.0
 //   - examples/ and scripts/, as in this repository
 //   - policy.hcl and jwt-role.json, the ones of External Secrets
@@ -234,7 +235,7 @@ func runSession(t *testing.T, session []step) {
 
 	// The pages install the plugin as root. One page says bao for the server that
 	// the tests run on.
-	const preamble = "sudo() { \"$@\"; }\nbao() { vault \"$@\"; }\n"
+	const preamble = "sudo() { \"$@\"; }\nbao() { vault \"$@\"; }\nregcred() { bin/regcred \"$@\"; }\n"
 	cmd := exec.CommandContext(t.Context(), "bash", "-c", preamble+fromPage.Replace(script.String()))
 	cmd.Dir = dir
 	cmd.Env = append(v.Env(), "HOME="+dir)

@@ -38,6 +38,8 @@ var allNames = map[string][]string{
 	},
 	"examples/policies/auditor.hcl":                          {"regcred/connections/*", "regcred/roles/*"},
 	"examples/policies/sync-tool.hcl":                        {"regcred/creds/+/kubernetes"},
+	"examples/import/policy.hcl":                             {"regcred/roles/*", "regcred/creds/*"},
+	"docs/client/import.md":                                  {"regcred/roles/*", "regcred/creds/*"},
 	"docs/connections/README.md: registry-owner":             {"regcred/connections/*"},
 	"docs/installation.md: all-but-production":               {"regcred/creds/*"},
 	"docs/migrating-from-kv-templates.md: sync-pull-secrets": {"regcred/creds/+/kubernetes"},

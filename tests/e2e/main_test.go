@@ -50,6 +50,7 @@ func TestConsumers(t *testing.T) {
 		{"External Secrets deletes a Secret where the page says so", testExternalSecretsDeletion},
 		{"External Secrets serves labelled namespaces and no other", testExternalSecretsWholeCluster},
 		{"External Secrets needs every line of the examples", testExternalSecretsExamplesAreMinimal},
+		{"regcred import brings the Secrets of a cluster into roles", testImport},
 		{"Vault Agent writes config.json", testVaultAgentConfigJSON},
 		{"Vault Agent applies a Secret", testVaultAgentSecret},
 		{"Vault Agent needs every line of the examples", testVaultAgentExamplesAreMinimal},

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MPL-2.0
 #
-# "make push": pushes the image of "make release" to a registry, and signs it if
+# "make push": pushes the images of "make release" to a registry, and signs them if
 # SIGN is set:
 #
 #   scripts/push.sh VERSION REGISTRY/REPOSITORY
 #
+# The plugin's image gets this name, and the client's the same with "-client".
 # The credential comes from $REGISTRY_USERNAME and $REGISTRY_PASSWORD if they are
 # set, and else from the user's Docker config. The signature is keyless: cosign
 # asks for your identity, or takes the one of GitHub Actions.
@@ -14,7 +15,7 @@
 if [ $# != 2 ] || [ -z "$2" ]; then
   die "IMAGE is missing; for example: make push IMAGE=registry.example.com/plugins/regcred"
 fi
-[ -f dist/oci/index.json ] || die "there is no dist/oci: run \"make release\" first"
+[ -f dist/oci/regcred/index.json ] || die "there is no dist/oci: run \"make release\" first"
 # A repository has no capital letters; the name of a GitHub user may have some.
 image=$(printf %s "$2" | tr '[:upper:]' '[:lower:]')
 
@@ -26,8 +27,13 @@ if [ -n "${REGISTRY_PASSWORD:-}" ]; then
     .bin/crane auth login "${image%%/*}" --username="${REGISTRY_USERNAME:-}" --password-stdin >/dev/null 2>&1 ||
     die "cannot write a Docker config for ${image%%/*}"
 fi
-pushed=$(.bin/crane push dist/oci "$image:$1")
-echo "$pushed"
-if [ -n "${SIGN:-}" ]; then
-  cosign sign --yes "$pushed"
-fi
+push() { # FOLDER IMAGE
+  local pushed
+  pushed=$(.bin/crane push "$1" "$2")
+  echo "$pushed"
+  if [ -n "${SIGN:-}" ]; then
+    cosign sign --yes "$pushed"
+  fi
+}
+push dist/oci/vault-plugin-secrets-regcred "$image:$1"
+push dist/oci/regcred "$image-client:$1"

@@ -17,8 +17,6 @@ shift
 [[ $version =~ ^v[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?$ ]] ||
   die "VERSION=$version: must be a semantic version with a leading \"v\", like v0.1.0 or v0.2.0-rc.1"
 
-program=vault-plugin-secrets-regcred
-released=${program}_${version#v}
 if [ -z "${SOURCE_DATE_EPOCH:-}" ]; then
   SOURCE_DATE_EPOCH=$(git log -1 --format=%ct) ||
     die "this is no clone with a commit: set SOURCE_DATE_EPOCH to the time of the files, in seconds since 1970"
@@ -36,34 +34,42 @@ sums() { # prints the checksums of files, in the form of sha256sum
   if command -v sha256sum >/dev/null; then sha256sum "$@"; else shasum -a 256 "$@"; fi
 }
 
+# release PROGRAM MODULE-FOLDER PACKAGE OTHER-FILE...: writes archives, bills of
+# materials and the image of a program.
+release() {
+  local program=$1 module=$2 package=$3 released=${1}_${version#v}
+  local platform os arch ending kind binary images=()
+  shift 3
+  for platform in "${platforms[@]}"; do
+    os=${platform%/*} arch=${platform#*/} ending='' kind=tar.gz
+    if [ "$os" = windows ]; then ending=.exe kind=zip; fi
+    echo "building $released for $platform ..."
+    binary=dist/${os}_$arch/$program$ending
+    (cd "$module" && GOOS=$os GOARCH=$arch "${GO:-go}" build -ldflags="-s -w -X main.version=$version" -o "$OLDPWD/$binary" "$package")
+    .bin/pack archive "dist/${released}_${os}_$arch.$kind" "$binary" "$@"
+    scripts/bill.sh "$version" "$binary" "dist/${released}_${os}_$arch.cdx.json"
+    case $platform in
+      linux/arm) images+=("linux/arm/v$GOARM=$binary") ;;
+      linux/*) images+=("$platform=$binary") ;;
+    esac
+  done
+  if [ ${#images[@]} -gt 0 ]; then
+    .bin/pack image "dist/oci/$program" "dist/${released}_oci.tar" "$version" "$program" "${images[@]}"
+  fi
+}
+
+platforms=("$@")
 rm -rf dist
 mkdir -p dist
-images=()
-for platform in "$@"; do
-  os=${platform%/*} arch=${platform#*/} ending='' kind=tar.gz
-  if [ "$os" = windows ]; then ending=.exe kind=zip; fi
-  echo "building $released for $platform ..."
-  binary=dist/${os}_$arch/$program$ending
-  GOOS=$os GOARCH=$arch "${GO:-go}" build -ldflags="-s -w -X main.version=$version" -o "$binary" ./cmd/$program
-  .bin/pack archive "dist/${released}_${os}_$arch.$kind" "$binary" LICENSE README.md CHANGELOG.md scripts/preflight.sh
-  # The dependencies, which cyclonedx-gomod reads from the program itself.
-  .bin/cyclonedx-gomod bin -json -std -noserial -notimestamp -version "$version" \
-    -output "dist/${released}_${os}_$arch.cdx.json" "$binary" 2>/dev/null ||
-    die "no bill of materials for $binary"
-  case $platform in
-    linux/arm) images+=("linux/arm/v$GOARM=$binary") ;;
-    linux/*) images+=("$platform=$binary") ;;
-  esac
-done
-if [ ${#images[@]} -gt 0 ]; then
-  .bin/pack image dist/oci "dist/${released}_oci.tar" "$version" "$program" "${images[@]}"
-fi
+release vault-plugin-secrets-regcred . ./cmd/vault-plugin-secrets-regcred LICENSE README.md CHANGELOG.md scripts/preflight.sh
+release regcred cmd/regcred . LICENSE docs/client/README.md CHANGELOG.md
+.bin/pack chart "dist/regcred-node-${version#v}.tgz" deploy/regcred-node "$version"
 
 # SHA256SUMS lists the files for download, and is signed. SHA256SUMS.binaries
-# lists the programs in the archives, one line for each platform, because Vault
-# registers a plugin by the checksum of the program.
+# lists the plugin's program, one line for each platform, because Vault registers a
+# plugin by the checksum of the program.
 cd dist
-sums ./*_*/"$program"* | sed 's#  \./#  #' >SHA256SUMS.binaries
-sums "$released"* SHA256SUMS.binaries >SHA256SUMS
+sums ./*_*/vault-plugin-secrets-regcred* | sed 's#  \./#  #' >SHA256SUMS.binaries
+sums vault-plugin-secrets-regcred_* regcred_* regcred-node-* SHA256SUMS.binaries >SHA256SUMS
 echo
 cat SHA256SUMS.binaries SHA256SUMS

@@ -36,20 +36,27 @@ import (
 )
 
 // TestChecksums: SHA256SUMS names each file for download, and
-// SHA256SUMS.binaries each program by its platform, in the form of sha256sum.
+// SHA256SUMS.binaries the plugin's program by its platform, in the form of sha256sum.
 func TestChecksums(t *testing.T) {
 	t.Parallel()
-	wantFiles := []string{"SHA256SUMS.binaries"}
+	wantFiles := []string{"SHA256SUMS.binaries", chart}
 	var wantBinaries []string
 	for _, platform := range platforms {
-		wantFiles = append(wantFiles, archive(platform), released+"_"+folder(platform)+".cdx.json")
-		wantBinaries = append(wantBinaries, folder(platform)+"/"+binary(platform))
+		for _, p := range products {
+			wantFiles = append(wantFiles, p.archive(platform), p.bill(platform))
+		}
+		wantBinaries = append(wantBinaries, folder(platform)+"/"+plugin.binary(platform))
 	}
 	if len(linuxPlatforms()) > 0 {
-		wantFiles = append(wantFiles, released+"_oci.tar")
+		for _, p := range products {
+			wantFiles = append(wantFiles, p.released()+"_oci.tar")
+		}
 	}
 	for list, want := range map[string][]string{"SHA256SUMS": wantFiles, "SHA256SUMS.binaries": wantBinaries} {
 		sums := checksums(t, list)
+		if len(sums) != len(want) {
+			t.Errorf("%s: want %d lines, got %d", list, len(want), len(sums))
+		}
 		for name, sum := range sums {
 			if got := sha256Hex(readFile(t, dist(name))); got != sum {
 				t.Errorf("%s: %s: want %s, got %s", list, name, got, sum)
@@ -108,42 +115,49 @@ type member struct {
 func TestArchives(t *testing.T) {
 	t.Parallel()
 	at := commitTime(t)
-	for _, platform := range platforms {
-		t.Run(platform, func(t *testing.T) {
-			t.Parallel()
-			read, owner := readTarGz, "root:root 0:0"
-			if strings.HasSuffix(archive(platform), ".zip") {
-				read, owner = readZip, "" // a zip file has none
-			}
-			content := readFile(t, dist(folder(platform), binary(platform)))
-			want := map[string]member{binary(platform): {0o755, owner, at, sha256Hex(content)}}
-			for _, name := range []string{"LICENSE", "README.md", "CHANGELOG.md"} {
-				want[name] = member{0o644, owner, at, sha256Hex(readFile(t, filepath.Join(servers.Repo(), name)))}
-			}
-			want["preflight.sh"] = member{0o755, owner, at, sha256Hex(readFile(t, filepath.Join(servers.Repo(), "scripts", "preflight.sh")))}
-			if diff := cmp.Diff(want, read(t, dist(archive(platform)))); diff != "" {
-				t.Errorf("%s (-want +got):\n%s", archive(platform), diff)
-			}
-			if err := isProgramFor(platform, content); err != nil {
-				t.Error(err)
-			}
-			isCleanBuild(t, platform, content)
-		})
-	}
+	each(t, func(t *testing.T, p product) {
+		for _, platform := range platforms {
+			t.Run(platform, func(t *testing.T) {
+				t.Parallel()
+				read, owner := readTarGz, "root:root 0:0"
+				if strings.HasSuffix(p.archive(platform), ".zip") {
+					read, owner = readZip, "" // a zip file has none
+				}
+				content := readFile(t, dist(folder(platform), p.binary(platform)))
+				want := map[string]member{p.binary(platform): {0o755, owner, at, sha256Hex(content)}}
+				for name, path := range p.documents {
+					mode := fs.FileMode(0o644)
+					if strings.HasSuffix(name, ".sh") {
+						mode = 0o755
+					}
+					want[name] = member{mode, owner, at, sha256Hex(readFile(t, filepath.Join(servers.Repo(), path)))}
+				}
+				if diff := cmp.Diff(want, read(t, dist(p.archive(platform)))); diff != "" {
+					t.Errorf("%s (-want +got):\n%s", p.archive(platform), diff)
+				}
+				if err := isProgramFor(platform, content); err != nil {
+					t.Error(err)
+				}
+				isCleanBuild(t, platform, content)
+			})
+		}
+	})
 }
 
-// TestVersion: the program of this platform prints the version that Vault asks
-// for.
+// TestVersion: the program of this platform prints the version, for which Vault asks
+// the plugin.
 func TestVersion(t *testing.T) {
 	t.Parallel()
-	out, err := exec.CommandContext(t.Context(), hostBinary(t), "-version").CombinedOutput()
-	if err != nil || string(out) != version+"\n" {
-		t.Errorf("-version: want %q, got %q, %v", version+"\n", out, err)
-	}
+	each(t, func(t *testing.T, p product) {
+		out, err := exec.CommandContext(t.Context(), hostBinary(t, p), "-version").CombinedOutput()
+		if err != nil || string(out) != version+"\n" {
+			t.Errorf("-version: want %q, got %q, %v", version+"\n", out, err)
+		}
+	})
 }
 
 // hostBinary unpacks the archive for the platform of the tests.
-func hostBinary(t *testing.T) string {
+func hostBinary(t *testing.T, p product) string {
 	t.Helper()
 	platform := runtime.GOOS + "/" + runtime.GOARCH
 	if !slices.Contains(platforms, platform) {
@@ -151,10 +165,10 @@ func hostBinary(t *testing.T) string {
 	}
 	dir := t.TempDir()
 	// Not with Go's own packages, which wrote it.
-	if out, err := exec.CommandContext(t.Context(), "tar", "-xzf", dist(archive(platform)), "-C", dir).CombinedOutput(); err != nil {
-		t.Fatalf("unpacking %s: %v\n%s", archive(platform), err, out)
+	if out, err := exec.CommandContext(t.Context(), "tar", "-xzf", dist(p.archive(platform)), "-C", dir).CombinedOutput(); err != nil {
+		t.Fatalf("unpacking %s: %v\n%s", p.archive(platform), err, out)
 	}
-	return filepath.Join(dir, program)
+	return filepath.Join(dir, p.program)
 }
 
 func readTarGz(t *testing.T, path string) map[string]member {
@@ -321,9 +335,8 @@ func goEnv(t *testing.T, name string) string {
 // built from, Go included, and nothing that differs from build to build.
 func TestBillsOfMaterials(t *testing.T) {
 	t.Parallel()
-	for _, platform := range platforms {
-		t.Run(platform, func(t *testing.T) {
-			t.Parallel()
+	each(t, func(t *testing.T, p product) {
+		for _, platform := range platforms {
 			var bill struct {
 				Format   string `json:"bomFormat"`
 				Serial   string `json:"serialNumber"`
@@ -334,16 +347,16 @@ func TestBillsOfMaterials(t *testing.T) {
 				}
 				Components []struct{ Name, Version string }
 			}
-			if err := json.Unmarshal(readFile(t, dist(released+"_"+folder(platform)+".cdx.json")), &bill); err != nil {
+			if err := json.Unmarshal(readFile(t, dist(p.bill(platform))), &bill); err != nil {
 				t.Fatal(err)
 			}
 			if bill.Format != "CycloneDX" || bill.Serial != "" || bill.Metadata.Timestamp != "" {
 				t.Errorf("want a CycloneDX document with no serial number or time, got %q, %q, %q", bill.Format, bill.Serial, bill.Metadata.Timestamp)
 			}
-			if got := bill.Metadata.Component; got.Name != program || got.Version != version {
-				t.Errorf("want a document of %s %s, got %s %s", program, version, got.Name, got.Version)
+			if got := bill.Metadata.Component; got.Name != p.module || got.Version != version {
+				t.Errorf("want a document of %s %s, got %s %s", p.module, version, got.Name, got.Version)
 			}
-			content := readFile(t, dist(folder(platform), binary(platform)))
+			content := readFile(t, dist(folder(platform), p.binary(platform)))
 			if !slices.Contains(bill.Metadata.Properties, struct{ Name, Value string }{"cdx:gomod:binary:hash:SHA-256", sha256Hex(content)}) {
 				t.Errorf("describes another program than the released one")
 			}
@@ -351,7 +364,9 @@ func TestBillsOfMaterials(t *testing.T) {
 			info := buildInfo(t, content)
 			want := []string{"std " + info.GoVersion}
 			for _, module := range info.Deps {
-				if module.Replace != nil {
+				if module.Path == plugin.module {
+					module.Version = version // the client takes it from the same repository
+				} else if module.Replace != nil {
 					module = module.Replace
 				}
 				want = append(want, module.Path+" "+module.Version)
@@ -363,8 +378,8 @@ func TestBillsOfMaterials(t *testing.T) {
 			slices.Sort(want)
 			slices.Sort(got)
 			if diff := cmp.Diff(want, got); diff != "" {
-				t.Errorf("modules (-in the program +in the bill):\n%s", diff)
+				t.Errorf("%s: modules (-in the program +in the bill):\n%s", platform, diff)
 			}
-		})
-	}
+		}
+	})
 }

@@ -33,11 +33,15 @@ func linuxPlatforms() []string {
 	return slices.DeleteFunc(slices.Clone(platforms), func(p string) bool { return !strings.HasPrefix(p, "linux/") })
 }
 
-// TestImageLayout: dist/oci is a valid layout with one image for each Linux
-// platform, and the tar file is that folder.
+// TestImageLayout: each folder in dist/oci is a valid layout with one image for each
+// Linux platform, and the tar file is that folder.
 func TestImageLayout(t *testing.T) {
 	t.Parallel()
-	index := imageIndex(t)
+	each(t, imageLayout)
+}
+
+func imageLayout(t *testing.T, p product) {
+	index := imageIndex(t, p)
 	if err := validate.Index(index); err != nil {
 		t.Fatalf("dist/oci: %v", err)
 	}
@@ -56,8 +60,8 @@ func TestImageLayout(t *testing.T) {
 		t.Errorf("platforms (-want +got):\n%s", diff)
 	}
 
-	folder := filesBelow(t, dist("oci"))
-	archive := tar.NewReader(bytes.NewReader(readFile(t, dist(released+"_oci.tar"))))
+	folder := filesBelow(t, dist("oci", p.program))
+	archive := tar.NewReader(bytes.NewReader(readFile(t, dist(p.released()+"_oci.tar"))))
 	for {
 		header, err := archive.Next()
 		if errors.Is(err, io.EOF) {
@@ -74,19 +78,19 @@ func TestImageLayout(t *testing.T) {
 			t.Fatal(err)
 		}
 		if !bytes.Equal(folder[header.Name], content) {
-			t.Errorf("%s_oci.tar has another %s than dist/oci", released, header.Name)
+			t.Errorf("%s_oci.tar has another %s than dist/oci", p.released(), header.Name)
 		}
 		delete(folder, header.Name)
 	}
 	for name := range folder {
-		t.Errorf("%s_oci.tar lacks %s", released, name)
+		t.Errorf("%s_oci.tar lacks %s", p.released(), name)
 	}
 }
 
-// imageIndex returns the index of dist/oci.
-func imageIndex(t *testing.T) v1.ImageIndex {
+// imageIndex returns the index of a folder in dist/oci.
+func imageIndex(t *testing.T, p product) v1.ImageIndex {
 	t.Helper()
-	path, err := layout.FromPath(dist("oci"))
+	path, err := layout.FromPath(dist("oci", p.program))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,14 +112,14 @@ func imageIndex(t *testing.T) v1.ImageIndex {
 	return index
 }
 
+const username, password = "releaser", "pushes"
+
 // TestImageIsPulled pulls from a real registry, to which scripts/push.sh pushed
-// the folder, and skopeo the tar file. The result has the program of the
-// archive, where Vault and OpenBao look for it.
+// the folders, and skopeo the tar files. The result has the program of the
+// archive, where Vault and OpenBao look for the plugin's.
 func TestImageIsPulled(t *testing.T) {
 	t.Parallel()
-	const username, password = "releaser", "pushes"
 	registry := servers.StartRegistry(t, username, password)
-	image := registry.Addr + "/plugins/regcred"
 
 	push := exec.CommandContext(t.Context(), "bash", filepath.Join(servers.Repo(), "scripts", "push.sh"), version, registry.Addr+"/Plugins/RegCred")
 	push.Env = append(os.Environ(), "REGISTRY_USERNAME="+username, "REGISTRY_PASSWORD="+password)
@@ -123,17 +127,24 @@ func TestImageIsPulled(t *testing.T) {
 	if err != nil {
 		t.Fatalf("pushing dist/oci: %v\n%s", err, out)
 	}
-	digest, err := imageIndex(t).Digest()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if want := image + "@" + digest.String(); !strings.Contains(string(out), want+"\n") {
-		t.Errorf("pushing: want %q said, got %q", want, out)
-	}
 	if strings.Contains(string(out), password) {
 		t.Errorf("pushing shows the password: %s", out)
 	}
+	for _, p := range products {
+		image := registry.Addr + "/plugins/regcred" + p.image
+		digest, err := imageIndex(t, p).Digest()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := image + "@" + digest.String(); !strings.Contains(string(out), want+"\n") {
+			t.Errorf("pushing: want %q said, got %q", want, out)
+		}
+		imageIsPulled(t, p, registry, image)
+	}
+}
 
+func imageIsPulled(t *testing.T, p product, registry *servers.Registry, image string) {
+	t.Helper()
 	run := func(program string, args ...string) string {
 		t.Helper()
 		cmd := exec.CommandContext(t.Context(), servers.Bin(t, program), args...)
@@ -145,20 +156,19 @@ func TestImageIsPulled(t *testing.T) {
 		return string(out)
 	}
 	run("skopeo", "copy", "--insecure-policy", "--all", "--dest-tls-verify=false", "--dest-creds="+username+":"+password,
-		"oci-archive:"+dist(released+"_oci.tar")+":"+version, "docker://"+image+":from-tar")
+		"oci-archive:"+dist(p.released()+"_oci.tar")+":"+version, "docker://"+image+":from-tar")
 
-	sums := checksums(t, "SHA256SUMS.binaries")
 	for _, platform := range linuxPlatforms() {
 		// skopeo 1.9 rewrites the list itself.
 		if tar, folder := run("crane", "digest", "--insecure", "--platform="+platform, image+":from-tar"),
 			run("crane", "digest", "--insecure", "--platform="+platform, image+":"+version); tar != folder {
 			t.Errorf("%s: the tar file has the image %s, the folder %s", platform, tar, folder)
 		}
-		want := sums[folder(platform)+"/"+program]
+		want := sha256Hex(readFile(t, dist(folder(platform), p.program)))
 		pulled := filepath.Join(t.TempDir(), "image.tar")
 		run("crane", "export", "--insecure", "--platform="+platform, image+":"+version, pulled)
 		files := tarFiles(t, bytes.NewReader(readFile(t, pulled)))
-		if got := sha256Hex(files[program].content); got != want {
+		if got := sha256Hex(files[p.program].content); got != want {
 			t.Errorf("%s: the image has a program with the checksum %s, the archive %s", platform, got, want)
 		}
 
@@ -166,7 +176,7 @@ func TestImageIsPulled(t *testing.T) {
 		if err := json.Unmarshal([]byte(run("crane", "config", "--insecure", "--platform="+platform, image+":"+version)), &config); err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff([]string{"/" + program}, config.Config.Entrypoint); diff != "" {
+		if diff := cmp.Diff([]string{"/" + p.program}, config.Config.Entrypoint); diff != "" {
 			t.Errorf("%s: entrypoint (-want +got):\n%s", platform, diff)
 		}
 		if config.Config.User != "65532:65532" {
@@ -191,7 +201,7 @@ func TestImageIsPulled(t *testing.T) {
 	}
 	flat := mutate.Extract(pulled)
 	defer flat.Close()
-	if got, want := sha256Hex(tarFiles(t, flat)[program].content), sums[folder(linuxPlatforms()[0])+"/"+program]; got != want {
+	if got, want := sha256Hex(tarFiles(t, flat)[p.program].content), sha256Hex(readFile(t, dist(folder(linuxPlatforms()[0]), p.program))); got != want {
 		t.Errorf("binary_name leads to %s, want %s", got, want)
 	}
 }
@@ -245,7 +255,11 @@ const rootsFile = "etc/ssl/certs/ca-certificates.crt"
 // container would trust no registry.
 func TestImageHoldsTheProgramAndRoots(t *testing.T) {
 	t.Parallel()
-	index := imageIndex(t)
+	each(t, imageHoldsTheProgramAndRoots)
+}
+
+func imageHoldsTheProgramAndRoots(t *testing.T, p product) {
+	index := imageIndex(t, p)
 	manifest, err := index.IndexManifest()
 	if err != nil {
 		t.Fatal(err)
@@ -272,7 +286,7 @@ func TestImageHoldsTheProgramAndRoots(t *testing.T) {
 		for name, file := range files {
 			modes[name] = file.mode
 		}
-		if diff := cmp.Diff(map[string]int64{program: 0o755, rootsFile: 0o644}, modes); diff != "" {
+		if diff := cmp.Diff(map[string]int64{p.program: 0o755, rootsFile: 0o644}, modes); diff != "" {
 			t.Errorf("%s: files (-want +got):\n%s", descriptor.Platform, diff)
 		}
 		pool := x509.NewCertPool()

@@ -18,7 +18,8 @@ import (
 // with it.
 func TestVaultTakesIt(t *testing.T) {
 	t.Parallel()
-	v := servers.StartVaultWith(t, hostBinary(t))
+	program := plugin.program
+	v := servers.StartVaultWith(t, hostBinary(t, plugin))
 	sum := checksums(t, "SHA256SUMS.binaries")[runtime.GOOS+"_"+runtime.GOARCH+"/"+program]
 
 	// The dev server has registered the plugin under the same name, without a

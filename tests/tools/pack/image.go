@@ -28,9 +28,9 @@ const rootsFile = "etc/ssl/certs/ca-certificates.crt"
 // nobody is a user that owns nothing. Images without a shell use this number.
 const nobody = "65532:65532"
 
-// image is the image from which Vault runs a plugin in a container, and from
-// which OpenBao extracts one. Both need the program in the root folder: OpenBao
-// under the name in its option binary_name, Vault as the entrypoint.
+// image is an image with one program. Vault runs a plugin from it in a container,
+// and OpenBao extracts one from it. Both need the program in the root folder:
+// OpenBao under the name in its option binary_name, Vault as the entrypoint.
 //
 // The image has nothing but the program and root certificates, without which it
 // could not talk to a registry. The certificates are Mozilla's, from a module
@@ -106,7 +106,7 @@ func (i image) forPlatform(platform *v1.Platform, path string, roots mutate.Adde
 	if err != nil {
 		return nil, err
 	}
-	program, err := i.layer("the plugin", []file{{i.program, 0o755, data}})
+	program, err := i.layer("the program", []file{{i.program, 0o755, data}})
 	if err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@
 //
 //	pack archive FILE.tar.gz|FILE.zip PATH...
 //	pack image FOLDER FILE.tar VERSION PROGRAM PLATFORM=PATH...
+//	pack chart FILE.tgz FOLDER VERSION
 package main
 
 import (
@@ -15,7 +16,7 @@ import (
 	"time"
 )
 
-const usage = "usage: pack archive FILE.tar.gz|FILE.zip PATH... | pack image FOLDER FILE.tar VERSION PROGRAM PLATFORM=PATH..."
+const usage = "usage: pack archive FILE.tar.gz|FILE.zip PATH... | pack image FOLDER FILE.tar VERSION PROGRAM PLATFORM=PATH... | pack chart FILE.tgz FOLDER VERSION"
 
 func main() {
 	if err := run(os.Args[1:]); err != nil {
@@ -36,6 +37,8 @@ func run(args []string) error {
 	case len(args) > 5 && args[0] == "image":
 		img := image{version: args[3], program: args[4], created: at}
 		return img.write(args[1], args[2], args[5:])
+	case len(args) == 4 && args[0] == "chart":
+		return writeChart(args[1], args[2], args[3], at)
 	default:
 		return fmt.Errorf("%s", usage)
 	}

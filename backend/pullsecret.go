@@ -148,7 +148,7 @@ func (b *backend) resolve(ctx context.Context, storage logical.Storage, name str
 		}
 		d.Warnings = append(d.Warnings, failing...)
 	}
-	if d.isBundle {
+	if d.isBundle && b.failing.has(name) { // seldom, and it takes memory
 		failing, err := b.failingWarnings(ctx, storage, name, verifiedWithBundle(d.sources, d.settings)...)
 		if err != nil {
 			return description{}, err

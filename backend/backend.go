@@ -19,6 +19,8 @@
 //	                             the two modes of a dynamic role
 //	mint.go, verify.go           minting one credential; proving that one can pull
 //	format.go                    the forms of a pull secret
+//	attention_list.go, attention_work.go, attention_view.go, metrics.go
+//	                             what needs attention: after a start, after a write, shown
 //	connection_use.go            what keeps a connection from being deleted
 //	source.go                    the roles that a pull secret is joined from
 //	due_index.go                 the index of shared roles by what is due next
@@ -44,8 +46,10 @@ import (
 	"crypto/x509"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -80,6 +84,10 @@ type backend struct {
 	failing       failingRoles // whose last verdict is bad
 	outages       outages      // registries that cannot be reached when roles are verified
 	unrevoked     sync.Map     // by name of a leased credential whose revocation failed: its key in the index
+	attentions    *attentions
+	view          atomic.Pointer[attentionView] // what was last shown of them
+	counters      *counters
+	announcing    nameLocks // by key in the index of what needs attention; held for storage only
 
 	lifetime   context.Context // ends with the engine
 	end        context.CancelFunc
@@ -114,6 +122,8 @@ func newBackend(version string, memory *cache.Cache) *backend {
 		cache:          memory.ForMount(cachedKeys()),
 		roleLocks:      locksutil.CreateLocks(),
 		connectionUses: locksutil.CreateLocks(),
+		attentions:     newAttentions(),
+		counters:       newCounters(),
 		flights:        flights{byKey: map[string]*flight{}},
 		jobs:           jobs{known: map[string]bool{}, lanes: map[string]*jobLane{}},
 		now:            time.Now,
@@ -125,7 +135,7 @@ func newBackend(version string, memory *cache.Cache) *backend {
 		newHTTP: issuer.NewHTTP,
 	}
 	b.calls = newCalls(func() time.Time { return b.now() })
-	b.reads = &framework.Backend{Paths: append(b.pathCreds(), listRoles(), listConnections())}
+	b.reads = &framework.Backend{Paths: slices.Concat(b.pathCreds(), []*framework.Path{listRoles(), listConnections()}, b.pathStatus(), b.pathMetrics())}
 	b.lifetime, b.end = context.WithCancel(context.Background())
 	b.Backend = &framework.Backend{
 		Help:           strings.TrimSpace(backendHelp),
@@ -133,7 +143,7 @@ func newBackend(version string, memory *cache.Cache) *backend {
 		RunningVersion: version,
 		PathsSpecial: &logical.Paths{
 			SealWrapStorage: []string{roleStoragePrefix, connectionStoragePrefix, sharedStoragePrefix, framework.WALPrefix},
-			LocalStorage:    []string{framework.WALPrefix, leaseIndexPrefix, fenceStorageKey},
+			LocalStorage:    []string{framework.WALPrefix, leaseIndexPrefix, leaseAttentionPrefix, fenceStorageKey},
 		},
 		Paths: framework.PathAppend(
 			b.pathConfig(),
@@ -141,6 +151,8 @@ func newBackend(version string, memory *cache.Cache) *backend {
 			b.pathCreds(),
 			b.pathVerify(),
 			b.pathExpiring(),
+			b.pathStatus(),
+			b.pathMetrics(),
 			b.pathRotate(),
 			b.pathConnections(),
 			b.pathRotateRoot(),
@@ -188,7 +200,7 @@ func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (*log
 		return nil, nil
 	}
 	router := b.Backend
-	if req.Operation == logical.ListOperation && b.reads.Route(req.Path) != nil || req.Operation == logical.ReadOperation && strings.HasPrefix(req.Path, credsPrefix) {
+	if (req.Operation == logical.ListOperation || req.Operation == logical.ReadOperation) && b.reads.Route(req.Path) != nil {
 		router = b.reads
 	}
 	var tidied []string

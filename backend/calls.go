@@ -50,7 +50,10 @@ type calls struct {
 
 	places, cleaningPlaces, routinePlaces *semaphore.Weighted
 
+	inProgress atomic.Int64
+
 	mu       sync.Mutex
+	changes  uint64 // of what leftAlone returns
 	lanes    map[string]*lane
 	maxLanes int // from which number on the lanes are looked through
 }
@@ -150,11 +153,13 @@ func (c *calls) enter(ctx context.Context, registry string) (leave func(error), 
 			return nil, err
 		}
 	}
+	c.inProgress.Add(1)
 	began := time.Now()
 	if urgencyOf(ctx) != cleaning { // nobody waits for less because something is not ended yet
 		c.begin(l, &began)
 	}
 	return func(err error) {
+		c.inProgress.Add(-1)
 		c.record(l, urgencyOf(ctx), err, time.Since(began))
 		c.end(l, &began)
 		progressOf(ctx).note()
@@ -221,7 +226,28 @@ func (c *calls) forgive(registry string) {
 	defer c.mu.Unlock()
 	if l := c.lanes[registry]; l != nil {
 		l.pause, l.cleaning = pause{}, pause{}
+		c.changes++
 	}
+}
+
+// leftAlone returns since when a registry is left alone, and the status of its last
+// answer; the zero time if it is not. It is left alone until a call succeeds, even while
+// nobody calls it.
+func (c *calls) leftAlone(registry string) (since time.Time, status int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l := c.lanes[registry]
+	if l == nil || l.length == 0 {
+		return time.Time{}, 0
+	}
+	return l.since, l.status
+}
+
+// generation grows with each change of what leftAlone returns.
+func (c *calls) generation() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.changes
 }
 
 // join returns a lane, until part.
@@ -245,6 +271,7 @@ func (c *calls) forgetLanes() {
 		return
 	}
 	now := c.now()
+	c.changes++
 	maps.DeleteFunc(c.lanes, func(_ string, l *lane) bool { return l.users == 0 && l.isOver(now) && l.cleaning.isOver(now) })
 	c.maxLanes = max(rememberedLanes, 2*len(c.lanes))
 }
@@ -300,6 +327,9 @@ func (c *calls) record(l *lane, u urgency, err error, took time.Duration) {
 	}
 	wait := min(max(issuer.RetryAfter(err), pull.retryAfter), longestWait)
 	if status := issuer.StatusOf(err); !isUnanswered && status < 500 && status != http.StatusTooManyRequests {
+		if l.length > 0 {
+			c.changes++
+		}
 		l.clear()
 		if u == cleaning {
 			l.cleaning.clear()
@@ -313,7 +343,11 @@ func (c *calls) record(l *lane, u urgency, err error, took time.Duration) {
 	if p.length > 0 && wait == 0 && time.Now().Add(-took).Before(p.notedAt) {
 		return // the call began before the pause, and makes it no longer
 	}
-	p.failures++
+	if p.failures++; p.failures == 1 {
+		p.since = c.now()
+	}
+	c.changes++
+	p.status = issuer.StatusOf(err)
 	p.failedAt, p.notedAt, p.lastError = c.now(), time.Now(), failureOf(err)
 	failures := p.failures
 	if !isUnanswered {

@@ -60,10 +60,21 @@ func (c config) checkRegistries(keys []dockerconfig.Key) error {
 	return nil
 }
 
+func defaultSettings() config { return config{ExpiryWarning: seconds{defaultExpiryWarning}} }
+
 // config returns the settings of the mount. Other requests share them: copy
 // before a change.
 func (b *backend) config(ctx context.Context, storage logical.Storage) (config, error) {
-	return cache.Decoded(ctx, b.cache, storage, configStorageKey, config{ExpiryWarning: seconds{defaultExpiryWarning}}, decodeConfig)
+	return cache.Decoded(ctx, b.cache, storage, configStorageKey, defaultSettings(), decodeConfig)
+}
+
+// readableConfig returns the defaults for a config that cannot be read.
+func (b *backend) readableConfig(ctx context.Context, storage logical.Storage) (config, error) {
+	c, err := b.config(ctx, storage)
+	if isUnreadable(err) {
+		return defaultSettings(), nil
+	}
+	return c, err
 }
 
 func decodeConfig(entry *logical.StorageEntry) (config, error) {

@@ -282,6 +282,12 @@ func (b *backend) callEntered(ctx context.Context, c *connection, root issuer.Ro
 	return do(ctx, client)
 }
 
+// refusesCredential reports whether an answer refuses the root credential.
+func refusesCredential(err error) bool {
+	status := issuer.StatusOf(err)
+	return status == http.StatusUnauthorized || status == http.StatusForbidden
+}
+
 // open opens a connection. root replaces the stored root credential, unless it is
 // empty.
 func (b *backend) open(c *connection, root issuer.Root) (*issuer.Client, error) {

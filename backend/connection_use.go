@@ -212,7 +212,11 @@ func (b *backend) forgetGoneLeases(ctx context.Context, storage logical.Storage,
 			}
 			if gone {
 				b.unrevoked.Delete(l.name)
-				return forgetKey(ctx, storage, l.key)
+				if err := b.forgetKey(ctx, storage, l.key); err != nil {
+					return err
+				}
+				b.settleLease(ctx, storage, c.Name, l.name, false)
+				return nil
 			}
 			if stored.isRevoking() {
 				waiting.Add(1)
@@ -256,8 +260,16 @@ func (b *backend) forgetLeases(ctx context.Context, storage logical.Storage, con
 		}
 		return true
 	})
+	leases, err := listLeases(ctx, storage, connection)
+	if err != nil {
+		return err
+	}
 	if err := logical.ClearView(ctx, logical.NewStorageView(storage, leasePrefix(connection))); err != nil {
 		return fmt.Errorf("forgetting the leases of connection %q: %w", connection, err)
 	}
+	for _, l := range leases {
+		b.noteLease(l.key, false)
+	}
+	b.settleLeases(ctx, storage, connection)
 	return nil
 }

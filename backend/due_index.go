@@ -14,10 +14,6 @@ import (
 )
 
 const (
-	// connectionMark stands before the name of a connection in the index of what is
-	// due. No role's name begins with it.
-	connectionMark = "@"
-
 	// followAfter is when the index follows a connection that was changed. Until
 	// then most of its roles are maintained, and have keys that are right.
 	followAfter = 10 * time.Minute
@@ -66,8 +62,11 @@ func (b *backend) putSharedDue(ctx context.Context, storage logical.Storage, nam
 		}
 	}
 	before, beforeErr := b.shared(ctx, storage, name)
-	if err := putEntry(ctx, storage, sharedStoragePrefix+name, s.stored()); err != nil {
-		return err // whether it is stored is not known: all keys stay
+	stored := b.withAttention(ctx, storage, name, roleChange{shared: &s}, func() error {
+		return putEntry(ctx, storage, sharedStoragePrefix+name, s.stored())
+	})
+	if stored != nil {
+		return stored // whether it has happened is not known: all keys stay
 	}
 	if former != (dueTimes{}) && dueKey(former, name) != dueKey(s.Due, name) {
 		b.deleteDue(ctx, storage, former, name)

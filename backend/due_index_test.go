@@ -209,12 +209,17 @@ func (e *engine) storeShared(t testing.TB, count int, apart time.Duration) {
 func TestFirstRunReadsListsAndWhatIsDue(t *testing.T) {
 	e := newConnectedEngine(t)
 	e.storeShared(t, 100, time.Second)
+	e.mustRollBack() // looks at all roles, once
 	next := e.restarted(t)
 	next.clock.advance(24*time.Hour - 98*time.Second) // that of role 99 and of role 98 are over
 	first := next.record()
 	checkSame(t, "read", []string{"roles/role-000098", "roles/role-000099", "shared/role-000098", "shared/role-000099"}, first.perRole())
 	lists := slices.DeleteFunc(first.lists, func(prefix string) bool { return prefix == "wal/" })
-	checkSame(t, "listed", []string{"due/", "shared/", "connections/", "leases/", "verify-periods/", "unreachable/", "failing/"}, lists)
+	checkSame(t, "listed", []string{
+		"due/", "shared/", "connections/",
+		"role-types/bundle/", "role-types/dynamic/", "roles/", "leases/", "lease-attention/", "connections/", "attention/", "expiries/", "unreachable/", "failing/",
+		"leases/", "verify-periods/", "unreachable/", "failing/",
+	}, lists)
 	checkSame(t, "mints", 1+2, e.minting.mints())
 
 	idle := next.record()
@@ -419,6 +424,7 @@ func TestEntriesOfEarlierBuildsAreLookedAtAfterEachStart(t *testing.T) {
 	e.write("roles/other", sharedRole)
 	e.read("creds/other")
 	e.storeAsBefore("app")
+	e.mustRollBack()
 	for range 2 {
 		next := e.restarted(t)
 		checkSame(t, "read", []string{"roles/app", "shared/app"}, next.record().perRole())
@@ -430,6 +436,8 @@ func TestEntriesOfEarlierBuildsAreLookedAtAfterEachStart(t *testing.T) {
 	checkSame(t, "mints", 4, e.minting.mints())
 	e.checkDue("once it was rotated")
 	e.checkNoExtraKeys("once it was rotated")
+	e.clock.advance(2 * time.Hour)
+	e.mustRollBack() // revokes the former credentials
 	checkSame(t, "read after a start", []string{}, e.restarted(t).record().perRole())
 }
 

@@ -386,6 +386,19 @@ func (m *fuzzedMount) checkStored() {
 			if member, bundle, ok := strings.Cut(name, "/"); !ok || checkName(member) != nil || checkName(bundle) != nil {
 				err = errors.New("no key of the index")
 			}
+		case "role-types", "lease-attention":
+			if kind, of, ok := strings.Cut(name, "/"); !ok || kind == "" || value != "" || checkName(of) != nil {
+				err = errors.New("no key of the index")
+			}
+		case "attention":
+			if strings.HasPrefix(name, bundlesMark) || strings.HasPrefix(name, rolesMark) {
+				break // it is empty
+			}
+			var stored storedAttention
+			_, err = getEntry(ctx, m.storage, key, &stored, &stored.SchemaVersion)
+		case "root-checks":
+			var stored rootCheck
+			_, err = getEntry(ctx, m.storage, key, &stored, &stored.SchemaVersion)
 		case "leases":
 			var stored storedLease
 			_, err = getEntry(ctx, m.storage, key, &stored, &stored.SchemaVersion)

@@ -71,6 +71,10 @@ const (
 	// when its roles were to be verified, under a hash of its host.
 	outageStoragePrefix = "unreachable/"
 
+	// connectionMark stands before the name of a connection in the indexes of what
+	// is due and of what needs attention. No role's name begins with it.
+	connectionMark = "@"
+
 	// leaseIndexPrefix is the index of leased credentials, with one key per
 	// credential and the current end of its lease in front of the name. Vault
 	// revokes leases; the index is for credentials that Vault does not revoke,
@@ -78,6 +82,35 @@ const (
 	// lease up. The index also keeps a connection from being deleted while
 	// credentials that it minted are leased.
 	leaseIndexPrefix = "leases/"
+
+	// attentionPrefix is the index of what may need somebody's attention, with one key
+	// for each role, and for each connection after connectionMark. A key is written
+	// before the entry that needs attention, and deleted after the entry that no longer
+	// does. A crash in between can leave an extra key, which finds nothing, but never a
+	// missing one. What an expires_at decides is in expiryStoragePrefix only.
+	//
+	// A key after bundlesMark or rolesMark is for all bundles that join a role, or all
+	// roles of a connection, that is about to be written. It is deleted once these were
+	// looked at.
+	attentionPrefix = "attention/"
+
+	// attentionCompleteKey says when all roles were last looked at. It is deleted before
+	// a write on which all of them depend. Without it, the index is built anew.
+	attentionCompleteKey = attentionPrefix + ".complete"
+
+	// leaseAttentionPrefix is the index of leased credentials whose revocation failed,
+	// with one key for each. Keys are written and deleted as those of attentionPrefix.
+	leaseAttentionPrefix = "lease-attention/"
+
+	// roleTypesPrefix is the index of dynamic roles and bundles by type, with one key
+	// per role, so that they can be counted from lists. A key is written before the role
+	// and deleted after it. A key without a role is deleted before a role of another
+	// type gets its name.
+	roleTypesPrefix = "role-types/"
+
+	// rootChecksPrefix has what the registry last said of the root credential of each
+	// connection.
+	rootChecksPrefix = "root-checks/"
 
 	// fenceStorageKey is written before anything is ended at a registry; see
 	// fence.

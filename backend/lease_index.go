@@ -69,9 +69,12 @@ func (b *backend) storedLease(ctx context.Context, storage logical.Storage, key 
 // lease.
 func (b *backend) indexLease(ctx context.Context, storage logical.Storage, ends time.Time, stored storedLease) error {
 	stored.WrittenAt = b.now()
-	if err := putEntry(ctx, storage, leaseKey(stored.Connection, ends, stored.Name), stored); err != nil {
+	key := leaseKey(stored.Connection, ends, stored.Name)
+	if err := putEntry(ctx, storage, key, stored); err != nil {
+		b.attentions.doubt(key)
 		return err
 	}
+	b.noteLease(key, true)
 	b.next.sweepBy(ends.Add(leaseMargin))
 	return nil
 }
@@ -79,6 +82,11 @@ func (b *backend) indexLease(ctx context.Context, storage logical.Storage, ends 
 // retryLater notes that a revocation failed. The sweep tries again after a
 // pause, which doubles with each attempt.
 func (b *backend) retryLater(ctx context.Context, storage logical.Storage, key string, stored storedLease) error {
+	if !stored.isRevoking() {
+		if err := b.putLeaseAttention(ctx, storage, stored.Connection, stored.Name); err != nil {
+			return err
+		}
+	}
 	stored.Attempts, stored.TriedAt = stored.Attempts+1, b.now()
 	ends := stored.TriedAt.Add(backOff(firstRevokeRetry, lastRevokeRetry, stored.Attempts) - leaseMargin)
 	if err := b.indexLease(ctx, storage, ends, stored); err != nil {
@@ -86,16 +94,19 @@ func (b *backend) retryLater(ctx context.Context, storage logical.Storage, key s
 	}
 	moved := leaseKey(stored.Connection, ends, stored.Name)
 	b.unrevoked.Store(stored.Name, moved)
+	b.settleLease(ctx, storage, stored.Connection, stored.Name, true)
 	if moved == key {
 		return nil
 	}
-	return forgetKey(ctx, storage, key)
+	return b.forgetKey(ctx, storage, key)
 }
 
-func forgetKey(ctx context.Context, storage logical.Storage, key string) error {
+func (b *backend) forgetKey(ctx context.Context, storage logical.Storage, key string) error {
 	if err := storage.Delete(ctx, key); err != nil {
+		b.attentions.doubt(key)
 		return fmt.Errorf("forgetting a lease: %w", err)
 	}
+	b.noteLease(key, false)
 	return nil
 }
 
@@ -149,11 +160,12 @@ func (b *backend) forgetLease(ctx context.Context, storage logical.Storage, m cr
 		if l.name != m.Name {
 			continue
 		}
-		if err := forgetKey(ctx, storage, l.key); err != nil {
+		if err := b.forgetKey(ctx, storage, l.key); err != nil {
 			return err
 		}
 	}
 	b.unrevoked.Delete(m.Name)
+	b.settleLease(ctx, storage, m.Connection, m.Name, false)
 	return nil
 }
 
@@ -257,7 +269,7 @@ func (b *backend) redateLeases(ctx context.Context, storage logical.Storage, lea
 		if err := b.indexLease(ctx, storage, ends, *stored); err != nil {
 			return nil, err
 		}
-		if err := forgetKey(ctx, storage, l.key); err != nil {
+		if err := b.forgetKey(ctx, storage, l.key); err != nil {
 			return nil, err
 		}
 		leases[i] = indexedLease{leaseKey(stored.Connection, ends, stored.Name), ends, stored.Name}
@@ -285,7 +297,7 @@ func (b *backend) sweepLease(ctx context.Context, storage logical.Storage, l ind
 		return err
 	}
 	if hasLaterKey && !stored.isRevoking() {
-		return forgetKey(ctx, storage, l.key)
+		return b.forgetKey(ctx, storage, l.key)
 	}
 	if before := stored.Redated; before != nil && !stored.isRevoking() && !b.now().Add(clockSkew).Before(before.WrittenAt) {
 		// The clock had gone back for a while, and is where it was.
@@ -293,13 +305,17 @@ func (b *backend) sweepLease(ctx context.Context, storage logical.Storage, l ind
 		if err := b.indexLease(ctx, storage, before.Ends, *stored); err != nil {
 			return err
 		}
-		return forgetKey(ctx, storage, l.key)
+		return b.forgetKey(ctx, storage, l.key)
 	}
 	err = b.revoke(ctx, storage, stored.credentialRef)
 	switch {
 	case withoutGivenUp(err) == nil:
 		b.unrevoked.Delete(stored.Name)
-		return forgetKey(ctx, storage, l.key)
+		if err := b.forgetKey(ctx, storage, l.key); err != nil {
+			return err
+		}
+		b.settleLease(ctx, storage, stored.Connection, stored.Name, false)
+		return nil
 	case ctx.Err() != nil || !issuer.IsError(err):
 		return err
 	}

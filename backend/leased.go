@@ -162,7 +162,7 @@ func (b *backend) endUnleased(ctx context.Context, storage logical.Storage, mint
 	}
 	var err error
 	if gone {
-		err = forgetKey(ctx, storage, l.indexKey()) // the sweep finds the credential of a key that stays gone
+		err = b.forgetKey(ctx, storage, l.indexKey()) // the sweep finds the credential of a key that stays gone
 	} else {
 		err = b.retryLater(ctx, storage, l.indexKey(), storedLease{SchemaVersion: schemaVersion, credentialRef: l.credentialRef})
 	}
@@ -317,7 +317,7 @@ func (b *backend) moveLease(ctx context.Context, storage logical.Storage, l leas
 	if err := b.indexLease(ctx, storage, l.Ends, *stored); err != nil {
 		return l, err
 	}
-	return l, forgetKey(ctx, storage, at.key)
+	return l, b.forgetKey(ctx, storage, at.key)
 }
 
 func (b *backend) revokeLease(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
@@ -356,10 +356,11 @@ func (b *backend) endLeased(ctx context.Context, storage logical.Storage, l leas
 		keys = append(keys, key.(string))
 	}
 	for _, key := range keys {
-		if err := forgetKey(ctx, storage, key); err != nil {
+		if err := b.forgetKey(ctx, storage, key); err != nil {
 			return err
 		}
 	}
+	b.settleLease(ctx, storage, l.Connection, l.Name, false)
 	return revoked
 }
 

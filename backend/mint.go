@@ -65,6 +65,10 @@ func (b *backend) mintUntried(ctx context.Context, storage logical.Storage, name
 		}
 		answer, err := b.mintPlanned(ctx, storage, c, minted, minted.MintedAt.Add(lifetime(target)))
 		leave(err)
+		b.counters.countResult(c.Name, mintedOnce, mintFailed, err)
+		if issuer.IsRefused(err) || err == nil && b.attentions.has(connectionMark+c.Name, kindRootRefused) {
+			b.attentions.checkRootSoon(c.Name)
+		}
 		if err == nil {
 			if err := b.accept(ctx, storage, c, minted, answer); err != nil {
 				return nil, err
@@ -222,7 +226,7 @@ func (b *backend) abandon(ctx context.Context, storage logical.Storage, minted *
 	defer cancel()
 	defer minted.done()
 	err := b.atItsRegistry(ctx, storage, minted.credentialRef, func(ctx context.Context, client *issuer.Client) error {
-		return end(ctx, client, minted.credentialRef)
+		return b.endAt(ctx, client, minted.credentialRef)
 	})
 	if err := withoutGivenUp(err); err != nil {
 		b.Logger().Warn("a credential is still to be revoked", "connection", minted.Connection, "name", minted.Name, "error", err)
@@ -239,7 +243,7 @@ func (b *backend) revoke(ctx context.Context, storage logical.Storage, ref crede
 		if err := b.fence(ctx, storage); err != nil {
 			return err
 		}
-		return end(ctx, client, ref)
+		return b.endAt(ctx, client, ref)
 	})
 }
 
@@ -258,12 +262,15 @@ func (b *backend) find(ctx context.Context, c *connection, ref credentialRef) (i
 	return ids, err
 }
 
-// end ends a credential, by its ID where that is known.
-func end(ctx context.Context, client *issuer.Client, ref credentialRef) error {
+// endAt ends a credential, by its ID where that is known.
+func (b *backend) endAt(ctx context.Context, client *issuer.Client, ref credentialRef) (err error) {
 	if ref.ID == "" {
-		return client.RevokeNamed(ctx, ref.For, ref.Name)
+		err = client.RevokeNamed(ctx, ref.For, ref.Name)
+	} else {
+		err = client.Revoke(ctx, ref.For, ref.Name, ref.ID)
 	}
-	return client.Revoke(ctx, ref.For, ref.Name, ref.ID)
+	b.counters.countResult(ref.Connection, revoked, revocationFailed, err)
+	return err
 }
 
 // atItsRegistry calls the registry that minted a credential.

@@ -133,7 +133,8 @@ func (b *backend) writeConfig(ctx context.Context, req *logical.Request, data *f
 		}
 	}
 	c.SchemaVersion = schemaVersion
-	if err := putEntry(ctx, req.Storage, configStorageKey, c); err != nil {
+	err = b.withConfigAttention(ctx, req.Storage, c, func() error { return putEntry(ctx, req.Storage, configStorageKey, c) })
+	if err != nil {
 		return nil, err
 	}
 	b.followConfig(c.VerifyPeriod != former, in.has("ca_pem"))
@@ -145,7 +146,8 @@ func (b *backend) deleteConfig(ctx context.Context, req *logical.Request, _ *fra
 	b.configLock.Lock()
 	defer b.configLock.Unlock()
 
-	if err := req.Storage.Delete(ctx, configStorageKey); err != nil {
+	err := b.withConfigAttention(ctx, req.Storage, defaultSettings(), func() error { return req.Storage.Delete(ctx, configStorageKey) })
+	if err != nil {
 		return nil, fmt.Errorf("deleting the config: %w", err)
 	}
 	b.followConfig(true, true)

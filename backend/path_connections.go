@@ -128,7 +128,8 @@ func (b *backend) check(ctx context.Context, storage logical.Storage, name strin
 		if err != nil {
 			return issuer.Status{}, err
 		}
-		return b.askAbout(ctx, c, issuer.Root{})
+		status, err = b.askAbout(ctx, c, issuer.Root{})
+		return status, errors.Join(err, b.noteRootCheck(ctx, storage, c, status, err))
 	}})
 	if err != nil {
 		return nil, issuer.Status{}, err
@@ -175,7 +176,7 @@ func (b *backend) writeConnection(ctx context.Context, req *logical.Request, dat
 	if err != nil {
 		return answer(err)
 	}
-	more, err := b.checkBeforeWrite(ctx, req.Storage, c, old, in.isTrue("verify_connection"))
+	status, more, err := b.checkBeforeWrite(ctx, req.Storage, c, old, in.isTrue("verify_connection"))
 	if err != nil {
 		return answer(err)
 	}
@@ -188,7 +189,17 @@ func (b *backend) writeConnection(ctx context.Context, req *logical.Request, dat
 			return nil, err
 		}
 	}
-	if err := b.putConnection(ctx, req.Storage, c); err != nil {
+	announced, err := b.announceRoles(ctx, req.Storage, c, old)
+	if err != nil {
+		return nil, err
+	}
+	defer announced()
+	if in.isTrue("verify_connection") {
+		if err := b.putRootCheck(ctx, req.Storage, c, status, nil); err != nil {
+			return nil, err
+		}
+	}
+	if err := b.putConnectionAttended(ctx, req.Storage, c); err != nil {
 		return nil, err
 	}
 	b.calls.forgive(laneOf(name))
@@ -201,38 +212,38 @@ func (b *backend) writeConnection(ctx context.Context, req *logical.Request, dat
 
 // checkBeforeWrite refuses a connection that cannot be opened. If ask is true, it
 // also refuses one whose root credential fails the check.
-func (b *backend) checkBeforeWrite(ctx context.Context, storage logical.Storage, c, old *connection, ask bool) (warnings []string, err error) {
+func (b *backend) checkBeforeWrite(ctx context.Context, storage logical.Storage, c, old *connection, ask bool) (status issuer.Status, warnings []string, err error) {
 	settings, err := b.config(ctx, storage)
 	if err != nil {
-		return nil, err
+		return status, nil, err
 	}
 	added := c.Registries // a connection whose registry is no longer allowed can still be restricted
 	if old != nil {
 		added = slices.DeleteFunc(slices.Clone(added), func(key dockerconfig.Key) bool { return slices.Contains(old.Registries, key) })
 	}
 	if err := settings.checkRegistries(added); err != nil {
-		return nil, err
+		return status, nil, err
 	}
 	client, err := b.open(c, issuer.Root{})
 	if err != nil {
-		return nil, err
+		return status, nil, err
 	}
 	client.Close()
 	if !ask {
-		return nil, nil
+		return status, nil, nil
 	}
-	status, err := attend(ctx, b, laneOf(c.Name), work[issuer.Status]{do: func(ctx context.Context) (issuer.Status, error) {
+	status, err = attend(ctx, b, laneOf(c.Name), work[issuer.Status]{do: func(ctx context.Context) (issuer.Status, error) {
 		return b.askAbout(withUrgency(ctx, asked), c, issuer.Root{})
 	}})
 	if wait := (noAnswerYetError{}); errors.As(err, &wait) {
-		return nil, noAnswerYetError{logical.CodedError(wait.Code(), fmt.Sprintf("verify_connection: nothing is stored, because %s; verify_connection=false stores the connection without this check", wait))}
+		return status, nil, noAnswerYetError{logical.CodedError(wait.Code(), fmt.Sprintf("verify_connection: nothing is stored, because %s; verify_connection=false stores the connection without this check", wait))}
 	}
 	if err != nil {
-		return nil, refusef("verify_connection: nothing is stored, because the check of the root credential failed: %w; verify_connection=false stores the connection without this check", err)
+		return status, nil, refusef("verify_connection: nothing is stored, because the check of the root credential failed: %w; verify_connection=false stores the connection without this check", err)
 	}
 	lost := lostAbilities(c, status.Declared)
 	c.Declared = status.Declared
-	return append(b.statusWarnings(status, settings), lost...), nil
+	return status, append(b.statusWarnings(status, settings), lost...), nil
 }
 
 // lostAbilities warns if the registry declares that it can do less than before with what
@@ -309,6 +320,12 @@ func (b *backend) deleteConnection(ctx context.Context, req *logical.Request, da
 		return nil, fmt.Errorf("deleting connection %q: %w", name, err)
 	}
 	b.forgetConnection(ctx, req.Storage, name)
+	b.calls.forgive(laneOf(name))
+	if err := b.forgetRootCheck(ctx, req.Storage, name); err != nil {
+		b.Logger().Debug("what is known of a former root credential stays in storage", "connection", name, "error", err)
+	}
+	b.lookAtConnection(ctx, req.Storage, name)
+	b.counters.forget(name)
 	// Once the connection is gone, because a crash in between must not leave one
 	// that has forgotten what it minted. The sweep gives up what stays in the index.
 	if err := b.forgetLeases(ctx, req.Storage, name); err != nil {

@@ -183,5 +183,5 @@ func TestReadsChangeNothing(t *testing.T) {
 		}
 	})
 	checkSame(t, "storage", before, e.snapshot())
-	checkSame(t, "stored keys", []string{"config", "connections/app", "expiries/20270131T000000Z.app", "roles/app"}, slices.Sorted(maps.Keys(before)))
+	checkSame(t, "stored keys", []string{"config", "connections/app", "expiries/20270131T000000Z.app", "roles/app", "root-checks/app"}, slices.Sorted(maps.Keys(before)))
 }

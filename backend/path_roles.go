@@ -103,6 +103,10 @@ func roleFields() map[string]*framework.FieldSchema {
 			Type:        framework.TypeBool,
 			Description: "Store the role only if its credentials can pull.",
 		},
+		"forget_given_up": {
+			Type:        framework.TypeBool,
+			Description: "(dynamic) Forget the former credentials that given_up names, once you have ended them at their registry.",
+		},
 	}
 	maps.Copy(fields, ofType("static", staticFields()))
 	maps.Copy(fields, ofType("bundle", bundleFields()))
@@ -236,11 +240,16 @@ func (b *backend) writeRole(ctx context.Context, req *logical.Request, data *fra
 			return nil, err
 		}
 	}
-	if err := b.putRole(ctx, req.Storage, name, p.role, p.old); err != nil {
+	if err := b.putRoleAttended(ctx, req.Storage, name, p.role, p.old); err != nil {
 		return nil, err
 	}
 	if p.role.isShared() {
 		b.clearFailures(ctx, req.Storage, name)
+		if in.isTrue("forget_given_up") {
+			if err := b.forgetGivenUp(ctx, req.Storage, name); err != nil {
+				return nil, err
+			}
+		}
 	}
 	if verified != nil && p.role.Static != nil { // of a dynamic role, something else was tried
 		p.proved = verified.proved
@@ -315,6 +324,16 @@ func (b *backend) dropRole(ctx context.Context, req *logical.Request, name strin
 	} else if old == nil && err == nil {
 		return nil, nil
 	}
+	announced, err := b.announceBundles(ctx, req.Storage, name, nil, old)
+	if err != nil {
+		return nil, err
+	}
+	defer announced()
+	defer func() {
+		if err != nil {
+			b.attentions.doubt(name)
+		}
+	}()
 	// Drop the role's shared credentials first. Otherwise a new role of the same
 	// name would serve them.
 	if old == nil || old.isShared() {
@@ -325,9 +344,11 @@ func (b *backend) dropRole(ctx context.Context, req *logical.Request, name strin
 	if err := b.deleteVerdict(ctx, req.Storage, name); err != nil {
 		return dropped, err
 	}
-	if err := req.Storage.Delete(ctx, roleStoragePrefix+name); err != nil {
+	err = b.withAttention(ctx, req.Storage, name, roleChange{deleted: true}, func() error { return req.Storage.Delete(ctx, roleStoragePrefix+name) })
+	if err != nil {
 		return dropped, fmt.Errorf("deleting role %q: %w", name, err)
 	}
+	b.deleteRoleType(ctx, req.Storage, name, old)
 	b.deleteExpiry(ctx, req.Storage, old.expiresAt(), name)
 	b.deleteVerifyPeriod(ctx, req.Storage, old.ownVerifyPeriod(), name)
 	b.outages.forgetRole(name)

@@ -58,7 +58,7 @@ func TestRotateRootReplacesTheRootCredential(t *testing.T) {
 	e.checkRoot(true, nil, 1)
 	checkSame(t, "connection", with(e.connectionReadBack(), fields{"last_root_rotation": "2026-03-01T13:00:00Z"}), e.read("connections/app"))
 	checkSame(t, "events", []string{"regcred/root-rotate connections/app"}, e.sent())
-	checkSame(t, "stored keys", []string{"connections/app"}, keysOf(e.snapshot()))
+	checkSame(t, "stored keys", []string{"connections/app", "root-checks/app"}, keysOf(e.snapshot()))
 
 	first, _ := e.rootInUse()
 	e.write("connections/app/rotate-root", nil)
@@ -111,7 +111,7 @@ func TestRotateRootOfAFailingRegistry(t *testing.T) {
 			e.clock.advance(lastRootPause)
 			e.mustRollBack()
 			e.checkRoot(c.replaced || c.settled, nil, 1)
-			checkSame(t, "stored keys", []string{"connections/app"}, keysOf(e.snapshot()))
+			checkSame(t, "stored keys", []string{"connections/app", "root-checks/app"}, keysOf(e.snapshot()))
 			e.write("connections/app/rotate-root", nil)
 			e.checkRoot(true, nil, 1)
 		})

@@ -221,7 +221,7 @@ func TestVerifyOfALeasedRoleMintsATrialCredential(t *testing.T) {
 		verify(t, e, "leased", fields{"repository": "group/app"}))
 	checkSame(t, "the trial's expiry", noon.Add(trialLifetime), asked)
 	checkSame(t, "living credentials", []string{}, e.minting.names())
-	checkSame(t, "stored keys", []string{"connection-roles/app/leased", "connections/app", "roles/leased"}, keysOf(e.snapshot()))
+	checkSame(t, "stored keys", []string{"connection-roles/app/leased", "connections/app", "role-types/dynamic/leased", "roles/leased", "root-checks/app"}, keysOf(e.snapshot()))
 
 	e.minting.fail("revoke", errDown)
 	verify(t, e, "leased", nil) // the answer does not depend on it

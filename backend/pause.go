@@ -21,7 +21,9 @@ const (
 
 // pause is for how long a registry is left alone. It is zero for one that answers.
 type pause struct {
-	failures  int // in a row
+	failures  int       // in a row
+	since     time.Time // when the first of them was
+	status    int       // of the last answer; 0 if there was none
 	failedAt  time.Time
 	notedAt   time.Time // the same, of the process
 	length    time.Duration

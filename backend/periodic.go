@@ -15,6 +15,7 @@ import (
 func (b *backend) periodic(req *logical.Request) {
 	if b.onStandby() {
 		b.next.forgetSweep()
+		b.attentions.forget()
 		return
 	}
 	immediate := isImmediate(req)
@@ -32,7 +33,7 @@ func isImmediate(req *logical.Request) bool {
 func (b *backend) minute(ctx context.Context, storage logical.Storage, immediate bool) {
 	var err error
 	if b.WriteSafeReplicationState() {
-		err = errors.Join(b.rotateDue(ctx, storage), b.finishRootRotations(ctx, storage))
+		err = errors.Join(b.rotateDue(ctx, storage), b.finishRootRotations(ctx, storage), b.keepAttention(ctx, storage))
 	}
 	if b.next.sweepIsDue(b.now()) {
 		err = errors.Join(err, b.sweepLeases(ctx, storage))

@@ -67,6 +67,9 @@ func (r *role) roleType() string {
 
 func (r *role) isShared() bool { return r.Dynamic != nil && r.Dynamic.Mode == modeShared }
 
+// isSharedRole is isShared for a role that need not exist.
+func (r *role) isSharedRole() bool { return r != nil && r.isShared() }
+
 func (r *role) isLeased() bool { return r.Dynamic != nil && r.Dynamic.Mode == modeLeased }
 
 // connection is the name of the connection that a role uses, or empty.

@@ -37,6 +37,9 @@ func (b *backend) propose(ctx context.Context, req *logical.Request, name string
 		return nil, refusef("role %q was created meanwhile; try again", name)
 	}
 	p := &proposal{old: old}
+	if in.isTrue("forget_given_up") && !old.isSharedRole() {
+		return nil, refusef("forget_given_up: is for shared roles that exist; role %q is none", name)
+	}
 	if p.role, p.warnings, err = b.applyRole(ctx, req.Storage, in, name, old); err != nil {
 		return nil, err
 	}

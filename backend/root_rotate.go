@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
@@ -52,7 +51,7 @@ func (b *backend) prepareRoot(ctx context.Context, storage logical.Storage, c *c
 		return err
 	}
 	c.Root.Pending = &pendingRoot{name, root}
-	if err := b.putConnection(ctx, storage, c); err != nil {
+	if err := b.putConnectionAttended(ctx, storage, c); err != nil {
 		return err // rollback finds it by the write-ahead entry, and ends it
 	}
 	b.deleteWAL(ctx, storage, wal)
@@ -77,18 +76,19 @@ func (b *backend) finishRootRotation(ctx context.Context, storage logical.Storag
 		return fmt.Errorf("the new root credential is in use, and the former one could not be ended yet, which is tried again every minute: %w", err)
 	}
 	c.Root.Retired = nil
-	return b.putConnection(ctx, storage, c)
+	return b.putConnectionAttended(ctx, storage, c)
 }
 
 // promoteRoot puts the pending credential in the place of the old one, which
 // stays until it is ended.
 func (b *backend) promoteRoot(ctx context.Context, storage logical.Storage, c *connection) error {
 	pending := *c.Root.Pending
+	var status issuer.Status
 	err := b.endAtRegistry(ctx, storage, c, func(ctx context.Context, client *issuer.Client) error {
 		return client.ActivateRoot(ctx, pending.Root) // which may end the former one
 	})
 	if err == nil {
-		err = b.tryRoot(ctx, storage, c, pending.Root)
+		status, err = b.tryRoot(ctx, storage, c, pending.Root)
 	}
 	if err != nil {
 		return b.giveUpRoot(ctx, storage, c, err)
@@ -97,27 +97,25 @@ func (b *backend) promoteRoot(ctx context.Context, storage logical.Storage, c *c
 	merged := issuer.Connection{Settings: c.Settings, Secrets: c.Secrets}.With(pending.Root)
 	c.Settings, c.Secrets = merged.Settings, merged.Secrets
 	c.Root = rootRotation{RotatedAt: b.now(), Name: pending.Name, Retired: &retired}
-	return b.putConnection(ctx, storage, c)
+	if err := b.putRootCheck(ctx, storage, c, status, nil); err != nil {
+		return err
+	}
+	return b.putConnectionAttended(ctx, storage, c)
 }
 
 // tryRoot asks the registry about a new root credential, more than once if the
 // registry refuses it at first.
-func (b *backend) tryRoot(ctx context.Context, storage logical.Storage, c *connection, root issuer.Root) error {
+func (b *backend) tryRoot(ctx context.Context, storage logical.Storage, c *connection, root issuer.Root) (issuer.Status, error) {
 	for try := 1; ; try++ {
-		_, err := b.askAbout(ctx, c, root)
+		status, err := b.askAbout(ctx, c, root)
 		if err == nil || try == rootTries || !refusesCredential(err) {
-			return err
+			return status, err
 		}
 		b.sleep(ctx, rootPause)
 		if err := b.fence(ctx, storage); err != nil { // another node may have finished meanwhile
-			return err
+			return status, err
 		}
 	}
-}
-
-func refusesCredential(err error) bool {
-	status := issuer.StatusOf(err)
-	return status == http.StatusUnauthorized || status == http.StatusForbidden
 }
 
 // giveUpRoot ends a pending root credential if it is certain that it is not in
@@ -137,7 +135,7 @@ func (b *backend) giveUpRoot(ctx context.Context, storage logical.Storage, c *co
 		return fmt.Errorf("the new root credential is refused, and could not be ended yet, which is tried again every minute: %w", err)
 	}
 	c.Root.Pending = nil
-	if err := b.putConnection(ctx, storage, c); err != nil {
+	if err := b.putConnectionAttended(ctx, storage, c); err != nil {
 		return err
 	}
 	return fmt.Errorf("the root credential stays as it was: %w", cause)

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -50,7 +51,10 @@ func TestRandomSequences(t *testing.T) {
 		w := newWorld(rt, memory)
 		defer w.engine.Cleanup(context.Background())
 		actions := map[string]func(*rapid.T){
-			"":                    func(*rapid.T) { w.check() },
+			"": func(*rapid.T) {
+				w.check()
+				w.checkStatus()
+			},
 			"write shared role":   w.writeSharedRole,
 			"write leased role":   w.writeLeasedRole,
 			"write bundle":        w.writeBundle,
@@ -97,6 +101,12 @@ type world struct {
 	stepping sync.Mutex
 	steps    int
 	dead     bool
+
+	failing    atomic.Int64 // which of the next writes fails; 0: none
+	failsAfter atomic.Bool  // and happens nevertheless
+	failed     atomic.Bool
+
+	version int // of the plugin, the last part
 
 	excused map[string]bool // names that the engine may leave alive
 	trace   []string
@@ -157,7 +167,7 @@ func rootOf(connection string) string { return "root-of-" + connection }
 
 // start makes an engine over what is stored.
 func (w *world) start() {
-	b := newBackend("v1.2.3", w.memory)
+	b := newBackend(fmt.Sprintf("v1.2.%d", w.version), w.memory)
 	b.now = func() time.Time { return w.now.Add(w.skew) }
 	b.sleep = func(context.Context, time.Duration) {}
 	b.newHTTP = func(*x509.CertPool) *http.Client { return &http.Client{Transport: noNetwork{}} }
@@ -210,21 +220,28 @@ type mortalWorldStorage struct {
 }
 
 func (s *mortalWorldStorage) Put(ctx context.Context, entry *logical.StorageEntry) error {
-	if err := s.world.step(); err != nil {
-		return err
-	}
-	if err := s.Storage.Put(ctx, entry); err != nil {
-		return err
-	}
-	return s.world.step()
+	return s.write(func() error { return s.Storage.Put(ctx, entry) })
 }
 
 func (s *mortalWorldStorage) Delete(ctx context.Context, key string) error {
+	return s.write(func() error { return s.Storage.Delete(ctx, key) })
+}
+
+func (s *mortalWorldStorage) write(do func() error) error {
 	if err := s.world.step(); err != nil {
 		return err
 	}
-	if err := s.Storage.Delete(ctx, key); err != nil {
-		return err
+	fails := s.world.failing.Load() > 0 && s.world.failing.Add(-1) == 0
+	if fails {
+		s.world.failed.Store(true)
+	}
+	if !fails || s.world.failsAfter.Load() {
+		if err := do(); err != nil {
+			return err
+		}
+	}
+	if fails {
+		return errStorage
 	}
 	return s.world.step()
 }

@@ -30,10 +30,11 @@ type shared struct {
 	// RotationAsked says that rotate/ was written, and that it failed.
 	RotationAsked bool
 
-	LastError  string
-	FailedAt   time.Time
-	Failures   int           // since the last success
-	RetryAfter time.Duration // that the registry asked for
+	LastError    string
+	FailedAt     time.Time
+	Failures     int           // since the last success
+	FailedStatus int           // of the registry's last answer; 0: there was none, or the failure was another
+	RetryAfter   time.Duration // that the registry asked for
 
 	// Due has the times of the role's key in the index of what is due. It is zero
 	// in what an earlier build stored, which has no key.
@@ -84,6 +85,7 @@ type storedShared struct {
 	LastError     string                  `json:"last_error,omitempty"`
 	FailedAt      time.Time               `json:"failed_at,omitzero"`
 	Failures      int                     `json:"failures,omitempty"`
+	FailedStatus  int                     `json:"failed_status,omitempty"`
 	RetryAfter    seconds                 `json:"retry_after,omitzero"`
 }
 
@@ -153,6 +155,7 @@ func decodeShared(entry *logical.StorageEntry, name string) (shared, error) {
 		LastError:     stored.LastError,
 		FailedAt:      stored.FailedAt,
 		Failures:      stored.Failures,
+		FailedStatus:  stored.FailedStatus,
 		RetryAfter:    stored.RetryAfter.Duration,
 	}
 	for _, r := range stored.Retired {
@@ -188,6 +191,7 @@ func (s shared) stored() storedShared {
 		LastError:     s.LastError,
 		FailedAt:      s.FailedAt,
 		Failures:      s.Failures,
+		FailedStatus:  s.FailedStatus,
 		RetryAfter:    seconds{s.RetryAfter},
 	}
 	if c := s.Current; c != nil {
@@ -207,12 +211,13 @@ type failure struct {
 	LastError  string
 	FailedAt   time.Time
 	Failures   int
+	Status     int // as shared.FailedStatus
 	RetryAfter time.Duration
 }
 
 // setFailure notes a failure in place of what is known of an earlier one.
 func (s *shared) setFailure(f failure) {
-	s.LastError, s.FailedAt, s.Failures, s.RetryAfter = f.LastError, f.FailedAt, f.Failures, f.RetryAfter
+	s.LastError, s.FailedAt, s.Failures, s.FailedStatus, s.RetryAfter = f.LastError, f.FailedAt, f.Failures, f.Status, f.RetryAfter
 }
 
 // connections returns the names of the connections that minted the credentials.

@@ -166,10 +166,15 @@ func (b *backend) serve(ctx context.Context, storage logical.Storage, name strin
 		// finds out.
 		return shared{}, err
 	}
-	b.unstored.Delete(name)
+	if _, found := b.unstored.LoadAndDelete(name); found {
+		if err := b.renewAttentionLocked(ctx, storage, name); err != nil {
+			b.attentions.doubt(name)
+		}
+	}
 	b.deleteWAL(ctx, storage, minted.wal)
 	b.scheduleShared(ctx, storage, name, s, r.Dynamic)
 	b.followCredential(ctx, storage, name, r, minted.proved)
+	b.counters.count(d.Connection, rotated)
 	b.sendEventOf(ctx, "credential-rotate", "rotate/"+name, "creds/"+name, logical.UpdateOperation)
 	return s, nil
 }
@@ -186,8 +191,9 @@ func (b *backend) rememberFailure(ctx context.Context, storage logical.Storage, 
 	if err != nil || r == nil || !r.isShared() {
 		return
 	}
+	b.counters.count(r.Dynamic.Connection, rotationFailed)
 	s, err := b.shared(ctx, storage, name)
-	f := failure{reason.Error(), b.now(), s.Failures + 1, min(issuer.RetryAfter(reason), longestWait)}
+	f := failure{reason.Error(), b.now(), s.Failures + 1, issuer.StatusOf(reason), min(issuer.RetryAfter(reason), longestWait)}
 	if unstored, found := b.unstored.Load(name); found {
 		f.Failures = max(f.Failures, unstored.(failure).Failures+1)
 	}
@@ -198,6 +204,7 @@ func (b *backend) rememberFailure(ctx context.Context, storage logical.Storage, 
 	}
 	if err != nil {
 		b.unstored.Store(name, f)
+		b.attentions.doubt(name)
 		b.Logger().Warn("a failed rotation could not be stored", "role", name, "error", err)
 		return
 	}
@@ -210,11 +217,13 @@ func (b *backend) rememberFailure(ctx context.Context, storage logical.Storage, 
 // clearFailures forgets that rotating a role failed, because the role was
 // written and that may have mended the cause. The role is locked.
 func (b *backend) clearFailures(ctx context.Context, storage logical.Storage, name string) {
-	b.unstored.Delete(name)
+	_, unstored := b.unstored.LoadAndDelete(name)
 	s, err := b.shared(ctx, storage, name)
 	if err == nil && s.Failures > 0 {
 		s.clearFailures()
 		err = b.putShared(ctx, storage, name, s)
+	} else if err == nil && unstored {
+		err = b.renewAttentionLocked(ctx, storage, name)
 	}
 	if err == nil {
 		err = b.renewDueLocked(ctx, storage, name, false)
@@ -222,6 +231,16 @@ func (b *backend) clearFailures(ctx context.Context, storage logical.Storage, na
 	if err != nil {
 		b.Logger().Warn("the credential of a role that was written could not be read or stored", "role", name, "error", err)
 	}
+}
+
+// forgetGivenUp forgets which credentials of a role were given up. The role is locked.
+func (b *backend) forgetGivenUp(ctx context.Context, storage logical.Storage, name string) error {
+	s, err := b.shared(ctx, storage, name)
+	if err != nil || len(s.GivenUp) == 0 {
+		return err
+	}
+	s.GivenUp = nil
+	return b.putShared(ctx, storage, name, s)
 }
 
 // scheduleShared notes when a shared role is to be maintained next.

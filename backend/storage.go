@@ -5,6 +5,7 @@ package backend
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -31,6 +32,12 @@ type unreadableError struct{ error }
 
 func unreadablef(format string, args ...any) error {
 	return unreadableError{fmt.Errorf(format, args...)}
+}
+
+// isUnreadable reports whether an error is about such an entry.
+func isUnreadable(err error) bool {
+	var unreadable unreadableError
+	return errors.As(err, &unreadable)
 }
 
 // getEntry reads the entry under key into stored, a pointer to a struct whose

@@ -128,7 +128,21 @@ func TestStoredFormsStay(t *testing.T) {
 // once, and an index says when there is something to be done for the role.
 func formsOfNow() map[string]string {
 	forms := maps.Clone(storedForms)
-	forms["bundle-members/member/all"] = ""
+	maps.Copy(forms, map[string]string{
+		"bundle-members/member/all":  "",
+		"role-types/bundle/all":      "",
+		"role-types/dynamic/failing": "",
+		"role-types/dynamic/leased":  "",
+		"role-types/dynamic/shared":  "",
+		"root-checks/app":            `{"schema_version":1,"of":"id-1.dgrfgbt3myo0","checked_at":"2026-03-01T12:00:00Z"}`,
+		"root-checks/pending":        `{"schema_version":1,"of":"id-2.dgrfgbt3myo0","checked_at":"2026-03-01T12:00:00Z"}`,
+		"root-checks/retired":        `{"schema_version":1,"of":"id-3.dgrfgbt3myo0","checked_at":"2026-03-01T12:00:00Z"}`,
+		"attention/@pending":         sinceNoon("rotate_root_unfinished"),
+		"attention/@retired":         sinceNoon("rotate_root_unfinished"),
+		"attention/failing":          sinceNoon("registry_not_allowed", "rotation_failing"),
+		"attention/leased":           sinceNoon("registry_not_allowed"),
+		"attention/shared":           sinceNoon("registry_not_allowed", "revocation_failing"),
+	})
 	const target = `{"project":"group/app","projects":"group/b,group/c"}`
 	once := strings.NewReplacer(
 		`"schema_version":1,"current"`, `"schema_version":1,"targets":[`+target+`],"current"`,
@@ -140,6 +154,7 @@ func formsOfNow() map[string]string {
 	}
 	forms["due/20260301T120100Z.20260301T120000Z.shared"] = ""
 	forms["due/99991231T235959Z.20260301T120000Z.failing"] = ""
+	forms["shared/failing"] = strings.Replace(forms["shared/failing"], `"failures":1`, `"failures":1,"failed_status":429`, 1)
 	reference := strings.NewReplacer(
 		`"connection":"app","role"`, `"connection":"app","connection_id":"id-1","host":"https://git.example.com","role"`,
 		`"revoke_at"`, `"minted_at":"2026-03-01T12:00:00Z","retired_at":"2026-03-01T12:00:00Z","revoke_at"`,
@@ -155,6 +170,15 @@ func formsOfNow() map[string]string {
 		forms[key] = reference.Replace(value)
 	}
 	return forms
+}
+
+// sinceNoon is an entry of the index of what needs attention.
+func sinceNoon(kinds ...string) string {
+	var since []string
+	for _, kind := range kinds {
+		since = append(since, quoted(kind)+`:"2026-03-01T12:00:00Z"`)
+	}
+	return `{"schema_version":1,"since":{` + strings.Join(since, ",") + `}}`
 }
 
 func TestStoredFormsAreRead(t *testing.T) {
@@ -229,6 +253,8 @@ func reads(op logical.Operation, path, key string) bool {
 	switch {
 	case op == logical.DeleteOperation || op == logical.ListOperation:
 		return false
+	case path == "status" || path == "metrics":
+		return false // it says so
 	case path == "config" || path == "expiring":
 		return key == "config"
 	case path == "connections/app" && op == logical.ReadOperation, path == "connections/app/rotate-root":
@@ -286,7 +312,7 @@ func TestEveryStoredSecretIsSealWrapped(t *testing.T) {
 }
 
 func TestWriteAheadEntriesAndLeasesAreLocalToACluster(t *testing.T) {
-	checkSame(t, "local", []string{"wal/", "leases/", "fence"}, newEngine(t).SpecialPaths().LocalStorage)
+	checkSame(t, "local", []string{"wal/", "leases/", "lease-attention/", "fence"}, newEngine(t).SpecialPaths().LocalStorage)
 }
 
 func TestTypesThatHoldSecretsCannotBePrinted(t *testing.T) {
@@ -342,7 +368,8 @@ func holdingSecrets(t *testing.T, e *engine) []any {
 		}
 		toOpen := c.described()
 		values = append(values, c.Secrets, c.Root, &c.Root, c.Root.Pending, c.Root.Retired, toOpen.Secrets)
-		values = append(values, *c, c, toOpen, &toOpen)
+		ofConnection := attentionOfConnection{connection: c}
+		values = append(values, *c, c, toOpen, &toOpen, ofConnection, &ofConnection)
 	}
 	s, err := e.shared(t.Context(), e.storage, "shared")
 	if err != nil {
@@ -352,8 +379,10 @@ func holdingSecrets(t *testing.T, e *engine) []any {
 	status := sharedStatus{shared: s}
 	secret := pullSecret{Docker: s.Current.Docker, description: description{sources: []source{{name: "shared", docker: s.Current.Docker, shared: status}}}}
 	credential := issuer.Credential{ID: "x", Username: "robot", Password: dockerconfig.NewSecret(marker)}
+	facts := roleFacts{role: &role{Static: &staticRole{Docker: s.Current.Docker}}, shared: s}
+	change := roleChange{role: facts.role, shared: &s}
 	proposed := proposal{role: &role{Static: &staticRole{Docker: s.Current.Docker}}}
-	return append(values, proposed, &proposed, status, &status, secret.description, s, &s, s.Current, *s.Current, minted, &minted, secret, &secret, secret.sources, credential, &credential)
+	return append(values, facts, &facts, change, &change, proposed, &proposed, status, &status, secret.description, s, &s, s.Current, *s.Current, minted, &minted, secret, &secret, secret.sources, credential, &credential)
 }
 
 // secretTypes matches the types that hold a secret. A struct with a field of such a

@@ -6,7 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
@@ -106,6 +108,7 @@ func (b *backend) putVerdict(ctx context.Context, storage logical.Storage, name 
 		}
 	}
 	if err := putEntry(ctx, storage, verdictStoragePrefix+name, v); err != nil {
+		b.failing.changed(name) // whether it is stored is not known
 		return err
 	}
 	if v.Confirmed {
@@ -140,13 +143,41 @@ func (b *backend) deleteVerdict(ctx context.Context, storage logical.Storage, na
 
 // failingRoles has the confirmed bad verdicts, by role, so that reads need no storage
 // for them. A role whose verdict is to be looked up first has unknownVerdict.
-type failingRoles struct{ byRole sync.Map }
+type failingRoles struct {
+	byRole  sync.Map
+	changes atomic.Uint64
+}
 
 var unknownVerdict = &verdict{}
 
-func (f *failingRoles) set(name string, v verdict) { f.byRole.Store(name, &v) }
+func (f *failingRoles) set(name string, v verdict) {
+	f.byRole.Store(name, &v)
+	f.changes.Add(1)
+}
 
-func (f *failingRoles) clear(name string) { f.byRole.Delete(name) }
+func (f *failingRoles) clear(name string) {
+	f.byRole.Delete(name)
+	f.changes.Add(1)
+}
+
+// hasUnknown reports whether a verdict is to be looked up.
+func (f *failingRoles) hasUnknown() (found bool) {
+	f.byRole.Range(func(_, held any) bool {
+		found = held.(*verdict) == unknownVerdict
+		return !found
+	})
+	return found
+}
+
+// known returns the verdicts that need not be looked up.
+func (f *failingRoles) known() iter.Seq2[string, verdict] {
+	return func(yield func(string, verdict) bool) {
+		f.byRole.Range(func(name, held any) bool {
+			v := held.(*verdict)
+			return v == unknownVerdict || yield(name.(string), *v)
+		})
+	}
+}
 
 func (f *failingRoles) has(name string) bool {
 	_, found := f.byRole.Load(name)
@@ -175,6 +206,7 @@ func (b *backend) failingVerdict(ctx context.Context, storage logical.Storage, n
 		v = &stored
 		if v.Confirmed {
 			b.failing.byRole.CompareAndSwap(name, unknownVerdict, v)
+			b.failing.changes.Add(1)
 		} else {
 			b.failing.byRole.CompareAndDelete(name, unknownVerdict)
 		}

@@ -67,6 +67,13 @@ func (b *backend) verify(ctx context.Context, secret pullSecret, repository stri
 	}
 
 	b.askRegistries(ctx, b.newVerifier(cas), credentials, results)
+	connection := ""
+	if len(secret.sources) == 1 {
+		connection = secret.sources[0].connection()
+	}
+	for _, v := range results {
+		b.counters.countVerified(connection, v.Verdict)
+	}
 	slices.SortFunc(results, func(a, b verification) int { return strings.Compare(string(a.registry), string(b.registry)) })
 	return results, nil
 }

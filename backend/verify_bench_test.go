@@ -115,7 +115,7 @@ func (e *engine) verifyADay(period string) verifyingDay {
 	pulls := &countingPulls{clock: e.clock, at: map[int64]int{}}
 	e.newVerifier = func(*x509.CertPool) verifier { return pulls }
 	e.sleep = func(_ context.Context, d time.Duration) {
-		if d == verifyPause {
+		if d == verifyPause || d == scanPause {
 			return
 		}
 		for busy := true; busy; runtime.Gosched() { // those who work need no time
@@ -161,7 +161,7 @@ func heapInUse() int64 {
 	runtime.GC()
 	var stats runtime.MemStats
 	runtime.ReadMemStats(&stats)
-	return int64(stats.HeapAlloc) //nolint:gosec // no heap is that large
+	return int64(stats.HeapAlloc)
 }
 
 // A day of verifications is one trial and one write for each role, spread over the day.
@@ -177,7 +177,7 @@ func TestVerifyingManyRolesIsSpreadAndCheap(t *testing.T) {
 	if day.trials < roles*98/100 || day.trials > roles*102/100 {
 		t.Errorf("want each of the %d roles tried once a day, got %d trials", roles, day.trials)
 	}
-	if day.puts > int64(day.trials) {
+	if day.puts > int64(day.trials)+2 { // and the mark that all roles were looked at
 		t.Errorf("want a write for each trial at most, got %d for %d trials", day.puts, day.trials)
 	}
 	if day.perMinute > 10 { // 0.7 on average

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
@@ -51,6 +52,7 @@ type registryHealth struct {
 // memory; what is confirmed stands in storage too.
 type outages struct {
 	mu         sync.Mutex
+	changes    atomic.Uint64 // of what confirmedOutages returns
 	registries map[string]*registryHealth
 	roles      map[string]time.Time
 }
@@ -82,6 +84,7 @@ func (o *outages) failed(role, host, message string, now time.Time) (isOwn, conf
 	r.failedAt, r.Message = now, message
 	if !r.confirmed && now.Sub(r.Since) >= confirmAfter {
 		r.confirmed = true
+		o.changes.Add(1)
 		return false, true
 	}
 	return false, false
@@ -97,7 +100,9 @@ func (o *outages) answered(role, host string, now time.Time) (ended bool) {
 	if r == nil {
 		return false
 	}
-	ended = r.confirmed
+	if ended = r.confirmed; ended {
+		o.changes.Add(1)
+	}
 	r.failing, r.confirmed, r.answeredAt = false, false, now
 	return ended
 }
@@ -132,6 +137,7 @@ func (o *outages) know(known registryOutage, now time.Time) {
 		o.registries, o.roles = map[string]*registryHealth{}, map[string]time.Time{}
 	}
 	if o.registries[known.Host] == nil {
+		o.changes.Add(1)
 		o.registries[known.Host] = &registryHealth{registryOutage: known, failing: true, confirmed: true, failedAt: now}
 	}
 }
@@ -163,6 +169,7 @@ func (o *outages) forgetOld(now time.Time) (ended []string) {
 		}
 		delete(o.registries, host)
 		if r.confirmed {
+			o.changes.Add(1)
 			ended = append(ended, host)
 		}
 	}

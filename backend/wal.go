@@ -159,6 +159,16 @@ func (w *waitingEntries) know(ids []string) {
 	w.known = true
 }
 
+// total returns how many entries there are.
+func (w *waitingEntries) total() (total int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, ids := range w.ids {
+		total += len(ids)
+	}
+	return total
+}
+
 // count returns how many entries there are of a connection.
 func (w *waitingEntries) count(connection string) int {
 	w.mu.Lock()

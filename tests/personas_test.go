@@ -90,6 +90,8 @@ var personaTable = []asked{
 	{"PUT", "regcred/config", []string{platform}},
 	{"DELETE", "regcred/config", []string{platform}},
 	{"GET", "regcred/expiring", []string{auditor, common}},
+	{"GET", "regcred/status", []string{auditor}},
+	{"GET", "regcred/metrics", []string{auditor}},
 
 	{"PUT", "sys/leases/revoke-prefix/regcred/creds/team-a-ci", []string{registries, team}},
 	{"PUT", "sys/leases/revoke-prefix/regcred/creds/team-b-ci", []string{registries}},

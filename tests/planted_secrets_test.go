@@ -587,6 +587,8 @@ func (p *planting) lookAtEverything() {
 		}
 	}
 	p.send(http.MethodGet, "regcred/expiring?within=999999h", nil)
+	p.send(http.MethodGet, "regcred/status", nil)
+	p.send(http.MethodGet, "regcred/metrics", nil)
 	p.send(http.MethodGet, "sys/mounts/regcred", nil)
 	p.send(http.MethodGet, "sys/plugins/catalog/secret/"+servers.PluginName, nil)
 }

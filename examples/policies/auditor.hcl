@@ -1,5 +1,13 @@
-# Audit and monitoring: reads roles, connections, settings and metrics. Reads no pull
-# secret, and changes nothing.
+# Audit and monitoring: reads what needs attention, roles, connections, settings and
+# metrics. Reads no pull secret, and changes nothing. Prometheus needs only the paths
+# regcred/metrics and sys/metrics.
+
+path "regcred/status" {
+  capabilities = ["read"]
+}
+path "regcred/metrics" {
+  capabilities = ["read"]
+}
 
 path "regcred/config" {
   capabilities = ["read"]

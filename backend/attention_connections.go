@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-regcred/backend/issuer"
+)
+
+// renewConnection looks at a connection as it is stored. Connections are few: all are
+// looked at after a start, so the index only says since when they need attention.
+func (b *backend) renewConnection(ctx context.Context, storage logical.Storage, name string) error {
+	key := connectionMark + name
+	unlock, err := b.announcing.lock(ctx, key) // who reads last is right
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	f := attentionOfConnection{name: name, unrevoked: b.attentions.countUnrevoked(name)}
+	connectionType := ""
+	f.connection, err = b.connection(ctx, storage, name)
+	switch {
+	case isUnreadable(err):
+		f.unreadable = true
+	case err != nil:
+		return b.doubtConnection(name, err)
+	case f.connection != nil:
+		connectionType = f.connection.Type.Name
+		settings, err := b.readableConfig(ctx, storage)
+		if err != nil {
+			return b.doubtConnection(name, err)
+		}
+		f.warning = settings.ExpiryWarning.Duration
+		if f.root, err = b.rootCheck(ctx, storage, name); err != nil {
+			return b.doubtConnection(name, err)
+		}
+	}
+	s, err := b.putAttention(ctx, storage, key, f.attention(), 0)
+	if err != nil {
+		return b.doubtConnection(name, err)
+	}
+	b.settleAttention(ctx, storage, key, s)
+	b.attentions.setConnection(name, connectionType, f.connection != nil || f.unreadable)
+	return nil
+}
+
+func (b *backend) doubtConnection(name string, err error) error {
+	b.attentions.doubt(connectionMark + name)
+	return err
+}
+
+// lookAtConnection is renewConnection for a connection that was written, or of which a
+// lease has changed: it does not fail what was done.
+func (b *backend) lookAtConnection(ctx context.Context, storage logical.Storage, name string) {
+	if err := b.renewConnection(context.WithoutCancel(ctx), storage, name); err != nil {
+		b.Logger().Debug("a connection is looked at again in a minute", "connection", name, "error", err)
+	}
+}
+
+// putConnectionAttended stores a connection, and looks at it.
+func (b *backend) putConnectionAttended(ctx context.Context, storage logical.Storage, c *connection) error {
+	err := b.putConnection(ctx, storage, c)
+	b.lookAtConnection(ctx, storage, c.Name)
+	if err != nil {
+		return b.doubtConnection(c.Name, err)
+	}
+	return nil
+}
+
+// putLeaseAttention has the index name a leased credential whose revocation has failed,
+// before its entry says so.
+func (b *backend) putLeaseAttention(ctx context.Context, storage logical.Storage, connection, name string) error {
+	if err := storage.Put(ctx, &logical.StorageEntry{Key: leaseAttentionKey(connection, name)}); err != nil {
+		return fmt.Errorf("adding a lease of connection %q to the index of what needs attention: %w", connection, err)
+	}
+	return nil
+}
+
+// settleLease notes whether a leased credential could be revoked, after its entry says
+// so.
+func (b *backend) settleLease(ctx context.Context, storage logical.Storage, connection, name string, failed bool) {
+	if !b.attentions.setUnrevoked(connection, name, failed) {
+		return
+	}
+	if !failed {
+		b.deleteLeaseAttention(ctx, storage, connection, name)
+	}
+	b.lookAtConnection(ctx, storage, connection)
+}
+
+// noteLease counts a key of the index of leases, or not any more.
+func (b *backend) noteLease(key string, there bool) {
+	if there {
+		b.attentions.leases.set(key, 0)
+	} else {
+		b.attentions.leases.remove(key)
+	}
+}
+
+// settleLeases is settleLease for all leases of a connection that was deleted.
+func (b *backend) settleLeases(ctx context.Context, storage logical.Storage, connection string) {
+	for _, name := range b.attentions.namesUnrevoked(connection) {
+		if b.attentions.setUnrevoked(connection, name, false) {
+			b.deleteLeaseAttention(ctx, storage, connection, name)
+		}
+	}
+	b.lookAtConnection(ctx, storage, connection)
+}
+
+func (b *backend) deleteLeaseAttention(ctx context.Context, storage logical.Storage, connection, name string) {
+	if err := storage.Delete(ctx, leaseAttentionKey(connection, name)); err != nil {
+		b.Logger().Warn("a key in the index of what needs attention stays for now", "name", name, "error", err)
+	}
+}
+
+func leaseAttentionKey(connection, name string) string {
+	return leaseAttentionPrefix + connection + "/" + name
+}
+
+// putRootCheck stores what a registry has said of the root credential of a connection,
+// which may be about to be stored. An error that is no answer of the registry says
+// nothing.
+func (b *backend) putRootCheck(ctx context.Context, storage logical.Storage, c *connection, status issuer.Status, answer error) error {
+	if answer != nil && !refusesCredential(answer) || b.onStandby() || !b.WriteSafeReplicationState() {
+		return nil
+	}
+	next := rootCheck{SchemaVersion: schemaVersion, Of: c.rootGeneration(), CheckedAt: b.now(), ExpiresAt: status.ExpiresAt, Refused: answer != nil}
+	if answer != nil {
+		next.Status = issuer.StatusOf(answer)
+	}
+	former, err := b.rootCheck(ctx, storage, c.Name)
+	if err != nil || former.says(next) {
+		return err
+	}
+	if former.Of == next.Of && next.Refused {
+		next.ExpiresAt = former.ExpiresAt // a refusal does not say
+	}
+	if err := putEntry(ctx, storage, rootChecksPrefix+c.Name, next); err != nil {
+		return b.doubtConnection(c.Name, err)
+	}
+	return nil
+}
+
+// noteRootCheck is putRootCheck for a connection that is stored.
+func (b *backend) noteRootCheck(ctx context.Context, storage logical.Storage, c *connection, status issuer.Status, answer error) error {
+	if err := b.putRootCheck(ctx, storage, c, status, answer); err != nil {
+		return err
+	}
+	b.lookAtConnection(ctx, storage, c.Name)
+	return nil
+}

@@ -12,8 +12,8 @@ import (
 
 // Steps prints what "regcred check" finds out, a line for each step.
 type Steps struct {
-	Out    io.Writer
-	failed bool
+	Out   io.Writer
+	first error // the first failure
 }
 
 // OK says that a step went well.
@@ -26,7 +26,9 @@ func (s *Steps) Note(format string, args ...any) { s.line("note", "", fmt.Sprint
 
 // Fail says why a step failed, and what to do.
 func (s *Steps) Fail(step string, err error) {
-	s.failed = true
+	if s.first == nil {
+		s.first = err
+	}
 	var f *Failure
 	if !errors.As(err, &f) {
 		s.line("FAIL", step, Line(err))
@@ -39,7 +41,10 @@ func (s *Steps) Fail(step string, err error) {
 }
 
 // Failed reports whether a step has failed.
-func (s *Steps) Failed() bool { return s.failed }
+func (s *Steps) Failed() bool { return s.first != nil }
+
+// FirstFailure returns why the first step failed that did.
+func (s *Steps) FirstFailure() error { return s.first }
 
 func (s *Steps) line(result, step, text string) {
 	_, _ = fmt.Fprintf(s.Out, "%-5s %-14s %s\n", result, step, redact.Clean(text))

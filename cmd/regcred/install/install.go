@@ -19,7 +19,6 @@ import (
 	"strings"
 	"time"
 
-	"k8s.io/apimachinery/pkg/util/validation"
 	provider "k8s.io/kubelet/config/v1"
 	"sigs.k8s.io/yaml"
 
@@ -133,6 +132,9 @@ func (r *run) pass() error {
 	return r.putInPlace(w)
 }
 
+// executable returns the path of this program. Tests have a small file in its place.
+var executable = os.Executable
+
 // putInPlace writes the program before the file that names it.
 func (r *run) putInPlace(w wanted) error {
 	for _, folder := range []string{r.binDir, r.to, filepath.Dir(r.config)} {
@@ -140,7 +142,7 @@ func (r *run) putInPlace(w wanted) error {
 			return err
 		}
 	}
-	program, err := os.Executable()
+	program, err := executable()
 	if err != nil {
 		return &client.Failure{What: "this program cannot be found: " + why(err)}
 	}
@@ -217,8 +219,13 @@ func (r *run) read() (wanted, error) {
 	}
 	completed := map[string]bool{}
 	for _, p := range typed.Providers {
-		if err := checkProvider(p); err != nil {
-			return w, &client.Failure{What: fmt.Sprintf("%s: %s: %s", path, p.Name, client.Line(err))}
+		if err := kubelet.CheckEntry(p); err != nil {
+			return w, &client.Failure{What: fmt.Sprintf("%s: %s", path, client.Line(err))}
+		}
+		for _, image := range p.MatchImages {
+			if strings.Contains(image, "://") {
+				return w, &client.Failure{What: fmt.Sprintf("%s: %q in matchImages never matches", path, image), Do: "write it without a scheme"}
+			}
 		}
 		completed[kubelet.ConfigName(p.Name)] = len(p.Args) > 0
 	}
@@ -230,50 +237,6 @@ func (r *run) read() (wanted, error) {
 		}
 	}
 	return w, nil
-}
-
-// checkProvider checks what only this provider needs, and of what the kubelet
-// itself demands, that without which it does not start.
-func checkProvider(p provider.CredentialProvider) error {
-	bad := func(field, why string) error { return &client.Failure{What: field + " " + why} }
-	if p.Name != kubelet.Program && client.Instance(p.Name, kubelet.Program) == "" || strings.ContainsAny(p.Name, "/ ") {
-		return bad("name", "must be "+kubelet.Program+", or begin with "+kubelet.Program+"-")
-	}
-	if p.APIVersion != "credentialprovider.kubelet.k8s.io/v1" {
-		return bad("apiVersion", "must be credentialprovider.kubelet.k8s.io/v1")
-	}
-	if len(p.MatchImages) == 0 {
-		return bad("matchImages", "must name a registry")
-	}
-	for _, image := range p.MatchImages {
-		if image == "" || strings.Contains(image, "://") {
-			return bad("matchImages", "must be registries without a scheme, such as ghcr.io")
-		}
-	}
-	if p.DefaultCacheDuration == nil || p.DefaultCacheDuration.Duration < 0 {
-		return bad("defaultCacheDuration", "must be a duration, such as 0s")
-	}
-	t := p.TokenAttributes
-	switch {
-	case t == nil:
-		return nil // for static pods only, with the node's certificate
-	case t.ServiceAccountTokenAudience == "":
-		return bad("tokenAttributes.serviceAccountTokenAudience", "must be an audience that Vault accepts")
-	case t.RequireServiceAccount == nil:
-		return bad("tokenAttributes.requireServiceAccount", "must be true or false")
-	case t.CacheType != provider.ServiceAccountServiceAccountTokenCacheType && t.CacheType != provider.TokenServiceAccountTokenCacheType:
-		return bad("tokenAttributes.cacheType", "must be ServiceAccount or Token")
-	case !*t.RequireServiceAccount && len(t.RequiredServiceAccountAnnotationKeys) > 0:
-		return bad("tokenAttributes.requiredServiceAccountAnnotationKeys", "needs requireServiceAccount: true")
-	}
-	seen := map[string]bool{}
-	for _, key := range slices.Concat(t.RequiredServiceAccountAnnotationKeys, t.OptionalServiceAccountAnnotationKeys) {
-		if len(validation.IsQualifiedName(strings.ToLower(key))) > 0 || seen[key] {
-			return bad("tokenAttributes", "must name each annotation once, and in the form of Kubernetes, such as regcred.example.com/role")
-		}
-		seen[key] = true
-	}
-	return nil
 }
 
 func sorted(files map[string][]byte) []string { return slices.Sorted(maps.Keys(files)) }

@@ -60,6 +60,20 @@ type node struct {
 	root, from, binDir, to, config string
 }
 
+func TestMain(m *testing.M) {
+	file, err := os.CreateTemp("", "regcred")
+	if err == nil {
+		_, err = file.WriteString("the program")
+	}
+	if err != nil {
+		panic(err)
+	}
+	executable = func() (string, error) { return file.Name(), nil }
+	status := m.Run()
+	_ = os.Remove(file.Name())
+	os.Exit(status)
+}
+
 func newNode(t *testing.T, configName, config string) *node {
 	t.Helper()
 	root := t.TempDir()
@@ -114,28 +128,16 @@ func (n *node) fails(want string, more ...string) {
 	}
 }
 
-// files returns all files of the node, by their path, with mode and content. Of the
-// program it says only so.
+// files returns all files of the node, by their path, with mode and content.
 func (n *node) files() map[string]string {
 	n.Helper()
-	program, err := os.Executable()
-	if err != nil {
-		n.Fatal(err)
-	}
-	binary, err := os.ReadFile(program)
-	if err != nil {
-		n.Fatal(err)
-	}
 	found := map[string]string{}
-	err = filepath.WalkDir(n.root, func(path string, entry fs.DirEntry, err error) error {
+	err := filepath.WalkDir(n.root, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() || strings.HasPrefix(path, n.from) {
 			return err
 		}
 		content, err := os.ReadFile(path)
 		info, _ := entry.Info()
-		if bytes.Equal(content, binary) {
-			content = []byte("the program")
-		}
 		found[strings.TrimPrefix(path, n.root)] = info.Mode().String() + " " + string(content)
 		return err
 	})
@@ -401,17 +403,19 @@ func TestKilledAtAnyStep(t *testing.T) {
 
 func TestWhatIsRefusedChangesNothing(t *testing.T) {
 	for want, change := range map[string]func(*node){
-		"/from/credential-provider.yaml does not exist":                                          func(n *node) { _ = os.Remove(filepath.Join(n.from, entryFile)) },
-		"name must be regcred-credential-provider":                                               func(n *node) { n.entry("name: regcred-credential-provider", "name: kubelet") },
-		"apiVersion must be credentialprovider.kubelet.k8s.io/v1":                                func(n *node) { n.entry("apiVersion: credentialprovider.kubelet.k8s.io/v1", "apiVersion: v1beta1") },
-		`/from/credential-provider.yaml: json: unknown field "matchImage"; Kubernetes documents`: func(n *node) { n.entry("matchImages:", "matchImage:") },
-		"matchImages must be registries without a scheme":                                        func(n *node) { n.entry("ghcr.io", "https://ghcr.io") },
-		"matchImages must name a registry":                                                       func(n *node) { n.entry("[ghcr.io]", "[]") },
-		"defaultCacheDuration must be a duration":                                                func(n *node) { n.entry("    defaultCacheDuration: 0s\n", "") },
-		"tokenAttributes.cacheType must be":                                                      func(n *node) { n.entry("cacheType: ServiceAccount", "cacheType: Pod") },
-		"tokenAttributes.requireServiceAccount must be":                                          func(n *node) { n.entry("      requireServiceAccount: true\n", "") },
-		"tokenAttributes.serviceAccountTokenAudience must be":                                    func(n *node) { n.entry("serviceAccountTokenAudience: vault", `serviceAccountTokenAudience: ""`) },
-		"tokenAttributes must name each annotation once":                                         func(n *node) { n.entry("[regcred.example.com/role]", "[a/b, a/b]") },
+		"/from/credential-provider.yaml does not exist":                                                         func(n *node) { _ = os.Remove(filepath.Join(n.from, entryFile)) },
+		"the name kubelet tells the program nothing; call it regcred-credential-provider":                       func(n *node) { n.entry("name: regcred-credential-provider", "name: kubelet") },
+		"write apiVersion: credentialprovider.kubelet.k8s.io/v1":                                                func(n *node) { n.entry("apiVersion: credentialprovider.kubelet.k8s.io/v1", "apiVersion: v1beta1") },
+		`/from/credential-provider.yaml: json: unknown field "matchImage"; Kubernetes documents`:                func(n *node) { n.entry("matchImages:", "matchImage:") },
+		`"https://ghcr.io" in matchImages never matches; write it without a scheme`:                             func(n *node) { n.entry("ghcr.io", "https://ghcr.io") },
+		"/from/credential-provider.yaml: matchImages is empty: the kubelet does not start; name the registries": func(n *node) { n.entry("[ghcr.io]", "[]") },
+		"defaultCacheDuration is missing":                                                                       func(n *node) { n.entry("    defaultCacheDuration: 0s\n", "") },
+		`tokenAttributes.cacheType is "Pod"`:                                                                    func(n *node) { n.entry("cacheType: ServiceAccount", "cacheType: Pod") },
+		"tokenAttributes.requireServiceAccount is missing":                                                      func(n *node) { n.entry("      requireServiceAccount: true\n", "") },
+		"tokenAttributes.serviceAccountTokenAudience is missing":                                                func(n *node) { n.entry("serviceAccountTokenAudience: vault", `serviceAccountTokenAudience: ""`) },
+		`tokenAttributes has "a b", which can be no annotation`:                                                 func(n *node) { n.entry("[regcred.example.com/role]", "[a b]") },
+		"defaultCacheDuration is negative":                                                                      func(n *node) { n.entry("defaultCacheDuration: 0s", "defaultCacheDuration: -1s") },
+		"tokenAttributes has the annotation a/b twice":                                                          func(n *node) { n.entry("[regcred.example.com/role]", "[a/b, a/b]") },
 		"has no provider": func(n *node) {
 			n.write(filepath.Join(n.from, entryFile), strings.Replace(head, "providers:", "providers: []", 1))
 		},

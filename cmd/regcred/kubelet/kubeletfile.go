@@ -5,6 +5,7 @@ package kubelet
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/url"
 	"os"
 	"os/exec"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"k8s.io/apimachinery/pkg/util/validation"
 	kubelet "k8s.io/kubelet/config/v1"
 	"sigs.k8s.io/yaml"
 
@@ -154,11 +156,19 @@ func (e *providerEntry) useEnvironment(steps *client.Steps) {
 	}
 }
 
+// CheckEntry returns what keeps the kubelet from starting with an entry, or from
+// running this program, before it is put into place.
+func CheckEntry(entry kubelet.CredentialProvider) error {
+	steps := &client.Steps{Out: io.Discard}
+	(&providerEntry{CredentialProvider: entry}).check("", steps)
+	return steps.FirstFailure()
+}
+
 // check says what keeps the kubelet from starting, or from running the program for
 // an image.
 func (e *providerEntry) check(image string, steps *client.Steps) {
 	bad := func(what, do string) { steps.Fail("kubelet", &client.Failure{What: what, Do: do}) }
-	if !isOurs(e.Name) {
+	if !isOurs(e.Name) || strings.ContainsAny(e.Name, "/ ") {
 		bad(fmt.Sprintf("the name %s tells the program nothing", e.Name), fmt.Sprintf("call it %s, or %s-NAME", Program, Program))
 	}
 	if e.APIVersion != apiVersion {
@@ -166,6 +176,8 @@ func (e *providerEntry) check(image string, steps *client.Steps) {
 	}
 	if e.DefaultCacheDuration == nil {
 		bad("defaultCacheDuration is missing: the kubelet does not start without it", "write defaultCacheDuration: 0s")
+	} else if e.DefaultCacheDuration.Duration < 0 {
+		bad("defaultCacheDuration is negative: the kubelet does not start with it", "write defaultCacheDuration: 0s")
 	}
 	e.checkTokens(bad, steps)
 	e.checkImage(image, steps)
@@ -190,10 +202,17 @@ func (e *providerEntry) checkTokens(bad func(what, do string), steps *client.Ste
 	default:
 		bad(fmt.Sprintf("tokenAttributes.cacheType is %q: the kubelet does not start with it", a.CacheType), "write cacheType: "+cacheByAccount)
 	}
-	for _, key := range a.RequiredServiceAccountAnnotationKeys {
-		if slices.Contains(a.OptionalServiceAccountAnnotationKeys, key) {
+	seen := map[string]bool{}
+	for _, key := range slices.Concat(a.RequiredServiceAccountAnnotationKeys, a.OptionalServiceAccountAnnotationKeys) {
+		switch {
+		case seen[key] && slices.Contains(a.RequiredServiceAccountAnnotationKeys, key) && slices.Contains(a.OptionalServiceAccountAnnotationKeys, key):
 			bad(fmt.Sprintf("tokenAttributes has the annotation %s as required and as optional: the kubelet does not start with both", key), "leave one out")
+		case seen[key]:
+			bad(fmt.Sprintf("tokenAttributes has the annotation %s twice: the kubelet does not start with both", key), "leave one out")
+		case len(validation.IsQualifiedName(strings.ToLower(key))) > 0:
+			bad(fmt.Sprintf("tokenAttributes has %q, which can be no annotation: the kubelet does not start with it", key), "write it as the service accounts have it, such as regcred.example.com/role")
 		}
+		seen[key] = true
 	}
 	if len(a.RequiredServiceAccountAnnotationKeys) > 0 && a.RequireServiceAccount != nil && !*a.RequireServiceAccount {
 		bad("tokenAttributes has required annotations, and requireServiceAccount: false: the kubelet does not start with both", "make the annotations optional")
@@ -226,7 +245,7 @@ func (e *providerEntry) checkImage(image string, steps *client.Steps) {
 	case matched != "":
 		steps.OK("matchImages", "%s is matched by %s", image, matched)
 	case len(e.MatchImages) == 0:
-		steps.Fail("matchImages", &client.Failure{What: "is empty: the kubelet does not start", Do: "name the registries"})
+		steps.Fail("kubelet", &client.Failure{What: "matchImages is empty: the kubelet does not start", Do: "name the registries"})
 	case image == "":
 		steps.Note("matchImages is not tried, because there is no -image")
 	default:

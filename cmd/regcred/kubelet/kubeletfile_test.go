@@ -125,7 +125,7 @@ func TestCheckSaysWhatIsWrongInTheKubeletsFile(t *testing.T) {
 		"other annotation":      {args: []string{"-annotation=x=y", "-image=x"}, want: "the kubelet does not pass the annotation x"},
 		"static pod":            {args: []string{"-token-file="}, want: "the kubelet does not run the program for pods without a service account"},
 		"no tokens":             {old: "    tokenAttributes:\n      serviceAccountTokenAudience: vault\n      cacheType: ServiceAccount\n      requireServiceAccount: true\n      optionalServiceAccountAnnotationKeys: [regcred.example.com/role]\n", want: "no role is chosen for this pod"},
-		"no images":             {old: "[ghcr.io, docker.io]", new: "[]", want: "FAIL  matchImages    is empty"},
+		"no images":             {old: "[ghcr.io, docker.io]", new: "[]", want: "FAIL  kubelet        matchImages is empty"},
 		"image not matched":     {args: []string{"-image=quay.io/acme/app"}, want: "none of ghcr.io, docker.io matches quay.io/acme/app, so the kubelet does not run the program"},
 		"image with a port":     {args: []string{"-image=ghcr.io:443/acme/app"}, want: "none of ghcr.io, docker.io matches ghcr.io:443/acme/app"},
 		"scheme":                {old: "[ghcr.io,", new: "[\"https://ghcr.io\",", want: `never matches: write "https://ghcr.io" without a scheme`},

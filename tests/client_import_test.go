@@ -570,6 +570,39 @@ func TestImportKeepsWhatSomebodyHasChanged(t *testing.T) {
 	}
 }
 
+// TestImportMakesARoleOfEachFolder joins the secrets of a folder, as the kubelet reads
+// one role for each namespace.
+func TestImportMakesARoleOfEachFolder(t *testing.T) {
+	t.Parallel()
+	w := newImportWorld(t, 2)
+	login := func(path, registry string) string {
+		username, password := w.secret(path, "username"), w.secret(path, "password")
+		w.data[path] = fields{"registry": registry, "username": username, "password": password}
+		return username + ":" + password
+	}
+	w.roles["team-a"] = map[string]string{"ghcr.io": login("team-a/one", "ghcr.io"), "https://index.docker.io/v1/": login("team-a/two", "docker.io")}
+	w.roles["team-b"] = map[string]string{"ghcr.io": login("team-b/one", "ghcr.io")}
+	w.data["team-b/same"] = w.data["team-b/one"]
+	login("team-c/one", "ghcr.io")
+	login("team-c/two", "ghcr.io")
+	w.write()
+	for _, action := range []string{"created", "unchanged"} {
+		result := w.importJSON(4, "-join=name", "-name={folder}", "-apply")
+		if got := result.actions(); got[action] != 2 || got["clash"] != 1 {
+			t.Errorf("want 2 %s, and a clash, got %v", action, got)
+		}
+		for _, r := range result.Roles {
+			if r.Action == "clash" && r.Why != "team-c/one and team-c/two have different credentials for ghcr.io" {
+				t.Errorf("want the registry that clashes, got %q", r.Why)
+			}
+		}
+		if c := result.Comparison; c.SameSources != 4 || len(c.Differences) != 2 {
+			t.Errorf("want that only the sources that clash are different, got %+v", c)
+		}
+	}
+	w.checkRoles()
+}
+
 // TestImportLeavesARoleThatWasWrittenMeanwhile has somebody write a role after the plan
 // was made.
 func TestImportLeavesARoleThatWasWrittenMeanwhile(t *testing.T) {

@@ -169,6 +169,11 @@ func (c *comparison) source(s *source, role *planned, after map[dockerconfig.Key
 		}
 		c.differ(s, role, key, what)
 	}
+	for _, other := range role.sources { // with which it has been joined
+		for _, key := range other.docker.Keys() {
+			seen[key] = true
+		}
+	}
 	for _, key := range slices.Sorted(maps.Keys(after)) {
 		if !seen[key] {
 			c.differ(s, role, key, "after only")

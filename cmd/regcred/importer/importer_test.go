@@ -174,8 +174,13 @@ sources:
 			[]*source{with("a/regcred", "ghcr.io", "1"), with("b/regcred", "ghcr.io", "1")},
 			map[string][]string{"regcred": {"a/regcred+b/regcred"}},
 		},
+		"joined by name": {
+			[]string{"secrets", "-join=name", "-name={namespace}"},
+			[]*source{with("a/one", "ghcr.io", "1"), with("a/two", "quay.io", "2"), with("a/three", "ghcr.io", "1"), with("b/regcred", "ghcr.io", "1")},
+			map[string][]string{"a": {"a/one+a/two+a/three"}, "b": {"b/regcred"}},
+		},
 		"not joined": {
-			[]string{"secrets", "-join=false", "-name={namespace}"},
+			[]string{"secrets", "-join=none", "-name={namespace}"},
 			[]*source{with("a/one", "ghcr.io", "1"), with("a/two", "ghcr.io", "1"), with("b/regcred", "ghcr.io", "1")},
 			map[string][]string{"a": {"a/one+a/two"}, "b": {"b/regcred"}},
 		},
@@ -192,6 +197,41 @@ sources:
 	}
 	if checkName("") == "" || checkName(strings.Repeat("x", 201)) == "" || checkName(strings.Repeat("x", 200)) != "" {
 		t.Error("names that no role can have must be refused")
+	}
+}
+
+func TestMerge(t *testing.T) {
+	of := func(credentials ...string) *source {
+		s := newSource("x")
+		var entries []string
+		for _, c := range credentials {
+			registry, login, _ := strings.Cut(c, " ")
+			entries = append(entries, `"`+registry+`":{"auth":"`+base64.StdEncoding.EncodeToString([]byte(login))+`"}`)
+		}
+		s.fromDocker(`{"auths":{` + strings.Join(entries, ",") + `}}`)
+		if s.leftOut != "" {
+			t.Fatal(s.leftOut)
+		}
+		return s
+	}
+	docker, clash := group{sources: []*source{of("ghcr.io u:1"), of("quay.io u:2", "ghcr.io u:1"), of("docker.io u:3")}}.merge()
+	if keys := fmt.Sprint(docker.Keys()); clash != "" || keys != "[ghcr.io https://index.docker.io/v1/ quay.io]" {
+		t.Errorf("got %s, %q", keys, clash)
+	}
+	for what, c := range map[string]struct {
+		second, want string
+	}{
+		"password":  {"ghcr.io u:2", "x and x have different credentials for ghcr.io"},
+		"user name": {"ghcr.io v:1", "x and x have different credentials for ghcr.io"},
+		"size":      {"quay.io u:" + strings.Repeat("x", 300<<10), "together: "},
+	} {
+		first := of("ghcr.io u:1")
+		if what == "size" {
+			first = of("ghcr.io u:" + strings.Repeat("x", 300<<10))
+		}
+		if _, clash := (group{sources: []*source{first, of(c.second)}}).merge(); !strings.HasPrefix(clash, c.want) {
+			t.Errorf("%s: want %q, got %q", what, c.want, clash)
+		}
 	}
 }
 
@@ -242,6 +282,7 @@ func TestArgumentsAreChecked(t *testing.T) {
 		{"secrets", "kv"},
 		{"kv", "kv", "-namespace=a"},
 		{"kv", "kv", "-o=yaml"},
+		{"kv", "kv", "-join=false"},
 		{"kv", "kv", "-name="},
 		{"kv", "kv", "-name={namespace}"},
 		{"kv", "kv", "-name={path"},

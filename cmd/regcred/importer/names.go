@@ -3,11 +3,13 @@
 package importer
 
 import (
+	"fmt"
 	"maps"
 	"regexp"
 	"slices"
 	"strings"
 
+	"vault-plugin-secrets-regcred/backend/dockerconfig"
 	"vault-plugin-secrets-regcred/cmd/regcred/client"
 )
 
@@ -15,6 +17,32 @@ import (
 type group struct {
 	name    string
 	sources []*source
+}
+
+// merge returns the pull secret that has the registries of all sources, or why there
+// is none.
+func (g group) merge() (docker dockerconfig.Config, clash string) {
+	found := map[dockerconfig.Key]dockerconfig.Credential{}
+	of := map[dockerconfig.Key]*source{}
+	for _, s := range g.sources {
+		for _, c := range s.docker.Credentials() {
+			other, has := found[c.Registry]
+			switch {
+			case has && (other.Username != c.Username || !other.Password.Equal(c.Password)):
+				return dockerconfig.Config{}, fmt.Sprintf("%s and %s have different credentials for %s", of[c.Registry].name, s.name, c.Registry)
+			case other.Email == "":
+				found[c.Registry], of[c.Registry] = c, s
+			}
+		}
+	}
+	docker, err := dockerconfig.New(slices.Collect(maps.Values(found))...)
+	if err == nil {
+		err = checkSize(docker)
+	}
+	if err != nil {
+		return dockerconfig.Config{}, "together: " + err.Error()
+	}
+	return docker, ""
 }
 
 // join puts sources together that become one role, and names the roles. A name that
@@ -31,13 +59,15 @@ func join(o *options, sources []*source) []group {
 		if s.leftOut != "" {
 			continue
 		}
-		k := key{content: s.docker.RevealJSON()}
-		named := rule != nil && rule.Name != ""
+		var k key
 		switch {
-		case named: // a name that a rule gives is kept
+		case rule != nil && rule.Name != "": // a name that a rule gives is kept
 			k.name = s.roleName(rule.Name)
-		case !o.join:
+		case o.join != joinContent:
 			k.name = s.roleName(o.name)
+		}
+		if o.join != joinName {
+			k.content = s.docker.RevealJSON()
 		}
 		g := joined[k]
 		if g == nil {
@@ -49,7 +79,7 @@ func join(o *options, sources []*source) []group {
 	}
 	var groups []group
 	for _, g := range order {
-		if g.name == "" {
+		if g.name == "" && o.join == joinContent {
 			names := map[string]bool{}
 			for _, s := range g.sources {
 				names[s.roleName(o.name)] = true

@@ -23,15 +23,22 @@ const (
 	kindSecrets = "secrets"
 )
 
+// What has sources become one role.
+const (
+	joinContent = "content" // that they are the same
+	joinName    = "name"    // that they would have the same name: one holds the registries of all
+	joinNone    = "none"
+)
+
 // options are what the arguments say.
 type options struct {
 	kind string
 	path string // kv: of the engine, or of a folder or secret in it
 
 	mount      string
-	name       string // template of a role's name
-	sharedName string // of a role that stands for sources with different names
-	join       bool
+	name       string   // template of a role's name
+	sharedName string   // of a role that stands for sources with different names
+	join       string   // what has sources become one role
 	overwrite  []string // globs of roles
 	apply      bool
 	json       bool
@@ -99,6 +106,8 @@ func parse(args []string) (*options, error) {
 		return nil, usage(`"import secrets" takes flags only, such as -namespace`)
 	case output != "text" && output != "json":
 		return nil, usage("-o must be text or json")
+	case !slices.Contains([]string{joinContent, joinName, joinNone}, o.join):
+		return nil, usage("-join must be content, name or none")
 	}
 	o.json = output == "json"
 	if o.kind == kindKV {
@@ -127,7 +136,7 @@ func newFlags(o *options, rulesFile, output *string) *flag.FlagSet {
 	flags.BoolVar(&o.apply, "apply", false, "carry the plan out")
 	flags.StringVar(&o.name, "name", name, "name of a role: a `template` with "+strings.Join(o.placeholders(), ", "))
 	flags.StringVar(&o.sharedName, "shared-name", shared, "`template` for a role of several sources whose names differ; it takes the first of them")
-	flags.BoolVar(&o.join, "join", true, "make one role of sources with the same content")
+	flags.StringVar(&o.join, "join", joinContent, "`what` has sources become one role: the same content, or the same name if their registries do not clash, or none")
 	flags.StringVar(rulesFile, "rules", "", "`file` with names, exceptions, allowed_bundles and verify_repository")
 	flags.Func("overwrite", "change existing roles whose name matches this `glob` to what the source has; can be repeated", appendTo(&o.overwrite))
 	flags.StringVar(&o.mount, "mount", "", "`path` of the engine (default "+client.DefaultMount+")")

@@ -117,7 +117,9 @@ func newPlanned(o *options, name string, groups []group) *planned {
 	r := &planned{Role: name, Action: actionCreate}
 	for _, g := range groups {
 		r.sources = append(r.sources, g.sources...)
-		for _, key := range g.sources[0].docker.Keys() {
+	}
+	for _, s := range r.sources {
+		for _, key := range s.docker.Keys() {
 			r.Registries = append(r.Registries, string(key))
 		}
 	}
@@ -128,11 +130,14 @@ func newPlanned(o *options, name string, groups []group) *planned {
 	}
 	slices.Sort(r.Sources)
 	if len(groups) > 1 {
-		r.Action = actionClash
 		r.Why = fmt.Sprintf("%d different pull secrets would have this name", len(groups))
+	} else {
+		r.docker, r.Why = groups[0].merge()
+	}
+	if r.Why != "" {
+		r.Action = actionClash
 		return r
 	}
-	r.docker = groups[0].sources[0].docker
 	var imageNames []string
 	for _, key := range r.docker.Keys() {
 		imageNames = append(imageNames, key.ImageName(), string(key))

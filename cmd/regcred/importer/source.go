@@ -142,8 +142,8 @@ func (s *source) use(config dockerconfig.Config) {
 		s.leaveOut(errNoRegistry)
 		return
 	}
-	if encoded, err := json.Marshal(config.RevealJSON()); err != nil || len(encoded) > maxText {
-		s.leaveOut(fmt.Sprintf("is too big: Vault takes at most %d bytes, and this is longer as JSON text", maxText))
+	if err := checkSize(config); err != nil {
+		s.leaveOut(err.Error())
 		return
 	}
 	for _, c := range config.Credentials() {
@@ -152,6 +152,14 @@ func (s *source) use(config dockerconfig.Config) {
 		}
 	}
 	s.docker = config
+}
+
+// checkSize refuses what Vault would.
+func checkSize(config dockerconfig.Config) error {
+	if encoded, err := json.Marshal(config.RevealJSON()); err != nil || len(encoded) > maxText {
+		return fmt.Errorf("is too big: Vault takes at most %d bytes, and this is longer as JSON text", maxText)
+	}
+	return nil
 }
 
 const errNoRegistry = "registry: has neither a '.' nor a port, so no image name can have it; perhaps another field holds the registry"

@@ -44,6 +44,9 @@ func Run(ctx context.Context, args []string, out io.Writer) (status int, err err
 	default:
 		sources, from, err = readCluster(ctx, o)
 	}
+	if err == nil && len(sources) == 0 {
+		err = &client.Failure{What: "there are no pull secrets in " + from, Do: "check the path, or the namespaces and the selector"}
+	}
 	if err != nil {
 		return StatusFailed, err
 	}

@@ -439,6 +439,12 @@ func TestFaultsOfVault(t *testing.T) {
 	}
 	s.Fail(nil)
 	var out bytes.Buffer
+	s.Answer("kv", `{"data":{"keys":[]}}`)
+	if status, err := Run(t.Context(), []string{"kv", "kv"}, &out); status != StatusFailed || err == nil || !strings.Contains(client.Line(err), "there are no pull secrets in kv (KV version 1)") {
+		t.Errorf("a mistake in the path must not look like success; got %d, %v", status, err)
+	}
+	s.Answer("kv", answers["kv"])
+	out.Reset()
 	status, err := Run(t.Context(), []string{"kv", "kv"}, &out)
 	if status != StatusPartial || err != nil || !strings.Contains(out.String(), "another password for ghcr.io; it was last written 2026-01-01T00:00:00Z") || strings.Contains(out.String(), vaulttest.Marker) {
 		t.Errorf("got %d, %v, %s", status, err, out.String())

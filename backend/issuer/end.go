@@ -2,7 +2,10 @@
 
 package issuer
 
-import "context"
+import (
+	"context"
+	"slices"
+)
 
 // Ending is how an issuer ends one credential. An error of its functions that
 // [IsGone] says that there is nothing to end.
@@ -48,6 +51,38 @@ func (e Ending) EndNamed(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// EndListed ends what find returns, and then finds again. It is for a registry whose
+// answers about one credential are not documented well enough to prove anything, so that
+// only its list does: a proxy may answer a deletion with success in its place.
+func EndListed(ctx context.Context, find func(context.Context) ([]string, error), del func(context.Context, string) error) error {
+	ids, err := find(ctx)
+	if err != nil || len(ids) == 0 {
+		return err
+	}
+	for _, id := range ids {
+		if err := del(ctx, id); err != nil {
+			return err
+		}
+	}
+	left, err := find(ctx)
+	if err == nil && slices.ContainsFunc(ids, func(id string) bool { return slices.Contains(left, id) }) {
+		err = Malformedf("the token is still in the list of tokens after it was revoked")
+	}
+	return err
+}
+
+// Narrowed returns find for the credential that has an ID, if it is among those that
+// find returns. If none has the ID, the registry counts its IDs anew, and all are meant.
+func Narrowed(find func(context.Context) ([]string, error), id string) func(context.Context) ([]string, error) {
+	return func(ctx context.Context) ([]string, error) {
+		ids, err := find(ctx)
+		if slices.Contains(ids, id) {
+			return []string{id}, err
+		}
+		return ids, err
+	}
 }
 
 func goneIsSuccess(err error) error {

@@ -106,7 +106,7 @@ func (*tokens) ActivateRoot(context.Context, issuer.Root) error { return nil }
 
 // DiscardRoot implements [issuer.RootRotator].
 func (t *tokens) DiscardRoot(ctx context.Context, name string) error {
-	return t.end(ctx, func(ctx context.Context) ([]string, error) { return t.Find(ctx, nil, name) })
+	return issuer.EndListed(ctx, func(ctx context.Context) ([]string, error) { return t.Find(ctx, nil, name) }, t.delete)
 }
 
 // RetireRoot implements [issuer.RootRotator]. The old token has ended if the new one may
@@ -116,13 +116,13 @@ func (t *tokens) RetireRoot(ctx context.Context, root issuer.Root) error {
 	if err != nil {
 		return issuer.Refusedf("%s", err)
 	}
-	err = t.end(ctx, func(ctx context.Context) ([]string, error) {
+	err = issuer.EndListed(ctx, func(ctx context.Context) ([]string, error) {
 		ids, err := t.withID(ctx, old)
 		if err == nil && len(ids) == 0 {
 			err = t.checkReach(ctx)
 		}
 		return ids, err
-	})
+	}, t.delete)
 	if issuer.StatusOf(err) == http.StatusBadRequest {
 		err = issuer.Hint(err, "JFrog revokes a token that ends within revocable-expiry-threshold, 6 hours by default, only if it was created with force_revocable; the token "+redact.Untrusted(old.ID)+" ends by itself")
 	}

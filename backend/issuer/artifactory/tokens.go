@@ -154,33 +154,8 @@ func (t *tokens) self(ctx context.Context) (tokenInfo, error) {
 
 // Revoke implements [issuer.Issuer].
 func (t *tokens) Revoke(ctx context.Context, target issuer.Settings, name, id string) error {
-	find := func(ctx context.Context) ([]string, error) {
-		ids, err := t.Find(ctx, target, name)
-		if slices.Contains(ids, id) {
-			return []string{id}, err
-		}
-		return ids, err
-	}
-	return t.end(ctx, find)
-}
-
-// end ends all tokens that a function finds, and finds again: a proxy may answer a
-// deletion with success.
-func (t *tokens) end(ctx context.Context, find func(context.Context) ([]string, error)) error {
-	ids, err := find(ctx)
-	if err != nil || len(ids) == 0 {
-		return err
-	}
-	for _, id := range ids {
-		if err := t.delete(ctx, id); err != nil {
-			return err
-		}
-	}
-	left, err := find(ctx)
-	if err == nil && slices.ContainsFunc(ids, func(id string) bool { return slices.Contains(left, id) }) {
-		err = issuer.Malformedf("the token is still in the list of tokens after it was revoked")
-	}
-	return err
+	find := func(ctx context.Context) ([]string, error) { return t.Find(ctx, target, name) }
+	return issuer.EndListed(ctx, issuer.Narrowed(find, id), t.delete)
 }
 
 func (t *tokens) delete(ctx context.Context, id string) error {

@@ -91,11 +91,18 @@ func (in input) applyAddress(c, old *connection) (warnings []string, err error) 
 			return nil, refuse(fieldError("url", err))
 		}
 	}
+	if old == nil && c.URL == "" {
+		c.URL = c.Type.DefaultURL
+	}
 	if c.URL == "" && !c.Type.URLOptional {
 		return nil, refusef("url: must be the URL of the API, such as https://%s.example.com", c.Type.Name)
 	}
 	if in.has("registry") || old == nil {
-		if c.Registries, warnings, err = parseConnectionRegistries(in.list("registry")); err != nil {
+		registries := in.list("registry")
+		if len(registries) == 0 && c.Type.DefaultRegistry != "" {
+			registries = []string{c.Type.DefaultRegistry}
+		}
+		if c.Registries, warnings, err = parseConnectionRegistries(registries); err != nil {
 			return nil, err
 		}
 	}

@@ -12,6 +12,7 @@ import (
 
 	"vault-plugin-secrets-regcred/backend/issuer"
 	"vault-plugin-secrets-regcred/backend/issuer/artifactory"
+	"vault-plugin-secrets-regcred/backend/issuer/dockerhub"
 	"vault-plugin-secrets-regcred/backend/issuer/ecr"
 	"vault-plugin-secrets-regcred/backend/issuer/gitea"
 	"vault-plugin-secrets-regcred/backend/issuer/gitlab"
@@ -22,6 +23,7 @@ import (
 // issuerTypes are the types that a connection can have.
 var issuerTypes = []issuer.Type{
 	artifactory.Type(),
+	dockerhub.Type(),
 	ecr.Type(),
 	gitea.Type(),
 	gitlab.Type(),

@@ -52,6 +52,31 @@ func TestConnectionReadsBackAllExceptItsSecrets(t *testing.T) {
 	}
 }
 
+// Of Docker Hub there is only one.
+func TestConnectionToWhatThereIsOnlyOneOf(t *testing.T) {
+	sample := fields{"type": "dockerhub", "organization": "acme", "username": "owner", "password": marker, "verify_connection": false}
+	for name, more := range map[string]fields{
+		"left out":      {},
+		"empty":         {"url": "", "registry": ""},
+		"null":          {"url": nil, "registry": nil},
+		"written fully": {"url": "https://hub.docker.com/", "registry": "index.docker.io"},
+	} {
+		e := newEngine(t)
+		e.write("connections/hub", with(sample, more))
+		want := fields{
+			"type": "dockerhub", "url": "https://hub.docker.com", "registry": "docker.io", "organization": "acme", "username": "owner",
+			"allowed_roles": []string{}, "allowed_targets": []string{}, "updated_at": formatTime(noon),
+		}
+		checkSame(t, name, want, e.read("connections/hub"))
+		e.write("connections/hub", fields{"allowed_roles": "ci", "verify_connection": false})
+		checkSame(t, name+", after an update", with(want, fields{"allowed_roles": []string{"ci"}}), e.read("connections/hub"))
+	}
+	e := newEngine(t)
+	e.write("connections/hub", with(sample, fields{"url": "https://hub.example.com", "registry": "hub.example.com"}))
+	e.refused(logical.UpdateOperation, "connections/hub", fields{"url": "", "verify_connection": false}, "url: ")
+	checkSame(t, "url", any("https://hub.example.com"), e.read("connections/hub")["url"])
+}
+
 // An update keeps the fields that it does not name, the secret included.
 func TestConnectionUpdateKeepsWhatItDoesNotName(t *testing.T) {
 	for field, c := range map[string]struct {

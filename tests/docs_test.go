@@ -18,6 +18,7 @@ import (
 	"testing"
 
 	"vault-plugin-secrets-regcred/backend/issuer/artifactory/artifactorytest"
+	"vault-plugin-secrets-regcred/backend/issuer/dockerhub/dockerhubtest"
 	"vault-plugin-secrets-regcred/backend/issuer/ecr/ecrtest"
 	"vault-plugin-secrets-regcred/backend/issuer/gitlab/gitlabtest"
 	"vault-plugin-secrets-regcred/backend/issuer/harbor/harbortest"
@@ -360,6 +361,14 @@ var standIns = map[string]func(*testing.T) (files, stands map[string]string){
 				"project-token": jfrog.ConnectionOfManager().Secrets["token"].Reveal(),
 			},
 			map[string]string{"https://acme.jfrog.io": jfrog.URL, "acme.jfrog.io": jfrog.Host()}
+	},
+	// Docker Hub, with the organization acme. The page names neither url nor registry.
+	"type=dockerhub": func(t *testing.T) (files, stands map[string]string) {
+		hub := dockerhubtest.New(t)
+		return map[string]string{"password": dockerhubtest.Password},
+			map[string]string{
+				"type=dockerhub": "type=dockerhub url=" + hub.URL + " registry=" + hub.Host(), "https://index.docker.io/v1/": hub.Host(),
+			}
 	},
 	// A robot account named vault in the project my_project.
 	"https://harbor.example.com": func(t *testing.T) (files, stands map[string]string) {

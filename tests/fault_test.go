@@ -18,6 +18,7 @@ import (
 
 	"vault-plugin-secrets-regcred/backend/issuer"
 	"vault-plugin-secrets-regcred/backend/issuer/artifactory/artifactorytest"
+	"vault-plugin-secrets-regcred/backend/issuer/dockerhub/dockerhubtest"
 	"vault-plugin-secrets-regcred/backend/issuer/gitlab/gitlabtest"
 	"vault-plugin-secrets-regcred/backend/issuer/harbor/harbortest"
 	"vault-plugin-secrets-regcred/backend/issuer/httpbroker/brokertest"
@@ -55,6 +56,14 @@ func registriesToFail(g *servers.Gitea) map[string]func(*testing.T) minter {
 				s.Server, "artifactory", s.Connection(), s.Role(), s.MintMatch, s.Living,
 				func(_ *testing.T, c issuer.Credential) bool { return s.Pulls(c, artifactorytest.Repository) },
 				artifactorytest.Repository + "/app:1", "access_token",
+			}
+		},
+		"dockerhub": func(t *testing.T) minter {
+			s := dockerhubtest.New(t)
+			return minter{
+				s.Server, "dockerhub", s.Connection(), s.Role(), s.MintMatch, s.Living,
+				func(_ *testing.T, c issuer.Credential) bool { return s.Pulls(c, dockerhubtest.Repository) },
+				dockerhubtest.Repository + ":1", "token",
 			}
 		},
 		"harbor": func(t *testing.T) minter {

@@ -22,6 +22,7 @@ import (
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
 	"vault-plugin-secrets-regcred/backend/issuer"
 	"vault-plugin-secrets-regcred/backend/issuer/artifactory/artifactorytest"
+	"vault-plugin-secrets-regcred/backend/issuer/dockerhub/dockerhubtest"
 	"vault-plugin-secrets-regcred/backend/issuer/ecr/ecrtest"
 	"vault-plugin-secrets-regcred/backend/issuer/gitlab/gitlabtest"
 	"vault-plugin-secrets-regcred/backend/issuer/harbor/harbortest"
@@ -382,6 +383,12 @@ var echoing = map[string]func(*planting) echoServer{
 		c := s.Connection()
 		p.secrets.Add("token of connections/artifactory", c.Secrets["token"].Reveal())
 		return echoServer{s.Server, connected("artifactory", c), dynamic("artifactory", s.Role(), nil), true}
+	},
+	"dockerhub": func(p *planting) echoServer {
+		s := dockerhubtest.New(p.t)
+		password := p.secrets.New("password of connections/dockerhub")
+		s.AddUser("echoed", password, dockerhubtest.Organization)
+		return echoServer{s.Server, connected("dockerhub", s.ConnectionAs("echoed", password)), dynamic("dockerhub", s.Role(), nil), false}
 	},
 	"gitlab": func(p *planting) echoServer {
 		s := gitlabtest.New(p.t)

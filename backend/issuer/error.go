@@ -119,6 +119,18 @@ func Indefinite(err error, hint string) error {
 	return &copied
 }
 
+// NothingDone returns an [Error] as a definite one. It is for a call that fails before the
+// one that would change something is made.
+func NothingDone(err error) error {
+	var e *Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	copied := *e
+	copied.definite = true
+	return &copied
+}
+
 // Gonef is the error of an answer that proves, although no status says so, that what
 // was asked for has ended. Text from the registry must be marked as for [Refusedf].
 func Gonef(format string, args ...any) error {

@@ -16,6 +16,7 @@ import (
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
 	"vault-plugin-secrets-regcred/backend/issuer"
 	"vault-plugin-secrets-regcred/backend/issuer/artifactory"
+	"vault-plugin-secrets-regcred/backend/issuer/dockerhub"
 	"vault-plugin-secrets-regcred/backend/issuer/ecr"
 	"vault-plugin-secrets-regcred/backend/issuer/gitea"
 	"vault-plugin-secrets-regcred/backend/issuer/gitlab"
@@ -83,7 +84,8 @@ func (s *fuzzedServer) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	refused := resp.StatusCode >= 400 && resp.StatusCode < 500 && resp.StatusCode != http.StatusRequestTimeout ||
 		resp.StatusCode == http.StatusTemporaryRedirect // the client must repeat the request elsewhere first
-	s.taken = s.taken || r.Method != http.MethodGet && !refused
+	isLogin := r.URL.Path == "/v2/auth/token" // of Docker Hub
+	s.taken = s.taken || r.Method != http.MethodGet && !refused && !isLogin
 	return resp, nil
 }
 
@@ -246,6 +248,32 @@ func FuzzAnswersOfArtifactory(f *testing.F) {
 			{{201, "", `{"errors":[{"code":"UNAUTHORIZED","message":"{secret}"}]}`}, {0, "", `{"router":{"state":"HEALTHY"},"services":[{"service_id":"jfac@1","state":"UNHEALTHY"}]}`}},
 			{{201, "", `{"errors":[{"code":"UNAUTHORIZED","message":"Invalid token"}]}`}, {0, "", `{"router":{"state":"HEALTHY"},"services":[]}`}},
 			{{203, "", `{"errors":[{"code":"FORBIDDEN","message":"{sent}"}]}`}},
+		})
+}
+
+func FuzzAnswersOfDockerHub(f *testing.F) {
+	const (
+		login   = `{"access_token":"eyJx.y.z"}`
+		created = `{"id":"9c1e","label":"` + fuzzedName + `","token":"dckr_oat_x","expires_at":"2026-03-01T13:00:00Z","is_active":true}`
+		one     = `{"total":1,"next":null,"results":[{"id":"9c1e","label":"` + fuzzedName + `"}]}`
+		none    = `{"total":0,"next":null,"results":[]}`
+	)
+	fuzzAnswers(f, dockerhub.Type(),
+		[]issuer.Connection{secretly("password", "Q7wKx2Zr9TbNm4Vc", issuer.Settings{"username": "owner", "organization": "acme"})},
+		[]issuer.Settings{{"repositories": "acme/web"}, {"repositories": "acme/web,acme/api", "access": "push"}},
+		[][]theAnswer{
+			{{0, "", login}, {0, "", none}},
+			{{0, "", login}, {1, "", created}},
+			{{0, "", login}, {1, "", `{"id":"9c1e","label":"` + fuzzedName + `","token":"x","expires_at":"9999-12-31T23:59:59-24:00"}`}},
+			{{0, "", login}, {0, "", one}, {4, "", ""}, {0, "", none}},
+			{{0, "", login}, {0, "", one}, {4, "", ""}, {0, "", one}},
+			{{0, "", login}, {0, "", `{"total":9,"next":"x","results":[{"id":"1","label":"a"}]}`}, {0, "", `{"total":8,"next":null,"results":[{}]}`}},
+			{{0, "", login}, {0, "", `{"total":9223372036854775807,"next":null,"results":[null]}`}},
+			{{0, "", login}, {203, "", `{"message":"{sent}","errinfo":{}}`}},
+			{{0, "", login}, {200, "", `{"fields":{"a":"{secret}"},"text":"{secret}"}`}},
+			{{201, "", `{"detail":"Incorrect {secret}"}`}},
+			{{201, "", `{"message":"{secret}"}`}},
+			{{229, "Retry-After: 60", `{"detail":"Rate limit exceeded","error":false}`}},
 		})
 }
 

@@ -33,6 +33,10 @@ type Type struct {
 	// URLOptional allows a connection without url.
 	URLOptional bool
 
+	// DefaultURL and DefaultRegistry are the url and the registry of a connection that
+	// is created without them. They are for a registry that there is only one of.
+	DefaultURL, DefaultRegistry string
+
 	// DeclaredFields are the fields of a connection's read-back that the registry
 	// declares ([Status.Declared]). Their types are those of ConnectionFields.
 	DeclaredFields map[string]*framework.FieldSchema

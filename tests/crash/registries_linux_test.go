@@ -16,6 +16,7 @@ import (
 
 	"vault-plugin-secrets-regcred/backend/issuer"
 	"vault-plugin-secrets-regcred/backend/issuer/artifactory/artifactorytest"
+	"vault-plugin-secrets-regcred/backend/issuer/dockerhub/dockerhubtest"
 	"vault-plugin-secrets-regcred/backend/issuer/ecr/ecrtest"
 	"vault-plugin-secrets-regcred/backend/issuer/gitlab/gitlabtest"
 	"vault-plugin-secrets-regcred/backend/issuer/harbor/harbortest"
@@ -33,6 +34,8 @@ type registry struct {
 	image       string                       // pulled with a role's credential
 	connections map[string]issuer.Connection // by name; the roles use minting
 	role        issuer.Settings
+
+	keepsRoot bool // the engine cannot replace the root credential
 
 	living func() []string // names of credentials; nil where none can be revoked
 	admins func() []string // names of root credentials
@@ -83,6 +86,21 @@ func artifactory(t *testing.T) registry {
 		mint:     func(name string) login { return newLogin(s.AddPuller(name)) },
 		mintRoot: func(name string) { s.AddRoot(name) },
 		remove:   s.Remove,
+	}
+}
+
+func dockerhub(t *testing.T) registry {
+	s := dockerhubtest.New(t)
+	// The clock stands, so that no forgotten credential expires.
+	start := time.Now()
+	s.SetNow(func() time.Time { return start })
+	return registry{
+		Server: s.Server, kind: "dockerhub", image: s.Host() + "/" + dockerhubtest.Repository + ":1",
+		connections: map[string]issuer.Connection{minting: s.Connection()}, keepsRoot: true,
+		role: s.Role(), living: s.Living, admins: s.Admins,
+		another: func() registry { return dockerhub(t) },
+		mint:    func(name string) login { return newLogin(s.AddPuller(name)) },
+		remove:  s.Remove,
 	}
 }
 

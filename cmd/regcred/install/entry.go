@@ -10,11 +10,13 @@ import (
 	"fmt"
 	"io/fs"
 	"reflect"
+	"slices"
 	"strings"
 
 	"sigs.k8s.io/yaml"
 
 	"vault-plugin-secrets-regcred/cmd/regcred/client"
+	"vault-plugin-secrets-regcred/cmd/regcred/kubelet"
 )
 
 // The kubelet's CredentialProviderConfig is kept as it is, except for the entries of
@@ -124,6 +126,13 @@ func (d *document) add(e entry) (changed bool) {
 	return changed
 }
 
+// hasOurs reports whether an entry is one of this program, under any of its names.
+func (d document) hasOurs() bool {
+	return slices.ContainsFunc(d.entries, func(e entry) bool {
+		return e.name == kubelet.Program || client.Instance(e.name, kubelet.Program) != ""
+	})
+}
+
 func (d *document) remove(name string) (changed bool) {
 	i := d.find(name)
 	if i < 0 {
@@ -154,9 +163,8 @@ func (r *run) addEntries(entries []entry) error {
 	if err != nil {
 		return err
 	}
-	changed, known := false, false
+	changed, known := false, d.hasOurs()
 	for _, e := range entries {
-		known = known || d.find(e.name) >= 0
 		changed = d.add(e) || changed
 	}
 	if !changed {
@@ -189,8 +197,12 @@ func (r *run) removeEntries(entries []entry) error {
 		changed = d.remove(e.name) || changed
 	}
 	switch {
+	case !changed && d.hasOurs():
+		return nil
 	case !changed:
 		return r.delete(r.backup())
+	case d.hasOurs(): // another installation has its own there
+		return r.writeDocument(d, info.Mode().Perm(), "changed")
 	case len(d.entries) == 0 && !r.deleteEmpty:
 		return &client.Failure{
 			What: r.config + " has no other provider, and with an empty list the kubelet does not start",

@@ -516,6 +516,35 @@ func TestSeveralNames(t *testing.T) {
 	n.has(map[string]string{"/cp/config.json": "-rw-r----- " + cloudsJSON})
 }
 
+// TestTwoInstallations: each takes off what is its own, in either order, and with the
+// last of them the file is as it was.
+func TestTwoInstallations(t *testing.T) {
+	for _, firstGoesFirst := range []bool{true, false} {
+		n := newNode(t, "config.yaml", cloudsYAML)
+		n.must()
+		second := *n
+		second.from = filepath.Join(n.root, "from-second")
+		second.write(filepath.Join(second.from, entryFile), strings.Replace(ours, "regcred-credential-provider", "regcred-credential-provider-prod", 1))
+		second.must()
+		order := []*node{n, &second}
+		if !firstGoesFirst {
+			slices.Reverse(order)
+		}
+		order[0].must("-remove")
+		order[0].must("-remove")
+		left := n.files()["/cp/config.yaml"]
+		if strings.Contains(left, "provider-prod") != firstGoesFirst || strings.Contains(left, "name: regcred-credential-provider\n") == firstGoesFirst || !strings.Contains(left, "auth-provider-gcp") {
+			t.Errorf("after the first removal:\n%s", left)
+		}
+		order[1].must("-remove")
+		files := n.files()
+		delete(files, "/from-second/"+entryFile)
+		if want := map[string]string{"/cp/config.yaml": "-rw-r----- " + cloudsYAML}; !maps.Equal(files, want) {
+			t.Errorf("after the second removal: %q", files)
+		}
+	}
+}
+
 // TestEveryKeepsTheFilesAsTheyShouldBe: what others change comes back.
 func TestEveryKeepsTheFilesAsTheyShouldBe(t *testing.T) {
 	n := newNode(t, "config.json", cloudsJSON)

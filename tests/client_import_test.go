@@ -106,7 +106,7 @@ func (w *importWorld) fill(n int) {
 			w.data[path] = config
 			w.roles[role] = map[string]string{host: username + ":" + password, "quay.io": username + ":" + other}
 		case 3: // something that is wrong
-			w.data[path] = w.broken(i/100, path, host, username, password)
+			w.data[path] = broken(i/100, host, username, password)
 			w.leftOut[path] = true
 		case 4: // a second one whose role would have the same name
 			w.data[path] = w.inLayout(layout, path, host, username, password)
@@ -139,7 +139,7 @@ func (w *importWorld) expectShared(role string, credentials map[string]string) {
 }
 
 // broken returns a secret that no role can hold.
-func (w *importWorld) broken(kind int, path, host, username, password string) fields {
+func broken(kind int, host, username, password string) fields {
 	switch kind % 10 {
 	case 0:
 		return fields{"registry": host, "username": username, "password": ""}

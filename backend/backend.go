@@ -14,10 +14,14 @@
 //	path_*.go                    routes and handlers, one file per path
 //	role_input.go                what a write of a role would store
 //	pullsecret.go                what a role serves
-//	rollback.go, periodic.go     cleaning up after a crash; the work of each minute
+//	rollback.go, periodic.go, verify_due.go
+//	                             cleaning up after a crash; the work of each minute;
+//	                             which role the engine verifies when
 //	leased.go, lease_index.go, shared_rotate.go
 //	                             the two modes of a dynamic role
 //	mint.go, verify.go           minting one credential; proving that one can pull
+//	verify_shown.go, verify_record.go
+//	                             what verifying a role has found, and what follows
 //	format.go                    the forms of a pull secret
 //	attention_list.go, attention_work.go, attention_view.go, metrics.go
 //	                             what needs attention: after a start, after a write, shown
@@ -28,13 +32,13 @@
 //	root_rotate.go               the steps of a rotate-root
 //	static.go, bundle.go, dynamic.go, connection_input.go
 //	                             the fields of a write, and their parsing
-//	role.go, shared_entry.go, bundle_index.go, connection.go, root_state.go,
-//	config.go
+//	role.go, role_entry.go, shared_entry.go, bundle_index.go, connection.go,
+//	root_state.go, config.go, verify_period.go, verdict.go, verify_outage.go
 //	                             what is stored, and who may use it
 //	background.go, calls.go, pause.go
 //	                             work that goes on without a request; what all calls to
 //	                             registries pass
-//	storage.go, index.go, wal.go, schedule.go
+//	storage.go, index.go, wal.go, schedule.go, timetable.go
 //	                             storage, indexes, write-ahead entries, due times
 //	fields.go, input.go, suggest.go, response.go, issuers.go, locks.go, keys.go
 //	                             what all others use

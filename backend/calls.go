@@ -22,7 +22,8 @@ import (
 const (
 	// callsAtOnce is how many calls to registries a mount has in progress at most,
 	// and callsPerRegistry how many of them may be to one registry. Half of each may
-	// be calls that clean up.
+	// be calls that clean up, and a quarter of the mount's those that verify by the
+	// engine's own doing.
 	callsAtOnce      = 32
 	callsPerRegistry = 8
 

@@ -43,6 +43,24 @@ func TestEveryWriteSendsAnEvent(t *testing.T) {
 	}
 }
 
+// What is read stays the same, so tools need not read again.
+func TestVerificationEventsChangeNothing(t *testing.T) {
+	e := newEngine(t)
+	p := verifies(e)
+	e.write("roles/hub", static("ghcr.io", "me", password, fields{"verify_period": "10m"}))
+	e.events.Events = nil
+	for _, refused := range []bool{true, false} {
+		p.refuse(password, refused)
+		e.pass(30 * time.Minute)
+	}
+	var got []any
+	for _, sent := range e.events.Events {
+		got = append(got, string(sent.Type), sent.Event.Metadata.AsMap())
+	}
+	metadata := fields{"path": "verify/hub", "data_path": "creds/hub", "operation": "update", "modified": "false"}
+	checkSame(t, "events", []any{"regcred/verify-fail", metadata, "regcred/verify-ok", metadata}, got)
+}
+
 // Each mint, rotation and revocation sends an event, and so does each failure.
 func TestEveryMintSendsAnEvent(t *testing.T) {
 	for name, c := range map[string]struct {

@@ -189,11 +189,12 @@ func (b *backend) sharedToServe(ctx context.Context, storage logical.Storage, na
 	return s, err
 }
 
-// initialize is called by Vault on every node before the first request. It has the bundles
-// that an earlier build has stored added to the index, once for each mount.
+// initialize is called by Vault on every node before the first request. It finds out which
+// roles fail, and has the bundles that an earlier build has stored added to the index, once
+// for each mount.
 func (b *backend) initialize(ctx context.Context, req *logical.InitializationRequest) error {
-	if err := b.loadFailing(ctx, req.Storage); err != nil {
-		return err
+	if err := b.loadFailing(ctx, req.Storage); err != nil { // the active node tries again within a minute
+		b.Logger().Debug("reads do not warn yet of roles that fail their verification", "error", err)
 	}
 	if b.onStandby() || !b.WriteSafeReplicationState() {
 		return nil

@@ -642,3 +642,91 @@ func TestStandbyWarnsToo(t *testing.T) {
 		checkSame(t, fmt.Sprintf("refused %t: number of warnings", refused), refused, len(standby.readWarnings("creds/hub")) == 1)
 	}
 }
+
+// busyRegistries hold each trial until the test lets it go, and count those at once.
+type busyRegistries struct {
+	mu        sync.Mutex
+	now, most map[string]int // trials at the same time, by host, and "" for all
+	trials    int
+	goOn      chan struct{}
+}
+
+func (b *busyRegistries) Verify(ctx context.Context, c dockerconfig.Credential, _ string) registry.Result {
+	count := func(by int) {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		for _, of := range []string{c.Registry.Host(), ""} {
+			b.now[of] += by
+			b.most[of] = max(b.most[of], b.now[of])
+		}
+		b.trials += max(by, 0)
+	}
+	count(1)
+	defer count(-1)
+	select {
+	case <-b.goOn:
+	case <-ctx.Done():
+	}
+	return registry.Result{Verdict: registry.OK, Accepted: true}
+}
+
+// Roles that are written in a loop are verified soon, a few at a time, and others need not
+// wait for that.
+func TestVerificationsLeaveRoomForOthers(t *testing.T) {
+	e := newConnectedEngine(t)
+	busy := &busyRegistries{now: map[string]int{}, most: map[string]int{}, goOn: make(chan struct{})}
+	e.verifiesAt(&pullingRegistries{clock: e.clock})
+	e.newVerifier = func(*x509.CertPool) verifier { return busy }
+	e.write("config", fields{"verify_period": "24h"})
+	const roles, hosts = 300, 40
+	for i := range roles {
+		e.write(fmt.Sprint("roles/r", i), static(fmt.Sprintf("r%d.example.com", i%hosts), "me", password, nil))
+	}
+	if _, err := e.HandleRequest(t.Context(), &logical.Request{Operation: logical.RollbackOperation, Storage: e.storage}); err != nil {
+		t.Fatal(err)
+	}
+	for waiting := 0; waiting < callsAtOnce/4; { // as many as may
+		time.Sleep(time.Millisecond)
+		busy.mu.Lock()
+		waiting = busy.now[""]
+		busy.mu.Unlock()
+	}
+	e.write("roles/app", sharedRole)
+	e.read("creds/app")
+	checkSame(t, "mints meanwhile", 1, e.minting.mints())
+	close(busy.goOn)
+	e.background.Wait()
+	if busy.trials < roles || busy.trials > roles+1 { // with that of the minted one
+		t.Errorf("want each of the %d roles tried once, got %d trials", roles, busy.trials)
+	}
+	checkSame(t, "trials at once", callsAtOnce/4, busy.most[""])
+	delete(busy.most, "")
+	if most := slices.Max(slices.Collect(maps.Values(busy.most))); most > verifyJobsAtOnce {
+		t.Errorf("want at most %d trials of a registry at once, got %d", verifyJobsAtOnce, most)
+	}
+}
+
+// Roles whose turn a clock has jumped over wait for their next one, and a clock that was
+// ahead stops nothing.
+func TestVerificationWithAClockThatJumps(t *testing.T) {
+	e := newEngine(t)
+	p := verifies(e)
+	e.write("config", fields{"verify_period": "24h"})
+	const roles = 100
+	for i := range roles {
+		e.write(fmt.Sprint("roles/r", i), static(fmt.Sprintf("r%d.example.com", i), "me", password, nil))
+	}
+	e.pass(2 * time.Minute)
+	checkSame(t, "trials after the writes", roles, p.all())
+	for _, jump := range []time.Duration{year, -2 * year} {
+		e.clock.advance(jump)
+		e.pass(10 * time.Minute)
+		if got := p.all(); got > roles/10 {
+			t.Errorf("%s: want the roles verified in their turns, got %d of %d in ten minutes", jump, got, roles)
+		}
+		e.pass(24 * time.Hour)
+		if got := p.all(); got < roles*9/10 || got > roles*11/10 {
+			t.Errorf("%s: want each role verified in a day, got %d trials of %d roles", jump, got, roles)
+		}
+	}
+}

@@ -258,6 +258,11 @@ var symptomScenes = map[string]func(*scenery){
 		s.write("roles/app", fields{"expires_at": "2020-01-31T00:00:00Z"})
 		s.warns("creds/app")
 	},
+	"a credential that its registry refuses": func(s *scenery) {
+		registry := servers.StartRegistry(s.t, "robot", "another password")
+		s.write("roles/app", fields{"registry": registry.Addr, "username": "robot", "password": "outdated password", "verify_period": "1m"})
+		s.warns("creds/app")
+	},
 	"a static role that is to be rotated": func(s *scenery) {
 		s.write("roles/app", credential(nil))
 		s.writeFails("rotate/app", nil)

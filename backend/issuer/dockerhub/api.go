@@ -90,7 +90,7 @@ func (s session) do(ctx context.Context, c call) error {
 	case answer.StatusCode < 200 || answer.StatusCode > 299:
 		return s.refusal(c, answer)
 	case answer.StatusCode != c.status:
-		return issuer.Malformedf("answered %d, where %d is expected", answer.StatusCode, c.status)
+		return issuer.Malformedf("the answer has the status %d, where %d is expected", answer.StatusCode, c.status)
 	case c.out == nil:
 		return nil
 	}

@@ -89,7 +89,7 @@ func TestMintRefusesOddAnswers(t *testing.T) {
 		{201, `{"id":"x","token":"y","label":"regcred-c"}`, "the answer has no access token with the requested label"},
 		{201, `{"id":"x","token":"y","label":"regcred-ci","expires_at":"soon"}`, "the answer could not be understood"},
 		{201, `[]`, "the answer could not be understood"},
-		{200, `{"id":"x","token":"y","label":"regcred-ci"}`, "answered 200, where 201 is expected"},
+		{200, `{"id":"x","token":"y","label":"regcred-ci"}`, "the answer has the status 200, where 201 is expected"},
 	} {
 		s := dockerhubtest.New(t)
 		answers(s, s.MintMatch, c.status, c.body)
@@ -280,7 +280,7 @@ func TestRevokeNeedsProof(t *testing.T) {
 	wantError(t, revoke(), 0, false, "the token is still in the list of tokens after it was revoked")
 	s.ClearFaults()
 	answers(s, issuertest.Method(http.MethodDelete), http.StatusOK, "<html>")
-	wantError(t, revoke(), 0, false, "answered 200, where 204 is expected")
+	wantError(t, revoke(), 0, false, "the answer has the status 200, where 204 is expected")
 	s.ClearFaults()
 	for _, body := range []string{`{}`, `{"results":[]}`, `{"total":0}`, `{"total":0,"results":null}`, `{"total":1,"results":[]}`, `[]`, `<html>`} {
 		answers(s, isList, http.StatusOK, body)

@@ -21,7 +21,7 @@ func (e *engine) checkVerificationIndexes(when string, exactly bool) {
 	e.t.Helper()
 	stored := e.snapshot()
 	wanted := map[string]bool{}
-	for key, value := range stored {
+	for key := range stored {
 		name, isRole := strings.CutPrefix(key, roleStoragePrefix)
 		if !isRole {
 			continue
@@ -34,7 +34,8 @@ func (e *engine) checkVerificationIndexes(when string, exactly bool) {
 			wanted[verifyPeriodKey(period, name)] = true
 		}
 		var v verdict
-		if value = stored[verdictStoragePrefix+name]; value == "" {
+		value := stored[verdictStoragePrefix+name]
+		if value == "" {
 			continue
 		}
 		if err := json.Unmarshal([]byte(value), &v); err != nil {

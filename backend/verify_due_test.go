@@ -301,6 +301,22 @@ func TestOneBadVerdictIsNoAlarm(t *testing.T) {
 	checkSame(t, "events", []string{}, e.sent())
 }
 
+// Nor are two that come right after each other: they are one chance.
+func TestTwoBadVerdictsInARowAreApart(t *testing.T) {
+	e := newEngine(t)
+	p := verifies(e)
+	e.write("roles/hub", static("ghcr.io", "me", password, fields{"verify_period": "1h"}))
+	p.refuse(password, true)
+	for range 3 {
+		verify(t, e, "hub", nil)
+		e.clock.advance(time.Second)
+	}
+	checkSame(t, "warnings", []string(nil), e.readWarnings("creds/hub"))
+	e.clock.advance(confirmAfter)
+	verify(t, e, "hub", nil)
+	checkSame(t, "number of warnings", 1, len(e.readWarnings("creds/hub")))
+}
+
 // A tool that writes the same role again and again changes nothing.
 func TestWriteThatChangesNothingKeepsTheVerdict(t *testing.T) {
 	e := newEngine(t)

@@ -25,7 +25,7 @@ import (
 // expiry_seconds, or for ever without it, and is read-only without read_write=true.
 //
 // POST /fields answers with {"result":{"login":…,"keys":[…],"ends":…}}, to the body
-// {"minutes":N}.
+// {"minutes":N}, for a day at most.
 type URL struct {
 	*issuertest.Server
 	token string
@@ -63,7 +63,7 @@ func (u *URL) Connection() issuer.Connection {
 // FieldsConnection returns a connection to the URL that answers with fields.
 func (u *URL) FieldsConnection() issuer.Connection {
 	return u.connection("/fields", issuer.Settings{
-		"protocol": "simple", "method": "POST", "body": `{"minutes":{minutes}}`,
+		"protocol": "simple", "method": "POST", "body": `{"minutes":{minutes}}`, "lifetime": "24h",
 		"username_pointer": "/result/login", "password_pointer": "/result/keys/1", "expires_at_pointer": "/result/ends",
 	})
 }

@@ -113,7 +113,7 @@ func TestDynamicRoleRefuses(t *testing.T) {
 		"long grace":                {sharedRole, fields{"rotation_period": "1m", "grace_period": "51m"}, []string{"grace_period: must be at most 50 times rotation_period"}},
 		"negative":                  {sharedRole, fields{"rotation_period": "-1h"}, []string{"rotation_period: "}},
 		"what its type refuses":     {sharedRole, fields{"project": ""}, []string{"project: must be set"}},
-		"field of another type":     {sharedRole, fields{"repositories": "a"}, []string{"repositories: a role on a connection of type test does not have this field, which is for type dockerhub or ecr; its fields are: project, projects"}},
+		"field of another type":     {sharedRole, fields{"repositories": "a"}, []string{"repositories: a role on a connection of type test does not have this field, which is for type dockerhub, ecr or quay; its fields are: project, projects"}},
 		"password":                  {sharedRole, fields{"password": password}, []string{"password: "}},
 		"expiry":                    {sharedRole, fields{"expires_at": "2027-01-31T00:00:00Z"}, []string{"expires_at: a role with a connection"}},
 		"bundles of leased":         {leasedRole, fields{"allowed_bundles": "all"}, []string{"allowed_bundles: a bundle cannot join a leased role", "use mode=shared"}},

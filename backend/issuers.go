@@ -18,6 +18,7 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer/gitlab"
 	"vault-plugin-secrets-regcred/backend/issuer/harbor"
 	"vault-plugin-secrets-regcred/backend/issuer/httpbroker"
+	"vault-plugin-secrets-regcred/backend/issuer/quay"
 )
 
 // issuerTypes are the types that a connection can have.
@@ -29,6 +30,7 @@ var issuerTypes = []issuer.Type{
 	gitlab.Type(),
 	harbor.Type(),
 	httpbroker.Type(),
+	quay.Type(),
 }
 
 // issuerType returns the type of that name.

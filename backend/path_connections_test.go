@@ -122,7 +122,7 @@ func TestConnectionRefuses(t *testing.T) {
 		data fields // added to a complete sample if the connection is new
 		want []string
 	}{
-		"unknown type":            {fields{"type": "quay"}, []string{"type: must be one of " + strings.Join(issuerTypeNames(), ", ")}},
+		"unknown type":            {fields{"type": "nexus"}, []string{"type: must be one of " + strings.Join(issuerTypeNames(), ", ")}},
 		"no type":                 {fields{"type": nil}, []string{"type: must be one of"}},
 		"field of another type":   {fields{"token": marker}, []string{"token: a connection of type test does not have this field, which is for type ", "gitlab", "; did you mean password? Otherwise: its fields are: password, username"}},
 		"plain http":              {fields{"url": "http://git.example.com"}, []string{"url: must begin with https://; plain http would send the root credential unencrypted"}},

@@ -23,6 +23,7 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer/gitlab/gitlabtest"
 	"vault-plugin-secrets-regcred/backend/issuer/harbor/harbortest"
 	"vault-plugin-secrets-regcred/backend/issuer/httpbroker/brokertest"
+	"vault-plugin-secrets-regcred/backend/issuer/quay/quaytest"
 	"vault-plugin-secrets-regcred/tests/clients"
 	"vault-plugin-secrets-regcred/tests/servers"
 )
@@ -393,6 +394,12 @@ var standIns = map[string]func(*testing.T) (files, stands map[string]string){
 		clients.Push(t, registry.Addr+"/team/app:latest", "admin", "s3cr3t")
 		return map[string]string{"token": broker.Token},
 			map[string]string{"https://broker.example.com": broker.URL, "registry.example.com": registry.Addr}
+	},
+	// An OAuth token of the organization acme, which has the repository app.
+	"https://quay.io": func(t *testing.T) (files, stands map[string]string) {
+		s := quaytest.New(t)
+		return map[string]string{"quay-token": s.Connection().Secrets["token"].Reveal()},
+			map[string]string{"https://quay.io": s.URL, "registry=quay.io": "registry=" + s.Host(), `"quay.io"`: `"` + s.Host() + `"`}
 	},
 	"https://api.digitalocean.com": func(t *testing.T) (files, stands map[string]string) {
 		u := brokertest.NewURL(t)

@@ -23,6 +23,7 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer/harbor/harbortest"
 	"vault-plugin-secrets-regcred/backend/issuer/httpbroker/brokertest"
 	"vault-plugin-secrets-regcred/backend/issuer/issuertest"
+	"vault-plugin-secrets-regcred/backend/issuer/quay/quaytest"
 	"vault-plugin-secrets-regcred/tests/servers"
 )
 
@@ -73,6 +74,14 @@ func registriesToFail(g *servers.Gitea) map[string]func(*testing.T) minter {
 				func(_ *testing.T, c issuer.Credential) bool {
 					return s.Accepts(c.Username, c.Password.Reveal(), harbortest.Project+"/app", "pull")
 				}, harbortest.Project + "/app:1", "secret",
+			}
+		},
+		"quay": func(t *testing.T) minter {
+			s := quaytest.New(t)
+			return minter{
+				s.Server, "quay", s.Connection(), s.Role(), s.MintMatch, s.Living,
+				func(_ *testing.T, c issuer.Credential) bool { return s.Pulls(c, quaytest.Repository) },
+				quaytest.Organization + "/" + quaytest.Repository + ":1", "token",
 			}
 		},
 		"http": func(t *testing.T) minter {

@@ -28,6 +28,7 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer/harbor/harbortest"
 	"vault-plugin-secrets-regcred/backend/issuer/httpbroker/brokertest"
 	"vault-plugin-secrets-regcred/backend/issuer/issuertest"
+	"vault-plugin-secrets-regcred/backend/issuer/quay/quaytest"
 	"vault-plugin-secrets-regcred/backend/leaktest"
 	"vault-plugin-secrets-regcred/tests/servers"
 )
@@ -409,6 +410,12 @@ var echoing = map[string]func(*planting) echoServer{
 			p.secrets.Add("secret key of connections/ecr", secret)
 		}
 		return echoServer{s.Server, connected("ecr", c), dynamic("ecr", s.Role(), nil), true}
+	},
+	"quay": func(p *planting) echoServer {
+		s := quaytest.New(p.t)
+		c := s.Connection()
+		p.secrets.Add("token of connections/quay", c.Secrets["token"].Reveal())
+		return echoServer{s.Server, connected("quay", c), dynamic("quay", s.Role(), nil), false}
 	},
 	"http": func(p *planting) echoServer {
 		s := brokertest.New(p.t)

@@ -22,6 +22,7 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer/gitlab"
 	"vault-plugin-secrets-regcred/backend/issuer/harbor"
 	"vault-plugin-secrets-regcred/backend/issuer/httpbroker"
+	"vault-plugin-secrets-regcred/backend/issuer/quay"
 	"vault-plugin-secrets-regcred/backend/leaktest"
 	"vault-plugin-secrets-regcred/backend/redact"
 )
@@ -416,5 +417,22 @@ func FuzzAnswersOfHTTP(f *testing.F) {
 			{{0, "", `{"auths":{"` + fuzzedHost + `":{"auth":"dXNlcjpwYXNz"}}}`}},
 			{{0, "", `{"auths":{"{secret}":{"auth":"{secret}"}}}`}},
 			{{0, "", fields}},
+		})
+}
+
+func FuzzAnswersOfQuay(f *testing.F) {
+	const made = `{"name":"acme+` + fuzzedName + `","token":"t"}`
+	fuzzAnswers(f, quay.Type(), []issuer.Connection{secretly("token", "Q7wKx2Zr9TbNm4Vc", issuer.Settings{"organization": "acme"})}, []issuer.Settings{{"repositories": "app"}},
+		[][]theAnswer{
+			{{0, "", `{"robots":[]}`}, {0, "", `{"name":"acme","is_admin":true}`}},
+			{{0, "", `{"robots":[{}]}`}, {0, "", `{"name":"{secret}","is_admin":true}`}},
+			{{1, "", made}, {0, "", `{"role":"read","name":"acme+` + fuzzedName + `"}`}},
+			{{1, "", made}, {200, "", `{"detail":"Invalid username: {secret}","error_type":"invalid_request","status":400}`}, {4, "", ""}},
+			{{1, "", made}, {200, "", `{"detail":"no"}`}, {203, "", `{}`}},
+			{{200, "", `{"detail":"Existing robot with name: {secret}"}`}},
+			{{203, "", `{"message":"CSRF token was invalid or missing. {secret}"}`}},
+			{{201, "", `{"detail":"{sent}","error_type":"invalid_token","status":401}`}},
+			{{200, "", `{"message":"Could not find robot with username: {secret}"}`}},
+			{{0, "", made}, {4, "", ""}},
 		})
 }

@@ -22,6 +22,7 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer/harbor/harbortest"
 	"vault-plugin-secrets-regcred/backend/issuer/httpbroker/brokertest"
 	"vault-plugin-secrets-regcred/backend/issuer/issuertest"
+	"vault-plugin-secrets-regcred/backend/issuer/quay/quaytest"
 	"vault-plugin-secrets-regcred/tests/clients"
 	"vault-plugin-secrets-regcred/tests/servers"
 )
@@ -51,6 +52,7 @@ type registry struct {
 	reinstall func()
 
 	another func() registry // starts another registry of the kind
+
 }
 
 // minting is the connection that the roles use.
@@ -135,6 +137,20 @@ func broker(t *testing.T) registry {
 		mint:     func(name string) login { return newLogin(s.AddCredential(name)) },
 		mintRoot: s.AddRoot,
 		remove:   s.Delete,
+	}
+}
+
+// At Quay the engine cannot replace the root credential, and a robot account has no ID
+// besides its name.
+func quay(t *testing.T) registry {
+	s := quaytest.New(t)
+	return registry{
+		Server: s.Server, kind: "quay", image: s.Host() + "/" + quaytest.Organization + "/" + quaytest.Repository + ":1",
+		connections: map[string]issuer.Connection{minting: s.Connection()}, keepsRoot: true,
+		role: s.Role(), living: s.Living, admins: s.Admins,
+		another: func() registry { return quay(t) },
+		mint:    func(name string) login { return newLogin(s.AddRobot(name)) },
+		remove:  s.Delete,
 	}
 }
 

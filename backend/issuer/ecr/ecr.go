@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"regexp"
 	"strings"
 	"time"
@@ -17,6 +18,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/credentials/stscreds"
+	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/hashicorp/vault/sdk/framework"
 
 	"vault-plugin-secrets-regcred/backend/issuer"
@@ -117,7 +120,7 @@ func signingCredentials(c issuer.Connection, region string) aws.CredentialsProvi
 	if key := c.Settings[fieldAccessKey]; key != "" {
 		return credentials.NewStaticCredentialsProvider(key, c.Secrets[fieldSecretKey].Reveal(), "")
 	}
-	return aws.NewCredentialsCache(ambientCredentials{region: region})
+	return aws.NewCredentialsCache(ambientCredentials{region: region, http: c.HTTP})
 }
 
 var (
@@ -209,13 +212,23 @@ func target(c issuer.Connection, fields issuer.Settings) (issuer.Target, error) 
 
 // ambientCredentials is the AWS identity of the machine or pod that Vault runs
 // on. It is looked up at the first use, because New makes no call.
-type ambientCredentials struct{ region string }
+type ambientCredentials struct {
+	region string
+	http   *http.Client
+}
 
-// Retrieve implements [aws.CredentialsProvider]. It does not use the connection's
-// client, because that refuses the link-local addresses at which AWS serves the
-// credentials of a machine.
+// Retrieve implements [aws.CredentialsProvider]. A web identity token, whose file the
+// environment of Vault names, is sent with the connection's client, and to AWS alone:
+// neither the connection's url nor the environment changes the address. All other
+// sources do not use that client, because it refuses the link-local addresses at which
+// AWS serves the credentials of a machine.
 func (a ambientCredentials) Retrieve(ctx context.Context) (aws.Credentials, error) {
-	found, err := config.LoadDefaultConfig(ctx, config.WithRegion(a.region))
+	found, err := config.LoadDefaultConfig(
+		ctx, config.WithRegion(a.region),
+		config.WithWebIdentityRoleCredentialOptions(func(o *stscreds.WebIdentityRoleOptions) {
+			o.Client = sts.NewFromConfig(aws.Config{Region: a.region, HTTPClient: a.http, Retryer: newRetryer})
+		}),
+	)
 	if err != nil {
 		return aws.Credentials{}, err
 	}

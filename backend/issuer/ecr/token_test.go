@@ -3,8 +3,10 @@
 package ecr_test
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -383,6 +385,57 @@ func TestCredentialsOfTheMachine(t *testing.T) {
 		t.Errorf("want a definite error without a call, got %v and %d calls", err, len(s.Calls())-calls)
 	}
 }
+
+// The token file of a pod is read, and sent to the STS of AWS with the client of the
+// connection. The environment, and the connection's url, lead it nowhere else.
+func TestWebIdentityOfVaultsPod(t *testing.T) {
+	s := ecrtest.New(t)
+	useAmbientCredentials(t, ecrtest.Key{})
+	inner := issuer.NewHTTP(nil)
+	proof, transport := s.TrustPod(ecrtest.RoleName, inner.Transport)
+	path := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(path, []byte(proof), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("AWS_WEB_IDENTITY_TOKEN_FILE", path)
+	t.Setenv("AWS_ROLE_ARN", "arn:aws:iam::"+ecrtest.Account+":role/"+ecrtest.RoleName)
+	own := func(transport http.RoundTripper) (*issuer.Client, issuer.Target) {
+		c := s.Connection()
+		c.Settings, c.Secrets = issuer.Settings{"region": ecrtest.Region}, nil
+		c.HTTP = &http.Client{Transport: transport, CheckRedirect: inner.CheckRedirect}
+		return subject(s, c, nil).Open(t)
+	}
+	client, target := own(transport)
+	status, err := client.Check(t.Context())
+	if err != nil || !strings.Contains(status.Identity, ":assumed-role/"+ecrtest.RoleName+"/") {
+		t.Errorf("Check: want the role of the pod, got %+v, %v", status, err)
+	}
+	if minted := mint(t, client, target, issuer.NewName("x")); !s.Pulls(minted, "team/app") {
+		t.Error("want a credential that pulls")
+	}
+	// The token is not sent to the url of the connection, but to AWS.
+	var hosts []string
+	client, target = own(roundTrip(func(r *http.Request) (*http.Response, error) {
+		hosts = append(hosts, r.URL.Host)
+		return nil, errors.New("no network in tests")
+	}))
+	if err := tryMint(t, client, target); err == nil || !slices.Equal(slices.Compact(hosts), []string{"sts." + ecrtest.Region + ".amazonaws.com"}) {
+		t.Errorf("want the token sent to AWS alone, got %q, %v", hosts, err)
+	}
+	if err := os.WriteFile(path, []byte("token-of-another-cluster"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	client, target = own(transport)
+	err = tryMint(t, client, target)
+	wantParts(t, err, "answered 400 Bad Request: AssumeRoleWithWebIdentity: InvalidIdentityToken")
+	if strings.Contains(err.Error(), "token-of-another-cluster") {
+		t.Errorf("the error repeats the token: %v", err)
+	}
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 func TestTypeHasNothingToFindOrRevoke(t *testing.T) {
 	s := ecrtest.New(t)

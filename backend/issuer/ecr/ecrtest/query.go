@@ -49,6 +49,15 @@ func (s *Server) serveQuery(w http.ResponseWriter, r *http.Request) {
 		"TagUser":           {"iam", "2010-05-08", s.tagUser},
 		"UntagUser":         {"iam", "2010-05-08", s.untagUser},
 	}
+	if action == "AssumeRoleWithWebIdentity" { // the only call without a signature
+		parts, wrong := s.assumeRoleOfPod(form)
+		if wrong != nil {
+			answerFault(w, wrong)
+			return
+		}
+		answerXML(w, http.StatusOK, tag(action+"Response", tag(action+"Result", parts...)))
+		return
+	}
 	call, known := calls[action]
 	if err != nil || !known || form.Get("Version") != call.version {
 		answerFault(w, &fault{status: 400, query: "InvalidAction", message: "Could not find operation " + action})
@@ -105,10 +114,15 @@ func (s *Server) assumeRole(who principal, form url.Values) ([]element, *fault) 
 	if assumed == nil || !who.may("sts:AssumeRole", arn) || !slices.Contains(assumed.trusts, who.user) || assumed.externalID != form.Get("ExternalId") {
 		return nil, &fault{status: 403, query: "AccessDenied", message: fmt.Sprintf("User: %s is not authorized to perform: sts:AssumeRole on resource: %s", who.arn, arn)}
 	}
-	key := s.newKey("ASIA")
+	return s.addSession(roleARN.FindStringSubmatch(arn)[1], name, policy)
+}
+
+// addSession returns the parts of the answer that gives a session of a role.
+func (s *Server) addSession(of, name, policy string) ([]element, *fault) {
+	assumed, key := s.roles[of], s.newKey("ASIA")
 	created := &session{secret: key.Secret, token: rand.Text() + rand.Text() + "==", expires: s.now().Add(sessionLifetime)}
 	created.principal = principal{
-		arn:   fmt.Sprintf("arn:aws:sts::%s:assumed-role/%s/%s", Account, roleARN.FindStringSubmatch(arn)[1], name),
+		arn:   fmt.Sprintf("arn:aws:sts::%s:assumed-role/%s/%s", Account, of, name),
 		name:  name,
 		allow: func() []Statement { return assumed.allow },
 	}
@@ -125,6 +139,18 @@ func (s *Server) assumeRole(who principal, form url.Values) ([]element, *fault) 
 		tag("Credentials", text("AccessKeyId", key.ID), text("SecretAccessKey", key.Secret), text("SessionToken", created.token),
 			text("Expiration", created.expires.UTC().Format(time.RFC3339))),
 	}, nil
+}
+
+// assumeRoleOfPod answers AssumeRoleWithWebIdentity.
+func (s *Server) assumeRoleOfPod(form url.Values) ([]element, *fault) {
+	found := roleARN.FindStringSubmatch(form.Get("RoleArn"))
+	switch {
+	case form.Get("WebIdentityToken") != podProof:
+		return nil, &fault{status: 400, query: "InvalidIdentityToken", message: "Couldn't retrieve verification key from your identity provider, please reference AssumeRoleWithWebIdentity documentation for requirements"}
+	case found == nil || s.roles[found[1]] == nil || s.podRole != found[1] || !sessionName.MatchString(form.Get("RoleSessionName")):
+		return nil, &fault{status: 403, query: "AccessDenied", message: "Not authorized to perform sts:AssumeRoleWithWebIdentity"}
+	}
+	return s.addSession(found[1], form.Get("RoleSessionName"), "")
 }
 
 // mayOnUser returns the error for a call of IAM about a user, nil if it is allowed.

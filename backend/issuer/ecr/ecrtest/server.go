@@ -44,6 +44,9 @@ const (
 	// ExternalID is the external ID that the role requires.
 	ExternalID = "vault-regcred"
 
+	// podProof is the web identity token of the pod that Vault runs in.
+	podProof = "eyJhbGciOiJSUzI1NiJ9.b2YtdGhlLXBvZA.c2lnbmF0dXJl"
+
 	tokenLifetime   = 12 * time.Hour
 	sessionLifetime = time.Hour
 	keysPerUser     = 2
@@ -68,6 +71,7 @@ type Server struct {
 	shared   map[string]bool     // accounts whose repositories Account may pull
 	key      Key                 // first key of User
 	keyCount int
+	podRole  string // that the pod may assume
 }
 
 type user struct {
@@ -181,6 +185,31 @@ func (s *Server) AddRole(name string, trusts []string, externalID string, allow 
 	defer s.mu.Unlock()
 	s.roles[name] = &role{trusts: trusts, externalID: externalID, allow: allow}
 	return "arn:aws:iam::" + Account + ":role/" + name
+}
+
+// TrustPod lets the pod that Vault runs in assume a role with its web identity token,
+// which it returns. A client with the transport reaches the server as the STS of AWS.
+func (s *Server) TrustPod(role string, inner http.RoundTripper) (proof string, transport http.RoundTripper) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.podRole = role
+	return podProof, asSTS{inner, s}
+}
+
+// asSTS sends to a server what is for the STS of AWS.
+type asSTS struct {
+	http.RoundTripper
+	server *Server
+}
+
+// RoundTrip implements [http.RoundTripper].
+func (a asSTS) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.URL.Host == "sts."+Region+".amazonaws.com" {
+		out := r.Clone(r.Context())
+		out.URL.Scheme, out.URL.Host = "http", a.server.Host()
+		r = out
+	}
+	return a.RoundTripper.RoundTrip(r)
 }
 
 // Share lets [Account] pull from the repositories of another account.

@@ -3,6 +3,8 @@ module vault-plugin-secrets-regcred
 go 1.25.7
 
 require (
+	cloud.google.com/go/auth v0.18.2
+	cloud.google.com/go/compute/metadata v0.9.0
 	code.gitea.io/sdk/gitea v0.23.2
 	github.com/VictoriaMetrics/fastcache v1.13.0
 	github.com/aws/aws-sdk-go-v2 v1.48.0
@@ -34,10 +36,8 @@ require (
 )
 
 require (
-	cloud.google.com/go/auth v0.18.2 // indirect
 	cloud.google.com/go/auth/oauth2adapt v0.2.8 // indirect
 	cloud.google.com/go/cloudsqlconn v1.20.2 // indirect
-	cloud.google.com/go/compute/metadata v0.9.0 // indirect
 	github.com/42wim/httpsig v1.2.3 // indirect
 	github.com/Microsoft/go-winio v0.6.2 // indirect
 	github.com/armon/go-metrics v0.4.1 // indirect

@@ -11,9 +11,11 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 
 	"vault-plugin-secrets-regcred/backend/issuer"
+	"vault-plugin-secrets-regcred/backend/issuer/acr"
 	"vault-plugin-secrets-regcred/backend/issuer/artifactory"
 	"vault-plugin-secrets-regcred/backend/issuer/dockerhub"
 	"vault-plugin-secrets-regcred/backend/issuer/ecr"
+	"vault-plugin-secrets-regcred/backend/issuer/gar"
 	"vault-plugin-secrets-regcred/backend/issuer/gitea"
 	"vault-plugin-secrets-regcred/backend/issuer/gitlab"
 	"vault-plugin-secrets-regcred/backend/issuer/harbor"
@@ -23,9 +25,11 @@ import (
 
 // issuerTypes are the types that a connection can have.
 var issuerTypes = []issuer.Type{
+	acr.Type(),
 	artifactory.Type(),
 	dockerhub.Type(),
 	ecr.Type(),
+	gar.Type(),
 	gitea.Type(),
 	gitlab.Type(),
 	harbor.Type(),

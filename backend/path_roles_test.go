@@ -457,7 +457,7 @@ func TestEachFieldOfARoleSaysOfWhichTypeItIs(t *testing.T) {
 	fields := newEngine(t).roleSchema()
 	for name, want := range map[string]string{
 		"registry": "(static) ", "dockerconfigjson": "(static) ", "members": "(bundle) ", "connection": "(dynamic) ", "ttl": "(dynamic) Leased: ",
-		"allowed_bundles": "(static, dynamic) ", "access": "(dockerhub, ecr, gitlab, harbor, quay) ", "user": "(gitea) ",
+		"allowed_bundles": "(static, dynamic) ", "access": "(dockerhub, ecr, gar, gitlab, harbor, quay) ", "user": "(gitea) ",
 	} {
 		if got := fields[name].Description; !strings.HasPrefix(got, want) {
 			t.Errorf("%s: want a description that begins with %q, got %q", name, want, got)

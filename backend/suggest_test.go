@@ -52,7 +52,7 @@ func TestFieldOfAnotherTypeSaysOfWhichItIs(t *testing.T) {
 		"user: is a field of roles on a connection of type gitea, and this role holds a credential of its own; did you mean username? Otherwise: leave the field out": with(without(credential, "username"), fields{"user": "bot"}),
 		"ttl: is a field of roles on a connection, and this role holds a credential of its own; did you mean expires_at? Otherwise: leave":                            with(credential, fields{"ttl": 60}),
 		"max_ttl: is a field of roles on a connection, and this role holds a credential of its own; did you mean expires_at? Otherwise: leave":                        with(credential, fields{"max_ttl": 60}),
-		"access: is a field of roles on a connection of type dockerhub, ecr, gitlab, harbor or quay, and this role holds a credential of its own; leave":              with(credential, fields{"access": "pull"}),
+		"access: is a field of roles on a connection of type dockerhub, ecr, gar, gitlab, harbor or quay, and this role holds a credential of its own; leave":         with(credential, fields{"access": "pull"}),
 		"rotation_period: is a field of roles on a connection, and this role holds a credential of its own; leave":                                                    with(credential, fields{"rotation_period": 60}),
 	} {
 		e.refused(logical.UpdateOperation, "roles/new", data, want)

@@ -17,9 +17,11 @@ import (
 	"strings"
 	"testing"
 
+	"vault-plugin-secrets-regcred/backend/issuer/acr/acrtest"
 	"vault-plugin-secrets-regcred/backend/issuer/artifactory/artifactorytest"
 	"vault-plugin-secrets-regcred/backend/issuer/dockerhub/dockerhubtest"
 	"vault-plugin-secrets-regcred/backend/issuer/ecr/ecrtest"
+	"vault-plugin-secrets-regcred/backend/issuer/gar/gartest"
 	"vault-plugin-secrets-regcred/backend/issuer/gitlab/gitlabtest"
 	"vault-plugin-secrets-regcred/backend/issuer/harbor/harbortest"
 	"vault-plugin-secrets-regcred/backend/issuer/httpbroker/brokertest"
@@ -52,7 +54,7 @@ import (
 //
 // Registries that mint are started for the pages that name them:
 // https://gitlab.example.com with the registry registry.example.com,
-// https://harbor.example.com, https://acme.jfrog.io and type=ecr are servers in memory, and
+// https://harbor.example.com, https://acme.jfrog.io, type=ecr, type=acr and type=gar are servers in memory, and
 // https://gitea.example.com is a real Gitea. https://broker.example.com is the program
 // in examples/http-broker, with a real registry. Their root credentials are in the
 // files admin and next, secret.txt, secret, and token; see [standIns].
@@ -405,6 +407,16 @@ var standIns = map[string]func(*testing.T) (files, stands map[string]string){
 		u := brokertest.NewURL(t)
 		return map[string]string{"do-token": u.Connection().Secrets["token"].Reveal()},
 			map[string]string{"https://api.digitalocean.com": u.URL, "registry.digitalocean.com": u.Host()}
+	},
+	// An application with a client secret, and a registry with two scope maps.
+	"type=acr": func(t *testing.T) (files, stands map[string]string) {
+		azure := acrtest.New(t)
+		return map[string]string{"secret": azure.Connection().Secrets["client_secret"].Reveal()}, map[string]string{"type=acr": "type=acr url=" + azure.URL}
+	},
+	// A service account with a key, which may mint for puller and pusher.
+	"type=gar": func(t *testing.T) (files, stands map[string]string) {
+		google := gartest.New(t)
+		return map[string]string{"key.json": gartest.Key(gartest.Root)}, map[string]string{"type=gar": "type=gar url=" + google.URL}
 	},
 	// An IAM user with an access key, and a role that it may assume.
 	"type=ecr": func(t *testing.T) (files, stands map[string]string) {

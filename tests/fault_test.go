@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"vault-plugin-secrets-regcred/backend/issuer"
+	"vault-plugin-secrets-regcred/backend/issuer/acr/acrtest"
 	"vault-plugin-secrets-regcred/backend/issuer/artifactory/artifactorytest"
 	"vault-plugin-secrets-regcred/backend/issuer/dockerhub/dockerhubtest"
 	"vault-plugin-secrets-regcred/backend/issuer/gitlab/gitlabtest"
@@ -92,6 +93,13 @@ func registriesToFail(g *servers.Gitea) map[string]func(*testing.T) minter {
 				brokertest.Scope + "/app:1", "password",
 			}
 		},
+		"acr": func(t *testing.T) minter {
+			s := acrtest.New(t)
+			return minter{
+				s.Server, "acr", s.Connection(), s.Role(), s.MintMatch, s.Living,
+				func(_ *testing.T, c issuer.Credential) bool { return s.Pulls(c, acrtest.Repository) }, acrtest.Repository + ":1", "",
+			}
+		},
 		"gitea": func(t *testing.T) minter {
 			p := g.Proxy(t)
 			image := pushedToGitea(t, g, p.Puller)
@@ -165,6 +173,9 @@ func TestFaultsOfMinting(t *testing.T) {
 	number := 0
 	for kind, start := range registriesToFail(g) {
 		for name, f := range mintFaults {
+			if kind == "acr" && name == "gives what does not work" {
+				continue // the password is in the answer to another request
+			}
 			number++
 			mount := fmt.Sprintf("%s-%d", kind, number)
 			t.Run(kind+" "+name, func(t *testing.T) {

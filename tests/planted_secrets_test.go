@@ -21,9 +21,11 @@ import (
 
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
 	"vault-plugin-secrets-regcred/backend/issuer"
+	"vault-plugin-secrets-regcred/backend/issuer/acr/acrtest"
 	"vault-plugin-secrets-regcred/backend/issuer/artifactory/artifactorytest"
 	"vault-plugin-secrets-regcred/backend/issuer/dockerhub/dockerhubtest"
 	"vault-plugin-secrets-regcred/backend/issuer/ecr/ecrtest"
+	"vault-plugin-secrets-regcred/backend/issuer/gar/gartest"
 	"vault-plugin-secrets-regcred/backend/issuer/gitlab/gitlabtest"
 	"vault-plugin-secrets-regcred/backend/issuer/harbor/harbortest"
 	"vault-plugin-secrets-regcred/backend/issuer/httpbroker/brokertest"
@@ -422,6 +424,20 @@ var echoing = map[string]func(*planting) echoServer{
 		c := s.Connection()
 		p.secrets.Add("token of connections/http", c.Secrets["token"].Reveal())
 		return echoServer{s.Server, connected("http", c), dynamic("http", s.Role(), nil), true}
+	},
+	"acr": func(p *planting) echoServer {
+		s := acrtest.New(p.t)
+		c := s.Connection()
+		for _, secret := range c.Secrets.Reveal() {
+			p.secrets.Add("client secret of connections/acr", secret)
+		}
+		return echoServer{s.Server, connected("acr", c), dynamic("acr", s.Role(), nil), true}
+	},
+	"gar": func(p *planting) echoServer {
+		s := gartest.New(p.t)
+		c := s.Connection()
+		p.secrets.Add("key of connections/gar", gartest.PrivateLine())
+		return echoServer{s.Server, connected("gar", c), dynamic("gar", s.Role(), nil), true}
 	},
 	"gitea": func(p *planting) echoServer {
 		// It only echoes; other tests use a real Gitea.

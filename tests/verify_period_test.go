@@ -131,9 +131,9 @@ func TestEngineFindsWhatDoesNotPullAnyMore(t *testing.T) {
 	log := v.Log()
 	for line, want := range map[string]int{
 		"a registry cannot be reached, so its roles are not verified:": 2, // the flaky and the private one
-		"the credential of a shared role is replaced":                         1,
-		"role=gone verdict=not_found":                                         1,
-		"role=basic verdict=denied":                                           1,
+		"the credential of a shared role is replaced":                  1,
+		"role=gone verdict=not_found":                                  1,
+		"role=basic verdict=denied":                                    1,
 	} {
 		if got := strings.Count(log, line); got != want {
 			t.Errorf("want the log line %q %d times, got %d", line, want, got)

@@ -3,6 +3,7 @@
 package issuer_test
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,9 +16,12 @@ import (
 
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
 	"vault-plugin-secrets-regcred/backend/issuer"
+	"vault-plugin-secrets-regcred/backend/issuer/acr"
 	"vault-plugin-secrets-regcred/backend/issuer/artifactory"
 	"vault-plugin-secrets-regcred/backend/issuer/dockerhub"
 	"vault-plugin-secrets-regcred/backend/issuer/ecr"
+	"vault-plugin-secrets-regcred/backend/issuer/gar"
+	"vault-plugin-secrets-regcred/backend/issuer/gar/gartest"
 	"vault-plugin-secrets-regcred/backend/issuer/gitea"
 	"vault-plugin-secrets-regcred/backend/issuer/gitlab"
 	"vault-plugin-secrets-regcred/backend/issuer/harbor"
@@ -85,8 +89,8 @@ func (s *fuzzedServer) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	refused := resp.StatusCode >= 400 && resp.StatusCode < 500 && resp.StatusCode != http.StatusRequestTimeout ||
 		resp.StatusCode == http.StatusTemporaryRedirect // the client must repeat the request elsewhere first
-	isLogin := r.URL.Path == "/v2/auth/token" // of Docker Hub
-	s.taken = s.taken || r.Method != http.MethodGet && !refused && !isLogin
+	signsIn := r.URL.Path == "/v2/auth/token" || strings.HasSuffix(r.URL.Path, "/oauth2/v2.0/token") // of Docker Hub, of Entra
+	s.taken = s.taken || r.Method != http.MethodGet && !refused && !signsIn
 	return resp, nil
 }
 
@@ -122,7 +126,7 @@ func fuzzAnswers(f *testing.F, t issuer.Type, connections []issuer.Connection, r
 	}
 	f.Fuzz(func(test *testing.T, call, shape uint8, status1 uint16, header1, body1 string, status2 uint16, header2, body2 string, status3 uint16, header3, body3 string) {
 		conn := connections[int(shape)%len(connections)]
-		server := &fuzzedServer{t: test, secret: conn.Secrets.Reveal()[0], answers: []theAnswer{
+		server := &fuzzedServer{t: test, secret: secretOf(conn), answers: []theAnswer{
 			{status1, header1, body1}, {status2, header2, body2}, {status3, header3, body3},
 		}}
 		conn.URL, conn.Now = "https://"+fuzzedHost, func() time.Time { return time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC) }
@@ -211,6 +215,19 @@ var fuzzedCalls = []fuzzedCall{
 	{false, func(t *testing.T, c *issuer.Client, _ issuer.Target) ([]string, error) {
 		return nil, c.RetireRoot(t.Context(), issuer.Root{Settings: issuer.Settings{"username": "former", "access_key_id": "AKIAIOSFODNN7EXAMPLE"}, Secrets: issuer.Secrets{"password": dockerconfig.NewSecret("89abcdef0123456789abcdef0123456789abcdef"), "token": dockerconfig.NewSecret("glpat-former"), "secret_access_key": dockerconfig.NewSecret("former")}})
 	}},
+}
+
+// secretOf returns the secret of a connection: of a key in JSON, a line of the private
+// key, because the rest is known.
+func secretOf(c issuer.Connection) string {
+	secret := c.Secrets.Reveal()[0]
+	var key struct {
+		Private string `json:"private_key"`
+	}
+	if json.Unmarshal([]byte(secret), &key) == nil {
+		return strings.Split(key.Private, "\n")[3]
+	}
+	return secret
 }
 
 // secretly returns a connection with one secret.
@@ -434,5 +451,61 @@ func FuzzAnswersOfQuay(f *testing.F) {
 			{{201, "", `{"detail":"{sent}","error_type":"invalid_token","status":401}`}},
 			{{200, "", `{"message":"Could not find robot with username: {secret}"}`}},
 			{{0, "", made}, {4, "", ""}},
+		})
+}
+
+func FuzzAnswersOfGAR(f *testing.F) {
+	const (
+		token   = `{"access_token":"ya29.root","expires_in":3599,"token_type":"Bearer"}`
+		minted  = `{"accessToken":"ya29.minted","expireTime":"2026-03-01T13:00:00Z"}`
+		account = "puller@acme.iam.gserviceaccount.com"
+	)
+	fuzzAnswers(f, gar.Type(),
+		[]issuer.Connection{
+			secretly("service_account_key", gartest.Key(gartest.Root), nil),
+			secretly("service_account_key", gartest.Key(gartest.Root), issuer.Settings{"service_account": account, "token_lifetime": "12h"}),
+		},
+		[]issuer.Settings{{"service_account": account}, {"access": "push"}},
+		[][]theAnswer{
+			{{0, "", token}, {0, "", minted}},
+			{{0, "", token}, {0, "", `{"accessToken":"ya29.minted","expireTime":"0001-01-01T00:00:00Z"}`}},
+			{{0, "", token}, {203, "", `{"error":{"code":403,"message":"{sent}","status":"PERMISSION_DENIED"}}`}},
+			{{0, "", token}, {201, "", `{"error":{"code":401,"message":"{secret}","status":"UNAUTHENTICATED"}}`}},
+			{{200, "", `{"error":"invalid_grant","error_description":"Invalid JWT Signature. {secret}"}`}},
+			{{0, "", `{"access_token":"","expires_in":-1}`}},
+			{{0, "", `{"access_token":"x\ny","expires_in":1e308}`}},
+		})
+}
+
+func FuzzAnswersOfACR(f *testing.F) {
+	const (
+		registry = "/subscriptions/00000000-1111-2222-3333-444444444444/resourceGroups/images/providers/Microsoft.ContainerRegistry/registries/acmeimages"
+		entra    = `{"token_type":"Bearer","expires_in":3599,"access_token":"eyJ0eXAi.x.y"}`
+		made     = `{"name":"` + fuzzedName + `","properties":{"provisioningState":"Succeeded"}}`
+	)
+	settings := func(more issuer.Settings) issuer.Settings {
+		all := issuer.Settings{"tenant_id": "72f988bf-86f1-41af-91ab-2d7cd011db47", "client_id": "11111111-2222-3333-4444-555555555555"}
+		for field, value := range more {
+			all[field] = value
+		}
+		return all
+	}
+	fuzzAnswers(f, acr.Type(),
+		[]issuer.Connection{
+			secretly("client_secret", "Q7wKx2Zr9TbNm4Vc", settings(nil)),
+			secretly("client_secret", "Q7wKx2Zr9TbNm4Vc", settings(issuer.Settings{"registry_id": registry})),
+		},
+		[]issuer.Settings{{}, {"scope_map": "_repositories_pull"}},
+		[][]theAnswer{
+			{{0, "", entra}, {0, "", `{"refresh_token":"e30.eyJpYXQiOjE3NzIzNjY0MDAsImV4cCI6MTc3MjM3MDAwMH0.e30"}`}},
+			{{0, "", entra}, {0, "", `{"refresh_token":"{secret}"}`}},
+			{{0, "", entra}, {1, "", made}, {0, "", `{"username":"x","passwords":[{"name":"password1","value":"p","expiry":"2026-03-02T00:00:00Z"}]}`}},
+			{{0, "", entra}, {1, "", made}, {2, "Location: https://elsewhere.example.com/{secret}", ""}},
+			{{0, "", entra}, {1, "", `{"name":"` + fuzzedName + `","properties":{"provisioningState":"Failed"}}`}},
+			{{0, "", entra}, {204, "", `{"error":{"code":"ResourceNotFound","message":"{secret} {sent}"}}`}, {0, "", `{"value":[]}`}},
+			{{0, "", entra}, {204, "", ""}, {0, "", `{"value":[null],"nextLink":"https://registry.example.com/x"}`}},
+			{{0, "", entra}, {0, "", made}, {2, "", ""}},
+			{{201, "", `{"error":"invalid_client","error_description":"AADSTS7000215: Invalid client secret provided. {secret}\r\nTrace ID: {secret}"}`}},
+			{{0, "", entra}, {0, "", `{"properties":{"loginServer":"{secret}"}}`}, {0, "", `{"value":[]}`}},
 		})
 }

@@ -48,7 +48,7 @@ const minKills = 200
 // At AWS nothing can be revoked or listed, so the first point does not apply
 // there.
 func TestKills(t *testing.T) {
-	for kind, start := range map[string]func(*testing.T) registry{"artifactory": artifactory, "dockerhub": dockerhub, "gitlab": gitlab, "harbor": harbor, "gitea": gitea, "ecr": ecr, "http": broker, "quay": quay} {
+	for kind, start := range map[string]func(*testing.T) registry{"artifactory": artifactory, "dockerhub": dockerhub, "gitlab": gitlab, "harbor": harbor, "gitea": gitea, "ecr": ecr, "acr": acr, "http": broker, "quay": quay} {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
 			h := newHarness(t, start(t))

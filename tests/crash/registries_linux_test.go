@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
 	"vault-plugin-secrets-regcred/backend/issuer"
+	"vault-plugin-secrets-regcred/backend/issuer/acr/acrtest"
 	"vault-plugin-secrets-regcred/backend/issuer/artifactory/artifactorytest"
 	"vault-plugin-secrets-regcred/backend/issuer/dockerhub/dockerhubtest"
 	"vault-plugin-secrets-regcred/backend/issuer/ecr/ecrtest"
@@ -52,7 +53,6 @@ type registry struct {
 	reinstall func()
 
 	another func() registry // starts another registry of the kind
-
 }
 
 // minting is the connection that the roles use.
@@ -211,6 +211,21 @@ func ecr(t *testing.T) registry {
 			s.AddUser(name, ecrtest.Reading()...)
 			return newLogin(s.AddToken(name))
 		},
+	}
+}
+
+// At Azure, the names of tokens are their IDs, so none can be given to another.
+func acr(t *testing.T) registry {
+	s := acrtest.New(t)
+	start := time.Now()
+	s.SetNow(func() time.Time { return start })
+	return registry{
+		Server: s.Server, kind: "acr", image: s.Host() + "/" + acrtest.Repository + ":1",
+		connections: map[string]issuer.Connection{minting: s.Connection()},
+		role:        s.Role(), living: s.Living, admins: func() []string { return nil }, keepsRoot: true,
+		another: func() registry { return acr(t) },
+		mint:    func(name string) login { return newLogin(s.AddToken(name)) },
+		remove:  s.DeleteToken,
 	}
 }
 

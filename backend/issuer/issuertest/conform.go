@@ -94,10 +94,15 @@ func Conform(t *testing.T, fresh func(t *testing.T) Subject) {
 	})
 }
 
-// mint mints a credential for six hours, and fails the test if it cannot.
+// mint mints a credential for six hours, or for as long as the registry allows, and
+// fails the test if it cannot.
 func mint(t *testing.T, client *issuer.Client, target issuer.Target, name string) issuer.Credential {
 	t.Helper()
-	until := time.Now().Add(6 * time.Hour)
+	lifetime := 6 * time.Hour
+	if target.MaxLifetime > 0 {
+		lifetime = min(lifetime, target.MaxLifetime)
+	}
+	until := time.Now().Add(lifetime)
 	minted, err := client.Mint(t.Context(), issuer.Request{Name: name, For: target.Settings, ExpiresAt: until})
 	if err != nil {
 		t.Fatalf("Mint: %v", err)

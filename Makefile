@@ -90,7 +90,7 @@ soak: vault .bin/registry ## do everything at once for $SOAKTIME: load, faults o
 	cd tests/soak && CGO_ENABLED=1 $(GO) test -race -count=1 -v -timeout=0 -soaktime=$(SOAKTIME) $(if $(SOAKSEED),-soakseed=$(SOAKSEED))
 
 .PHONY: e2e
-e2e: build client vault killpoints skopeo pullers $(E2E:%=.bin/%) ## test the Kubernetes consumers, and a cluster of three Vaults that loses its leaders (Linux)
+e2e: build client vault killpoints skopeo pullers prometheus $(E2E:%=.bin/%) ## test the Kubernetes consumers, and a cluster of three Vaults that loses its leaders (Linux)
 	@cd tests/tools/external-secrets && $(GO) mod download github.com/external-secrets/external-secrets
 	cd tests/e2e && CGO_ENABLED=1 $(GO) test -race -count=1 -parallel=8 -timeout=30m -tags e2e
 
@@ -154,12 +154,12 @@ tools: $(TOOLS:%=.bin/%) skopeo ## build what the tests need beside Vault, to .b
 .bin/%: scripts/tool.sh
 	@scripts/tool.sh $*
 
-.PHONY: skopeo shellcheck pullers node
-skopeo shellcheck pullers node:
+.PHONY: skopeo shellcheck pullers node prometheus
+skopeo shellcheck pullers node prometheus:
 	@scripts/$@.sh
 
 .PHONY: lint
-lint: .bin/gofumpt .bin/golangci-lint .bin/actionlint shellcheck ## check formatting, go vet, golangci-lint, cycles between files, shellcheck and actionlint
+lint: .bin/gofumpt .bin/golangci-lint .bin/actionlint shellcheck prometheus ## check formatting, go vet, golangci-lint, cycles between files, shellcheck, actionlint and promtool
 	@unformatted=$$(.bin/gofumpt -l backend cmd tests); \
 		if [ -n "$$unformatted" ]; then echo "not formatted (make fmt mends it):"; echo "$$unformatted"; exit 1; fi
 	$(GO) vet -tags killpoints,profile ./...
@@ -170,6 +170,9 @@ lint: .bin/gofumpt .bin/golangci-lint .bin/actionlint shellcheck ## check format
 	.bin/shellcheck scripts/*.sh .ci/run
 	.bin/shellcheck --shell=sh examples/*/*.sh
 	.bin/actionlint -shellcheck=.bin/shellcheck .github/workflows/*.yml examples/github-actions/workflow.yaml
+	.bin/promtool check config --syntax-only examples/monitoring/prometheus.yaml
+	.bin/promtool check rules examples/monitoring/rules.yaml
+	.bin/promtool test rules examples/monitoring/rules-test.yaml
 
 .PHONY: fmt
 fmt: .bin/gofumpt ## format the Go files
@@ -178,8 +181,8 @@ fmt: .bin/gofumpt ## format the Go files
 .PHONY: sequences
 # How many random sequences of requests, faults, crashes and clock jumps.
 SEQUENCES ?= 10000
-sequences: ## random sequences of everything against two registries, $SEQUENCES of them
-	$(GO) test -count=1 -timeout=20m -run='^TestRandomSequences$$' ./backend -rapid.checks=$(SEQUENCES) -rapid.nofailfile
+sequences: ## random sequences of everything against two registries, and of what needs attention, $SEQUENCES of each
+	$(GO) test -count=1 -timeout=30m -run='^Test(Random|Attention)Sequences$$' ./backend -rapid.checks=$(SEQUENCES) -rapid.nofailfile
 
 .PHONY: fuzz
 # A number of inputs and no time, because Go sometimes fails a fuzzer at the end of its time.

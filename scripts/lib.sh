@@ -59,6 +59,28 @@ system_tool() {
   ln -sfn "$(command -v "$program")" ".bin/$program"
 }
 
+# unpacked_tool PROGRAM PACKAGE WHY: makes .bin/PROGRAM a link to the one on PATH, or takes
+# it out of Debian's package, which would start a daemon if it were installed.
+unpacked_tool() {
+  local program=$1 package=$2 why=$3 dir
+  [ -x ".bin/$program" ] && return
+  mkdir -p .bin
+  if command -v "$program" >/dev/null; then
+    ln -sfn "$(command -v "$program")" ".bin/$program"
+    return
+  fi
+  command -v apt-get >/dev/null || die "$program is missing: install it with your system's packages ($why)"
+  echo "unpacking $program from the system's packages ..."
+  dir=$(mktemp -d)
+  if [ "$(id -u)" = 0 ]; then apt-get update -qq; fi # the lists may be missing, or old
+  if ! (cd "$dir" && apt-get download -qq "$package" && dpkg-deb -x "$package"_*.deb .) >/dev/null 2>&1; then
+    rm -rf "$dir"
+    die "$program is missing, and unpacking Debian's $package failed: try sudo apt-get update"
+  fi
+  install -m 0755 "$dir/usr/bin/$program" ".bin/$program"
+  rm -rf "$dir"
+}
+
 # free_port prints a loopback port that nothing listens on.
 free_port() {
   local port

@@ -468,8 +468,8 @@ func TestEveryExampleStandsOnItsPage(t *testing.T) {
 	}
 	for _, example := range examples {
 		tool := filepath.Base(example)
-		if tool == "policies" || tool == "helm" || tool == "kubelet-provider" || tool == "docker-helper" || tool == "import" || tool == "http-broker" {
-			continue // TestPersonas, helm_test.go, TestExamplesOfTheClientStandOnItsPages, and broker_test.go
+		if tool == "policies" || tool == "helm" || tool == "monitoring" || tool == "kubelet-provider" || tool == "docker-helper" || tool == "import" || tool == "http-broker" {
+			continue // TestPersonas, helm_test.go, TestMonitoring, TestExamplesOfTheClientStandOnItsPages, and broker_test.go
 		}
 		text := page(t, tool+".md")
 		for _, heading := range []string{"When to choose it", "What you need", "How fast a change arrives", "Leases", "What goes wrong"} {

@@ -194,33 +194,6 @@ func (l *lane) silentSince() (since time.Time) {
 	return later(since, l.answeredAt)
 }
 
-// progress is when the last call of some work ended: what takes several calls is waited
-// for as long as they are answered, whichever registries they go to. It is nil for work
-// that nobody waits for.
-type progress struct{ at atomic.Pointer[time.Time] }
-
-type progressKey struct{}
-
-func progressOf(ctx context.Context) *progress {
-	p, _ := ctx.Value(progressKey{}).(*progress)
-	return p
-}
-
-func (p *progress) note() {
-	if p != nil {
-		now := time.Now()
-		p.at.Store(&now)
-	}
-}
-
-// since returns the time of the last progress, or the time at which the wait began.
-func (p *progress) since(began time.Time) time.Time {
-	if at := p.at.Load(); at != nil {
-		return later(began, *at)
-	}
-	return began
-}
-
 // forgive has a registry asked again at once: what failed may be mended.
 func (c *calls) forgive(registry string) {
 	c.mu.Lock()
@@ -374,59 +347,3 @@ func failureOf(err error) string {
 type unansweredError struct{ retryAfter time.Duration }
 
 func (unansweredError) Error() string { return "it gave no answer of a registry" }
-
-// patienceWith returns how long a request waits for the next answer of a registry.
-func (c *calls) patienceWith(registry string) time.Duration {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	l := c.lanes[registry]
-	if l == nil || l.length > 0 {
-		return c.patience
-	}
-	return max(c.patience, min(2*l.slowest, lastPatience))
-}
-
-// wait waits until done is closed, as long as the work makes progress, or its registry
-// answers others.
-func (c *calls) wait(ctx context.Context, registry string, p *progress, done <-chan struct{}) error {
-	l := c.join(registry)
-	defer c.part(l)
-	c.mu.Lock()
-	came := time.Now()
-	began := came
-	if since := l.silentSince(); !since.IsZero() {
-		began = since // so those that come later do not wait as long again
-	}
-	c.mu.Unlock()
-	for {
-		patience := c.patienceWith(registry)
-		c.mu.Lock()
-		until := later(later(p.since(began), l.answeredAt).Add(patience), came.Add(min(patience, leastPatience)))
-		left, lastError := time.Until(until), l.lastError
-		c.mu.Unlock()
-		if left <= 0 {
-			return l.noAnswerYet(patience, lastError)
-		}
-		timer := time.NewTimer(left)
-		select {
-		case <-done:
-			timer.Stop()
-			return nil
-		case <-ctx.Done():
-			timer.Stop()
-			return ctx.Err()
-		case <-timer.C:
-		}
-	}
-}
-
-// noAnswerYetError is about work that a request does not wait for any more.
-type noAnswerYetError struct{ logical.HTTPCodedError }
-
-func (l *lane) noAnswerYet(patience time.Duration, lastError string) error {
-	text := fmt.Sprintf("%s has not answered for %s; try again in a moment", l.registry, patience.Round(100*time.Millisecond))
-	if lastError != "" {
-		text += " (it failed before: " + lastError + ")"
-	}
-	return noAnswerYetError{logical.CodedError(http.StatusServiceUnavailable, text)}
-}

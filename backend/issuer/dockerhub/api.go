@@ -72,8 +72,8 @@ type call struct {
 }
 
 const (
-	needsOwner    = "only an owner of the organization can manage its access tokens, with a password: Docker Hub refuses logins with a personal access token here"
-	needsPassword = "Docker Hub takes no password of an account with two-factor authentication, or whose organization enforces single sign-on"
+	ownersOnly       = "only an owner of the organization can manage its access tokens, with a password: Docker Hub refuses logins with a personal access token here"
+	singleFactorOnly = "Docker Hub takes no password of an account with two-factor authentication, or whose organization enforces single sign-on"
 )
 
 func (s session) do(ctx context.Context, c call) error {
@@ -152,9 +152,9 @@ func (s session) refusal(c call, answer *http.Response) error {
 	err := issuer.StatusError(answer.StatusCode, answer.Header, body.said(s)...)
 	switch isHub := body.ErrInfo != nil || body.Detail != ""; {
 	case answer.StatusCode == http.StatusForbidden:
-		err = issuer.Hint(err, needsOwner)
+		err = issuer.Hint(err, ownersOnly)
 	case answer.StatusCode == http.StatusUnauthorized && isHub && c.path == loginPath:
-		err = issuer.Proving(issuer.ProvesRefused, issuer.Hint(err, needsPassword))
+		err = issuer.Proving(issuer.ProvesRefused, issuer.Hint(err, singleFactorOnly))
 	}
 	return err
 }

@@ -23,17 +23,17 @@ import (
 
 const tokensOfAcme = "/v2/orgs/acme/access-tokens"
 
-func (o opened) mint(t *testing.T, name string, until time.Time) issuer.Credential {
+func (o opened) mint(t *testing.T, until time.Time) issuer.Credential {
 	t.Helper()
-	minted, err := o.Mint(t.Context(), issuer.Request{Name: name, For: o.Settings, ExpiresAt: until})
+	minted, err := o.Mint(t.Context(), issuer.Request{Name: "regcred-ci", For: o.Settings, ExpiresAt: until})
 	if err != nil {
 		t.Fatalf("Mint: %v", err)
 	}
 	return minted
 }
 
-func (o opened) request(name string) issuer.Request {
-	return issuer.Request{Name: name, For: o.Settings, ExpiresAt: time.Now().Add(time.Hour)}
+func (o opened) request() issuer.Request {
+	return issuer.Request{Name: "regcred-ci", For: o.Settings, ExpiresAt: time.Now().Add(time.Hour)}
 }
 
 // answers makes matching requests get an answer without anything being done.
@@ -58,7 +58,7 @@ func TestMintGivesNoMoreThanAsked(t *testing.T) {
 			}
 		}, nil)
 		client := open(t, s, s.Connection(), issuer.Settings{"repositories": dockerhubtest.Repository, "access": access})
-		minted := client.mint(t, "regcred-ci", until)
+		minted := client.mint(t, until)
 		ends := until.UTC().Truncate(time.Second).Add(time.Second)
 		want := map[string]any{
 			"label": "regcred-ci", "description": "Created by Vault (vault-plugin-secrets-regcred), which deletes it when it is no longer used.",
@@ -94,7 +94,7 @@ func TestMintRefusesOddAnswers(t *testing.T) {
 		s := dockerhubtest.New(t)
 		answers(s, s.MintMatch, c.status, c.body)
 		client := open(t, s, s.Connection(), s.Role())
-		_, err := client.Mint(t.Context(), client.request("regcred-ci"))
+		_, err := client.Mint(t.Context(), client.request())
 		wantError(t, err, 0, false, c.want)
 	}
 }
@@ -103,7 +103,7 @@ func TestMintTakesAnEndThatNeverComes(t *testing.T) {
 	s := dockerhubtest.New(t)
 	answers(s, s.MintMatch, http.StatusCreated, `{"id":"x","token":"y","label":"regcred-ci","expires_at":null}`)
 	client := open(t, s, s.Connection(), s.Role())
-	if minted := client.mint(t, "regcred-ci", time.Now().Add(time.Hour)); !minted.ExpiresAt.IsZero() {
+	if minted := client.mint(t, time.Now().Add(time.Hour)); !minted.ExpiresAt.IsZero() {
 		t.Errorf("want one without an end, got %s", minted.ExpiresAt)
 	}
 }
@@ -119,7 +119,7 @@ func TestMintWithoutALoginHasDoneNothing(t *testing.T) {
 		s := dockerhubtest.New(t)
 		s.InjectFault(-1, isLogin, fault)
 		client := open(t, s, s.Connection(), s.Role())
-		if _, err := client.Mint(t.Context(), client.request("regcred-ci")); !issuer.Definite(err) {
+		if _, err := client.Mint(t.Context(), client.request()); !issuer.Definite(err) {
 			t.Errorf("%s: want a definite error, got %v", name, err)
 		}
 		if err := client.RevokeNamed(t.Context(), client.Settings, "regcred-ci"); err == nil {
@@ -174,7 +174,7 @@ func TestErrorsSayWhatIsMissing(t *testing.T) {
 				role = c.role
 			}
 			client := open(t, s, c.connection(s), role)
-			_, err := client.Mint(t.Context(), client.request("regcred-ci"))
+			_, err := client.Mint(t.Context(), client.request())
 			wantError(t, err, c.status, true, c.says)
 		})
 	}
@@ -190,7 +190,7 @@ func TestErrorsKeepTheSession(t *testing.T) {
 		_ = json.NewEncoder(w).Encode(map[string]string{"message": "not " + r.Header.Get("Authorization"), "detail": "x"})
 	})
 	client := open(t, s, s.Connection(), s.Role())
-	_, err := client.Mint(t.Context(), client.request("regcred-ci"))
+	_, err := client.Mint(t.Context(), client.request())
 	wantError(t, err, http.StatusBadRequest, true)
 	if text := bearer.Load().(string); text == "" || strings.Contains(err.Error(), text) {
 		t.Errorf("the error repeats the token of the session: %v", err)
@@ -203,7 +203,7 @@ func TestTooManyRequests(t *testing.T) {
 	s.SetNow(func() time.Time { return now })
 	s.SetRate(1)
 	client := open(t, s, s.Connection(), s.Role())
-	_, err := client.Mint(t.Context(), client.request("regcred-ci"))
+	_, err := client.Mint(t.Context(), client.request())
 	wantError(t, err, http.StatusTooManyRequests, true, "answered 429 Too Many Requests: Rate limit exceeded; it can be asked again in 50s")
 }
 
@@ -212,7 +212,7 @@ func TestTooManyRequests(t *testing.T) {
 func TestFindGoesThroughAllPages(t *testing.T) {
 	s := dockerhubtest.New(t)
 	client := open(t, s, s.Connection(), s.Role())
-	client.mint(t, "regcred-ci", time.Now().Add(time.Hour))
+	client.mint(t, time.Now().Add(time.Hour))
 	for _, label := range []string{"regcred-ci-2", "a-regcred-ci", "Regcred-ci", "regcred-c", "other", "another"} {
 		s.AddPuller(label)
 	}
@@ -233,7 +233,7 @@ func TestFindGoesThroughAllPages(t *testing.T) {
 func TestFindFindsWhatHasExpired(t *testing.T) {
 	s := dockerhubtest.New(t)
 	client := open(t, s, s.Connection(), s.Role())
-	minted := client.mint(t, "regcred-ci", time.Now().Add(time.Hour))
+	minted := client.mint(t, time.Now().Add(time.Hour))
 	s.SetNow(func() time.Time { return time.Now().Add(2 * time.Hour) })
 	if living := s.Living(); len(living) > 0 || s.Count() != 1 {
 		t.Fatalf("want one that has expired, got %v", living)
@@ -274,7 +274,7 @@ func TestListThatChangesIsReadAgain(t *testing.T) {
 func TestRevokeNeedsProof(t *testing.T) {
 	s := dockerhubtest.New(t)
 	client := open(t, s, s.Connection(), s.Role())
-	minted := client.mint(t, "regcred-ci", time.Now().Add(time.Hour))
+	minted := client.mint(t, time.Now().Add(time.Hour))
 	revoke := func() error { return client.Revoke(t.Context(), client.Settings, "regcred-ci", minted.ID) }
 	answers(s, issuertest.Method(http.MethodDelete), http.StatusNoContent, "")
 	wantError(t, revoke(), 0, false, "the token is still in the list of tokens after it was revoked")
@@ -300,7 +300,7 @@ func TestRevokeNeedsProof(t *testing.T) {
 func TestRevokeEndsTheOneWithTheID(t *testing.T) {
 	s := dockerhubtest.New(t)
 	client := open(t, s, s.Connection(), s.Role())
-	minted := client.mint(t, "regcred-ci", time.Now().Add(time.Hour))
+	minted := client.mint(t, time.Now().Add(time.Hour))
 	username, secret := s.AddPuller("regcred-ci")
 	if err := client.Revoke(t.Context(), client.Settings, "regcred-ci", minted.ID); err != nil {
 		t.Fatal(err)

@@ -26,8 +26,8 @@ type refusal struct {
 
 func (r *refusal) Error() string { return fmt.Sprint(r.status, r.body) }
 
-func refuse(status int, format string, args ...any) *refusal {
-	return &refusal{status, map[string]any{"message": fmt.Sprintf(format, args...), "errinfo": map[string]any{}}}
+func refuse(status int, text string) *refusal {
+	return &refusal{status, map[string]any{"message": text, "errinfo": map[string]any{}}}
 }
 
 // invalid is the refusal of input.

@@ -54,7 +54,7 @@ const (
 	wantTime   = "expires_at: must be an RFC 3339 time, such as 2027-01-31T00:00:00Z, or a date, such as 2027-01-31; leave it empty if the credential has no end"
 	wantList   = `must be a list: names with commas between them, such as a,b, or JSON text such as '["a","b"]'; a shell keeps the double quotes only inside single quotes`
 	wholeTime  = "must be a duration from 0 to 9223372036 seconds, without parts of a second: a number of seconds, or text such as 336h"
-	roleFields = "access, allowed_bundles, connection, dockerconfigjson, email, expires_at, grace_period, group, groups, hostname, max_ttl, members, mode, password, project, project_roles, projects, registry, repositories, rotation_period, scopes, token_type, ttl, user, username, verify, verify_period, verify_repository"
+	roleFields = "access, allowed_bundles, connection, dockerconfigjson, email, expires_at, forget_given_up, grace_period, group, groups, hostname, max_ttl, members, mode, password, project, project_roles, projects, registry, repositories, rotation_period, scope_map, scopes, service_account, token_type, ttl, user, username, verify, verify_period, verify_repository"
 	ownField   = ", and this role holds a credential of its own; did you mean "
 	leaveOut   = "? Otherwise: leave the field out, or use a connection in a role of another name"
 	utf16Text  = "must be UTF-8, and is UTF-16, as Windows PowerShell writes files; convert the file, such as with iconv -f UTF-16 -t UTF-8"

@@ -8,10 +8,13 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"vault-plugin-secrets-regcred/tests/clients"
 	"vault-plugin-secrets-regcred/tests/servers"
@@ -75,6 +78,31 @@ func TestEngineFindsWhatDoesNotPullAnyMore(t *testing.T) {
 		}
 		return len(secret.Warnings) == 1 && strings.HasPrefix(secret.Warnings[0], fmt.Sprintf("the registry refuses the credential of role %q since ", name))
 	}
+	attention := func(what string, want ...string) {
+		t.Helper()
+		want = append([]string{}, want...)
+		slices.Sort(want)
+		servers.Eventually(t, func() error {
+			got := []string{}
+			listed, _ := read(t, v.Client, "regcred/status")["attention"].([]any)
+			for _, item := range listed {
+				a, _ := item.(map[string]any)
+				text := fmt.Sprint(a["kind"])
+				for _, field := range []string{"role", "connection", "registry"} {
+					if a[field] != nil {
+						text += fmt.Sprint(" ", a[field])
+						break
+					}
+				}
+				got = append(got, text)
+			}
+			slices.Sort(got)
+			if diff := cmp.Diff(want, got); diff != "" {
+				return fmt.Errorf("%s: attention in status (-want +got):\n%s", what, diff)
+			}
+			return nil
+		})
+	}
 	wait("at first", map[string]string{
 		"basic": "ok", "token": "ok", "gone": "ok", "shared": "ok", "flaky-0": "ok", "flaky-4": "ok",
 		"private": "unreachable", // the certificate is not trusted
@@ -105,6 +133,7 @@ func TestEngineFindsWhatDoesNotPullAnyMore(t *testing.T) {
 	})
 	t.Logf("a credential that was revoked: replaced after %s", time.Since(began).Round(time.Second))
 	wait("once it is broken", map[string]string{"basic": "denied", "token": "denied", "gone": "not_found", "flaky-0": "unreachable", "flaky-4": "unreachable", "shared": "ok"})
+	attention("once it is broken", "denied basic", "denied token", "not_found gone", "registry_unreachable "+flaky, "registry_unreachable "+private.Addr)
 	if read(t, v.Client, "regcred/creds/basic")["password"] != marker {
 		t.Error("a verification changed what is served")
 	}
@@ -128,6 +157,7 @@ func TestEngineFindsWhatDoesNotPullAnyMore(t *testing.T) {
 		write(t, v.Client, fmt.Sprint("regcred/roles/flaky-", i), fields{"password": marker + "-new"})
 	}
 	wait("a registry that is back", map[string]string{"flaky-0": "ok", "flaky-4": "ok"})
+	attention("once all is mended")
 	log := v.Log()
 	for line, want := range map[string]int{
 		"a registry cannot be reached, so its roles are not verified:": 2, // the flaky and the private one

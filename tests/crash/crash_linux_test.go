@@ -133,24 +133,37 @@ func (h *harness) operations() []operation {
 // trigger kills a process at the nth of its kill points during an operation.
 type trigger struct {
 	name string
-	arm  func(op operation, pid, n int) (disarm func())
+
+	// arm returns a function that disarms the trigger. It reports whether the process
+	// was killed meanwhile, in what the operation has left to the background.
+	arm func(op operation, pid, n int) (disarm func() (killed bool))
 }
 
 func (h *harness) triggers() []trigger {
 	return []trigger{
-		{"write to storage", func(op operation, _, n int) func() {
+		{"write to storage", func(op operation, pid, n int) func() bool {
 			h.mustWrite(pathArm, map[string]any{"path": op.path, "after": n})
-			return func() { h.mustWrite(pathArm, map[string]any{"after": 0}) }
+			return func() bool {
+				err := h.write(pathArm, map[string]any{"after": 0})
+				if err == nil {
+					return false
+				}
+				if !servers.Ends(h, pid) {
+					h.Fatalf("%s: disarming: %v", h.doing, err)
+				}
+				h.vault.WaitUntilServed(h)
+				return true
+			}
 		}},
-		{"call before it is done", func(op operation, pid, n int) func() {
+		{"call before it is done", func(op operation, pid, n int) func() bool {
 			server := op.server()
 			server.Watch(h.killAtCall(pid, n, func() { panic(http.ErrAbortHandler) }), nil)
-			return func() { server.Watch(nil, nil) }
+			return func() bool { server.Watch(nil, nil); return false }
 		}},
-		{"call after it is done", func(op operation, pid, n int) func() {
+		{"call after it is done", func(op operation, pid, n int) func() bool {
 			server := op.server()
 			server.Watch(nil, h.killAtCall(pid, n, func() {}))
-			return func() { server.Watch(nil, nil) }
+			return func() bool { server.Watch(nil, nil); return false }
 		}},
 	}
 }
@@ -201,7 +214,10 @@ func (h *harness) kill(op operation, trigger trigger, n int) bool {
 		h.kills++
 		h.vault.WaitUntilServed(h)
 	}
-	disarm()
+	if disarm() && !killed {
+		killed = true
+		h.kills++
+	}
 	if n%2 == 0 {
 		h.checkReads()
 	}

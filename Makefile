@@ -77,7 +77,7 @@ bench-docs: ## put the last result of "make bench" into docs/performance.md
 .PHONY: crash
 crash: build vault killpoints .bin/gitea ## kill the plugin at every step of minting and revoking, 200 times for each type (Linux)
 	@cd tests/tools/gitea && $(GO) mod download code.gitea.io/gitea
-	cd tests/crash && CGO_ENABLED=1 $(GO) test -race -count=1 -v -parallel=2 -timeout=20m
+	cd tests/crash && CGO_ENABLED=1 $(GO) test -race -count=1 -v -parallel=4 -timeout=40m
 
 .PHONY: killpoints
 killpoints: # build the plugin for tests of crashes, to .bin/

@@ -349,6 +349,7 @@ func (b *backend) findUnrevoked(ctx context.Context, storage logical.Storage, co
 			return err
 		}
 		if err == nil && stored != nil && stored.isRevoking() {
+			b.unrevoked.Store(name, key) // so that the end of the credential is the end of this key
 			b.attentions.setUnrevoked(connection, name, true)
 			return nil
 		}

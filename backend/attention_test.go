@@ -239,6 +239,26 @@ func TestGivenUpCredentialStaysUntilSomebodyForgetsIt(t *testing.T) {
 	e.refused(logical.UpdateOperation, "roles/new", fields{"registry": "ghcr.io", "username": "me", "password": "x", "forget_given_up": true}, `forget_given_up: is for shared roles that exist; role "new" is none`)
 }
 
+// A process that has ended knew under which key the failed revocation stands. The next one
+// must know it too, or the key outlives the credential.
+func TestRevocationAfterARestartLeavesNoKey(t *testing.T) {
+	e := newLeasingEngine(t, nil)
+	_, secret := e.lease("creds/leased")
+	e.minting.fail("revoke", errDown)
+	if _, err := e.onLease(logical.RevokeOperation, secret); err == nil {
+		t.Error("want an error while the registry is down")
+	}
+	e = e.restarted(t)
+	if items := e.needsAttention(); len(items) != 1 || !strings.HasPrefix(items[0], kindRevocationFailing) {
+		t.Errorf("want %s, got %q", kindRevocationFailing, items)
+	}
+	if _, err := e.onLease(logical.RevokeOperation, secret); err != nil {
+		t.Error(err)
+	}
+	checkSame(t, "index of leases", 0, len(e.indexedLeases()))
+	checkSame(t, "what needs attention", []string{}, e.needsAttention())
+}
+
 // Each call of the storage fails once, in each of these steps. A minute later status is
 // right, and it is right after a start.
 func TestAttentionSurvivesEachFailure(t *testing.T) {

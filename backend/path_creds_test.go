@@ -158,7 +158,7 @@ func TestReadsWarnOfExpiry(t *testing.T) {
 			e := newEngine(t)
 			e.write("roles/app", with(credential, fields{"expires_at": formatTime(expiry)}))
 			e.write("config", fields{"expiry_warning": int(c.warn.Seconds())})
-			e.now = func() time.Time { return expiry.Add(-c.left) }
+			e.clock.advance(expiry.Add(-c.left).Sub(e.clock.now()))
 			for _, path := range []string{"roles/app", "creds/app", "creds/app/kubernetes", "creds/app/docker"} {
 				checkWarnings(t, e.readWarnings(path), c.want...)
 			}

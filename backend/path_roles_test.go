@@ -90,7 +90,7 @@ func TestUpdateKeepsFieldsItDoesNotName(t *testing.T) {
 			t.Run(fmt.Sprintf("%s %s", op, field), func(t *testing.T) {
 				e := newEngine(t)
 				e.write("roles/app", samples["roles/app"])
-				e.now = func() time.Time { return noon.Add(time.Hour) }
+				e.clock.advance(time.Hour)
 				e.must(op, "roles/app", fields{field: c.value})
 
 				docker := dockerJSON(t, c.want.registry, c.want.username, c.want.password, c.want.email)

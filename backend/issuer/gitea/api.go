@@ -41,6 +41,9 @@ type transport struct {
 	secret   dockerconfig.Secret
 }
 
+// authMethodRefused is what Forgejo says, since 12.0.2, to a token in place of a password.
+const authMethodRefused = "auth method not allowed"
+
 // RoundTrip implements [http.RoundTripper]. It turns a refusal into an error, because
 // the SDK drops what tells Gitea's answers from those of others.
 func (t transport) RoundTrip(in *http.Request) (*http.Response, error) {
@@ -67,6 +70,9 @@ func (t transport) RoundTrip(in *http.Request) (*http.Response, error) {
 	proof := said.proves(resp.StatusCode, accountIn(in.URL.Path))
 	if proof == issuer.ProvesRefused && t.isUnhealthy(in.Context()) {
 		proof, refused = issuer.ProvesNothing, issuer.Hint(refused, "Gitea says that it is unhealthy, and while its database is down, it refuses every password and token")
+	}
+	if proof == issuer.ProvesRefused && said.Message == authMethodRefused {
+		refused = issuer.Hint(refused, "Forgejo lets no access token mint or end others: write the account's own password to the connection")
 	}
 	return nil, issuer.Proving(proof, refused)
 }

@@ -6,6 +6,7 @@ package gitea
 import (
 	"context"
 	"fmt"
+	"math"
 	"net/http"
 	"regexp"
 	"slices"
@@ -110,7 +111,7 @@ func (g *gitea) Check(ctx context.Context) (issuer.Status, error) {
 		status.Warnings = append(status.Warnings, fmt.Sprintf(
 			"%s is a site administrator, so roles can mint for every account that allowed_targets does not rule out; roles for one account need only that account's own credential", me.UserName))
 	}
-	// This also proves that the credential may manage tokens.
+	// This also proves that a password may manage tokens.
 	own, err := g.candidateTokens(ctx)
 	if err != nil {
 		return issuer.Status{}, err
@@ -125,7 +126,22 @@ func (g *gitea) Check(ctx context.Context) (issuer.Status, error) {
 	if warning != "" {
 		status.Warnings = append(status.Warnings, warning)
 	}
+	if err := g.checkEnds(ctx); err != nil {
+		return issuer.Status{}, err
+	}
 	return status, nil
+}
+
+// noTokensID is the ID of no access token: they are counted up from 1.
+const noTokensID = math.MaxInt64
+
+// checkEnds checks that the access token used as the password may mint and end others,
+// by ending one that does not exist. Forgejo lets it list them in any case.
+func (g *gitea) checkEnds(ctx context.Context) error {
+	if err := g.deleteToken(ctx, g.username, noTokensID); issuer.StatusOf(err) != http.StatusNotFound {
+		return err
+	}
+	return nil
 }
 
 // checkScopes checks the scopes of a token that is used as the password.

@@ -381,10 +381,47 @@ func TestCheckOfScopes(t *testing.T) {
 		status, err := serve(t, token, map[string]http.HandlerFunc{
 			"GET /user":               says(200, `{"login":"alice"}`),
 			"GET /users/alice/tokens": says(200, `[{"id":7,"token_last_eight":"01234567","scopes":`+scopes+`}]`),
+			endsNone:                  says(404, notFound),
 		}).Check(t.Context())
 		if err != nil || !cmp.Equal(status, issuer.Status{Identity: "alice", Warnings: want}) {
 			t.Errorf("scopes %s: want alice and the warnings %q, got %+v, %v", scopes, want, status, err)
 		}
+	}
+}
+
+// endsNone is the call with which a check finds out whether a token may end others.
+const endsNone = "DELETE /users/alice/tokens/9223372036854775807"
+
+// Since 12.0.2, Forgejo lets a token list the others, but neither mint nor end any.
+// The answers are those of its source.
+func TestForgejoRefusesTokens(t *testing.T) {
+	const notAllowed = `{"message":"auth method not allowed","url":"https://forgejo.example.com/api/swagger"}`
+	const want = "answered 401 Unauthorized: auth method not allowed (Forgejo lets no access token mint or end others: write the account's own password to the connection)"
+	client := serve(t, token, map[string]http.HandlerFunc{
+		"GET /user":                says(200, `{"login":"alice"}`),
+		"GET /users/alice/tokens":  says(200, `[{"id":7,"name":"vault","token_last_eight":"01234567","scopes":["write:user"]}]`),
+		"POST /users/alice/tokens": says(401, notAllowed),
+		endsNone:                   says(401, notAllowed),
+	})
+	status, err := client.Check(t.Context())
+	if err == nil || !strings.Contains(err.Error(), want) || !cmp.Equal(status, issuer.Status{}) {
+		t.Errorf("Check: want %q, got %+v, %v", want, status, err)
+	}
+	if _, err := client.Mint(t.Context(), issuer.Request{Name: "regcred-x", For: alice}); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("Mint: want %q, got %v", want, err)
+	}
+
+	// A password may do all of it, and is no token.
+	client = serve(t, "secret-of-alice", map[string]http.HandlerFunc{
+		"GET /user":                says(200, `{"login":"alice"}`),
+		"GET /users/alice/tokens":  says(200, `[]`),
+		"POST /users/alice/tokens": says(201, `{"id":9,"name":"regcred-x","sha1":"`+token+`","token_last_eight":"01234567","scopes":["read:package"]}`),
+	})
+	if _, err := client.Check(t.Context()); err != nil {
+		t.Errorf("Check with a password: %v", err)
+	}
+	if got, err := client.Mint(t.Context(), issuer.Request{Name: "regcred-x", For: alice}); err != nil || got.ID != "9" || got.Username != "alice" {
+		t.Errorf("Mint with a password: got %+v, %v", got, err)
 	}
 }
 

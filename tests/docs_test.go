@@ -4,6 +4,7 @@ package tests
 
 import (
 	"crypto/ed25519"
+	"crypto/rand"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
@@ -57,7 +58,8 @@ import (
 // https://harbor.example.com, https://acme.jfrog.io, type=ecr, type=acr and type=gar are servers in memory, and
 // https://gitea.example.com is a real Gitea. https://broker.example.com is the program
 // in examples/http-broker, with a real registry. Their root credentials are in the
-// files admin and next, secret.txt, secret, and token; see [standIns].
+// files admin and next, secret.txt, secret, and token; see [standIns]. On the pages of
+// the two, ghcr.io and nexus.example.com are a real registry each.
 //
 // In docs/openbao.md, "bao" is the server that the tests run on, which is Vault
 // unless VAULT_BIN says otherwise.
@@ -389,6 +391,16 @@ var standIns = map[string]func(*testing.T) (files, stands map[string]string){
 		return map[string]string{"token": g.AddToken(t, puller, "vault", "write:user")},
 			map[string]string{"https://gitea.example.com": g.URL, "gitea.example.com": g.Host, "puller": puller.Name}
 	},
+	// A registry in place of GitHub's, with the image acme/app:1.4.
+	"@ghcr-token": func(t *testing.T) (files, stands map[string]string) {
+		addr, password := privateRegistry(t, "acme-puller", "acme/app:1.4")
+		return map[string]string{"ghcr-token": password, "ghcr-next": password}, map[string]string{"ghcr.io": addr}
+	},
+	// A registry in place of a Nexus, whose repository docker-private is reached by its path.
+	"@nexus-password": func(t *testing.T) (files, stands map[string]string) {
+		addr, password := privateRegistry(t, "puller", "docker-private/team/app:1.4")
+		return map[string]string{"nexus-password": password, "nexus-next": password}, map[string]string{"nexus.example.com": addr}
+	},
 	// The program in examples/http-broker, for a registry with the image team/app.
 	"https://broker.example.com": func(t *testing.T) (files, stands map[string]string) {
 		registry := servers.StartRegistry(t, "admin", "s3cr3t")
@@ -425,6 +437,15 @@ var standIns = map[string]func(*testing.T) (files, stands map[string]string){
 		return map[string]string{"secret": c.Secrets["secret_access_key"].Reveal()},
 			map[string]string{"type=ecr": "type=ecr url=" + aws.URL, "123456789012": ecrtest.Account, "AKIAIOSFODNN7EXAMPLE": c.Settings["access_key_id"]}
 	},
+}
+
+// privateRegistry starts a real registry with an image, which only username may pull.
+func privateRegistry(t *testing.T, username, image string) (addr, password string) {
+	t.Helper()
+	password = rand.Text()
+	registry := servers.StartRegistry(t, username, password)
+	clients.Push(t, registry.Addr+"/"+image, username, password)
+	return registry.Addr, password
 }
 
 // writePublicKey writes a key like the one with which a cluster signs tokens.

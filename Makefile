@@ -59,7 +59,7 @@ vault: ## put a Vault to test with at .bin/vault: $VAULT_BIN, or one on PATH, or
 test: build client vault tools ## run the unit tests, then test the engine on a real Vault with real clients
 	CGO_ENABLED=1 $(GO) test -race -cover ./...
 	cd cmd/regcred && CGO_ENABLED=1 $(GO) test -race -cover ./...
-	cd tests && CGO_ENABLED=1 $(GO) test -race -count=1 -parallel=6 -timeout=20m . ./servers ./tools/filecycles
+	cd tests && CGO_ENABLED=1 $(GO) test -race -count=1 -parallel=6 -timeout=20m . ./live ./servers ./tools/filecycles
 
 .PHONY: bench
 bench: build vault .bin/bench-floor ## measure requests against a floor and Vault's KV, as ratios (Linux); BENCH=short tries it
@@ -73,6 +73,12 @@ bench-overdue: build vault ## measure how $OVERDUE roles that became due in an o
 .PHONY: bench-docs
 bench-docs: ## put the last result of "make bench" into docs/performance.md
 	@cd tests && $(GO) run ./bench/docs
+
+.PHONY: live
+SETTINGS ?= live.env
+live: ## try a type of connection at a registry of yours: TYPE=quay SETTINGS=live.env ROTATE_ROOT=yes NEW_ROOT=file CONFIRM=yes
+	@cd tests && $(GO) build -ldflags="-X main.version=$(VERSION)" -o ../.bin/live ./live
+	@.bin/live -type="$(TYPE)" -settings="$(SETTINGS)" -rotate-root="$(ROTATE_ROOT)" -new-root="$(NEW_ROOT)" -confirm="$(CONFIRM)"
 
 .PHONY: crash
 crash: build vault killpoints .bin/gitea ## kill the plugin at every step of minting and revoking, 200 times for each type (Linux)

@@ -266,7 +266,7 @@ func TestEachTypeDoesWhatTheEngineNeeds(t *testing.T) {
 }
 
 func TestRootCredentialIsReplaced(t *testing.T) {
-	for name, start := range map[string]func(*testing.T) subject{"harbor": harborSubject, "gitlab": gitlabSubject, "broker": brokerSubject(brokertest.All...)} {
+	for name, start := range map[string]func(*testing.T) subject{"harbor": harborSubject, "gitlab": gitlabSubject, "broker": brokerSubject(brokertest.All...), "artifactory": subjects["artifactory"], "ecr": subjects["ecr"]} {
 		t.Run(name, func(t *testing.T) {
 			s := start(t)
 			tried, out := s.open(t)
@@ -372,6 +372,42 @@ func TestRootCredentialStaysAfterAFault(t *testing.T) {
 				t.Errorf("want the given root credential to work:\n%s", out)
 			}
 		})
+	}
+}
+
+// If it is not known which root credential is in force, both are kept, and what was
+// minted is ended with the one that works.
+func TestNewRootCredentialIsKeptIfItMayBeInForce(t *testing.T) {
+	s := harborSubject(t)
+	tried, out := s.open(t)
+	tried.newRoot = filepath.Join(t.TempDir(), "new-root.json")
+	s.InjectFault(1, issuertest.Method(http.MethodPut), issuertest.CutAfterActing)
+	if code := tried.run(t.Context()); code != 1 {
+		t.Errorf("want exit code 1, got %d", code)
+	}
+	wantOutput(t, s, tried, out.String(), "FAILED", "either the one that you gave works, or the one in "+tried.newRoot, "; 1 left behind")
+	wantNoneLiving(t, s)
+	var fields map[string]string
+	text, _ := os.ReadFile(tried.newRoot)
+	if err := json.Unmarshal(text, &fields); err != nil {
+		t.Fatal(err)
+	}
+	s.conn.Secrets["password"] = dockerconfig.NewSecret(fields["password"])
+	if again, out := s.open(t); again.run(t.Context()) != 0 {
+		t.Errorf("want the one in the file to work:\n%s", out)
+	}
+}
+
+func TestRootCredentialThatCannotBeReplacedStays(t *testing.T) {
+	s := quaySubject(t)
+	tried, out := s.open(t)
+	tried.newRoot = filepath.Join(t.TempDir(), "new-root.json")
+	if code := tried.run(t.Context()); code != 0 {
+		t.Errorf("want exit code 0, got %d", code)
+	}
+	wantOutput(t, s, tried, out.String(), "not possible for this type", "; 0 left behind")
+	if _, err := os.Stat(tried.newRoot); err == nil {
+		t.Error("want no file")
 	}
 }
 

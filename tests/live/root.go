@@ -60,7 +60,7 @@ func (t *trial) rotateRoot(ctx context.Context) (string, error) {
 		err = nil
 	}
 	if err != nil {
-		return "", t.giveUpRoot(name, err)
+		return "", t.giveUpRoot(name, renewed.client, err)
 	}
 	old := issuer.Root{Settings: t.conn.Settings, Secrets: t.conn.Secrets}
 	t.former, t.client, t.conn = t.client, renewed.client, renewed.conn
@@ -90,10 +90,11 @@ func (t *trial) rotateRoot(ctx context.Context) (string, error) {
 
 // giveUpRoot ends a new root credential if it is certain that it is not in force, and
 // that the old one is. Otherwise both are kept.
-func (t *trial) giveUpRoot(name string, cause error) error {
+func (t *trial) giveUpRoot(name string, renewed *issuer.Client, cause error) error {
 	if _, err := t.client.Check(context.Background()); err == nil && issuer.Definite(cause) {
 		return errors.Join(cause, t.discard(name))
 	}
+	t.former = renewed // cleaning up tries both
 	t.leave("the root credential: either the one that you gave works, or the one in %s (%s at the registry); try both, and end the other", t.newRoot, name)
 	return cause
 }

@@ -10,7 +10,7 @@ auto_auth {
   }
   sink "file" {
     config = {
-      path = "/etc/prometheus/vault-token"
+      path = "/run/vault/prometheus-token"
       mode = 0640
     }
   }

@@ -114,7 +114,7 @@ func startMonitoring(t *testing.T) *monitoring {
 	file("rules.yaml", regexp.MustCompile(`(?m)^ *for: .*\n`).ReplaceAllString(example(t, "monitoring/rules.yaml"), ""))
 	config := file("prometheus.yaml", "global: {evaluation_interval: 1s}\n"+example(t, "monitoring/prometheus.yaml",
 		"scheme: https", "scheme: http",
-		"/etc/prometheus/vault-token", file("vault-token", token),
+		"/run/vault/prometheus-token", file("vault-token", token),
 		"    tls_config:\n      ca_file: /etc/prometheus/vault-ca.pem\n", "",
 		"scrape_interval: 1m", "scrape_interval: 1s",
 		"vault-active.vault.svc:8200", strings.TrimPrefix(m.vault.Client.Address(), "http://")))

@@ -228,12 +228,14 @@ func (i unreliableIssuer) RetireRoot(ctx context.Context, old issuer.Root) error
 // connection are named after it.
 type outage struct {
 	*engine
-	at map[string]*unreliableRegistry
+	at    map[string]*unreliableRegistry
+	going sync.WaitGroup // requests that nobody waits for
 }
 
 func newOutage(t *testing.T, connections ...string) *outage {
 	t.Helper()
-	o := &outage{newEngine(t), map[string]*unreliableRegistry{}}
+	o := &outage{engine: newEngine(t), at: map[string]*unreliableRegistry{}}
+	t.Cleanup(o.going.Wait) // before the engine's own
 	o.calls.pause, o.calls.patience = firstPause, firstPatience
 	o.setMount(time.Hour, 24*time.Hour)
 	for _, name := range connections {

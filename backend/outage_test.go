@@ -574,7 +574,7 @@ func TestRevocationsByRequestsDoNotDelayWhatIsDue(t *testing.T) {
 		"leases": func(o *outage, ctx context.Context) {
 			for range 2 * callsPerRegistry {
 				_, lease := o.lease("creds/leased-app")
-				go func() { _, _ = o.sendWith(ctx, logical.RevokeOperation, "creds/leased-app", nil, lease) }()
+				o.going.Go(func() { _, _ = o.sendWith(ctx, logical.RevokeOperation, "creds/leased-app", nil, lease) })
 			}
 		},
 		"roles": func(o *outage, ctx context.Context) {
@@ -582,7 +582,7 @@ func TestRevocationsByRequestsDoNotDelayWhatIsDue(t *testing.T) {
 				name := fmt.Sprintf("r%d", i)
 				o.write("roles/"+name, fields{"connection": "app", "project": "group/app"})
 				o.read("creds/" + name)
-				go func() { _, _ = o.send(ctx, logical.DeleteOperation, "roles/"+name) }()
+				o.going.Go(func() { _, _ = o.send(ctx, logical.DeleteOperation, "roles/"+name) })
 			}
 		},
 	} {

@@ -130,6 +130,7 @@ func (e *engine) verifyADay(period string) verifyingDay {
 	defer func() { e.storage = counting.Storage }()
 	e.write("config", fields{"verify_period": period})
 	e.background.Wait() // all roles are looked at after a write of config
+
 	if _, err := e.through().List(context.Background(), roleStoragePrefix); err != nil { // as the cache holds it anyway
 		e.t.Fatal(err)
 	}

@@ -9,8 +9,10 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
 	"os"
@@ -343,6 +345,37 @@ func TestCleansUp(t *testing.T) {
 			})
 		}
 	}
+}
+
+// A registry may mint after its answer was lost, and after it was asked whether it has.
+func TestWhatIsMintedLateIsEnded(t *testing.T) {
+	s := harborSubject(t)
+	tried, out := s.open(t)
+	act := func() {}
+	s.InjectFault(1, s.mints, func(w http.ResponseWriter, r *http.Request, handler http.Handler) {
+		body, _ := io.ReadAll(r.Body)
+		late := r.Clone(context.Background())
+		act = func() {
+			late.Body = io.NopCloser(bytes.NewReader(body))
+			handler.ServeHTTP(httptest.NewRecorder(), late)
+		}
+		issuertest.Cut(w, r, handler)
+	})
+	found := false
+	s.Watch(nil, func(r *http.Request) {
+		if r.Method == http.MethodGet && strings.HasSuffix(r.URL.Path, "/robots") && !found {
+			found = true
+			act()
+		}
+	})
+	if code := tried.run(t.Context()); code != 1 || !found {
+		t.Errorf("want exit code 1, got %d, and the registry asked, got %v", code, found)
+	}
+	wantOutput(t, s, tried, out.String(), "FAILED", "ended: regcred-live-", "; 0 left behind")
+	if !slices.ContainsFunc(s.Calls(), func(call string) bool { return strings.HasPrefix(call, http.MethodDelete) }) {
+		t.Errorf("want the late one ended, got %q", s.Calls())
+	}
+	wantNoneLiving(t, s)
 }
 
 // A root credential that could not be put in force is ended, and the given one stays.

@@ -63,3 +63,8 @@ func (v *Vault) RawWrite(t testing.TB, key, value string) {
 		t.Fatalf("writing %s to the storage: %v", key, err)
 	}
 }
+
+// KeysForEver are the keys of a mount that stay in storage when everything is deleted: the
+// fence, which is written before anything is ended, and the marks that the indexes of
+// bundles and of attention are complete.
+var KeysForEver = []string{"fence", "bundles-indexed", "attention/.complete"}

@@ -368,6 +368,9 @@ func (s *side) numbers() string {
 		n, s.static[n/2].Round(10*time.Microsecond), s.static[n*99/100].Round(10*time.Microsecond), s.static[n-1].Round(time.Millisecond), s.resident>>20, s.requests)
 }
 
+// unawaited is a rotation of a role that nobody reads.
+const unawaited = "rotation that nobody waits for"
+
 // due is something that was to happen at a healthy registry, again and again.
 type due struct{ what, where string }
 
@@ -390,7 +393,7 @@ func (s *side) lateness() map[due][]time.Duration {
 	}
 	for _, g := range s.healthy {
 		for _, r := range besideRoles {
-			rotation, where := "rotation that nobody waits for", g.name+"-"+r.name
+			rotation, where := unawaited, g.name+"-"+r.name
 			if r.read {
 				rotation = "rotation of what is read"
 			}
@@ -437,7 +440,13 @@ func compareSides(t *testing.T, calm, troubled *side) {
 		fmt.Fprintf(table, "%s\t%s\t%d\t%.1f\t%.1f\t%d\t%.1f\t%.1f\t\n", d.what, d.where,
 			len(before[d]), middle(before[d]).Seconds(), most(before[d]).Seconds(),
 			len(after[d]), middle(after[d]).Seconds(), most(after[d]).Seconds())
-		if delay := most(after[d]) - most(before[d]); delay > mostDelay {
+		// What nobody waits for is done when Vault calls the engine, once a minute, and the
+		// minutes of the two begin at different times.
+		allowed := most(before[d])
+		if d.what == unawaited {
+			allowed = max(allowed, time.Minute)
+		}
+		if delay := most(after[d]) - allowed; delay > mostDelay {
 			t.Errorf("%s, %s: done up to %.1f s late where other registries are broken, and up to %.1f s where all are healthy",
 				d.what, d.where, most(after[d]).Seconds(), most(before[d]).Seconds())
 		}

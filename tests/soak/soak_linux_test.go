@@ -479,10 +479,10 @@ func (w *world) checkStorage() {
 	}
 	mount := mounts[servers.Mount+"/"].UUID + "/"
 	look("logical/" + mount)
-	// Three keys are there for ever: the fence, which is written before anything is ended,
-	// and the marks that the indexes of bundles and of attention are complete.
-	forEver := []string{mount + "fence", mount + "bundles-indexed", mount + "attention/.complete"}
-	if left = slices.DeleteFunc(left, func(key string) bool { return slices.Contains(forEver, key) }); len(left) > 0 {
+	isForEver := func(key string) bool {
+		return slices.Contains(servers.KeysForEver, strings.TrimPrefix(key, mount))
+	}
+	if left = slices.DeleteFunc(left, isForEver); len(left) > 0 {
 		w.Errorf("want nothing in storage, got %q", left)
 	}
 }

@@ -248,6 +248,16 @@ func (c *connection) described() issuer.Connection {
 	return issuer.Connection{URL: c.URL, Registries: c.Registries, Settings: c.Settings, Secrets: c.Secrets, Declared: c.Declared}
 }
 
+// isAt reports whether two connections of a type mint at the same place.
+func (c *connection) isAt(other *connection) bool {
+	for _, field := range c.Type.PlaceFields {
+		if c.Settings[field] != other.Settings[field] {
+			return false
+		}
+	}
+	return apiRoot(c.URL) == apiRoot(other.URL)
+}
+
 // can returns what the registry can do with what it has minted.
 func (c *connection) can() issuer.Abilities { return c.Type.AbilitiesOf(c.described()) }
 

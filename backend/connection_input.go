@@ -32,10 +32,10 @@ func (in input) applyConnection(name string, old *connection, now time.Time, new
 	if err != nil {
 		return nil, nil, err
 	}
-	if old == nil || apiRoot(c.URL) != apiRoot(old.URL) {
+	c.Settings = in.applySettings(c.Type.ConnectionFields, c.Settings)
+	if old == nil || !c.isAt(old) {
 		c.ID, c.Declared = newID(), nil
 	}
-	c.Settings = in.applySettings(c.Type.ConnectionFields, c.Settings)
 	more, err := in.applySecrets(c)
 	if err != nil {
 		return nil, nil, err

@@ -37,6 +37,12 @@ type Type struct {
 	// is created without them. They are for a registry that there is only one of.
 	DefaultURL, DefaultRegistry string
 
+	// PlaceFields are the ConnectionFields that say, with the url, where at the registry a
+	// connection mints, and so finds and revokes. A connection in which one of them changes
+	// is another connection: what it has minted before is given up in sight, because its
+	// absence at the new place would prove nothing.
+	PlaceFields []string
+
 	// DeclaredFields are the fields of a connection's read-back that the registry
 	// declares ([Status.Declared]). Their types are those of ConnectionFields.
 	DeclaredFields map[string]*framework.FieldSchema

@@ -52,6 +52,7 @@ func Type() issuer.Type {
 		},
 		URLOptional: true,
 		Can:         abilities,
+		PlaceFields: []string{fieldRegistryID},
 		Target:      target,
 		New:         open,
 	}

@@ -57,8 +57,9 @@ func Type() issuer.Type {
 				Description: "What the credential may do: pull (default), or push, which includes pull.",
 			},
 		},
-		Target: target,
-		New:    open,
+		PlaceFields: []string{fieldOrganization},
+		Target:      target,
+		New:         open,
 	}
 }
 

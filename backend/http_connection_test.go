@@ -59,7 +59,7 @@ func TestWhatABrokerDeclaresIsStored(t *testing.T) {
 	checkSame(t, "operations after a write without a check", any([]string{"mint", "find", "revoke", "check"}), operations())
 
 	resp := e.write("connections/app", fields{"allowed_roles": "*"})
-	checkContains(t, strings.Join(resp.Warnings, "\n"), "the registry declares that it no longer revokes", "the broker cannot revoke")
+	checkContains(t, strings.Join(resp.Warnings, "\n"), "the connection can no longer revoke", "the broker cannot revoke")
 	checkSame(t, "operations", any([]string{"mint", "check"}), operations())
 	checkSame(t, "max_lifetime", any("12h0m0s"), e.read("connections/app")["max_lifetime"])
 
@@ -162,6 +162,46 @@ func TestBrokerThatCannotFind(t *testing.T) {
 	checkSame(t, "living after it has expired", 0, len(s.Living()))
 	e.must(logical.DeleteOperation, "roles/leased", nil)
 	e.must(logical.DeleteOperation, "connections/app", nil)
+}
+
+// A broker that once could revoke, and can no longer, has ended nothing. What it has minted
+// until then is given up, visibly, and not forgotten as if it were gone.
+func TestBrokerThatCannotRevokeAnyMore(t *testing.T) {
+	e, s := newBrokerEngine(t)
+	e.write("roles/app", fields{"connection": "app", "scopes": "team", "rotation_period": "6h", "grace_period": "1s"})
+	e.write("roles/leased", fields{"connection": "app", "scopes": "team", "mode": "leased", "ttl": "1h", "max_ttl": "1h"})
+	e.read("creds/app")
+	e.write("rotate/app", nil)
+	secret := e.must(logical.ReadOperation, "creds/leased", nil).Secret
+	s.InjectFault(1, s.MintMatch, issuertest.CutAfterActing)
+	e.failed(logical.ReadOperation, "creds/leased", nil, http.StatusBadGateway)
+	living := len(s.Living())
+
+	s.Operations = []string{"mint", "check"}
+	e.write("connections/app", fields{"allowed_roles": "*"})
+	e.sent()
+	if _, err := e.HandleRequest(t.Context(), &logical.Request{Operation: logical.RevokeOperation, Secret: secret, Storage: e.storage}); err != nil {
+		t.Errorf("revoking a lease: %v", err)
+	}
+	for range 10 {
+		e.clock.advance(time.Minute)
+		e.mustRollBack()
+	}
+	checkSame(t, "living, and known to be", living, len(s.Living()))
+	checkSame(t, "log lines: the lease, the former credential, the write-ahead entry", 3, strings.Count(e.log.String(), "a credential is given up: its connection cannot revoke any more"))
+	checkSame(t, "events", 3, strings.Count(strings.Join(e.sent(), "\n"), "regcred/credential-give-up"))
+	if given, _ := e.read("roles/app")["given_up"].([]map[string]any); len(given) != 1 {
+		t.Errorf("want the former credential in given_up, got %v", given)
+	}
+	checkSame(t, "entries", 0, len(keysBelow(t, e, framework.WALPrefix)))
+	checkSame(t, "leases in the index", 0, len(keysBelow(t, e, "leases/")))
+}
+
+// The same by a write of the connection, which then does not speak with a broker.
+func TestConnectionThatIsWrittenNotToRevoke(t *testing.T) {
+	e, _ := newBrokerEngine(t)
+	resp := e.write("connections/app", fields{"allowed_roles": "*", "protocol": "simple", "lifetime": "1h", "verify_connection": false})
+	checkContains(t, strings.Join(resp.Warnings, "\n"), "the connection can no longer revoke")
 }
 
 // A URL is asked as often as a rotation needs it, and each credential is served no longer

@@ -225,7 +225,7 @@ func (b *backend) abandon(ctx context.Context, storage logical.Storage, minted *
 	ctx, cancel := b.detached(ctx)
 	defer cancel()
 	defer minted.done()
-	err := b.atItsRegistry(ctx, storage, minted.credentialRef, func(ctx context.Context, client *issuer.Client) error {
+	err := b.atItsRegistry(ctx, storage, minted.credentialRef, minted.revocable, func(ctx context.Context, client *issuer.Client) error {
 		return b.endAt(ctx, client, minted.credentialRef)
 	})
 	if err := withoutGivenUp(err); err != nil {
@@ -239,18 +239,23 @@ func (b *backend) abandon(ctx context.Context, storage logical.Storage, minted *
 // revoke ends a credential at the registry that minted it. errGivenUp says that
 // the connection does not lead there.
 func (b *backend) revoke(ctx context.Context, storage logical.Storage, ref credentialRef) error {
-	return b.atItsRegistry(ctx, storage, ref, func(ctx context.Context, client *issuer.Client) error {
+	return b.revokeAs(ctx, storage, ref, ref.ID != "")
+}
+
+// revokeNamed ends the credential of that name, if there is one. It was minted where
+// credentials can be revoked.
+func (b *backend) revokeNamed(ctx context.Context, storage logical.Storage, ref credentialRef) error {
+	ref.ID = ""
+	return b.revokeAs(ctx, storage, ref, true)
+}
+
+func (b *backend) revokeAs(ctx context.Context, storage logical.Storage, ref credentialRef, revocable bool) error {
+	return b.atItsRegistry(ctx, storage, ref, revocable, func(ctx context.Context, client *issuer.Client) error {
 		if err := b.fence(ctx, storage); err != nil {
 			return err
 		}
 		return b.endAt(ctx, client, ref)
 	})
-}
-
-// revokeNamed ends the credential of that name, if there is one.
-func (b *backend) revokeNamed(ctx context.Context, storage logical.Storage, ref credentialRef) error {
-	ref.ID = ""
-	return b.revoke(ctx, storage, ref)
 }
 
 // find returns the IDs of the credentials of that name.
@@ -273,8 +278,9 @@ func (b *backend) endAt(ctx context.Context, client *issuer.Client, ref credenti
 	return err
 }
 
-// atItsRegistry calls the registry that minted a credential.
-func (b *backend) atItsRegistry(ctx context.Context, storage logical.Storage, ref credentialRef, do func(context.Context, *issuer.Client) error) error {
+// atItsRegistry calls the registry that minted a credential, which was revocable when it
+// was minted, or was not. errGivenUp says that nothing can end it any more.
+func (b *backend) atItsRegistry(ctx context.Context, storage logical.Storage, ref credentialRef, revocable bool, do func(context.Context, *issuer.Client) error) error {
 	for try := 1; ; try++ {
 		c, err := b.usableConnection(ctx, storage, ref.Connection)
 		if err != nil {
@@ -285,8 +291,11 @@ func (b *backend) atItsRegistry(ctx context.Context, storage logical.Storage, re
 			return errGivenUp
 		}
 		switch can := c.can(); {
-		case !can.Revoke:
+		case !can.Revoke && !revocable:
 			return nil
+		case !can.Revoke:
+			b.reportUnrevocable(ctx, ref)
+			return errGivenUp
 		case !can.Find && ref.ID == "":
 			b.reportUnfindable(ctx, ref)
 			return errGivenUp
@@ -302,6 +311,13 @@ func (b *backend) atItsRegistry(ctx context.Context, storage logical.Storage, re
 func (b *backend) reportGivenUp(ctx context.Context, ref credentialRef) {
 	b.Logger().Warn("a credential is given up: its connection does not lead to the registry that minted it any more; delete it there if it does not expire",
 		"connection", ref.Connection, "role", ref.Role, "name", ref.Name, "url", ref.URL)
+	b.sendEventOf(ctx, "credential-give-up", "connections/"+ref.Connection, "creds/"+ref.Role, logical.UpdateOperation)
+}
+
+// reportUnrevocable says that a connection has lost the way to end what it has minted.
+func (b *backend) reportUnrevocable(ctx context.Context, ref credentialRef) {
+	b.Logger().Warn("a credential is given up: its connection cannot revoke any more, as it could when it was minted; delete it at the registry if it does not expire",
+		"connection", ref.Connection, "role", ref.Role, "name", ref.Name)
 	b.sendEventOf(ctx, "credential-give-up", "connections/"+ref.Connection, "creds/"+ref.Role, logical.UpdateOperation)
 }
 

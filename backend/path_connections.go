@@ -180,6 +180,7 @@ func (b *backend) writeConnection(ctx context.Context, req *logical.Request, dat
 	if err != nil {
 		return answer(err)
 	}
+	warnings = append(warnings, lostAbilities(c, old)...)
 	if err := b.replaceRoot(ctx, req.Storage, c, old); err != nil {
 		return nil, err
 	}
@@ -241,24 +242,24 @@ func (b *backend) checkBeforeWrite(ctx context.Context, storage logical.Storage,
 	if err != nil {
 		return status, nil, refusef("verify_connection: nothing is stored, because the check of the root credential failed: %w; verify_connection=false stores the connection without this check", err)
 	}
-	lost := lostAbilities(c, status.Declared)
 	c.Declared = status.Declared
-	return status, append(b.statusWarnings(status, settings), lost...), nil
+	return status, b.statusWarnings(status, settings), nil
 }
 
-// lostAbilities warns if the registry declares that it can do less than before with what
-// it has minted.
-func lostAbilities(c *connection, declared issuer.Settings) []string {
-	now := c.described()
-	now.Declared = declared
-	before, after := c.can(), c.Type.AbilitiesOf(now)
+// lostAbilities warns if a connection can do less than before with what it has minted:
+// by what its registry declares, or by its fields.
+func lostAbilities(c, old *connection) []string {
+	if old == nil || c.ID != old.ID {
+		return nil // what another registry has minted is given up in any case
+	}
+	before, after := old.can(), c.can()
 	switch {
-	case c.Declared == nil: // it was never asked
+	case old.Declared == nil && c.Declared != nil: // it was never asked
 		return nil
 	case before.Revoke && !after.Revoke:
-		return []string{"the registry declares that it no longer revokes: what it has minted before works until it expires, and is not revoked any more"}
+		return []string{"the connection can no longer revoke: what it has minted before is given up when it is to be revoked, and works until it expires"}
 	case before.Find && !after.Find:
-		return []string{"the registry declares that it no longer finds credentials by their names: what it mints in a call without an answer works until it expires"}
+		return []string{"the connection can no longer find credentials by their names: what it mints in a call without an answer works until it expires"}
 	}
 	return nil
 }

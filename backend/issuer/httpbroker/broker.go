@@ -264,7 +264,10 @@ func (b *broker) Mint(ctx context.Context, r issuer.Request) (issuer.Credential,
 	if err := b.checkRegistries(out.Registries); err != nil {
 		return issuer.Credential{}, err
 	}
-	minted := issuer.Credential{ID: out.ID, Username: out.Username, Password: dockerconfig.NewSecret(out.Password)}
+	minted := issuer.Credential{Username: out.Username, Password: dockerconfig.NewSecret(out.Password)}
+	if ops.has(opRevoke) {
+		minted.ID = out.ID
+	}
 	if string(out.ExpiresAt) == "null" && ops.has(opRevoke) && ops.has(opFind) {
 		return minted, nil
 	}

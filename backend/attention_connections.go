@@ -80,33 +80,25 @@ func (b *backend) putLeaseAttention(ctx context.Context, storage logical.Storage
 	return nil
 }
 
-// settleLease notes whether a leased credential could be revoked, after its entry says
-// so.
-func (b *backend) settleLease(ctx context.Context, storage logical.Storage, connection, name string, failed bool) {
-	if !b.attentions.setUnrevoked(connection, name, failed) {
-		return
-	}
-	if !failed {
-		b.deleteLeaseAttention(ctx, storage, connection, name)
-	}
-	b.lookAtConnection(ctx, storage, connection)
-}
-
-// noteLease counts a key of the index of leases, or not any more.
-func (b *backend) noteLease(key string, there bool) {
-	if there {
+// noteLeaseKey notes what storage has under a key of the index of leases: nil is nothing.
+// The connection needs attention while there is a key of a credential whose revocation has
+// failed.
+func (b *backend) noteLeaseKey(ctx context.Context, storage logical.Storage, key string, stored *storedLease) {
+	if stored != nil {
 		b.attentions.leases.set(key, 0)
 	} else {
 		b.attentions.leases.remove(key)
 	}
-}
-
-// settleLeases is settleLease for all leases of a connection that was deleted.
-func (b *backend) settleLeases(ctx context.Context, storage logical.Storage, connection string) {
-	for _, name := range b.attentions.namesUnrevoked(connection) {
-		if b.attentions.setUnrevoked(connection, name, false) {
-			b.deleteLeaseAttention(ctx, storage, connection, name)
-		}
+	connection, l, ok := parseLeaseKey(key)
+	if !ok {
+		return
+	}
+	fails := stored != nil && stored.isRevoking()
+	if !b.attentions.setUnrevoked(connection, l.name, key, fails) {
+		return
+	}
+	if !fails {
+		b.deleteLeaseAttention(ctx, storage, connection, l.name)
 	}
 	b.lookAtConnection(ctx, storage, connection)
 }

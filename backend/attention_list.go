@@ -144,11 +144,7 @@ func (b *backend) settleDoubt(ctx context.Context, storage logical.Storage, key 
 	case key == configMark:
 		return b.lookAtConfig(ctx, storage)
 	case strings.HasPrefix(key, leaseIndexPrefix):
-		entry, err := storage.Get(ctx, key)
-		if err == nil {
-			b.noteLease(key, entry != nil)
-		}
-		return err
+		return b.lookAtLease(ctx, storage, key)
 	case strings.HasPrefix(key, connectionMark):
 		return b.renewConnection(ctx, storage, strings.TrimPrefix(key, connectionMark))
 	}
@@ -345,16 +341,39 @@ func (b *backend) findUnrevoked(ctx context.Context, storage logical.Storage, co
 	defer unlock()
 	for _, key := range keys {
 		stored, err := b.storedLease(ctx, storage, key)
-		if err != nil && !isUnreadable(err) {
+		switch {
+		case isUnreadable(err) || err == nil && stored == nil:
+		case err != nil:
 			return err
-		}
-		if err == nil && stored != nil && stored.isRevoking() {
-			b.unrevoked.Store(name, key) // so that the end of the credential is the end of this key
-			b.attentions.setUnrevoked(connection, name, true)
-			return nil
+		case stored.isRevoking():
+			b.attentions.setUnrevoked(connection, name, key, true)
 		}
 	}
-	b.deleteLeaseAttention(ctx, storage, connection, name)
+	if keys, _ := b.attentions.unrevokedKeys(connection, name); len(keys) == 0 {
+		b.deleteLeaseAttention(ctx, storage, connection, name)
+	}
+	return nil
+}
+
+// lookAtLease looks at a key of the index of leases of which a write failed.
+func (b *backend) lookAtLease(ctx context.Context, storage logical.Storage, key string) error {
+	_, l, ok := parseLeaseKey(key)
+	if !ok {
+		return nil
+	}
+	unlock, err := b.leaseLocks.lock(ctx, l.name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	stored, err := b.storedLease(ctx, storage, key)
+	if isUnreadable(err) {
+		stored, err = &storedLease{}, nil
+	}
+	if err != nil {
+		return err
+	}
+	b.noteLeaseKey(ctx, storage, key, stored)
 	return nil
 }
 

@@ -45,9 +45,9 @@ type attentions struct {
 
 	roles, leases *nameSet // all roles by type; all keys of the index of leases
 
-	connections map[string]string          // types of all connections, by name; "" if it cannot be read
-	rootChecked map[string]time.Time       // when the root credential of a connection was last to be checked; zero: check it now
-	unrevoked   map[string]map[string]bool // leased credentials whose revocation failed, by connection
+	connections map[string]string              // types of all connections, by name; "" if it cannot be read
+	rootChecked map[string]time.Time           // when the root credential of a connection was last to be checked; zero: check it now
+	unrevoked   map[string]map[string][]string // leased credentials whose revocation failed, by connection and name: their keys in the index
 
 	retired int // former credentials that are not revoked yet
 
@@ -96,7 +96,7 @@ func (a *attentions) forget() {
 	defer a.mu.Unlock()
 	a.listed, a.keepUntil, a.lookedUntil, a.lookedAt, a.retired = false, time.Time{}, time.Time{}, time.Time{}, 0
 	a.staleTypes, a.rootChecked = map[string]bool{}, map[string]time.Time{}
-	a.subjects, a.connections, a.unrevoked = map[string]*subject{}, map[string]string{}, map[string]map[string]bool{}
+	a.subjects, a.connections, a.unrevoked = map[string]*subject{}, map[string]string{}, map[string]map[string][]string{}
 	a.roles.clear()
 	a.leases.clear()
 	a.work, a.doubts = map[string]*announced{}, map[string]bool{}
@@ -160,25 +160,41 @@ func (a *attentions) isListed() bool {
 	return a.listed
 }
 
-// setUnrevoked notes that a leased credential could not be revoked, or is gone. It
-// reports whether that is news.
-func (a *attentions) setUnrevoked(connection, name string, failed bool) (changed bool) {
+// setUnrevoked notes that a key of the index is of a leased credential whose revocation
+// failed, or is gone. It reports whether it is the first of the credential, or was the last.
+func (a *attentions) setUnrevoked(connection, name, key string, fails bool) (changed bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	names := a.unrevoked[connection]
-	if names[name] == failed {
+	keys := names[name]
+	if slices.Contains(keys, key) == fails {
 		return false
 	}
-	if names == nil {
-		names = map[string]bool{}
-		a.unrevoked[connection] = names
+	if fails {
+		if names == nil {
+			names = map[string][]string{}
+			a.unrevoked[connection] = names
+		}
+		names[name] = append(keys, key)
+		return len(keys) == 0
 	}
-	if failed {
-		names[name] = true
-	} else if delete(names, name); len(names) == 0 {
+	keys = slices.DeleteFunc(slices.Clone(keys), func(other string) bool { return other == key })
+	if len(keys) > 0 {
+		names[name] = keys
+		return false
+	}
+	if delete(names, name); len(names) == 0 {
 		delete(a.unrevoked, connection)
 	}
 	return true
+}
+
+// unrevokedKeys returns the keys of a leased credential whose revocation failed, and
+// whether these are all: if not, storage may have more.
+func (a *attentions) unrevokedKeys(connection, name string) (keys []string, known bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.unrevoked[connection][name]), a.listed
 }
 
 // countUnrevoked returns how many leased credentials of a connection could not be revoked.
@@ -186,12 +202,6 @@ func (a *attentions) countUnrevoked(connection string) int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return len(a.unrevoked[connection])
-}
-
-func (a *attentions) namesUnrevoked(connection string) []string {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return slices.Collect(maps.Keys(a.unrevoked[connection]))
 }
 
 // setConnection notes the type of a connection that is stored.

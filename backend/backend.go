@@ -87,7 +87,6 @@ type backend struct {
 	verifications timetable    // when each role is to be verified
 	failing       failingRoles // whose last verdict is bad
 	outages       outages      // registries that cannot be reached when roles are verified
-	unrevoked     sync.Map     // by name of a leased credential whose revocation failed: its key in the index
 	attentions    *attentions
 	view          atomic.Pointer[attentionView] // what was last shown of them
 	counters      *counters

@@ -211,12 +211,7 @@ func (b *backend) forgetGoneLeases(ctx context.Context, storage logical.Storage,
 				gone = b.isGone(limit, c, stored.credentialRef, cancel)
 			}
 			if gone {
-				b.unrevoked.Delete(l.name)
-				if err := b.forgetKey(ctx, storage, l.key); err != nil {
-					return err
-				}
-				b.settleLease(ctx, storage, c.Name, l.name, false)
-				return nil
+				return b.forgetKey(ctx, storage, l.key)
 			}
 			if stored.isRevoking() {
 				waiting.Add(1)
@@ -254,12 +249,6 @@ func (b *backend) scheduleRolesOf(ctx context.Context, storage logical.Storage, 
 
 // forgetLeases deletes the lease index of a connection.
 func (b *backend) forgetLeases(ctx context.Context, storage logical.Storage, connection string) error {
-	b.unrevoked.Range(func(name, key any) bool {
-		if strings.HasPrefix(key.(string), leasePrefix(connection)) {
-			b.unrevoked.Delete(name)
-		}
-		return true
-	})
 	leases, err := listLeases(ctx, storage, connection)
 	if err != nil {
 		return err
@@ -268,8 +257,7 @@ func (b *backend) forgetLeases(ctx context.Context, storage logical.Storage, con
 		return fmt.Errorf("forgetting the leases of connection %q: %w", connection, err)
 	}
 	for _, l := range leases {
-		b.noteLease(l.key, false)
+		b.noteLeaseKey(ctx, storage, l.key, nil)
 	}
-	b.settleLeases(ctx, storage, connection)
 	return nil
 }

@@ -24,47 +24,6 @@ const (
 	leaseMargin = 30 * time.Second
 )
 
-// storedLease is a leased credential as it stands in the index.
-type storedLease struct {
-	SchemaVersion int `json:"schema_version"`
-	credentialRef
-
-	// Attempts counts the revocations that failed. If there are any, the
-	// credential is to be ended whatever the time in the key was before, and the
-	// key has the time of the next attempt.
-	Attempts int       `json:"attempts,omitempty"`
-	TriedAt  time.Time `json:"tried_at,omitzero"`
-
-	WrittenAt time.Time `json:"written_at,omitzero"` // earlier builds wrote none
-
-	// Redated has what the key and WrittenAt were before redateLeases moved it,
-	// because that clock may have been the wrong one.
-	Redated *redatedLease `json:"redated,omitempty"`
-}
-
-type redatedLease struct {
-	Ends      time.Time `json:"ends"`
-	WrittenAt time.Time `json:"written_at"`
-}
-
-func (s storedLease) isRevoking() bool { return s.Attempts > 0 }
-
-func leasePrefix(connection string) string { return leaseIndexPrefix + connection + "/" }
-
-func leaseKey(connection string, ends time.Time, name string) string {
-	return leasePrefix(connection) + ends.UTC().Format(expiryKeyTime) + name
-}
-
-// storedLease returns nil where the index has no such key.
-func (b *backend) storedLease(ctx context.Context, storage logical.Storage, key string) (*storedLease, error) {
-	var stored storedLease
-	found, err := getEntry(ctx, storage, key, &stored, &stored.SchemaVersion)
-	if err != nil || !found {
-		return nil, err
-	}
-	return &stored, nil
-}
-
 // indexLease writes a leased credential into the index under the end of its
 // lease.
 func (b *backend) indexLease(ctx context.Context, storage logical.Storage, ends time.Time, stored storedLease) error {
@@ -74,7 +33,7 @@ func (b *backend) indexLease(ctx context.Context, storage logical.Storage, ends 
 		b.attentions.doubt(key)
 		return err
 	}
-	b.noteLease(key, true)
+	b.noteLeaseKey(ctx, storage, key, &stored)
 	b.next.sweepBy(ends.Add(leaseMargin))
 	return nil
 }
@@ -92,10 +51,7 @@ func (b *backend) retryLater(ctx context.Context, storage logical.Storage, key s
 	if err := b.indexLease(ctx, storage, ends, stored); err != nil {
 		return err
 	}
-	moved := leaseKey(stored.Connection, ends, stored.Name)
-	b.unrevoked.Store(stored.Name, moved)
-	b.settleLease(ctx, storage, stored.Connection, stored.Name, true)
-	if moved == key {
+	if leaseKey(stored.Connection, ends, stored.Name) == key {
 		return nil
 	}
 	return b.forgetKey(ctx, storage, key)
@@ -106,66 +62,56 @@ func (b *backend) forgetKey(ctx context.Context, storage logical.Storage, key st
 		b.attentions.doubt(key)
 		return fmt.Errorf("forgetting a lease: %w", err)
 	}
-	b.noteLease(key, false)
+	b.noteLeaseKey(ctx, storage, key, nil)
 	return nil
 }
 
-// indexedLease is a key of the index.
-type indexedLease struct {
-	key  string
-	ends time.Time
-	name string
-}
-
-// listLeases returns the index of a connection, by time.
-func listLeases(ctx context.Context, storage logical.Storage, connection string) ([]indexedLease, error) {
-	keys, err := storage.List(ctx, leasePrefix(connection))
+// forgetEnded takes a leased credential that has ended out of the index, with all its
+// keys: a crash or a failure of storage may have left one beside that of its last attempt.
+func (b *backend) forgetEnded(ctx context.Context, storage logical.Storage, connection, name, key string) error {
+	keys, err := b.unrevokedKeys(ctx, storage, connection, name)
 	if err != nil {
-		return nil, fmt.Errorf("listing the leases of connection %q: %w", connection, err)
+		return err
 	}
-	slices.Sort(keys)
-	var leases []indexedLease
-	for _, key := range keys {
-		if ends, name, ok := parseExpiryKey(key); ok {
-			leases = append(leases, indexedLease{leasePrefix(connection) + key, ends, name})
+	for _, other := range keys {
+		if other == key {
+			continue
+		}
+		if err := b.forgetKey(ctx, storage, other); err != nil {
+			return err
 		}
 	}
-	return leases, nil
+	return b.forgetKey(ctx, storage, key)
 }
 
-// findLease looks for a credential whose key is not known, because a crash or a
-// failure of Vault came between the index and the lease. Of several keys, the
-// last one counts. stored is nil if there is none.
-func (b *backend) findLease(ctx context.Context, storage logical.Storage, connection, name string) (at indexedLease, stored *storedLease, err error) {
-	leases, err := listLeases(ctx, storage, connection)
-	if err != nil {
-		return indexedLease{}, nil, err
+// unrevokedKeys returns the keys of a leased credential whose revocation has failed.
+func (b *backend) unrevokedKeys(ctx context.Context, storage logical.Storage, connection, name string) ([]string, error) {
+	keys, known := b.attentions.unrevokedKeys(connection, name)
+	if known {
+		return keys, nil
 	}
-	for _, l := range slices.Backward(leases) {
-		if l.name == name {
-			stored, err = b.storedLease(ctx, storage, l.key)
-			return l, stored, err
-		}
+	mark, err := storage.Get(ctx, leaseAttentionKey(connection, name))
+	if err != nil || mark == nil {
+		return nil, err
 	}
-	return indexedLease{}, nil, nil
+	leases, err := leasesNamed(ctx, storage, connection, name)
+	for _, l := range leases {
+		keys = append(keys, l.key)
+	}
+	return keys, err
 }
 
 // forgetLease takes a credential that was never leased out of the index.
 func (b *backend) forgetLease(ctx context.Context, storage logical.Storage, m credentialRef) error {
-	leases, err := listLeases(ctx, storage, m.Connection)
+	leases, err := leasesNamed(ctx, storage, m.Connection, m.Name)
 	if err != nil {
 		return err
 	}
 	for _, l := range leases {
-		if l.name != m.Name {
-			continue
-		}
 		if err := b.forgetKey(ctx, storage, l.key); err != nil {
 			return err
 		}
 	}
-	b.unrevoked.Delete(m.Name)
-	b.settleLease(ctx, storage, m.Connection, m.Name, false)
 	return nil
 }
 
@@ -310,12 +256,7 @@ func (b *backend) sweepLease(ctx context.Context, storage logical.Storage, l ind
 	err = b.revoke(ctx, storage, stored.credentialRef)
 	switch {
 	case withoutGivenUp(err) == nil:
-		b.unrevoked.Delete(stored.Name)
-		if err := b.forgetKey(ctx, storage, l.key); err != nil {
-			return err
-		}
-		b.settleLease(ctx, storage, stored.Connection, stored.Name, false)
-		return nil
+		return b.forgetEnded(ctx, storage, stored.Connection, stored.Name, l.key)
 	case ctx.Err() != nil || !issuer.IsError(err):
 		return err
 	}

@@ -694,3 +694,41 @@ func TestLeaseOfAClockThatWasAheadEnds(t *testing.T) {
 	e.everyMinute(endedByNow)
 	e.checkAlive(0)
 }
+
+// Storage fails, or the process dies, at any call of a second attempt to revoke, which
+// leaves two keys of one credential. Whoever ends it at last, no key is left, and status
+// says nothing of it.
+func TestNoKeyOfARevokedLeaseIsLeft(t *testing.T) {
+	for name, end := range map[string]func(*engine, *logical.Secret) error{
+		"by Vault":  func(e *engine, s *logical.Secret) error { _, err := e.onLease(logical.RevokeOperation, s); return err },
+		"by a look": func(e *engine, _ *logical.Secret) error { e.clock.advance(time.Hour); return e.rollBack() },
+	} {
+		for _, restarts := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, restarts %v", name, restarts), func(t *testing.T) {
+				for failAt := int64(1); ; failAt++ {
+					e := newLeasingEngine(t, nil)
+					_, secret := e.lease("creds/leased")
+					e.minting.fail("revoke", errDown)
+					_, _ = e.onLease(logical.RevokeOperation, secret)
+					e.clock.advance(time.Hour)
+					faulty := e.faulty(failAt)
+					e.storage = faulty
+					_ = e.rollBack()
+					e.storage = faulty.Storage
+					if restarts {
+						e = e.restarted(t)
+					}
+					e.minting.mend()
+					if err := end(e, secret); err != nil {
+						t.Fatal(err)
+					}
+					checkSame(t, fmt.Sprintf("call %d fails: index of leases", failAt), 0, len(e.indexedLeases()))
+					checkSame(t, "what needs attention", []string{}, e.needsAttention())
+					if faulty.calls.Load() < failAt {
+						return
+					}
+				}
+			})
+		}
+	}
+}

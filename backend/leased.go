@@ -351,16 +351,9 @@ func (b *backend) endLeased(ctx context.Context, storage logical.Storage, l leas
 		b.noteUnrevoked(ctx, storage, l, err)
 		return err
 	}
-	keys := []string{l.indexKey()}
-	if key, noted := b.unrevoked.LoadAndDelete(l.Name); noted {
-		keys = append(keys, key.(string))
+	if err := b.forgetEnded(ctx, storage, l.Connection, l.Name, l.indexKey()); err != nil {
+		return err
 	}
-	for _, key := range keys {
-		if err := b.forgetKey(ctx, storage, key); err != nil {
-			return err
-		}
-	}
-	b.settleLease(ctx, storage, l.Connection, l.Name, false)
 	return revoked
 }
 
@@ -374,7 +367,7 @@ func (b *backend) noteUnrevoked(ctx context.Context, storage logical.Storage, l 
 	at := indexedLease{l.indexKey(), l.Ends, l.Name}
 	stored, err := b.storedLease(ctx, storage, at.key)
 	if err == nil && stored == nil {
-		if _, noted := b.unrevoked.Load(l.Name); noted {
+		if keys, _ := b.attentions.unrevokedKeys(l.Connection, l.Name); len(keys) > 0 {
 			return // the sweep tries again
 		}
 		at, stored, err = b.findLease(ctx, storage, l.Connection, l.Name)

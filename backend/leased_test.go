@@ -262,9 +262,8 @@ func TestCredentialWhoseWriteAheadEntryStaysIsForgotten(t *testing.T) {
 	if err := onPath(logical.ReadOperation, "creds/leased")(e, walStorage{e.storage}); !errors.Is(err, errStorage) {
 		t.Errorf("want the storage's error, got %v", err)
 	}
-	remembered := func() (count int) {
-		e.unrevoked.Range(func(any, any) bool { count++; return true })
-		return count
+	remembered := func() int {
+		return e.attentions.countUnrevoked("app")
 	}
 	checkSame(t, "remembered", 1, remembered())
 	e.minting.mend()

@@ -111,6 +111,7 @@ type world struct {
 	excused map[string]bool // names that the engine may leave alive
 	trace   []string
 	ids     int
+	roots   int // root credentials that were replaced by hand
 }
 
 // modelRegistry is a registry that counts its IDs.
@@ -406,7 +407,8 @@ func (w *world) replaceRoot(t *rapid.T) {
 	for _, r := range w.registries {
 		if r.url == w.urlOf(name) {
 			r.mu.Lock()
-			password := fmt.Sprint("root-", len(r.admins))
+			w.roots++ // no two connections have the same
+			password := fmt.Sprint("root-", w.roots)
 			r.admins[password] = true
 			r.mu.Unlock()
 			_, _ = w.request(logical.UpdateOperation, "connections/"+name, fields{"password": password, "verify_connection": false})

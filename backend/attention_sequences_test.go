@@ -26,6 +26,7 @@ import (
 // each step, status says exactly what a model says that reads all entries of the storage.
 // TestRandomSequences has the same check for what registries do.
 func TestAttentionSequences(t *testing.T) {
+	t.Parallel()
 	memory := cache.New()
 	rapid.Check(t, func(rt *rapid.T) {
 		w := newWorld(rt, memory)

@@ -46,6 +46,7 @@ import (
 //
 // "make sequences" draws as many as an issue needs; "go test" draws few.
 func TestRandomSequences(t *testing.T) {
+	t.Parallel()
 	memory := cache.New()
 	rapid.Check(t, func(rt *rapid.T) {
 		w := newWorld(rt, memory)

@@ -57,10 +57,12 @@ type Cache struct {
 	mounts     uint64           // how many there have been
 }
 
-// entryKey is a key in the storage of one mount.
+// entryKey is a key in the storage of one mount, or a prefix whose list is held. An entry
+// may have the prefix as its key.
 type entryKey struct {
-	mount uint64
-	key   string
+	mount  uint64
+	key    string
+	isList bool
 }
 
 // bytes returns the key under which fastcache has an entry.
@@ -216,13 +218,14 @@ func (c *Cache) ForMount(keys Keys) *Mount {
 	return &Mount{cache: c, mount: c.mounts, keys: keys}
 }
 
-func (m *Mount) key(key string) entryKey { return entryKey{m.mount, key} }
+func (m *Mount) key(key string) entryKey { return entryKey{mount: m.mount, key: key} }
 
-// changed returns the keys that are out of date when a key has changed. A list
-// is held under its prefix.
+func (m *Mount) listKey() entryKey { return entryKey{m.mount, m.keys.List, true} }
+
+// changed returns what is out of date when a key has changed.
 func (m *Mount) changed(key string) []entryKey {
 	if strings.HasPrefix(key, m.keys.List) {
-		return []entryKey{m.key(key), m.key(m.keys.List)}
+		return []entryKey{m.key(key), m.listKey()}
 	}
 	return []entryKey{m.key(key)}
 }

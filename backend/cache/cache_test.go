@@ -326,6 +326,25 @@ func TestEmptyEntryIsNoAbsentOne(t *testing.T) {
 	}
 }
 
+// An entry may have the prefix of the list as its key.
+func TestListIsNoEntry(t *testing.T) {
+	c := New().ForMount(testKeys)
+	storage := c.Over(&logical.InmemStorage{})
+	mustPut(t, storage, "one")
+	for range 2 {
+		names, err := storage.List(t.Context(), listPrefix)
+		checkSame(t, "list", []string{"app"}, names)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := Decoded(t.Context(), c, storage, listPrefix, "none", func(*logical.StorageEntry) (string, error) { return "an entry", nil })
+		checkSame(t, "entry", "none", got)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // jitter is a storage that takes its time before
 // and after what it does.
 type jitter struct{ logical.Storage }

@@ -107,7 +107,7 @@ func (s *cachedStorage) List(ctx context.Context, prefix string) ([]string, erro
 		slices.Sort(names)
 		return names, err
 	}
-	cache, id := s.mount.cache, s.mount.key(prefix)
+	cache, id := s.mount.cache, s.mount.listKey()
 	held, ok, generation := cache.getDecoded(id)
 	if ok {
 		return held.([]string), nil

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -118,10 +119,10 @@ func TestDiscardFindsAKeyWhoseAnswerNeverCame(t *testing.T) {
 		s := ecrtest.New(t)
 		c := s.Connection()
 		client, _ := subject(s, c, s.Role()).Open(t)
-		created := 0
+		var created atomic.Int64
 		s.Watch(func(r *http.Request) {
 			if ecrtest.CallMatch("CreateAccessKey")(r) {
-				created++
+				created.Add(1)
 			}
 		}, nil)
 		s.InjectFault(-1, ecrtest.CallMatch("CreateAccessKey"), fault)
@@ -130,8 +131,8 @@ func TestDiscardFindsAKeyWhoseAnswerNeverCame(t *testing.T) {
 		if err == nil || issuer.Definite(err) {
 			t.Fatalf("PrepareRoot: want an error that is not definite, got %v", err)
 		}
-		if created != 1 || len(s.Admins()) != 2 {
-			t.Errorf("want one key made by one call, got %d calls and %q", created, s.Admins())
+		if created.Load() != 1 || len(s.Admins()) != 2 {
+			t.Errorf("want one key made by one call, got %d calls and %q", created.Load(), s.Admins())
 		}
 		if err := client.DiscardRoot(t.Context(), "regcred-another"); err != nil || len(s.Admins()) != 2 {
 			t.Errorf("DiscardRoot of another name: want nothing deleted, got %v and %q", err, s.Admins())

@@ -242,10 +242,14 @@ func (f attentionOfConnection) attention() []attention {
 	}
 	replace := fmt.Sprintf("write to connections/%s/rotate-root, or write a new root credential to the connection", f.name)
 	if f.root.Refused {
+		mend := fmt.Sprintf("write a root credential that works to connections/%s, or give this one its rights back at the registry", f.name)
+		if f.connection.described().TakesIdentityToken() {
+			mend = fmt.Sprintf("have the registry's side trust the identity tokens of this mount, or correct the fields of connections/%s", f.name)
+		}
 		add(attention{
 			Kind: kindRootRefused, Since: f.root.CheckedAt,
 			Message: fmt.Sprintf("%s to the root credential; nothing can be minted or revoked with it; connections/%s/check says more", failureInWords(f.root.Status), f.name),
-			Action:  fmt.Sprintf("write a root credential that works to connections/%s, or give this one its rights back at the registry", f.name),
+			Action:  mend,
 		})
 	}
 	if at := f.root.ExpiresAt; !at.IsZero() {

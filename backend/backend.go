@@ -38,6 +38,7 @@
 //	background.go, calls.go, pause.go
 //	                             work that goes on without a request; what all calls to
 //	                             registries pass
+//	identity_token.go            plugin identity tokens of Vault Enterprise
 //	storage.go, index.go, wal.go, schedule.go, timetable.go
 //	                             storage, indexes, write-ahead entries, due times
 //	fields.go, input.go, suggest.go, response.go, issuers.go, locks.go, keys.go

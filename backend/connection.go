@@ -306,7 +306,7 @@ func (b *backend) open(c *connection, root issuer.Root) (*issuer.Client, error) 
 		return nil, err
 	}
 	opened := c.described()
-	opened.HTTP, opened.Now = b.newHTTP(cas), b.now
+	opened.HTTP, opened.Now, opened.IdentityToken = b.newHTTP(cas), b.now, b.identityTokens(c.Settings)
 	client, err := issuer.Open(c.Type, opened.With(root))
 	if err != nil {
 		return nil, refuse(err)

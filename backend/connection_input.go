@@ -33,6 +33,9 @@ func (in input) applyConnection(name string, old *connection, now time.Time, new
 		return nil, nil, err
 	}
 	c.Settings = in.applySettings(c.Type.ConnectionFields, c.Settings)
+	if err := in.completeIdentityToken(c.Settings); err != nil {
+		return nil, nil, err
+	}
 	if old == nil || !c.isAt(old) {
 		c.ID, c.Declared = newID(), nil
 	}

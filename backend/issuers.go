@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
 
@@ -99,8 +101,14 @@ func isSecretField(field *framework.FieldSchema) bool {
 // setting reads a field of a connection's type in the form that
 // [issuer.Settings] has.
 func (in input) setting(name string, field *framework.FieldSchema) string {
-	if field.Type == framework.TypeCommaStringSlice {
+	switch field.Type {
+	case framework.TypeCommaStringSlice:
 		return strings.Join(in.Get(name).([]string), ",")
+	case framework.TypeDurationSecond:
+		if duration := in.duration(name); duration != 0 {
+			return strconv.FormatInt(int64(duration/time.Second), 10)
+		}
+		return ""
 	}
 	return in.text(name)
 }
@@ -123,7 +131,8 @@ func (in input) applySettings(fields map[string]*framework.FieldSchema, old issu
 	return settings
 }
 
-// readBackSettings returns settings as fields of a response, lists as lists.
+// readBackSettings returns settings as fields of a response, lists as lists and durations
+// as numbers.
 func readBackSettings(fields map[string]*framework.FieldSchema, settings issuer.Settings) map[string]any {
 	data := map[string]any{}
 	for name, value := range settings {
@@ -131,6 +140,10 @@ func readBackSettings(fields map[string]*framework.FieldSchema, settings issuer.
 		case field == nil: // of a newer plugin, or damaged
 		case field.Type == framework.TypeCommaStringSlice:
 			data[name] = strings.Split(value, ",")
+		case field.Type == framework.TypeDurationSecond:
+			if seconds, err := strconv.ParseInt(value, 10, 64); err == nil {
+				data[name] = seconds
+			}
 		default:
 			data[name] = value
 		}

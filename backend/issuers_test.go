@@ -46,8 +46,8 @@ func TestFieldsOfTypesHaveUniqueNames(t *testing.T) {
 		}
 		for _, fields := range []map[string]*framework.FieldSchema{it.ConnectionFields, it.DeclaredFields, it.RoleFields} {
 			for name, field := range fields {
-				if field.Type != framework.TypeString && field.Type != framework.TypeCommaStringSlice {
-					t.Errorf("type %s: %q is neither a string nor a list of strings", it.Name, name)
+				if !slices.Contains([]framework.FieldType{framework.TypeString, framework.TypeCommaStringSlice, framework.TypeDurationSecond}, field.Type) {
+					t.Errorf("type %s: %q is neither a string, nor a list of strings, nor a duration", it.Name, name)
 				}
 				if other, known := types[name]; known && other != field.Type {
 					t.Errorf("type %s: %q has another type elsewhere", it.Name, name)

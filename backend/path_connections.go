@@ -219,7 +219,9 @@ func (b *backend) checkBeforeWrite(ctx context.Context, storage logical.Storage,
 		return status, nil, err
 	}
 	added := c.Registries // a connection whose registry is no longer allowed can still be restricted
+	var before issuer.Settings
 	if old != nil {
+		before = old.Settings
 		added = slices.DeleteFunc(slices.Clone(added), func(key dockerconfig.Key) bool { return slices.Contains(old.Registries, key) })
 	}
 	if err := settings.checkRegistries(added); err != nil {
@@ -230,6 +232,9 @@ func (b *backend) checkBeforeWrite(ctx context.Context, storage logical.Storage,
 		return status, nil, err
 	}
 	client.Close()
+	if err := b.tryIdentityToken(ctx, c.Type, c.Settings, before); err != nil {
+		return status, nil, err
+	}
 	if !ask {
 		return status, nil, nil
 	}

@@ -42,7 +42,7 @@ func (b *backend) prepareRoot(ctx context.Context, storage logical.Storage, c *c
 		return err
 	})
 	if err != nil {
-		if errors.Is(err, issuer.ErrRootNotRotatable) {
+		if errors.Is(err, issuer.ErrRootNotRotatable) || errors.Is(err, issuer.ErrNothingToRotate) {
 			err = refuse(err)
 		}
 		if issuer.Definite(err) || isInputError(err) {

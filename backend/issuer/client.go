@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
 	"vault-plugin-secrets-regcred/backend/redact"
@@ -17,18 +18,32 @@ import (
 // Client is an open connection: the [Issuer] of its type, and what all types
 // share around each call (time limit, wording of errors, redaction).
 type Client struct {
-	issuer  Issuer
-	conn    Connection
+	issuer Issuer
+	conn   Connection
+
+	mu      sync.Mutex
 	secrets []dockerconfig.Secret // must not appear in errors, warnings or identities
 }
 
 // Open opens a connection. Its errors are for the person who wrote the fields.
 func Open(t Type, c Connection) (*Client, error) {
+	client := &Client{secrets: c.sentSecrets()}
+	if c.TakesIdentityToken() {
+		c.IdentityToken = client.withheld(c.IdentityToken)
+	}
 	issuer, err := t.New(c)
 	if err != nil {
 		return nil, err
 	}
-	return &Client{issuer: issuer, conn: c, secrets: c.sentSecrets()}, nil
+	client.issuer, client.conn = issuer, c
+	return client, nil
+}
+
+// hidden returns what must not appear in errors, warnings or identities.
+func (c *Client) hidden() []dockerconfig.Secret {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.secrets)
 }
 
 // sentSecrets returns the secrets, and each of them joined to a user name as in
@@ -93,7 +108,7 @@ func (c *Client) Check(ctx context.Context) (Status, error) {
 
 // sanitize makes a text that may contain what the registry said fit to be shown.
 func (c *Client) sanitize(text string) string {
-	return redact.Truncate(redact.Sanitize(text, reveal(c.secrets), c.conn.known()), maxText)
+	return redact.Truncate(redact.Sanitize(text, reveal(c.hidden()), c.conn.known()), maxText)
 }
 
 // Mint calls [Issuer.Mint]. A credential without user name or password is an
@@ -160,6 +175,9 @@ func (c *Client) rotator() (RootRotator, error) {
 func (c *Client) PrepareRoot(ctx context.Context, name string) (Root, error) {
 	ctx, cancel := forOneCall(ctx)
 	defer cancel()
+	if c.conn.TakesIdentityToken() {
+		return Root{}, ErrNothingToRotate
+	}
 	r, err := c.rotator()
 	if err != nil {
 		return Root{}, err
@@ -223,7 +241,7 @@ func (c *Client) wrapErrorFor(target Settings, err error, more ...dockerconfig.S
 	copied := *answered // an issuer may return the same error again
 	e := &copied
 	e.discardUnproven()
-	e.secrets, e.known = slices.Concat(c.secrets, more), slices.Concat(c.conn.known(), target.names())
+	e.secrets, e.known = slices.Concat(c.hidden(), more), slices.Concat(c.conn.known(), target.names())
 	where := c.conn.URL
 	if where == "" {
 		where = string(c.conn.Registries[0])

@@ -22,9 +22,10 @@ type Type struct {
 	Description string
 
 	// ConnectionFields are the connection's fields in addition to url, registry
-	// and ca_pem. Each is a [framework.TypeString] or
-	// [framework.TypeCommaStringSlice]. Fields with DisplayAttrs.Sensitive are
-	// secrets and never read back.
+	// and ca_pem. Each is a [framework.TypeString], a
+	// [framework.TypeCommaStringSlice] or a [framework.TypeDurationSecond]. Fields
+	// with DisplayAttrs.Sensitive are secrets and never read back. Those of
+	// [WithIdentityToken] are for a type that takes plugin identity tokens.
 	ConnectionFields map[string]*framework.FieldSchema
 
 	// RoleFields are the role's fields, which say what its credential may do.
@@ -80,8 +81,8 @@ func (t Type) AbilitiesOf(c Connection) Abilities {
 	return t.Can(c)
 }
 
-// Settings are values by field name. List elements are joined by commas. A field
-// that is not set is absent.
+// Settings are values by field name. List elements are joined by commas, and durations
+// are whole seconds. A field that is not set is absent.
 type Settings map[string]string
 
 // Secrets are the values of the sensitive fields of a connection.
@@ -102,6 +103,12 @@ type Connection struct {
 	// Declared is what the registry declared when the connection was last checked
 	// ([Status.Declared]); nil if it never was at this URL.
 	Declared Settings
+
+	// IdentityToken asks Vault for a plugin identity token: a JWT that says which mount
+	// asks, for the audience in Settings. It is a secret that is for one exchange, and is
+	// never kept. The engine keeps it out of errors. It is nil if there is no audience;
+	// see [WithIdentityToken].
+	IdentityToken func(context.Context) (dockerconfig.Secret, error)
 
 	// HTTP is the client for every call. It retries what is safe to repeat,
 	// limits time and size, and follows no redirect.

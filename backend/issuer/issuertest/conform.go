@@ -4,10 +4,13 @@ package issuertest
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -46,7 +49,8 @@ type Subject struct {
 	// ends that. It is nil if no such outage is known.
 	Outage func(on bool)
 
-	// BadSecrets replace the connection's secrets, and the server refuses them.
+	// BadSecrets replace the connection's secrets, and the server refuses them. A
+	// connection that takes identity tokens has none.
 	BadSecrets issuer.Secrets
 }
 
@@ -80,6 +84,7 @@ func Conform(t *testing.T, fresh func(t *testing.T) Subject) {
 	t.Run("mints, finds and revokes", func(t *testing.T) { mintsFindsAndRevokes(t, fresh(t)) })
 	t.Run("target is stable", func(t *testing.T) { targetIsStable(t, fresh(t)) })
 	t.Run("bad root credential", func(t *testing.T) { badCredential(t, fresh(t)) })
+	t.Run("identity tokens", func(t *testing.T) { keepsIdentityTokens(t, fresh) })
 	t.Run("root credential is replaced", func(t *testing.T) { rotatesRoot(t, fresh(t)) })
 	t.Run("foreign credentials", func(t *testing.T) { leavesForeignCredentials(t, fresh) })
 	t.Run("answers of others", func(t *testing.T) { believesNoOther(t, fresh) })
@@ -179,7 +184,13 @@ func targetIsStable(t *testing.T, s Subject) {
 
 func badCredential(t *testing.T, s Subject) {
 	_, target := s.Open(t)
-	s.Connection.Secrets = s.BadSecrets
+	if s.Connection.TakesIdentityToken() {
+		s.Connection.IdentityToken = func(context.Context) (dockerconfig.Secret, error) {
+			return dockerconfig.NewSecret(foreignToken), nil
+		}
+	} else {
+		s.Connection.Secrets = s.BadSecrets
+	}
 	client, _ := s.Open(t)
 	_, err := client.Check(t.Context())
 	if status := issuer.StatusOf(err); status != http.StatusUnauthorized && status != http.StatusForbidden && status != http.StatusBadRequest {
@@ -189,7 +200,76 @@ func badCredential(t *testing.T, s Subject) {
 	if !issuer.Definite(err) {
 		t.Errorf("Mint: want an error that is definite, got %v", err)
 	}
-	holdsNone(t, err, s)
+	holdsNone(t, err, s, foreignToken)
+}
+
+// foreignToken is an identity token that no server trusts.
+const foreignToken = "identity-of-another-mount"
+
+// keepsIdentityTokens tests a connection that proves who it is by identity tokens: a token
+// is asked for anew for each call, is in no error, and where there is none, nothing is sent.
+func keepsIdentityTokens(t *testing.T, fresh func(t *testing.T) Subject) {
+	if !fresh(t).Connection.TakesIdentityToken() {
+		return
+	}
+	try := func(ctx context.Context, s Subject) error {
+		client, target := s.Open(t)
+		_, err := client.Mint(ctx, issuer.Request{Name: issuer.NewName("x"), For: target.Settings, ExpiresAt: time.Now().Add(time.Hour)})
+		return err
+	}
+	s := fresh(t)
+	var given []string
+	ask := s.Connection.IdentityToken
+	s.Connection.IdentityToken = func(ctx context.Context) (dockerconfig.Secret, error) {
+		token, err := ask(ctx)
+		given = append(given, token.Reveal())
+		return token, err
+	}
+	s.Server.InjectFault(-1, nil, func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
+		text, _ := url.QueryUnescape(body(r))
+		w.WriteHeader(http.StatusBadRequest)
+		said, _ := json.Marshal(text)
+		_, _ = fmt.Fprintf(w, `{"error":%s,"error_description":%s}`, said, said)
+	})
+	for range 2 {
+		err := try(t.Context(), s)
+		if err == nil {
+			t.Error("want an error")
+		}
+		holdsNone(t, err, s, given...)
+	}
+	if slices.Sort(given); len(slices.Compact(given)) != 2 {
+		t.Errorf("want a token for each call, got %d", len(given))
+	}
+
+	s = fresh(t)
+	s.Connection.IdentityToken = func(context.Context) (dockerconfig.Secret, error) {
+		return dockerconfig.Secret{}, issuer.Refusedf("Vault says no")
+	}
+	if err := try(t.Context(), s); !issuer.Definite(err) || !strings.Contains(err.Error(), "Vault says no") || len(s.Server.Calls()) > 0 {
+		t.Errorf("want a definite error and no call, got %v and %q", err, s.Server.Calls())
+	}
+	client, _ := s.Open(t)
+	if _, err := client.PrepareRoot(t.Context(), issuer.NewName("root")); !errors.Is(err, issuer.ErrNothingToRotate) {
+		t.Errorf("PrepareRoot: want %q, got %v", issuer.ErrNothingToRotate, err)
+	}
+
+	s = fresh(t)
+	s.Connection.IdentityToken = func(ctx context.Context) (dockerconfig.Secret, error) {
+		<-ctx.Done()
+		return dockerconfig.Secret{}, ctx.Err()
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := try(ctx, s); err == nil || len(s.Server.Calls()) > 0 {
+		t.Errorf("want an error and no call, got %v and %q", err, s.Server.Calls())
+	}
+}
+
+// body returns the body of a request.
+func body(r *http.Request) string {
+	text, _ := io.ReadAll(r.Body)
+	return string(text)
 }
 
 // holdsNone fails the test if an error repeats a secret.
@@ -209,7 +289,7 @@ func rotatesRoot(t *testing.T, s Subject) {
 	old, target := s.Open(t)
 	name := issuer.NewName("root")
 	root, err := old.PrepareRoot(t.Context(), name)
-	if errors.Is(err, issuer.ErrRootNotRotatable) {
+	if errors.Is(err, issuer.ErrRootNotRotatable) || errors.Is(err, issuer.ErrNothingToRotate) {
 		return
 	}
 	if err != nil {

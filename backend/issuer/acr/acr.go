@@ -40,7 +40,7 @@ func Type() issuer.Type {
 	return issuer.Type{
 		Name:             "acr",
 		Description:      "Mints tokens of Azure Container Registry with the rights of a scope map, or exchanges a Microsoft Entra token for a refresh token of the registry.",
-		ConnectionFields: connectionFields(),
+		ConnectionFields: issuer.WithIdentityToken(connectionFields()),
 		DeclaredFields: map[string]*framework.FieldSchema{
 			fieldLifetime: {Type: framework.TypeString, Description: "Without registry_id: how long a refresh token of the registry lives, by the last check."},
 		},
@@ -70,7 +70,7 @@ func connectionFields() map[string]*framework.FieldSchema {
 		},
 		fieldSecret: {
 			Type:         framework.TypeString,
-			Description:  "Client secret of the application. Without it, the token file of the pod that Vault runs in is used, which AZURE_FEDERATED_TOKEN_FILE names there.",
+			Description:  "Client secret of the application. Without it and without identity_token_audience, the token file of the pod that Vault runs in is used, which AZURE_FEDERATED_TOKEN_FILE names there.",
 			DisplayAttrs: &framework.DisplayAttributes{Sensitive: true},
 		},
 		fieldRegistryID: {
@@ -105,6 +105,10 @@ func checkConnection(c issuer.Connection) error {
 		return errors.New("tenant_id: must be the ID of a Microsoft Entra tenant, such as 72f988bf-86f1-41af-91ab-2d7cd011db47, in lower case")
 	case !guidPattern.MatchString(c.Settings[fieldClient]):
 		return errors.New("client_id: must be the client ID of an application or managed identity, such as 11111111-2222-3333-4444-555555555555, in lower case")
+	case c.TakesIdentityToken() && c.Secrets[fieldSecret].Reveal() != "":
+		return issuer.TwoRootCredentials(fieldSecret)
+	case c.URL != "" && c.TakesIdentityToken():
+		return errors.New("url: must be left out with identity_token_audience, because identity tokens are sent to Microsoft alone")
 	case c.URL != "" && c.Secrets[fieldSecret].Reveal() == "":
 		// Whoever may write connections could have it sent to a server of theirs.
 		return errors.New("url: must be left out without client_secret, because the token of Vault's pod is sent to Microsoft alone")

@@ -67,6 +67,23 @@ func TestConformsWithAnExchange(t *testing.T) {
 	})
 }
 
+func TestConformsWithIdentityTokens(t *testing.T) {
+	t.Run("tokens", func(t *testing.T) {
+		issuertest.Conform(t, func(t *testing.T) issuertest.Subject {
+			s := acrtest.New(t)
+			return subject(s, s.Trusting(&issuertest.Vault{}, s.Connection()), s.Role())
+		})
+	})
+	t.Run("exchange", func(t *testing.T) {
+		issuertest.Conform(t, func(t *testing.T) issuertest.Subject {
+			s := acrtest.New(t)
+			all := subject(s, s.Trusting(&issuertest.Vault{}, s.Exchanging()), nil)
+			all.Mints = acrtest.ExchangeMatch
+			return all
+		})
+	})
+}
+
 func TestExchange(t *testing.T) {
 	s := acrtest.New(t)
 	client, target := subject(s, s.Exchanging(), nil).Open(t)
@@ -160,6 +177,28 @@ func TestMintsWithTheTokenFileOfVaultsPod(t *testing.T) {
 }
 
 // A token that was made and has no password must be found and deleted.
+func TestMintsWithIdentityTokens(t *testing.T) {
+	t.Setenv("AZURE_FEDERATED_TOKEN_FILE", "") // not asked for
+	s, vault := acrtest.New(t), &issuertest.Vault{}
+	client, target := subject(s, s.Trusting(vault, s.Connection()), s.Role()).Open(t)
+	if status, err := client.Check(t.Context()); err != nil || status.Identity != acrtest.Client {
+		t.Errorf("Check: got %+v, %v", status, err)
+	}
+	minted, err := mint(t, client, target, issuer.NewName("app"))
+	if err != nil || !s.Pulls(minted, acrtest.Repository) {
+		t.Errorf("want a credential that pulls, got %v", err)
+	}
+
+	c := s.Trusting(vault, s.Connection())
+	c.IdentityToken = vault.Source("of-another-application")
+	client, target = subject(s, c, s.Role()).Open(t)
+	_, err = mint(t, client, target, issuer.NewName("app"))
+	wantError(t, err, "answered 401 Unauthorized: invalid_client: AADSTS700213: No matching federated identity record found", vault.Tokens()...)
+	if !issuer.IsRefused(err) || !issuer.Definite(err) {
+		t.Errorf("want a refusal that is definite, got %v", err)
+	}
+}
+
 func TestFailedPasswordLeavesATokenThatIsFound(t *testing.T) {
 	for name, fault := range map[string]issuertest.Fault{
 		"refused":       issuertest.Status(http.StatusForbidden, `{"error":{"code":"AuthorizationFailed","message":"no"}}`),
@@ -364,6 +403,9 @@ func TestConnectionFields(t *testing.T) {
 		"tenant":       {"", []dockerconfig.Key{"acmeimages.azurecr.io"}, with("tenant_id", "acme.onmicrosoft.com/.."), secret, "tenant_id: must be the ID of a Microsoft Entra tenant, such as 72f988bf-86f1-41af-91ab-2d7cd011db47, in lower case"},
 		"client":       {"", []dockerconfig.Key{"acmeimages.azurecr.io"}, with("client_id", "vault"), secret, "client_id: must be the client ID of an application or managed identity, such as 11111111-2222-3333-4444-555555555555, in lower case"},
 		"registry ID":  {"", []dockerconfig.Key{"acmeimages.azurecr.io"}, with("registry_id", acrtest.RegistryID+"/../x"), secret, "registry_id: must be the resource ID of the registry, as from az acr show --query id: /subscriptions/…/resourceGroups/…/providers/Microsoft.ContainerRegistry/registries/…"},
+		"identity":     {"", []dockerconfig.Key{"acmeimages.azurecr.io"}, with("identity_token_audience", "api://AzureADTokenExchange"), nil, ""},
+		"two ways":     {"", []dockerconfig.Key{"acmeimages.azurecr.io"}, with("identity_token_audience", "api://AzureADTokenExchange"), secret, "identity_token_audience: must be left out with client_secret, because a connection proves who it is in one way; to change it to identity tokens, write client_secret= (empty) in the same request"},
+		"sent away":    {"https://azure.example.com", []dockerconfig.Key{"acmeimages.azurecr.io"}, with("identity_token_audience", "api://AzureADTokenExchange"), nil, "url: must be left out with identity_token_audience, because identity tokens are sent to Microsoft alone"},
 		"sent to them": {"https://azure.example.com", []dockerconfig.Key{"acmeimages.azurecr.io"}, good, nil, "url: must be left out without client_secret, because the token of Vault's pod is sent to Microsoft alone"},
 	} {
 		t.Run(name, func(t *testing.T) {

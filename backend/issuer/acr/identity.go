@@ -49,13 +49,13 @@ func (r *registry) signIn(ctx context.Context, scope string) (*caller, string, e
 	if secret := r.conn.Secrets[fieldSecret].Reveal(); secret != "" {
 		form.Set("client_secret", secret)
 	} else {
-		assertion, err := podToken()
+		assertion, err := r.assertion(ctx)
 		if err != nil {
 			return nil, "", err
 		}
-		c.sent = append(c.sent, dockerconfig.NewSecret(assertion))
+		c.sent = append(c.sent, assertion)
 		form.Set("client_assertion_type", assertionType)
-		form.Set("client_assertion", assertion)
+		form.Set("client_assertion", assertion.Reveal())
 	}
 	var answer struct {
 		Token string `json:"access_token"`
@@ -68,6 +68,16 @@ func (r *registry) signIn(ctx context.Context, scope string) (*caller, string, e
 	}
 	c.sent = append(c.sent, dockerconfig.NewSecret(answer.Token))
 	return c, answer.Token, nil
+}
+
+// assertion returns a token of another issuer that Microsoft Entra trusts: of Vault, or of
+// the cluster that Vault runs in.
+func (r *registry) assertion(ctx context.Context) (dockerconfig.Secret, error) {
+	if r.conn.TakesIdentityToken() {
+		return r.conn.IdentityToken(ctx)
+	}
+	token, err := podToken()
+	return dockerconfig.NewSecret(token), err
 }
 
 // podToken reads the token file of Vault's pod anew, because the kubelet renews it.

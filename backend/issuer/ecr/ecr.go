@@ -19,7 +19,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/credentials/stscreds"
-	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/hashicorp/vault/sdk/framework"
 
 	"vault-plugin-secrets-regcred/backend/issuer"
@@ -46,7 +45,7 @@ func Type() issuer.Type {
 	return issuer.Type{
 		Name:             "ecr",
 		Description:      "Mints authorization tokens of Amazon ECR, private and public, which are good for 12 hours.",
-		ConnectionFields: connectionFields(),
+		ConnectionFields: issuer.WithIdentityToken(connectionFields()),
 		RoleFields:       roleFields(),
 		URLOptional:      true,
 		Can:              func(issuer.Connection) issuer.Abilities { return issuer.Abilities{} },
@@ -63,7 +62,7 @@ func connectionFields() map[string]*framework.FieldSchema {
 		},
 		fieldAccessKey: {
 			Type:        framework.TypeString,
-			Description: "Access key ID of an IAM user. Without it, Vault's own AWS credentials are used: environment, web identity (IRSA), container or instance profile.",
+			Description: "Access key ID of an IAM user. Without it and without identity_token_audience, Vault's own AWS credentials are used: environment, web identity (IRSA), container or instance profile.",
 		},
 		fieldSecretKey: {
 			Type:         framework.TypeString,
@@ -107,6 +106,9 @@ func open(c issuer.Connection) (issuer.Issuer, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := checkIdentityToken(c); err != nil {
+		return nil, err
+	}
 	if err := checkKeys(c.Settings[fieldAccessKey], c.Secrets[fieldSecretKey].Reveal()); err != nil {
 		return nil, err
 	}
@@ -145,6 +147,21 @@ func checkKeys(key, secret string) error {
 		return errors.New("access_key_id: must be the long-term key of an IAM user, which starts with AKIA: one that starts with ASIA is temporary and would stop working within hours")
 	case !secretPattern.MatchString(secret):
 		return errors.New("secret_access_key: must be ASCII characters without white space")
+	}
+	return nil
+}
+
+// checkIdentityToken refuses what cannot be had with identity tokens.
+func checkIdentityToken(c issuer.Connection) error {
+	switch {
+	case !c.TakesIdentityToken():
+		return nil
+	case c.Settings[fieldAccessKey] != "" || c.Secrets[fieldSecretKey].Reveal() != "":
+		return issuer.TwoRootCredentials(fieldAccessKey, fieldSecretKey)
+	case c.Settings[fieldRoleARN] == "":
+		return errors.New("role_arn: must be the ARN of the IAM role that trusts identity_token_audience, such as arn:aws:iam::123456789012:role/regcred-ecr")
+	case c.Settings[fieldExternalID] != "":
+		return errors.New("external_id: must be left out with identity_token_audience, because AWS asks for none with an identity token; the trust policy of role_arn names the mount in its place")
 	}
 	return nil
 }
@@ -226,7 +243,7 @@ func (a ambientCredentials) Retrieve(ctx context.Context) (aws.Credentials, erro
 	found, err := config.LoadDefaultConfig(
 		ctx, config.WithRegion(a.region),
 		config.WithWebIdentityRoleCredentialOptions(func(o *stscreds.WebIdentityRoleOptions) {
-			o.Client = sts.NewFromConfig(aws.Config{Region: a.region, HTTPClient: a.http, Retryer: newRetryer})
+			o.Client = awsSTS(a.region, a.http)
 		}),
 	)
 	if err != nil {

@@ -37,3 +37,10 @@ func TestConformsWithAUser(t *testing.T) {
 		return subject(s, s.WithKey(s.AddUser("puller", ecrtest.Everything())), nil)
 	})
 }
+
+func TestConformsWithIdentityTokens(t *testing.T) {
+	issuertest.Conform(t, func(t *testing.T) issuertest.Subject {
+		s := ecrtest.New(t)
+		return subject(s, s.Trusting(&issuertest.Vault{}), s.Role())
+	})
+}

@@ -61,6 +61,13 @@ func TestConnectionFields(t *testing.T) {
 		{"a role", connection("", hosts(frankfurt), "role_arn", exampleRoleARN, "external_id", "a:b/c"), ""},
 		{"a role in China", connection("", hosts(frankfurt), "role_arn", "arn:aws-cn:iam::123456789012:role/x"), ""},
 
+		{"identity tokens", connection("", hosts(frankfurt), "role_arn", exampleRoleARN, "identity_token_audience", "vault", "identity_token_ttl", "3600"), ""},
+		{"identity tokens and a url", connection(vpc, hosts("images.example.com"), "region", "eu-central-1", "role_arn", exampleRoleARN, "identity_token_audience", "vault"), ""},
+
+		{"identity tokens and a key", connection("", hosts(frankfurt), "role_arn", exampleRoleARN, "identity_token_audience", "vault", "access_key_id", "AKIAIOSFODNN7EXAMPLE", "secret_access_key", secretKey), "identity_token_audience: must be left out with access_key_id and secret_access_key, because a connection proves who it is in one way; to change it to identity tokens, write access_key_id= and secret_access_key= (empty) in the same request"},
+		{"identity tokens and a key ID", connection("", hosts(frankfurt), "role_arn", exampleRoleARN, "identity_token_audience", "vault", "access_key_id", "AKIAIOSFODNN7EXAMPLE"), "identity_token_audience: must be left out with access_key_id and secret_access_key"},
+		{"identity tokens without a role", connection("", hosts(frankfurt), "identity_token_audience", "vault"), "role_arn: must be the ARN of the IAM role that trusts identity_token_audience, such as arn:aws:iam::123456789012:role/regcred-ecr"},
+		{"identity tokens and an external ID", connection("", hosts(frankfurt), "role_arn", exampleRoleARN, "external_id", "abc", "identity_token_audience", "vault"), "external_id: must be left out with identity_token_audience, because AWS asks for none with an identity token; the trust policy of role_arn names the mount in its place"},
 		{"another registry", connection("", hosts("registry.example.com")), `registry: must be a host of ECR, such as 123456789012.dkr.ecr.eu-central-1.amazonaws.com or public.ecr.aws, not "registry.example.com"; for a host name of your own in front of ECR, also set url and region`},
 		{"another registry with url only", connection(vpc, hosts("registry.example.com")), "registry: must be a host of ECR"},
 		{"another registry with region only", connection("", hosts("registry.example.com"), "region", "eu-central-1"), "registry: must be a host of ECR"},
@@ -169,7 +176,7 @@ func TestSecretsAreMarkedSensitive(t *testing.T) {
 	for name, field := range ecr.Type().ConnectionFields {
 		sensitive[name] = field.DisplayAttrs != nil && field.DisplayAttrs.Sensitive
 	}
-	want := map[string]bool{"region": false, "access_key_id": false, "secret_access_key": true, "role_arn": false, "external_id": false}
+	want := map[string]bool{"region": false, "access_key_id": false, "secret_access_key": true, "role_arn": false, "external_id": false, "identity_token_audience": false, "identity_token_ttl": false}
 	if !maps.Equal(sensitive, want) {
 		t.Errorf("want %v, got %v", want, sensitive)
 	}

@@ -166,7 +166,10 @@ type iamUser struct {
 // user asks AWS which IAM user the connection's key belongs to.
 func (t *tokens) user(ctx context.Context) (*iamUser, error) {
 	key := t.conn.Settings[fieldAccessKey]
-	if key == "" {
+	switch {
+	case key == "" && t.conn.TakesIdentityToken():
+		return nil, issuer.Refusedf("the connection has no access key, with which the keys of its former IAM user could be listed; delete there the key that an unfinished rotate-root has left")
+	case key == "":
 		return nil, issuer.Refusedf("the connection has no access key to replace: it uses the AWS credentials of the machine or pod that Vault runs on, which AWS renews itself")
 	}
 	arn, err := t.identity(ctx, t.creds)

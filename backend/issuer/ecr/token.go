@@ -5,6 +5,7 @@ package ecr
 import (
 	"context"
 	"encoding/base64"
+	"net/http"
 	"strings"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ecr"
 	"github.com/aws/aws-sdk-go-v2/service/ecrpublic"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
+	"github.com/aws/aws-sdk-go-v2/service/sts/types"
 
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
 	"vault-plugin-secrets-regcred/backend/issuer"
@@ -81,6 +83,9 @@ func (t *tokens) config(creds aws.CredentialsProvider) aws.Config {
 // session returns the AWS credentials that mint for a role: those of role_arn,
 // limited by the role's fields, or the connection's own if it has no role_arn.
 func (t *tokens) session(ctx context.Context, name string, role issuer.Settings) (aws.CredentialsProvider, error) {
+	if t.conn.TakesIdentityToken() {
+		return t.federatedSession(ctx, name, role)
+	}
 	if _, err := t.creds.Retrieve(ctx); err != nil {
 		return nil, credentialsError(ctx, err)
 	}
@@ -100,9 +105,39 @@ func (t *tokens) session(ctx context.Context, name string, role issuer.Settings)
 	if err != nil {
 		return nil, convertError(err)
 	}
-	got := out.Credentials
+	return sessionOf("AssumeRole", out.Credentials)
+}
+
+// federatedSession assumes role_arn with an identity token of Vault. The token is sent to
+// AWS alone: the connection's url does not change the address.
+func (t *tokens) federatedSession(ctx context.Context, name string, role issuer.Settings) (aws.CredentialsProvider, error) {
+	proof, err := t.conn.IdentityToken(ctx)
+	if err != nil {
+		return nil, err
+	}
+	arn := t.conn.Settings[fieldRoleARN]
+	out, err := awsSTS(t.scope.region, t.conn.HTTP).AssumeRoleWithWebIdentity(ctx, &sts.AssumeRoleWithWebIdentityInput{
+		RoleArn:          aws.String(arn),
+		RoleSessionName:  aws.String(name),
+		Policy:           aws.String(sessionPolicy(t.scope, partition(arn), role)),
+		WebIdentityToken: aws.String(proof.Reveal()),
+	})
+	if err != nil {
+		return nil, convertError(err)
+	}
+	return sessionOf("AssumeRoleWithWebIdentity", out.Credentials)
+}
+
+// awsSTS returns the STS of AWS, whatever the connection's url is, for tokens that prove an
+// identity.
+func awsSTS(region string, client *http.Client) *sts.Client {
+	return sts.NewFromConfig(aws.Config{Region: region, HTTPClient: client, Retryer: newRetryer})
+}
+
+// sessionOf returns the credentials in the answer to a call of STS.
+func sessionOf(call string, got *types.Credentials) (aws.CredentialsProvider, error) {
 	if got == nil || aws.ToString(got.AccessKeyId) == "" || aws.ToString(got.SecretAccessKey) == "" || aws.ToString(got.SessionToken) == "" {
-		return nil, issuer.Malformedf("the answer to AssumeRole has no credentials")
+		return nil, issuer.Malformedf("the answer to %s has no credentials", call)
 	}
 	return credentials.NewStaticCredentialsProvider(*got.AccessKeyId, *got.SecretAccessKey, *got.SessionToken), nil
 }

@@ -3,8 +3,11 @@
 package ecr_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -431,6 +434,87 @@ func TestWebIdentityOfVaultsPod(t *testing.T) {
 	if strings.Contains(err.Error(), "token-of-another-cluster") {
 		t.Errorf("the error repeats the token: %v", err)
 	}
+}
+
+// An identity token of Vault assumes role_arn for each credential, limited by the role.
+func TestIdentityTokensAssumeTheRole(t *testing.T) {
+	s, vault := ecrtest.New(t), &issuertest.Vault{}
+	s.AddRole(ecrtest.RoleName, nil, "", ecrtest.Everything())
+	client, target := subject(s, s.Trusting(vault), s.Role()).Open(t)
+	status, err := client.Check(t.Context())
+	if want := "arn:aws:sts::" + ecrtest.Account + ":assumed-role/" + ecrtest.RoleName + "/regcred-check"; err != nil || status.Identity != want {
+		t.Errorf("Check: want %s, got %+v, %v", want, status, err)
+	}
+	name := issuer.NewName("app")
+	minted := mint(t, client, target, name)
+	if !s.Pulls(minted, "team/app") || s.Pulls(minted, "team/other") || s.Allows(minted, "ecr:PutImage", ecrtest.Account, "team/app") {
+		t.Error("want a credential that pulls what the role is for, and can do nothing else")
+	}
+	if living := s.Living(); !slices.Contains(living, name) {
+		t.Errorf("want a session named %s, got %q", name, living)
+	}
+}
+
+// AWS verifies an identity token, so whoever gets one can be this mount for as long as it
+// lives: it goes to AWS alone, whatever the connection's url is.
+func TestIdentityTokensAreSentToAWSAlone(t *testing.T) {
+	s, vault := ecrtest.New(t), &issuertest.Vault{}
+	c := s.Trusting(vault)
+	inner := c.HTTP.Transport
+	carried := map[string]int{}
+	c.HTTP = &http.Client{CheckRedirect: c.HTTP.CheckRedirect, Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
+		text, err := io.ReadAll(r.Body)
+		if err != nil {
+			return nil, err
+		}
+		r.Body = io.NopCloser(bytes.NewReader(text))
+		for _, token := range vault.Tokens() {
+			if strings.Contains(string(text)+fmt.Sprint(r.Header, r.URL), token) {
+				carried[r.URL.Host]++
+			}
+		}
+		return inner.RoundTrip(r)
+	})}
+	client, target := subject(s, c, s.Role()).Open(t)
+	if _, err := client.Check(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	mint(t, client, target, issuer.NewName("app"))
+	if want := map[string]int{"sts." + ecrtest.Region + ".amazonaws.com": 2}; !maps.Equal(carried, want) {
+		t.Errorf("want the tokens sent to %v, got %v", want, carried)
+	}
+}
+
+func TestRefusedIdentityTokens(t *testing.T) {
+	s, vault := ecrtest.New(t), &issuertest.Vault{}
+	c := s.Trusting(vault)
+	c.IdentityToken = vault.Source("of-another-provider")
+	client, target := subject(s, c, s.Role()).Open(t)
+	err := tryMint(t, client, target)
+	wantParts(t, err, "answered 400 Bad Request: AssumeRoleWithWebIdentity: InvalidIdentityToken: Incorrect token audience")
+	if !issuer.Definite(err) {
+		t.Errorf("want a definite error, got %v", err)
+	}
+	c = s.Trusting(vault)
+	c.Settings["role_arn"] += "-of-others"
+	client, target = subject(s, c, s.Role()).Open(t)
+	err = tryMint(t, client, target)
+	wantParts(t, err, "answered 403 Forbidden: AssumeRoleWithWebIdentity: AccessDenied: Not authorized to perform sts:AssumeRoleWithWebIdentity")
+
+	s.InjectFault(1, ecrtest.CallMatch("AssumeRoleWithWebIdentity"), func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
+		tokens := vault.Tokens()
+		w.WriteHeader(http.StatusBadRequest)
+		fmt.Fprintf(w, "<ErrorResponse><Error><Type>Sender</Type><Code>InvalidIdentityToken</Code><Message>Bad token %s</Message></Error></ErrorResponse>", strings.Join(tokens, " "))
+	})
+	err = tryMint(t, client, target)
+	wantParts(t, err, "InvalidIdentityToken")
+	for _, token := range vault.Tokens() {
+		if strings.Contains(err.Error(), token) {
+			t.Errorf("the error repeats an identity token: %v", err)
+		}
+	}
+	s.InjectFault(1, ecrtest.CallMatch("AssumeRoleWithWebIdentity"), issuertest.Status(http.StatusOK, "<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>"))
+	wantParts(t, tryMint(t, client, target), "the answer to AssumeRoleWithWebIdentity has no credentials")
 }
 
 type roundTrip func(*http.Request) (*http.Response, error)

@@ -44,7 +44,7 @@ func Type() issuer.Type {
 	return issuer.Type{
 		Name:             "gar",
 		Description:      "Mints access tokens of service accounts for Google Artifact Registry, which are good for at most an hour.",
-		ConnectionFields: connectionFields(),
+		ConnectionFields: issuer.WithIdentityToken(connectionFields()),
 		RoleFields:       roleFields(),
 		URLOptional:      true,
 		Can:              func(issuer.Connection) issuer.Abilities { return issuer.Abilities{} },
@@ -57,7 +57,7 @@ func connectionFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
 		fieldKey: {
 			Type:         framework.TypeString,
-			Description:  "Key of a Google service account, as JSON. Without it, Vault's own Google identity is used: the file that GOOGLE_APPLICATION_CREDENTIALS names on Vault's machine (workload identity federation, or a key), or else the metadata server.",
+			Description:  "Key of a Google service account, as JSON. Without it and without identity_token_audience, Vault's own Google identity is used: the file that GOOGLE_APPLICATION_CREDENTIALS names on Vault's machine (workload identity federation, or a key), or else the metadata server.",
 			DisplayAttrs: &framework.DisplayAttributes{Sensitive: true},
 		},
 		fieldAccount: {
@@ -121,12 +121,26 @@ var (
 	// accountPattern matches the e-mail addresses of service accounts. IDs in numbers
 	// are left out: allowed_targets compares names letter by letter.
 	accountPattern = regexp.MustCompile(`^[a-z0-9][a-z0-9-]*@[a-z0-9][a-z0-9.-]*\.gserviceaccount\.com$`)
+
+	// providerPattern matches the name of a provider of workload identity federation, as
+	// Google writes it, and as the default audience of its tokens.
+	providerPattern = regexp.MustCompile(`^(?:https:)?//iam\.googleapis\.com/projects/[0-9]+/locations/global/workloadIdentityPools/[a-z0-9-]{4,32}/providers/[a-z0-9-]{4,32}$`)
 )
 
 func checkConnection(c issuer.Connection) error {
 	for _, key := range c.Registries {
 		if host := key.Host(); c.URL == "" && !hostPattern.MatchString(host) {
 			return fmt.Errorf("registry: must be a host of Artifact Registry, such as europe-docker.pkg.dev or gcr.io, not %q; for a host name of your own in front of it, also set url", host)
+		}
+	}
+	if c.TakesIdentityToken() {
+		switch {
+		case c.Secrets[fieldKey].Reveal() != "":
+			return issuer.TwoRootCredentials(fieldKey)
+		case c.URL != "":
+			return errors.New("url: must be left out with identity_token_audience, because identity tokens are sent to Google alone")
+		case !providerPattern.MatchString(c.Settings[issuer.FieldIdentityTokenAudience]):
+			return errors.New("identity_token_audience: must be the provider of workload identity federation, such as https://iam.googleapis.com/projects/123456789012/locations/global/workloadIdentityPools/vault/providers/vault, with the number of the project")
 		}
 	}
 	if c.URL != "" && c.Secrets[fieldKey].Reveal() == "" {

@@ -39,6 +39,13 @@ func TestConformsWithAKey(t *testing.T) {
 	})
 }
 
+func TestConformsWithIdentityTokens(t *testing.T) {
+	issuertest.Conform(t, func(t *testing.T) issuertest.Subject {
+		s := gartest.New(t)
+		return subject(s, s.Trusting(&issuertest.Vault{}), s.Role())
+	})
+}
+
 // federated lets GOOGLE_APPLICATION_CREDENTIALS name a configuration of workload
 // identity federation, as for a pod that Vault runs in.
 func federated(t *testing.T, s *gartest.Server) (tokenFile string) {
@@ -100,6 +107,37 @@ func TestMintsWithTheTokenFileOfVaultsPod(t *testing.T) {
 	if !issuer.Definite(err) {
 		t.Errorf("want a definite error, got %v", err)
 	}
+}
+
+func TestMintsWithIdentityTokens(t *testing.T) {
+	t.Setenv("GOOGLE_APPLICATION_CREDENTIALS", filepath.Join(t.TempDir(), "none")) // not looked at
+	s, vault := gartest.New(t), &issuertest.Vault{}
+	client, target := open(t, s, s.Trusting(vault), s.Role())
+	status, err := client.Check(t.Context())
+	if want := "this mount of Vault, by " + gartest.Audience; err != nil || status.Identity != want {
+		t.Errorf("Check: want identity %q, got %+v, %v", want, status, err)
+	}
+	minted, err := mint(t, client, target, time.Hour)
+	if err != nil || !s.Pulls(minted, gartest.Repository) {
+		t.Fatalf("want a credential that pulls, got %v", err)
+	}
+
+	c := s.Trusting(vault)
+	c.IdentityToken = vault.Source("https://of-another-provider")
+	client, target = open(t, s, c, s.Role())
+	_, err = mint(t, client, target, time.Hour)
+	wantError(t, err, "answered 400 Bad Request: invalid_grant: The ID Token issuer is not trusted by the workload identity pool provider.", "")
+	for _, token := range vault.Tokens() {
+		wantError(t, err, "", token)
+	}
+
+	// Google lets the mount act as Puller alone.
+	c = s.Trusting(vault)
+	c.Settings["service_account"] = gartest.Pusher
+	delete(c.Settings, "token_lifetime")
+	client, target = open(t, s, c, s.Role())
+	_, err = mint(t, client, target, time.Hour)
+	wantError(t, err, "answered 403 Forbidden: PERMISSION_DENIED: Permission 'iam.serviceAccounts.getAccessToken' denied", "")
 }
 
 func TestMintsWithTheIdentityOfVaultsMachine(t *testing.T) {
@@ -247,6 +285,8 @@ func TestConnectionFields(t *testing.T) {
 	}
 	text := func(s string) issuer.Secrets { return issuer.Secrets{"service_account_key": dockerconfig.NewSecret(s)} }
 	const lifetime = "token_lifetime: must be from 1h to 12h, such as 12h; more than 1h needs the organisation policy constraint iam.allowServiceAccountCredentialLifetimeExtension"
+	const provider = "identity_token_audience: must be the provider of workload identity federation, such as https://iam.googleapis.com/projects/123456789012/locations/global/workloadIdentityPools/vault/providers/vault, with the number of the project"
+	audience := func(text string) issuer.Settings { return issuer.Settings{"identity_token_audience": text} }
 	for name, tc := range map[string]struct {
 		url, registry string
 		settings      issuer.Settings
@@ -257,6 +297,12 @@ func TestConnectionFields(t *testing.T) {
 		"multi-region":       {registry: "europe-docker.pkg.dev/acme/images"},
 		"Container Registry": {registry: "eu.gcr.io"},
 		"own name with url":  {registry: "images.example.com", url: "https://google.example.com", secrets: text(gartest.Key(gartest.Root))},
+		"identity":           {registry: "gcr.io", settings: audience("https:" + gartest.Audience)},
+		"identity as Google": {registry: "gcr.io", settings: audience(gartest.Audience)},
+		"two ways":           {registry: "gcr.io", settings: audience(gartest.Audience), secrets: text(gartest.Key(gartest.Root)), wrong: "identity_token_audience: must be left out with service_account_key, because a connection proves who it is in one way; to change it to identity tokens, write service_account_key= (empty) in the same request"},
+		"identity sent away": {registry: "gcr.io", url: "https://google.example.com", settings: audience(gartest.Audience), wrong: "url: must be left out with identity_token_audience, because identity tokens are sent to Google alone"},
+		"other audience":     {registry: "gcr.io", settings: audience("vault"), wrong: provider},
+		"project by name":    {registry: "gcr.io", settings: audience(strings.Replace(gartest.Audience, "1234", "acme", 1)), wrong: provider},
 		// Otherwise a connection could have the tokens of Vault's own identity sent to a
 		// server of its writer.
 		"url without a key":  {registry: "gcr.io", url: "https://google.example.com", wrong: "url: must be left out without service_account_key, because tokens of Vault's own identity are sent to Google alone"},

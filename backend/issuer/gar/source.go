@@ -19,6 +19,7 @@ import (
 
 	"cloud.google.com/go/auth"
 	"cloud.google.com/go/auth/credentials"
+	"cloud.google.com/go/auth/credentials/externalaccount"
 	"cloud.google.com/go/compute/metadata"
 
 	"vault-plugin-secrets-regcred/backend/dockerconfig"
@@ -34,6 +35,10 @@ const (
 	// keyAudience is the audience of what a key signs, and the address of the token
 	// server unless the connection has a url.
 	keyAudience = "https://oauth2.googleapis.com/token"
+
+	// exchangeURL is where Google takes tokens of other issuers, whatever the connection's
+	// fields are.
+	exchangeURL = "https://sts.googleapis.com/v1/token"
 
 	// fileVariable names a file of Vault's machine. Only who starts Vault sets it.
 	fileVariable = "GOOGLE_APPLICATION_CREDENTIALS"
@@ -133,6 +138,9 @@ func (t *tokens) rootToken(ctx context.Context) (token, identity string, err err
 	case t.key != nil:
 		identity = redact.Untrusted(t.key.email)
 		token, err = t.keyToken(ctx)
+	case t.conn.TakesIdentityToken():
+		identity = "this mount of Vault, by " + t.provider()
+		token, err = t.federatedToken(ctx)
 	case os.Getenv(fileVariable) != "":
 		identity = "the identity that " + fileVariable + " names on Vault's machine"
 		token, err = t.fileToken(ctx)
@@ -164,6 +172,40 @@ func (t *tokens) fileToken(ctx context.Context) (string, error) {
 	return valueOf(found.Token(ctx))
 }
 
+// provider returns the name of the provider of workload identity federation.
+func (t *tokens) provider() string {
+	return strings.TrimPrefix(t.conn.Settings[issuer.FieldIdentityTokenAudience], "https:")
+}
+
+// federatedToken exchanges an identity token of Vault.
+func (t *tokens) federatedToken(ctx context.Context) (string, error) {
+	proof, err := t.conn.IdentityToken(ctx)
+	if err != nil {
+		return "", err
+	}
+	found, err := externalaccount.NewCredentials(&externalaccount.Options{ //nolint:gosec // names and an address, no secret
+		Audience:             t.provider(),
+		SubjectTokenType:     "urn:ietf:params:oauth:token-type:jwt",
+		TokenURL:             exchangeURL,
+		Scopes:               []string{rootScope},
+		SubjectTokenProvider: subject{proof},
+		Client:               t.library(),
+		Logger:               silent,
+	})
+	if err != nil {
+		return "", err
+	}
+	return valueOf(found.Token(ctx))
+}
+
+// subject gives Google's library a token that is there already.
+type subject struct{ token dockerconfig.Secret }
+
+// SubjectToken implements [externalaccount.SubjectTokenProvider].
+func (s subject) SubjectToken(context.Context, *externalaccount.RequestOptions) (string, error) {
+	return s.token.Reveal(), nil
+}
+
 // metadataToken asks the metadata server of Vault's machine or pod. It does not use the
 // connection's client, because that refuses link-local addresses. No field of a
 // connection has an influence on the address.
@@ -192,7 +234,7 @@ func (t *tokens) rootError(ctx context.Context, err error) error {
 		return issuer.Failed(err)
 	case ctx.Err() != nil:
 		return issuer.Failed(ctx.Err())
-	case t.key != nil:
+	case t.key != nil, t.conn.TakesIdentityToken():
 		return issuer.Failed(err)
 	case os.Getenv(fileVariable) == "":
 		return issuer.Refusedf("no Google credentials: write service_account_key to the connection, or give them to the machine or pod that Vault runs on (%s names a file there, or the metadata server answers)", fileVariable)

@@ -47,6 +47,9 @@ const (
 	// ScopeMap is a scope map that may pull [Repository].
 	ScopeMap = "team-pull"
 
+	// IdentityAudience is the audience of the federated credential that trusts Vault.
+	IdentityAudience = "api://AzureADTokenExchange"
+
 	// podProof is the token of the pod that Vault runs in.
 	podProof = "eyJhbGciOiJSUzI1NiJ9.b2YtdGhlLXBvZA.c2lnbmF0dXJl"
 
@@ -76,7 +79,8 @@ type Server struct {
 
 	mu        sync.Mutex
 	now       func() time.Time
-	secret    string // of Client
+	secret    string            // of Client
+	vault     *issuertest.Vault // that Client trusts
 	allowed   []string
 	slow      bool
 	lag       int // how often a registry refuses a new password
@@ -136,6 +140,24 @@ func (s *Server) Keyless(c issuer.Connection) issuer.Connection {
 	c.URL, c.Secrets, c.Registries = "", nil, []dockerconfig.Key{LoginServer}
 	c.HTTP = &http.Client{Transport: asAzure{inner.Transport, s}, CheckRedirect: inner.CheckRedirect}
 	return c
+}
+
+// Trusting returns a keyless connection that proves who it is by the identity tokens of a
+// Vault, which the application trusts.
+func (s *Server) Trusting(vault *issuertest.Vault, c issuer.Connection) issuer.Connection {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.vault = vault
+	c = s.Keyless(c)
+	c.Settings[issuer.FieldIdentityTokenAudience], c.IdentityToken = IdentityAudience, vault.Source(IdentityAudience)
+	return c
+}
+
+// trusts reports whether a federated credential of the application matches a token: by
+// issuer, subject and audience.
+func (s *Server) trusts(assertion string) bool {
+	subject, audience, ok := s.vault.Verify(assertion)
+	return assertion == podProof || ok && subject == issuertest.MountSubject && audience == IdentityAudience
 }
 
 // asAzure sends to a server what is for Azure.
@@ -301,9 +323,11 @@ func (s *Server) signIn(w http.ResponseWriter, r *http.Request) {
 		entraError(w, http.StatusBadRequest, "invalid_resource", "AADSTS500011: The resource principal was not found in the tenant.")
 	case secret == "" && assertion == "":
 		entraError(w, http.StatusUnauthorized, "invalid_client", "AADSTS7000216: 'client_assertion', 'client_secret' or 'request' is required for the 'client_credentials' grant type.")
+	case secret != "" && assertion != "":
+		entraError(w, http.StatusBadRequest, "invalid_request", "AADSTS7000217: The request has both a secret and an assertion.")
 	case secret != "" && secret != s.secret:
 		entraError(w, http.StatusUnauthorized, "invalid_client", "AADSTS7000215: Invalid client secret provided. Ensure the secret being sent in the request is the client secret value, not the client secret ID.")
-	case assertion != "" && (assertion != podProof || r.PostFormValue("client_assertion_type") != "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"):
+	case assertion != "" && (!s.trusts(assertion) || r.PostFormValue("client_assertion_type") != "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"):
 		entraError(w, http.StatusUnauthorized, "invalid_client", "AADSTS700213: No matching federated identity record found for presented assertion subject.")
 	default:
 		value := "eyJ0eXAiOiJKV1Qi." + rand.Text() + "." + rand.Text()

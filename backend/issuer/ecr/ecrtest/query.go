@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"vault-plugin-secrets-regcred/backend/issuer/issuertest"
 )
 
 // element is a part of an answer in XML.
@@ -50,7 +52,7 @@ func (s *Server) serveQuery(w http.ResponseWriter, r *http.Request) {
 		"UntagUser":         {"iam", "2010-05-08", s.untagUser},
 	}
 	if action == "AssumeRoleWithWebIdentity" { // the only call without a signature
-		parts, wrong := s.assumeRoleOfPod(form)
+		parts, wrong := s.assumeRoleWithWebIdentity(form)
 		if wrong != nil {
 			answerFault(w, wrong)
 			return
@@ -141,16 +143,26 @@ func (s *Server) addSession(of, name, policy string) ([]element, *fault) {
 	}, nil
 }
 
-// assumeRoleOfPod answers AssumeRoleWithWebIdentity.
-func (s *Server) assumeRoleOfPod(form url.Values) ([]element, *fault) {
+// assumeRoleWithWebIdentity answers the call of that name: with the token of the pod, or
+// with one of Vault. The role trusts both, Vault's by its audience and its subject.
+func (s *Server) assumeRoleWithWebIdentity(form url.Values) ([]element, *fault) {
 	found := roleARN.FindStringSubmatch(form.Get("RoleArn"))
+	proof, policy := form.Get("WebIdentityToken"), form.Get("Policy")
+	subject, audience, ofVault := s.vault.Verify(proof)
 	switch {
-	case form.Get("WebIdentityToken") != podProof:
+	case form.Get("Version") != "2011-06-15" || form.Has("ExternalId"):
+		return nil, &fault{status: 400, query: "ValidationError", message: "The request is not valid."}
+	case len(policy) > 2048:
+		return nil, &fault{status: 400, query: "ValidationError", message: "1 validation error detected: Value at 'policy' failed to satisfy constraint: Member must have length less than or equal to 2048"}
+	case ofVault && audience != IdentityAudience:
+		return nil, &fault{status: 400, query: "InvalidIdentityToken", message: "Incorrect token audience"}
+	case proof != podProof && !ofVault:
 		return nil, &fault{status: 400, query: "InvalidIdentityToken", message: "Couldn't retrieve verification key from your identity provider, please reference AssumeRoleWithWebIdentity documentation for requirements"}
-	case found == nil || s.roles[found[1]] == nil || s.podRole != found[1] || !sessionName.MatchString(form.Get("RoleSessionName")):
+	case found == nil || s.roles[found[1]] == nil || s.podRole != found[1] || !sessionName.MatchString(form.Get("RoleSessionName")),
+		ofVault && subject != issuertest.MountSubject:
 		return nil, &fault{status: 403, query: "AccessDenied", message: "Not authorized to perform sts:AssumeRoleWithWebIdentity"}
 	}
-	return s.addSession(found[1], form.Get("RoleSessionName"), "")
+	return s.addSession(found[1], form.Get("RoleSessionName"), policy)
 }
 
 // mayOnUser returns the error for a call of IAM about a user, nil if it is allowed.

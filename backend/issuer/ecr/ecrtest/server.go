@@ -44,6 +44,9 @@ const (
 	// ExternalID is the external ID that the role requires.
 	ExternalID = "vault-regcred"
 
+	// IdentityAudience is the audience of the identity provider that trusts Vault.
+	IdentityAudience = "vault.example.com/v1/identity/oidc/plugins"
+
 	// podProof is the web identity token of the pod that Vault runs in.
 	podProof = "eyJhbGciOiJSUzI1NiJ9.b2YtdGhlLXBvZA.c2lnbmF0dXJl"
 
@@ -71,7 +74,8 @@ type Server struct {
 	shared   map[string]bool     // accounts whose repositories Account may pull
 	key      Key                 // first key of User
 	keyCount int
-	podRole  string // that the pod may assume
+	podRole  string            // that the pod may assume
+	vault    *issuertest.Vault // whose tokens the identity provider trusts
 }
 
 type user struct {
@@ -194,6 +198,26 @@ func (s *Server) TrustPod(role string, inner http.RoundTripper) (proof string, t
 	defer s.mu.Unlock()
 	s.podRole = role
 	return podProof, asSTS{inner, s}
+}
+
+// Trusting returns a connection without a key, whose role trusts the identity tokens of a
+// Vault. Its client reaches the server as the STS of AWS.
+func (s *Server) Trusting(vault *issuertest.Vault) issuer.Connection {
+	inner := issuer.NewHTTP(nil)
+	_, transport := s.TrustPod(RoleName, inner.Transport)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.vault = vault
+	return issuer.Connection{
+		URL:        s.URL,
+		Registries: []dockerconfig.Key{dockerconfig.Key(s.Host())},
+		Settings: issuer.Settings{
+			"region": Region, "role_arn": "arn:aws:iam::" + Account + ":role/" + RoleName,
+			issuer.FieldIdentityTokenAudience: IdentityAudience,
+		},
+		IdentityToken: vault.Source(IdentityAudience),
+		HTTP:          &http.Client{Transport: transport, CheckRedirect: inner.CheckRedirect},
+	}
 }
 
 // asSTS sends to a server what is for the STS of AWS.

@@ -55,6 +55,9 @@ const (
 	// Federated is the principal of the pod that Vault runs in.
 	Federated = "principal://iam.googleapis.com/projects/1234/locations/global/workloadIdentityPools/vault/subject/system:serviceaccount:vault:vault"
 
+	// Mount is the principal of the mount of [issuertest.Vault].
+	Mount = "principal://iam.googleapis.com/projects/1234/locations/global/workloadIdentityPools/vault/subject/" + issuertest.MountSubject
+
 	// KeyID is the ID of the key of Root.
 	KeyID = "0123456789abcdef0123456789abcdef01234567"
 
@@ -91,7 +94,8 @@ type Server struct {
 	writers      map[string][]string
 	keyDisabled  bool
 	subjectToken string
-	machine      string // service account of the metadata server; "": there is none
+	vault        *issuertest.Vault // whose tokens the provider trusts
+	machine      string            // service account of the metadata server; "": there is none
 	tokens       map[string]*token
 }
 
@@ -107,7 +111,7 @@ func New(t issuertest.Owner) *Server {
 	t.Helper()
 	s := &Server{
 		now:          time.Now,
-		creators:     map[string][]string{Puller: {Root, Federated}, Pusher: {Root}},
+		creators:     map[string][]string{Puller: {Root, Federated, Mount}, Pusher: {Root}},
 		extended:     map[string]bool{Puller: true},
 		readers:      map[string][]string{Repository: {Puller, Pusher}},
 		writers:      map[string][]string{Repository: {Pusher}},
@@ -134,6 +138,30 @@ func (s *Server) Keyless() issuer.Connection {
 		Settings:   issuer.Settings{"service_account": Puller, "token_lifetime": "12h"},
 		HTTP:       &http.Client{Transport: asGoogle{inner.Transport, s}, CheckRedirect: inner.CheckRedirect},
 	}
+}
+
+// Trusting returns a keyless connection that proves who it is by the identity tokens of a
+// Vault, which the provider trusts.
+func (s *Server) Trusting(vault *issuertest.Vault) issuer.Connection {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.vault = vault
+	c := s.Keyless()
+	c.Settings[issuer.FieldIdentityTokenAudience], c.IdentityToken = "https:"+Audience, vault.Source("https:"+Audience)
+	return c
+}
+
+// principal returns who a token of another issuer is; "" if the provider does not trust it.
+// Without audiences of its own, a provider accepts its own name, with https: or without.
+func (s *Server) principal(subjectToken string) string {
+	if subjectToken == s.subjectToken {
+		return Federated
+	}
+	subject, audience, ok := s.vault.Verify(subjectToken)
+	if !ok || audience != Audience && audience != "https:"+Audience {
+		return ""
+	}
+	return strings.TrimSuffix(Mount, issuertest.MountSubject) + subject
 }
 
 // asGoogle sends to a server what is for Google.
@@ -448,13 +476,13 @@ func (s *Server) serveFederation(w http.ResponseWriter, r *http.Request) {
 		refuseGrant(w, "invalid_request", "Invalid request")
 	case r.PostFormValue("audience") != Audience:
 		refuseGrant(w, "invalid_target", "The target service indicated by the \"audience\" parameters is invalid. This might either be because the pool or provider is disabled or deleted or because it doesn't exist.")
-	case r.PostFormValue("subject_token") != s.subjectToken:
+	case s.principal(r.PostFormValue("subject_token")) == "":
 		refuseGrant(w, "invalid_grant", "The ID Token issuer is not trusted by the workload identity pool provider.")
 	case scope == "":
 		refuseGrant(w, "invalid_scope", "At least one scope must be provided.")
 	default:
 		answer(w, http.StatusOK, map[string]any{
-			"access_token": s.add(Federated, strings.Fields(scope), rootLifetime, false), "issued_token_type": accessType, "expires_in": 3599, "token_type": "Bearer",
+			"access_token": s.add(s.principal(r.PostFormValue("subject_token")), strings.Fields(scope), rootLifetime, false), "issued_token_type": accessType, "expires_in": 3599, "token_type": "Bearer",
 		})
 	}
 }

@@ -99,7 +99,10 @@ func (t *tokens) create(ctx context.Context, wanted newToken) (createdToken, err
 	}
 	// JFrog answers with a token that ends soon and does not store it.
 	ids, err := t.named(ctx, wanted.Description)
-	if err == nil && !slices.Contains(ids, created.ID) {
+	switch {
+	case err != nil: // whatever it says of the list, the token is there
+		err = issuer.Indefinite(err, "a token was created, and is revoked in some minutes, because the list in which it must be could not be read")
+	case !slices.Contains(ids, created.ID):
 		err = issuer.Malformedf("the token that was created is not in the list of tokens, so that it could not be revoked; it ends by itself in %s; write to the connection a %s that is not below persistent-expiry-threshold of the JFrog Platform", time.Duration(min(created.ExpiresIn, maxSeconds))*time.Second, fieldMinTokenTTL)
 	}
 	return created, err

@@ -140,6 +140,31 @@ func TestMintRefusesWhatIsNotStored(t *testing.T) {
 	open(t, s, connection, ofGroups).mint(t, "regcred-longer", time.Hour)
 }
 
+// A token that was created is at JFrog, whatever becomes of the look at the list. An error
+// that said that nothing was done would have it forgotten.
+func TestWhatWasCreatedIsNotForgotten(t *testing.T) {
+	named := func(r *http.Request) bool { return reads("/tokens")(r) && r.URL.Query().Has("description") }
+	for what, fault := range map[string]issuertest.Fault{
+		"too many requests": issuertest.TooManyRequests(60),
+		"forbidden":         issuertest.Status(http.StatusForbidden, `{"errors":[{"code":"FORBIDDEN","message":"no"}]}`),
+		"not found":         issuertest.Status(http.StatusNotFound, "<html>"),
+	} {
+		s := artifactorytest.New(t)
+		s.InjectFault(-1, named, fault)
+		client := open(t, s, s.Connection(), ofGroups)
+		_, err := client.Mint(t.Context(), client.request("regcred-ci", 6*time.Hour))
+		wantError(t, err, 0, false, "a token was created")
+		if !slices.Contains(s.Living(), "regcred-ci") {
+			t.Errorf("%s: want the token at JFrog", what)
+		}
+		_, err = client.PrepareRoot(t.Context(), "regcred-root-x")
+		wantError(t, err, 0, false, "a token was created")
+		if !slices.Contains(s.Admins(), "regcred-root-x") {
+			t.Errorf("%s: want the second root token at JFrog", what)
+		}
+	}
+}
+
 func TestMintRefusesOddAnswers(t *testing.T) {
 	for body, want := range map[string]string{
 		`{}`:                                  "the answer has no token",

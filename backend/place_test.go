@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-regcred/backend/issuer"
+	"vault-plugin-secrets-regcred/backend/issuer/artifactory/artifactorytest"
 	"vault-plugin-secrets-regcred/backend/issuer/quay/quaytest"
 )
 
@@ -38,6 +39,32 @@ func TestConnectionToAnotherOrganizationIsAnotherOne(t *testing.T) {
 	e.must(logical.DeleteOperation, "roles/app", nil)
 	e.mustRollBack()
 	checkSame(t, "living in the former organization", 1, len(s.Living()))
+	if !strings.Contains(e.log.String(), "a credential is given up") {
+		t.Errorf("want the former credential given up in the log, got %s", e.log.String())
+	}
+}
+
+// A user of Artifactory who is no administrator lists their own tokens only. What an
+// administrator's token has minted before is not in that list, and not gone.
+func TestConnectionOfAnotherUserIsAnotherOne(t *testing.T) {
+	e := newEngine(t)
+	e.newHTTP = issuer.NewHTTP
+	s := artifactorytest.New(t)
+	s.SetNow(e.clock.now)
+	c, ofManager := s.Connection(), s.ConnectionOfManager()
+	e.write("connections/app", fields{
+		"type": "artifactory", "url": c.URL, "registry": string(c.Registries[0]), "token": c.Secrets["token"].Reveal(), "allowed_roles": "*",
+	})
+	e.write("roles/app", fields{"connection": "app", "project": artifactorytest.Project, "project_roles": artifactorytest.Role, "rotation_period": "6h"})
+	former := e.read("creds/app")
+
+	e.write("connections/app", fields{"username": artifactorytest.Manager, "token": ofManager.Secrets["token"].Reveal()})
+	if now := e.read("creds/app"); now["username"] != artifactorytest.Manager {
+		t.Errorf("want a credential of the user, got one of %s", now["username"])
+	}
+	e.must(logical.DeleteOperation, "roles/app", nil)
+	e.mustRollBack()
+	checkSame(t, "living", []any{former["username"]}, []any{strings.Join(s.Living(), ",")})
 	if !strings.Contains(e.log.String(), "a credential is given up") {
 		t.Errorf("want the former credential given up in the log, got %s", e.log.String())
 	}

@@ -76,8 +76,9 @@ func Type() issuer.Type {
 				Description: "Names of the roles that the credential has in the project.",
 			},
 		},
-		Target: target,
-		New:    open,
+		PlaceFields: []string{fieldUsername}, // who is no administrator lists what this user has
+		Target:      target,
+		New:         open,
 	}
 }
 

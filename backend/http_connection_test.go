@@ -16,6 +16,7 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer"
 	"vault-plugin-secrets-regcred/backend/issuer/httpbroker/brokertest"
 	"vault-plugin-secrets-regcred/backend/issuer/issuertest"
+	"vault-plugin-secrets-regcred/backend/registry"
 )
 
 // newBrokerEngine returns an engine with the connection app to a broker that can do some
@@ -164,6 +165,40 @@ func TestBrokerThatCannotFind(t *testing.T) {
 	e.must(logical.DeleteOperation, "connections/app", nil)
 }
 
+// What such a broker has told is known after an outage, too, whoever ends it then.
+func TestBrokerThatCannotFindAfterAnOutage(t *testing.T) {
+	ends := issuertest.Method(http.MethodDelete)
+	for what, do := range map[string]func(*engine, *brokertest.Server){
+		"a role is deleted": func(e *engine, s *brokertest.Server) {
+			e.read("creds/app")
+			s.InjectFault(-1, ends, issuertest.Status(http.StatusServiceUnavailable, "down"))
+			e.must(logical.DeleteOperation, "roles/app", nil)
+		},
+		"a credential that cannot pull is not served": func(e *engine, s *brokertest.Server) {
+			s.InjectFault(-1, ends, issuertest.Status(http.StatusServiceUnavailable, "down"))
+			e.registries.answer(dockerconfig.Key(s.Host()), registry.Result{Verdict: registry.Denied})
+			e.write("roles/app", fields{"verify_repository": "team/app"})
+			e.failed(logical.ReadOperation, "creds/app", nil, http.StatusBadGateway, "because it cannot pull")
+			e.must(logical.DeleteOperation, "roles/app", nil)
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			e, s := newBrokerEngine(t, "mint", "revoke", "check")
+			e.write("roles/app", fields{"connection": "app", "scopes": "team", "rotation_period": "6h"})
+			do(e, s)
+			checkSame(t, "living in the outage", 1, len(s.Living()))
+			s.ClearFaults()
+			for range 10 {
+				e.clock.advance(time.Minute)
+				e.mustRollBack()
+			}
+			checkSame(t, "living after it", 0, len(s.Living()))
+			checkSame(t, "given up", 0, strings.Count(e.log.String(), "given up"))
+			checkSame(t, "entries", 0, len(keysBelow(t, e, framework.WALPrefix)))
+		})
+	}
+}
+
 // A broker that once could revoke, and can no longer, has ended nothing. What it has minted
 // until then is given up, visibly, and not forgotten as if it were gone.
 func TestBrokerThatCannotRevokeAnyMore(t *testing.T) {
@@ -195,6 +230,12 @@ func TestBrokerThatCannotRevokeAnyMore(t *testing.T) {
 	}
 	checkSame(t, "entries", 0, len(keysBelow(t, e, framework.WALPrefix)))
 	checkSame(t, "leases in the index", 0, len(keysBelow(t, e, "leases/")))
+
+	// Neither has the end of the role ended what it serves.
+	e.must(logical.DeleteOperation, "roles/app", nil)
+	e.mustRollBack()
+	checkSame(t, "living after the role is deleted", living, len(s.Living()))
+	checkSame(t, "log lines: what the role served, too", 4, strings.Count(e.log.String(), "a credential is given up: its connection cannot revoke any more"))
 }
 
 // The same by a write of the connection, which then does not speak with a broker.

@@ -220,7 +220,7 @@ func (b *backend) commit(ctx context.Context, storage logical.Storage, minted *n
 }
 
 // abandon revokes what was minted and is not wanted, and reports whether it is
-// gone. What cannot be revoked now is found by the write-ahead entry.
+// gone. What cannot be revoked now is ended by the write-ahead entry.
 func (b *backend) abandon(ctx context.Context, storage logical.Storage, minted *newCredential) (gone bool) {
 	ctx, cancel := b.detached(ctx)
 	defer cancel()
@@ -230,23 +230,30 @@ func (b *backend) abandon(ctx context.Context, storage logical.Storage, minted *
 	})
 	if err := withoutGivenUp(err); err != nil {
 		b.Logger().Warn("a credential is still to be revoked", "connection", minted.Connection, "name", minted.Name, "error", err)
+		b.writeIDAhead(ctx, storage, minted)
 		return false
 	}
 	b.deleteWAL(ctx, storage, minted.wal)
 	return true
 }
 
+// writeIDAhead has the write-ahead entry say the ID that the mint has told: not every
+// registry finds what it has minted by the name alone.
+func (b *backend) writeIDAhead(ctx context.Context, storage logical.Storage, minted *newCredential) {
+	if minted.wal == "" || minted.ID == "" {
+		return
+	}
+	if _, err := b.putCredentialWAL(ctx, storage, minted.credentialRef); err != nil {
+		b.Logger().Warn("the ID of a credential that is to be revoked could not be stored", "connection", minted.Connection, "name", minted.Name, "error", err)
+		return
+	}
+	b.deleteWAL(ctx, storage, minted.wal)
+}
+
 // revoke ends a credential at the registry that minted it. errGivenUp says that
 // the connection does not lead there.
 func (b *backend) revoke(ctx context.Context, storage logical.Storage, ref credentialRef) error {
 	return b.revokeAs(ctx, storage, ref, ref.ID != "")
-}
-
-// revokeNamed ends the credential of that name, if there is one. It was minted where
-// credentials can be revoked.
-func (b *backend) revokeNamed(ctx context.Context, storage logical.Storage, ref credentialRef) error {
-	ref.ID = ""
-	return b.revokeAs(ctx, storage, ref, true)
 }
 
 func (b *backend) revokeAs(ctx context.Context, storage logical.Storage, ref credentialRef, revocable bool) error {

@@ -80,7 +80,7 @@ func (b *backend) rollBackCredential(ctx context.Context, storage logical.Storag
 	if err != nil || kept {
 		return err
 	}
-	if err := withoutGivenUp(b.revokeNamed(ctx, storage, m)); err != nil {
+	if err := withoutGivenUp(b.revokeAs(ctx, storage, m, true)); err != nil {
 		return err
 	}
 	return b.forgetLease(ctx, storage, m)

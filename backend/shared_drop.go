@@ -33,7 +33,7 @@ func (b *backend) dropShared(ctx context.Context, storage logical.Storage, name 
 		if err != nil {
 			return dropped, err
 		}
-		dropped = append(dropped, &newCredential{credentialRef: m, wal: wal, done: b.markInProgress(m.Name)})
+		dropped = append(dropped, &newCredential{credentialRef: m, revocable: m.ID != "", wal: wal, done: b.markInProgress(m.Name)})
 	}
 	if err = storage.Delete(ctx, sharedStoragePrefix+name); err != nil {
 		return dropped, fmt.Errorf("deleting the credential of role %q: %w", name, err)

@@ -54,21 +54,22 @@ func (e Ending) EndNamed(ctx context.Context) error {
 }
 
 // EndListed ends what find returns, and then finds again. It is for a registry whose
-// answers about one credential are not documented well enough to prove anything, so that
-// only its list does: a proxy may answer a deletion with success in its place.
+// answers to a deletion have nothing of their own, or are not documented well enough to
+// prove anything, so that only what it finds does: a proxy may answer a deletion with
+// success in its place.
 func EndListed(ctx context.Context, find func(context.Context) ([]string, error), del func(context.Context, string) error) error {
 	ids, err := find(ctx)
 	if err != nil || len(ids) == 0 {
 		return err
 	}
 	for _, id := range ids {
-		if err := del(ctx, id); err != nil {
+		if err := goneIsSuccess(del(ctx, id)); err != nil {
 			return err
 		}
 	}
 	left, err := find(ctx)
 	if err == nil && slices.ContainsFunc(ids, func(id string) bool { return slices.Contains(left, id) }) {
-		err = Malformedf("the token is still in the list of tokens after it was revoked")
+		err = Malformedf("the credential is still there after it was revoked")
 	}
 	return err
 }

@@ -293,7 +293,7 @@ func TestRevokeDoesNotBelieveAProxy(t *testing.T) {
 	minted := client.mint(t, "regcred-ci", time.Hour)
 	for _, status := range []int{http.StatusOK, http.StatusNoContent} {
 		answers(s, issuertest.Method(http.MethodDelete), status, "")
-		wantError(t, client.Revoke(t.Context(), client.Settings, "regcred-ci", minted.ID), 0, false, "the token is still in the list of tokens after it was revoked")
+		wantError(t, client.Revoke(t.Context(), client.Settings, "regcred-ci", minted.ID), 0, false, "the credential is still there after it was revoked")
 		s.ClearFaults()
 	}
 	for _, body := range []string{`{}`, `{"tokens":null}`, `{"tokens":{}}`, `[]`, `<html>`, ``} {

@@ -277,7 +277,7 @@ func TestRevokeNeedsProof(t *testing.T) {
 	minted := client.mint(t, time.Now().Add(time.Hour))
 	revoke := func() error { return client.Revoke(t.Context(), client.Settings, "regcred-ci", minted.ID) }
 	answers(s, issuertest.Method(http.MethodDelete), http.StatusNoContent, "")
-	wantError(t, revoke(), 0, false, "the token is still in the list of tokens after it was revoked")
+	wantError(t, revoke(), 0, false, "the credential is still there after it was revoked")
 	s.ClearFaults()
 	answers(s, issuertest.Method(http.MethodDelete), http.StatusOK, "<html>")
 	wantError(t, revoke(), 0, false, "the answer has the status 200, where 204 is expected")

@@ -176,10 +176,9 @@ func (q *quay) Find(ctx context.Context, _ issuer.Settings, name string) ([]stri
 	return []string{q.robot(name)}, nil
 }
 
-// Revoke implements [issuer.Issuer]. A robot account has no ID besides its name.
+// Revoke implements [issuer.Issuer]. A robot account has no ID besides its name. The answer
+// to a deletion has no body, so that it could be a proxy's: Quay is asked afterwards.
 func (q *quay) Revoke(ctx context.Context, settings issuer.Settings, name, _ string) error {
-	return issuer.Ending{
-		Find:   func(ctx context.Context) ([]string, error) { return q.Find(ctx, settings, name) },
-		Delete: func(ctx context.Context, _ string) error { return q.deleteRobot(ctx, name) },
-	}.EndNamed(ctx)
+	find := func(ctx context.Context) ([]string, error) { return q.Find(ctx, settings, name) }
+	return issuer.EndListed(ctx, find, func(ctx context.Context, _ string) error { return q.deleteRobot(ctx, name) })
 }

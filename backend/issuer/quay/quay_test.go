@@ -157,6 +157,27 @@ func TestWhatCountsAsGone(t *testing.T) {
 	}
 }
 
+// Another server may answer a deletion with success in Quay's place.
+func TestDeletionNeedsProof(t *testing.T) {
+	for _, answer := range []issuertest.Fault{
+		issuertest.Status(http.StatusNoContent, ""), issuertest.Status(http.StatusOK, "<html>Sign in</html>"),
+	} {
+		s := quaytest.New(t)
+		name := issuer.NewName("app")
+		client, target, minted, err := mint(t, subject(s), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.InjectFault(1, issuertest.Method(http.MethodDelete), answer)
+		if err := client.Revoke(t.Context(), target.Settings, name, minted.ID); err == nil || !strings.Contains(err.Error(), "the credential is still there after it was revoked") {
+			t.Errorf("want an error that says that it is still there, got %v", err)
+		}
+		if err := client.Revoke(t.Context(), target.Settings, name, minted.ID); err != nil || s.Pulls(minted, quaytest.Repository) {
+			t.Errorf("want it ended by the next try, got %v", err)
+		}
+	}
+}
+
 // An answer about another robot account proves nothing, and ends nothing.
 func TestAnswerAboutAnotherRobotAccount(t *testing.T) {
 	s := quaytest.New(t)

@@ -295,6 +295,40 @@ func TestOnlyAWholeListProvesThatATokenIsGone(t *testing.T) {
 	}
 }
 
+// Another server may answer a deletion with success in Azure's place.
+func TestDeletionNeedsProof(t *testing.T) {
+	for _, status := range []int{http.StatusOK, http.StatusNoContent} {
+		s := acrtest.New(t)
+		client, target := subject(s, s.Connection(), s.Role()).Open(t)
+		name := issuer.NewName("app")
+		if _, err := mint(t, client, target, name); err != nil {
+			t.Fatal(err)
+		}
+		s.InjectFault(1, issuertest.Method(http.MethodDelete), issuertest.Status(status, ""))
+		wantError(t, client.RevokeNamed(t.Context(), target.Settings, name), "the token is still there after its deletion")
+		if err := client.RevokeNamed(t.Context(), target.Settings, name); err != nil || len(s.Living()) != 0 {
+			t.Errorf("%d: want it ended by the next try, got %v", status, err)
+		}
+	}
+}
+
+// No token is made while Microsoft Entra fails: nothing is to be looked for.
+func TestMintWithoutASignInHasDoneNothing(t *testing.T) {
+	for name, fault := range map[string]issuertest.Fault{
+		"500":      issuertest.Status(http.StatusInternalServerError, "boom"),
+		"cut":      issuertest.Cut,
+		"garbage":  issuertest.Garbage,
+		"no token": issuertest.Status(http.StatusOK, "{}"),
+	} {
+		s := acrtest.New(t)
+		client, target := subject(s, s.Connection(), s.Role()).Open(t)
+		s.InjectFault(-1, func(r *http.Request) bool { return strings.HasSuffix(r.URL.Path, "/oauth2/v2.0/token") }, fault)
+		if _, err := mint(t, client, target, issuer.NewName("app")); !issuer.Definite(err) {
+			t.Errorf("%s: want a definite error, got %v", name, err)
+		}
+	}
+}
+
 // The token of the root credential must not follow an answer to another server.
 func TestAnswersLeadToNoOtherServer(t *testing.T) {
 	s, trap := acrtest.New(t), issuertest.NewServer(t, http.NotFoundHandler())

@@ -237,7 +237,7 @@ const (
 func (b *broker) Mint(ctx context.Context, r issuer.Request) (issuer.Credential, error) {
 	ops, err := b.operations(ctx)
 	if err != nil {
-		return issuer.Credential{}, err
+		return issuer.Credential{}, issuer.NothingDone(err)
 	}
 	in := map[string]any{"name": r.Name, "expires_at": wholeSecond(r.ExpiresAt).Format(time.RFC3339), "scopes": []string{}, "registries": b.registries()}
 	if scopes := r.For[fieldScopes]; scopes != "" {

@@ -219,6 +219,10 @@ func TestConnectionThatWasNeverChecked(t *testing.T) {
 	sub.Connection.Declared = nil
 	o := open(t, sub)
 	name := issuer.NewName("app")
+	s.InjectFault(1, func(r *http.Request) bool { return !s.MintMatch(r) }, issuertest.Garbage)
+	if _, err := o.mint(t, name); !issuer.Definite(err) {
+		t.Errorf("want a definite error of a mint that was not asked for, got %v", err)
+	}
 	s.InjectFault(1, s.MintMatch, changed(map[string]any{"expires_at": "never"}))
 	if _, err := o.mint(t, name); err == nil {
 		t.Error("want an error, because a broker that cannot revoke must say when a credential ends")

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/aws/smithy-go"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
@@ -59,12 +60,14 @@ func hasCode(err error, code string) bool {
 	return errors.As(err, &api) && api.ErrorCode() == code
 }
 
-// credentialsError is the error if there are no AWS credentials to sign with.
+// credentialsError is the error if there are no AWS credentials to sign with. A call of
+// STS is made only if there is something to exchange.
 func credentialsError(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return issuer.Failed(ctx.Err())
 	}
-	if explained := convertError(err); issuer.StatusOf(explained) != 0 {
+	var call *smithy.OperationError
+	if explained := convertError(err); issuer.StatusOf(explained) != 0 || errors.As(err, &call) && call.Service() == sts.ServiceID {
 		return explained
 	}
 	return issuer.Refusedf("no AWS credentials: write access_key_id and secret_access_key to the connection, or give them to the machine or pod that Vault runs on (instance profile, container role, web identity, or AWS_* in the environment)")

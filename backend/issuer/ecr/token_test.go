@@ -4,6 +4,7 @@ package ecr_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -424,6 +425,11 @@ func TestWebIdentityOfVaultsPod(t *testing.T) {
 	}))
 	if err := tryMint(t, client, target); err == nil || !slices.Equal(slices.Compact(hosts), []string{"sts." + ecrtest.Region + ".amazonaws.com"}) {
 		t.Errorf("want the token sent to AWS alone, got %q, %v", hosts, err)
+	}
+	// That AWS does not answer says nothing of the credentials.
+	client, target = own(roundTrip(func(*http.Request) (*http.Response, error) { return nil, context.DeadlineExceeded }))
+	if err := tryMint(t, client, target); !issuer.IsUnanswered(err) || strings.Contains(err.Error(), "no AWS credentials") {
+		t.Errorf("want an error that says that there was no answer, got %v", err)
 	}
 	if err := os.WriteFile(path, []byte("token-of-another-cluster"), 0o600); err != nil {
 		t.Fatal(err)

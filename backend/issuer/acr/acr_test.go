@@ -3,8 +3,11 @@
 package acr_test
 
 import (
+	"bytes"
 	"context"
+	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -309,6 +312,26 @@ func TestDeletionNeedsProof(t *testing.T) {
 		if err := client.RevokeNamed(t.Context(), target.Settings, name); err != nil || len(s.Living()) != 0 {
 			t.Errorf("%d: want it ended by the next try, got %v", status, err)
 		}
+	}
+}
+
+// A name that is taken may be of the same request, sent twice on the way.
+func TestNameThatIsTaken(t *testing.T) {
+	s := acrtest.New(t)
+	client, target := subject(s, s.Connection(), s.Role()).Open(t)
+	s.InjectFault(1, s.MintMatch, func(w http.ResponseWriter, r *http.Request, act http.Handler) {
+		body, _ := io.ReadAll(r.Body)
+		for _, answer := range []http.ResponseWriter{httptest.NewRecorder(), w} {
+			r.Body = io.NopCloser(bytes.NewReader(body))
+			act.ServeHTTP(answer, r)
+		}
+	})
+	name := issuer.NewName("app")
+	if _, err := mint(t, client, target, name); err == nil || issuer.Definite(err) || len(s.Living()) != 1 {
+		t.Errorf("want an error that is not definite, and a token, got %v and %q", err, s.Living())
+	}
+	if err := client.RevokeNamed(t.Context(), target.Settings, name); err != nil || len(s.Living()) != 0 {
+		t.Errorf("want the token deleted, got %v and %q", err, s.Living())
 	}
 }
 

@@ -141,6 +141,11 @@ func (t *tokens) Mint(ctx context.Context, r issuer.Request) (issuer.Credential,
 		"scopeMapId": m.id + "/scopeMaps/" + r.For[fieldScopeMap], "status": "enabled",
 	}}
 	if _, err := m.call(ctx, http.MethodPut, "/tokens/"+name, in, &made, http.StatusOK, http.StatusCreated); err != nil {
+		if issuer.StatusOf(err) == http.StatusConflict {
+			// The name is random, so what has it may be of this very request, sent twice on
+			// the way.
+			err = issuer.Indefinite(err, "what has the name may be what was asked for")
+		}
 		return issuer.Credential{}, err
 	}
 	if !strings.EqualFold(made.Name, name) {

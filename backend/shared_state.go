@@ -224,7 +224,11 @@ func (s sharedStatus) rotation() *rotation {
 	if retry := s.retryAt(); !next.After(s.now) && retry.After(s.now) {
 		next = retry
 	}
-	return &rotation{Last: s.Current.MintedAt, Period: s.role.RotationPeriod.Duration, Next: next, Grace: s.role.GracePeriod.Duration}
+	grace := s.role.GracePeriod.Duration
+	if ends := s.Current.ExpiresAt; !ends.IsZero() { // which may be sooner than the registry was asked for
+		grace = max(0, min(grace, ends.Sub(later(next, s.now))))
+	}
+	return &rotation{Last: s.Current.MintedAt, Period: s.role.RotationPeriod.Duration, Next: next, Grace: grace}
 }
 
 // readBack describes the status of a shared role.

@@ -558,16 +558,18 @@ func TestRoleThatIsChangedWhileItsCredentialIsMinted(t *testing.T) {
 
 // A registry may give a shorter lifetime than requested.
 func TestCredentialThatEndsEarlierIsReplacedEarlier(t *testing.T) {
-	for _, c := range []struct{ gives, next time.Duration }{
-		{49 * time.Hour, 24 * time.Hour},
-		{24 * time.Hour, 23 * time.Hour},
-		{3 * time.Hour, 2 * time.Hour},
-		{time.Hour, 30 * time.Minute},
-		{10 * time.Second, 5 * time.Second},
+	for _, c := range []struct{ gives, next, grace time.Duration }{
+		{49 * time.Hour, 24 * time.Hour, time.Hour},
+		{24 * time.Hour, 23 * time.Hour, time.Hour},
+		{3 * time.Hour, 2 * time.Hour, time.Hour},
+		{time.Hour, 30 * time.Minute, 30 * time.Minute},
+		{10 * time.Second, 5 * time.Second, 5 * time.Second},
 	} {
 		e := newSharingEngine(t)
 		e.minting.expires = func(time.Time) time.Time { return noon.Add(c.gives) }
 		data := e.read("creds/app")
+		// What was read just before the rotation works no longer than until its end.
+		checkSame(t, fmt.Sprintf("grace_period of what lives for %s", c.gives), any(int64(c.grace/time.Second)), data["grace_period"])
 		checkSame(t, "expires_at", any(formatTime(noon.Add(c.gives))), data["expires_at"])
 		checkSame(t, fmt.Sprintf("ttl of what lives for %s", c.gives), any(int64(c.next/time.Second)), data["ttl"])
 		checkSame(t, "rotation_period", any(int64(86400)), data["rotation_period"])

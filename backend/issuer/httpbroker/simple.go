@@ -42,6 +42,9 @@ var simpleFields = []string{fieldMethod, fieldQuery, fieldBody, fieldLifetime, f
 const (
 	placeholderHelp = "{seconds}, {minutes} and {expires_at} (RFC 3339) stand for the end of the credential, {name} for its name."
 
+	// maxUnix is the end of the year 9999. Milliseconds since 1970 are more.
+	maxUnix = 253402300799
+
 	// checkLifetime is the end that a check asks for.
 	checkLifetime = 10 * time.Minute
 )
@@ -312,7 +315,7 @@ func (a *answering) endIn(said any, asked, ends time.Time) (time.Time, error) {
 		if at, err := time.Parse(time.RFC3339, a.end.text(said)); err == nil {
 			return at, nil
 		}
-		if unix, found := a.end.number(said); found && unix > 0 {
+		if unix, found := a.end.number(said); found && unix > 0 && unix <= maxUnix {
 			return time.Unix(unix, 0), nil
 		}
 		return time.Time{}, issuer.Malformedf("the answer has no time at expires_at_pointer %s, neither in RFC 3339 nor in Unix seconds", a.conn.Settings[fieldEndPointer])

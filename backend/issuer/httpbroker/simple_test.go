@@ -81,6 +81,7 @@ func TestAnswersWithACredential(t *testing.T) {
 		"a password that is a number":         {fields(nil), `{"u":"user","p":7}`, 0, "no password at password_pointer /p"},
 		"an end":                              {fields(issuer.Settings{"expires_at_pointer": "/e"}), `{"u":"user","p":"pass","e":"2026-03-01T15:00:00+02:00"}`, time.Hour, ""},
 		"an end in Unix seconds":              {fields(issuer.Settings{"expires_at_pointer": "/e"}), fmt.Sprintf(`{"u":"user","p":"pass","e":%d}`, clock.Add(time.Minute).Unix()), time.Minute, ""},
+		"an end in Unix milliseconds":         {fields(issuer.Settings{"expires_at_pointer": "/e"}), fmt.Sprintf(`{"u":"user","p":"pass","e":%d}`, clock.UnixMilli()), 0, "no time at expires_at_pointer /e, neither in RFC 3339 nor in Unix seconds"},
 		"no end":                              {fields(issuer.Settings{"expires_at_pointer": "/e"}), `{"u":"user","p":"pass","e":null}`, 0, "no time at expires_at_pointer /e"},
 		"seconds":                             {fields(issuer.Settings{"expires_in_pointer": "/e"}), `{"u":"user","p":"pass","e":90}`, 90 * time.Second, ""},
 		"seconds as text":                     {fields(issuer.Settings{"expires_in_pointer": "/e"}), `{"u":"user","p":"pass","e":"90"}`, 90 * time.Second, ""},

@@ -315,6 +315,25 @@ func TestDeletionNeedsProof(t *testing.T) {
 	}
 }
 
+// Azure writes the port into some of the addresses that lead on.
+func TestAddressesWithThePortLeadOn(t *testing.T) {
+	s := acrtest.New(t)
+	t.Setenv("AZURE_FEDERATED_TOKEN_FILE", filepath.Join(t.TempDir(), "token"))
+	if err := acrtest.WritePodToken(os.Getenv("AZURE_FEDERATED_TOKEN_FILE")); err != nil {
+		t.Fatal(err)
+	}
+	client, target := subject(s, s.Keyless(s.Connection()), s.Role()).Open(t)
+	s.InjectFault(1, func(r *http.Request) bool { return strings.HasSuffix(r.URL.Path, "/tokens") },
+		issuertest.Status(http.StatusOK, `{"value":[],"nextLink":"https://management.azure.com:443`+acrtest.RegistryID+`/tokens?api-version=2023-07-01&$skiptoken=0"}`))
+	if err := client.RevokeNamed(t.Context(), target.Settings, issuer.NewName("x")); err != nil {
+		t.Errorf("want the next page read, got %v", err)
+	}
+	for _, other := range []string{"https://management.azure.com:8443/x", "https://management.azure.com.evil.example/x", "https://management.azure.com:443.evil.example/x", "https://management.azure.com@evil.example/x", "http://management.azure.com/x"} {
+		s.InjectFault(1, func(r *http.Request) bool { return strings.HasSuffix(r.URL.Path, "/tokens") }, issuertest.Status(http.StatusOK, `{"value":[],"nextLink":"`+other+`"}`))
+		wantError(t, client.RevokeNamed(t.Context(), target.Settings, issuer.NewName("x")), "the answer leads to another server; nothing was sent there")
+	}
+}
+
 // A name that is taken may be of the same request, sent twice on the way.
 func TestNameThatIsTaken(t *testing.T) {
 	s := acrtest.New(t)

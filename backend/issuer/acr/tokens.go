@@ -86,8 +86,11 @@ func (m *manager) callURL(ctx context.Context, method, address string, in, out a
 }
 
 // onward returns an address that an answer names, if it is of the same service: the
-// token of the root credential goes nowhere else.
+// token of the root credential goes nowhere else. Azure names the port of some.
 func (m *manager) onward(address string) (string, error) {
+	if path, named := strings.CutPrefix(address, m.base+":443/"); named {
+		address = m.base + "/" + path
+	}
 	if !strings.HasPrefix(address, m.base+"/") {
 		return "", issuer.Malformedf("the answer leads to another server; nothing was sent there")
 	}

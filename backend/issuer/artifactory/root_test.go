@@ -183,6 +183,17 @@ func TestRetireRootNeedsProof(t *testing.T) {
 	}
 }
 
+// A token of another user, which somebody has written to the connection meanwhile, does
+// not list the old one.
+func TestRetireRootNeedsToSeeTheOldOne(t *testing.T) {
+	s := artifactorytest.New(t)
+	client := open(t, s, s.ConnectionOfManager(), ofProject)
+	wantError(t, client.RetireRoot(t.Context(), rootOf(s.Connection())), http.StatusForbidden, true, "the token must have the scope applied-permissions/admin")
+	if !slices.Contains(s.Admins(), "initial") {
+		t.Error("want the old token to work still")
+	}
+}
+
 func TestCheckWarnsOfATokenThatCannotBeReplaced(t *testing.T) {
 	s := artifactorytest.New(t)
 	answers(s, reads("/tokens/me"), http.StatusOK, `{"token_id":"x","subject":"jfac@1/users/vault"}`)

@@ -343,7 +343,7 @@ func TestMintedCredentialIsVerifiedBeforeItIsServed(t *testing.T) {
 		e.write("roles/leased", with(role, fields{"verify_repository": "group/app"}))
 		e.registries.answer("registry.example.com", denied)
 		e.failed(logical.ReadOperation, "creds/leased", nil, http.StatusBadGateway,
-			`the new credential is revoked again, because it cannot pull from verify_repository: registry "registry.example.com" refuses what was minted (not yet)`)
+			`the new credential is not served, because it cannot pull from verify_repository: registry "registry.example.com" refuses what was minted (not yet)`)
 		checkSame(t, name+": living credentials", []string{}, e.minting.names())
 		checkSame(t, name+": tries", trialTries, len(e.registries.asked))
 

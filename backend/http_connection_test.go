@@ -295,6 +295,21 @@ func TestURLThatAnswersWithACredential(t *testing.T) {
 	e.must(logical.DeleteOperation, "connections/app", nil)
 }
 
+// Nobody is told that a credential was revoked that nothing can revoke.
+func TestCredentialOfAURLThatCannotPull(t *testing.T) {
+	e := newEngine(t)
+	e.newHTTP = issuer.NewHTTP
+	u := brokertest.NewURL(t)
+	u.SetNow(e.clock.now)
+	e.write("connections/app", connectionTo(u.Connection(), nil))
+	e.write("roles/app", fields{"connection": "app", "verify_repository": "team/app"})
+	e.registries.answer(dockerconfig.Key(u.Host()), registry.Result{Verdict: registry.Denied})
+	_, err := e.request(logical.ReadOperation, "creds/app", nil)
+	if err == nil || strings.Contains(err.Error(), "revoked") || !strings.Contains(err.Error(), "the new credential is not served, because it cannot pull from verify_repository") {
+		t.Errorf("want an error that does not speak of a revocation, got %v", err)
+	}
+}
+
 // A URL that gives less than it was asked for does not make the engine mint without pause.
 func TestURLThatGivesLessThanItWasAskedFor(t *testing.T) {
 	e := newEngine(t)

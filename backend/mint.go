@@ -193,7 +193,7 @@ func (b *backend) tryMinted(ctx context.Context, storage logical.Storage, r *rol
 	minted.proved = results
 	for _, v := range results {
 		if v.Verdict == registry.Denied {
-			return badGateway(fmt.Errorf("the new credential is revoked again, because it cannot pull from verify_repository: registry %q refuses what was minted (%s)", v.registry.ImageName(), v.Message))
+			return badGateway(fmt.Errorf("the new credential is not served, because it cannot pull from verify_repository: registry %q refuses what was minted (%s)", v.registry.ImageName(), v.Message))
 		}
 	}
 	return nil

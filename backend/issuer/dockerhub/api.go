@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -169,49 +170,63 @@ func tokensPath(organization string) string {
 	return "/v2/orgs/" + url.PathEscape(organization) + "/access-tokens"
 }
 
+// reading is what one reading of a list has found.
+type reading struct {
+	matching []accessToken
+	ids      []string // of all tokens, sorted
+	total    int      // by what each page says; -1 if the pages differ
+	pages    int
+}
+
 // list returns the access tokens of an organization that match, and the number of all. If
-// a token is deleted while pages are read, the following ones move to a page that was
-// already read. So list reads again until the number did not change.
+// a token is deleted while pages are read, others move to a page that was already read, and
+// one that is made meanwhile keeps the number. So a list of several pages counts if two
+// readings have found the same: what is deleted in between is in the first only.
 func (s session) list(ctx context.Context, organization string, match func(accessToken) bool) ([]accessToken, int, error) {
+	var former reading
 	for range maxReads {
-		matching, count, total, err := s.read(ctx, organization, match)
-		if err != nil || len(matching) > 0 || count == total {
-			return matching, total, err
+		r, err := s.read(ctx, organization, match)
+		isWhole := len(r.ids) == r.total && (r.pages == 1 || slices.Equal(r.ids, former.ids))
+		if err != nil || len(r.matching) > 0 || isWhole {
+			return r.matching, r.total, err
 		}
+		former = r
 	}
 	return nil, 0, issuer.Malformedf("the list of access tokens changed each time it was read, so one may have been missed")
 }
 
-// read reads all pages of a list once. It returns how many tokens were in them, and how
-// many there are by what each page said; -1 if the pages differ.
-func (s session) read(ctx context.Context, organization string, match func(accessToken) bool) (matching []accessToken, count, total int, err error) {
-	for page := 1; ; page++ {
+// read reads all pages of a list once.
+func (s session) read(ctx context.Context, organization string, match func(accessToken) bool) (reading, error) {
+	var r reading
+	for {
+		r.pages++
 		var answer struct {
 			Total   *int                      `json:"total"`
 			Next    *string                   `json:"next"`
 			Results *issuer.List[accessToken] `json:"results"`
 		}
-		query := url.Values{"page": {strconv.Itoa(page)}, "page_size": {strconv.Itoa(pageSize)}}
+		query := url.Values{"page": {strconv.Itoa(r.pages)}, "page_size": {strconv.Itoa(pageSize)}}
 		err := s.do(ctx, call{method: http.MethodGet, path: tokensPath(organization), query: query, out: &answer, status: http.StatusOK})
 		if err == nil && (answer.Results == nil || answer.Total == nil) {
 			err = issuer.Malformedf("the answer has no list of access tokens")
 		}
 		if err != nil {
-			return nil, 0, 0, err
+			return reading{}, err
 		}
 		for _, one := range *answer.Results {
 			if match(one) {
-				matching = append(matching, one)
+				r.matching = append(r.matching, one)
 			}
+			r.ids = append(r.ids, one.ID)
 		}
-		count += len(*answer.Results)
-		if page == 1 {
-			total = *answer.Total
-		} else if total != *answer.Total {
-			total = -1
+		if r.pages == 1 {
+			r.total = *answer.Total
+		} else if r.total != *answer.Total {
+			r.total = -1
 		}
 		if answer.Next == nil || *answer.Next == "" || len(*answer.Results) == 0 {
-			return matching, count, total, nil
+			slices.Sort(r.ids)
+			return r, nil
 		}
 	}
 }

@@ -271,6 +271,33 @@ func TestListThatChangesIsReadAgain(t *testing.T) {
 	}
 }
 
+// A token that is deleted while a list is read moves others to a page that was read
+// already, and one that is made meanwhile keeps the total. In which order tokens are
+// listed is not documented.
+func TestListInWhichOneTakesThePlaceOfAnother(t *testing.T) {
+	s := dockerhubtest.New(t)
+	client := open(t, s, s.Connection(), s.Role())
+	pages := []string{`"a","b","c"`, `"d"`, `"b","c","regcred-ci"`, `"d"`} // "a" is deleted, and "d" made, after the first
+	s.InjectFault(-1, isList, func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
+		var labels []string
+		_ = json.Unmarshal([]byte("["+pages[0]+"]"), &labels)
+		pages = pages[1:]
+		var results []map[string]string
+		for _, label := range labels {
+			results = append(results, map[string]string{"id": "id-of-" + label, "label": label})
+		}
+		answer := map[string]any{"total": 4, "results": results, "next": nil}
+		if r.URL.Query().Get("page") == "1" {
+			answer["next"] = s.URL + "/next"
+		}
+		_ = json.NewEncoder(w).Encode(answer)
+	})
+	ids, err := client.Find(t.Context(), client.Settings, "regcred-ci")
+	if diff := cmp.Diff([]string{"id-of-regcred-ci"}, ids); err != nil || diff != "" {
+		t.Errorf("%v (-want +got):\n%s", err, diff)
+	}
+}
+
 func TestRevokeNeedsProof(t *testing.T) {
 	s := dockerhubtest.New(t)
 	client := open(t, s, s.Connection(), s.Role())

@@ -398,3 +398,16 @@ func TestWaysToAuthenticate(t *testing.T) {
 		}
 	}
 }
+
+// A connection may have been written with another way to authenticate before the old
+// token was ended.
+func TestOldTokenIsEndedFromAConnectionWithAPassword(t *testing.T) {
+	s := brokertest.New(t)
+	sub := subject(s)
+	old := issuer.Root{Settings: sub.Connection.Settings, Secrets: sub.Connection.Secrets}
+	sub.Connection.Settings = issuer.Settings{"username": "vault"}
+	sub.Connection.Secrets = issuer.Secrets{"password": dockerconfig.NewSecret("p4ssword")}
+	if err := open(t, sub).RetireRoot(t.Context(), old); err != nil || len(s.Admins()) != 0 {
+		t.Errorf("want the old token ended, got %v and %v", err, s.Admins())
+	}
+}

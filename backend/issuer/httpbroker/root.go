@@ -53,7 +53,7 @@ func (b *broker) DiscardRoot(ctx context.Context, name string) error {
 // only if the new one is accepted.
 func (b *broker) RetireRoot(ctx context.Context, old issuer.Root) error {
 	former := *b
-	former.conn = b.conn.With(old)
+	former.conn.Settings, former.conn.Secrets = old.Settings, old.Secrets // which may authenticate in another way
 	auth, err := newAuthentication(former.conn)
 	if err != nil {
 		return issuer.Refusedf("%s", err)

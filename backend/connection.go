@@ -174,7 +174,7 @@ func apiRoot(text string) string {
 	if err != nil {
 		return text
 	}
-	return origin(text) + u.EscapedPath()
+	return origin(text) + strings.TrimRight(u.EscapedPath(), "/")
 }
 
 // allowsRole reports whether a role of that name may use the connection.

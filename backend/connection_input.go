@@ -93,6 +93,9 @@ func (in input) applyAddress(c, old *connection) (warnings []string, err error) 
 		if c.URL, err = parseURL(in.text("url")); err != nil {
 			return nil, refuse(fieldError("url", err))
 		}
+		if c.Type.WholeURL && strings.HasSuffix(in.text("url"), "/") && apiRoot(c.URL) != origin(c.URL) {
+			c.URL += "/"
+		}
 	}
 	if old == nil && c.URL == "" {
 		c.URL = c.Type.DefaultURL

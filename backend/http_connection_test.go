@@ -3,6 +3,7 @@
 package backend
 
 import (
+	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -331,4 +332,29 @@ func TestURLThatGivesLessThanItWasAskedFor(t *testing.T) {
 	if got := u.Mints() - before; got < 6 || got > 12 {
 		t.Errorf("want a mint each five minutes, got %d in an hour", got)
 	}
+}
+
+// Many APIs know an address only with the slash at its end, and redirect every other one,
+// which is not followed.
+func TestURLWithASlashAtItsEnd(t *testing.T) {
+	e := newEngine(t)
+	e.newHTTP = issuer.NewHTTP
+	server := issuertest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !strings.HasSuffix(r.URL.Path, "/") {
+			http.Redirect(w, r, r.URL.Path+"/", http.StatusMovedPermanently)
+			return
+		}
+		_, _ = io.WriteString(w, `{"auths":{"registry.example.com":{"auth":"dXNlcjpwYXNz"}}}`)
+	}))
+	simple := fields{"type": "http", "protocol": "simple", "url": server.URL + "/credentials/", "registry": "registry.example.com", "token": "x", "lifetime": "12h", "allowed_roles": "*"}
+	e.write("connections/app", simple)
+	e.write("roles/app", fields{"connection": "app"})
+	checkSame(t, "password", any("pass"), e.read("creds/app")["password"])
+	id := e.stored("connections/app")["id"]
+	e.write("connections/app", fields{"url": server.URL + "/credentials", "verify_connection": false})
+	checkSame(t, "identity, whatever stands at the end", id, e.stored("connections/app")["id"])
+
+	// A broker has its paths below the url, with or without a slash.
+	b := brokertest.New(t)
+	e.write("connections/broker", connectionTo(b.Connection(), fields{"url": b.Connection().URL + "/"}))
 }

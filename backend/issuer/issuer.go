@@ -34,6 +34,10 @@ type Type struct {
 	// URLOptional allows a connection without url.
 	URLOptional bool
 
+	// WholeURL says that the url may be what is called, and not only what it begins with: a
+	// slash at its end is kept.
+	WholeURL bool
+
 	// DefaultURL and DefaultRegistry are the url and the registry of a connection that
 	// is created without them. They are for a registry that there is only one of.
 	DefaultURL, DefaultRegistry string
@@ -90,8 +94,8 @@ type Secrets map[string]dockerconfig.Secret
 
 // Connection is what an [Issuer] is opened with.
 type Connection struct {
-	// URL is the API's: https, or http to loopback, without trailing slash, user,
-	// query or fragment. It is empty only with URLOptional.
+	// URL is the API's: https, or http to loopback, without user, query or fragment, and
+	// without trailing slash unless WholeURL is set. It is empty only with URLOptional.
 	URL string
 
 	// Registries are the registry keys of the credentials; at least one.

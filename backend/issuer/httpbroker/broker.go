@@ -63,7 +63,7 @@ func (b *broker) call(ctx context.Context, method, path string, query url.Values
 			return issuer.Failed(err)
 		}
 	}
-	target := b.conn.URL + "/v1" + path
+	target := strings.TrimSuffix(b.conn.URL, "/") + "/v1" + path
 	if len(query) > 0 {
 		target += "?" + query.Encode()
 	}

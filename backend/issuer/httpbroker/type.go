@@ -51,9 +51,10 @@ func Type() issuer.Type {
 				Description: "What the credential is for, in the words of the broker, such as names of projects. The broker limits the credential to them. Empty: what the broker gives to everybody.",
 			},
 		},
-		Can:    can,
-		Target: target,
-		New:    open,
+		WholeURL: true,
+		Can:      can,
+		Target:   target,
+		New:      open,
 	}
 }
 

@@ -3,6 +3,7 @@
 package backend
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"slices"
@@ -244,6 +245,34 @@ func TestConnectionThatIsWrittenNotToRevoke(t *testing.T) {
 	e, _ := newBrokerEngine(t)
 	resp := e.write("connections/app", fields{"allowed_roles": "*", "protocol": "simple", "lifetime": "1h", "verify_connection": false})
 	checkContains(t, strings.Join(resp.Warnings, "\n"), "the connection can no longer revoke")
+}
+
+// Nothing is left to be done for a deleted role whose credentials nothing can revoke,
+// wherever the deletion fails.
+func TestDeletedRoleOfAURL(t *testing.T) {
+	for failAt := int64(1); ; failAt++ {
+		e := newEngine(t)
+		e.newHTTP = issuer.NewHTTP
+		u := brokertest.NewURL(t)
+		u.SetNow(e.clock.now)
+		e.write("connections/app", connectionTo(u.Connection(), nil))
+		e.write("roles/app", fields{"connection": "app", "rotation_period": "6h", "grace_period": "1h"})
+		e.read("creds/app")
+		faulty := e.faulty(failAt)
+		e.storage = faulty
+		_, _ = e.request(logical.DeleteOperation, "roles/app", nil)
+		e.background.Wait()
+		e.storage = faulty.Storage
+		e = e.restarted(t)
+		checkSame(t, fmt.Sprintf("call %d fails: entries", failAt), 0, len(keysBelow(t, e, framework.WALPrefix)))
+		e.mustRollBack()
+		if strings.Contains(e.log.String(), "given up") {
+			t.Errorf("call %d fails: %s", failAt, e.log.String())
+		}
+		if faulty.calls.Load() < failAt {
+			return
+		}
+	}
 }
 
 // A URL is asked as often as a rotation needs it, and each credential is served no longer

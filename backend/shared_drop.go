@@ -11,8 +11,8 @@ import (
 )
 
 // dropShared deletes what a shared role serves, and returns all that the role has
-// minted, with write-ahead entries. Revoke it once the role is deleted. The role is
-// locked.
+// minted, with write-ahead entries for what can be revoked. Revoke it once the role is
+// deleted. The role is locked.
 func (b *backend) dropShared(ctx context.Context, storage logical.Storage, name string) (dropped []*newCredential, err error) {
 	s, err := b.shared(ctx, storage, name)
 	if unreadable := (unreadableError{}); errors.As(err, &unreadable) {
@@ -29,11 +29,14 @@ func (b *backend) dropShared(ctx context.Context, storage logical.Storage, name 
 		}
 	}()
 	for _, m := range s.all() {
-		wal, err := b.putCredentialWAL(ctx, storage, m)
-		if err != nil {
-			return dropped, err
+		d := &newCredential{credentialRef: m, revocable: m.ID != ""}
+		if d.revocable {
+			if d.wal, err = b.putCredentialWAL(ctx, storage, m); err != nil {
+				return dropped, err
+			}
 		}
-		dropped = append(dropped, &newCredential{credentialRef: m, revocable: m.ID != "", wal: wal, done: b.markInProgress(m.Name)})
+		d.done = b.markInProgress(m.Name)
+		dropped = append(dropped, d)
 	}
 	if err = storage.Delete(ctx, sharedStoragePrefix+name); err != nil {
 		return dropped, fmt.Errorf("deleting the credential of role %q: %w", name, err)

@@ -451,6 +451,27 @@ func TestTroubleOfOneRoleIsItsOwn(t *testing.T) {
 	checkSame(t, "failing", []string{"failing/broken"}, e.keysBelow(failingIndexPrefix))
 }
 
+// So it is if the role has other registries, which answer it.
+func TestTroubleOfOneRegistryOfARoleIsItsOwn(t *testing.T) {
+	e := newEngine(t)
+	p := verifies(e)
+	e.newVerifier = func(*x509.CertPool) verifier { return failingFor{p, "broken"} }
+	e.write("config", fields{"verify_period": "10m"})
+	for _, user := range []string{"a", "b", "c"} {
+		e.write("roles/"+user, static("r.example.com", user, password, nil))
+	}
+	auths := `{"auths":{"a.example.com":{"username":"fine","password":"x"},"r.example.com":{"username":"broken","password":"x"},"z.example.com":{"username":"fine","password":"x"}}}`
+	e.write("roles/several", fields{"dockerconfigjson": auths})
+	e.pass(time.Hour)
+	checkSame(t, "verdict", "unreachable: 500", e.verdictShown("several"))
+	before := strings.Count(e.log.String(), "a registry cannot be reached")
+	e.pass(6 * time.Hour)
+	checkSame(t, "alarms of a registry that answers others", 0, strings.Count(e.log.String(), "a registry cannot be reached")-before)
+	checkSame(t, "outages", 0, len(e.outages.confirmedOutages()))
+	e.must(logical.DeleteOperation, "roles/several", nil)
+	checkSame(t, "roles that are tried in vain", 0, len(e.outages.waiting()))
+}
+
 type failingFor struct {
 	*pullingRegistries
 	user string
@@ -572,6 +593,23 @@ func TestBundleHasTheWorstVerdictOfItsMembers(t *testing.T) {
 	checkSame(t, "warnings once it is mended", []string(nil), e.readWarnings("creds/both"))
 	e.pass(time.Minute)
 	checkSame(t, "verdict once it is mended", "ok", e.verdictShown("both"))
+}
+
+// An outage that began while the clock was ahead is known all the same, and forgotten.
+func TestOutageOfAClockThatWasAhead(t *testing.T) {
+	var o outages
+	o.failed("role", "r.example.com", "no answer", noon.Add(1000*time.Hour))
+	for i := range 3 {
+		o.failed("role", "r.example.com", "no answer", noon.Add(time.Duration(i)*time.Minute))
+	}
+	checkSame(t, "outages", 1, len(o.confirmedOutages()))
+
+	o = outages{}
+	for i := range 3 {
+		o.failed("role", "r.example.com", "no answer", noon.Add(1000*time.Hour+time.Duration(i)*time.Minute))
+	}
+	o.forgetOld(noon)
+	checkSame(t, "outages that no role asks for any more", 0, len(o.confirmedOutages()))
 }
 
 func TestDeletedRoleLeavesNothingOfItsVerification(t *testing.T) {

@@ -54,7 +54,7 @@ type outages struct {
 	mu         sync.Mutex
 	changes    atomic.Uint64 // of what confirmedOutages returns
 	registries map[string]*registryHealth
-	roles      map[string]time.Time
+	roles      map[string]map[string]time.Time // by role and registry
 }
 
 // failed notes that a registry did not answer when a role was tried. isOwn says that it
@@ -67,18 +67,21 @@ func (o *outages) failed(role, host, message string, now time.Time) (isOwn, conf
 	if r == nil {
 		r = &registryHealth{}
 		if o.registries == nil {
-			o.registries, o.roles = map[string]*registryHealth{}, map[string]time.Time{}
+			o.registries, o.roles = map[string]*registryHealth{}, map[string]map[string]time.Time{}
 		}
 		o.registries[host] = r
 	}
-	since, triedBefore := o.roles[role]
-	if !triedBefore {
-		o.roles[role] = now
+	since, triedBefore := o.roles[role][host]
+	if !triedBefore || since.After(now) {
+		if o.roles[role] == nil {
+			o.roles[role] = map[string]time.Time{}
+		}
+		o.roles[role][host] = now
 	}
 	if triedBefore && r.answeredAt.After(since) {
 		return true, false
 	}
-	if !r.failing {
+	if !r.failing || r.Since.After(now) { // the clock may have been ahead
 		r.failing, r.registryOutage = true, registryOutage{SchemaVersion: schemaVersion, Host: host, Since: now}
 	}
 	r.failedAt, r.Message = now, message
@@ -95,7 +98,7 @@ func (o *outages) failed(role, host, message string, now time.Time) (isOwn, conf
 func (o *outages) answered(role, host string, now time.Time) (ended bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	delete(o.roles, role)
+	o.forgetTrial(role, host)
 	r := o.registries[host]
 	if r == nil {
 		return false
@@ -134,7 +137,7 @@ func (o *outages) know(known registryOutage, now time.Time) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.registries == nil {
-		o.registries, o.roles = map[string]*registryHealth{}, map[string]time.Time{}
+		o.registries, o.roles = map[string]*registryHealth{}, map[string]map[string]time.Time{}
 	}
 	if o.registries[known.Host] == nil {
 		o.changes.Add(1)
@@ -152,6 +155,13 @@ func (o *outages) waiting() (names []string) {
 	return names
 }
 
+// forgetTrial forgets that a role was tried in vain at a registry. o.mu is held.
+func (o *outages) forgetTrial(role, host string) {
+	if delete(o.roles[role], host); len(o.roles[role]) == 0 {
+		delete(o.roles, role)
+	}
+}
+
 func (o *outages) forgetRole(name string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -164,10 +174,13 @@ func (o *outages) forgetOld(now time.Time) (ended []string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for host, r := range o.registries {
-		if now.Sub(later(r.failedAt, r.answeredAt)) < outageForgotten {
+		if now.Sub(later(r.failedAt, r.answeredAt)).Abs() < outageForgotten {
 			continue
 		}
 		delete(o.registries, host)
+		for role := range o.roles {
+			o.forgetTrial(role, host)
+		}
 		if r.confirmed {
 			o.changes.Add(1)
 			ended = append(ended, host)

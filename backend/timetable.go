@@ -18,9 +18,13 @@ type timetable struct {
 	filled       bool
 	wasFilled    bool
 	appointments appointments
+	tidyAt       int // the number of appointments at which those that are there twice are removed
 	lookedAt     time.Time
 	openUntil    time.Time // until when appointments are taken
 }
+
+// tidyFrom is how many appointments are kept at least before any are removed.
+const tidyFrom = 1000
 
 // appointment is a role that is to be verified at a time, in Unix seconds.
 type appointment struct {
@@ -64,8 +68,15 @@ func (t *timetable) add(all appointments) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.appointments = append(t.appointments, all...)
+	t.tidy()
+}
+
+// tidy removes what is there twice: a role that is verified out of turn, for as long as
+// its registry is away, has its next turn each time. t.mu is held.
+func (t *timetable) tidy() {
 	slices.SortFunc(t.appointments, appointment.compare) // a sorted list is a heap
-	t.appointments = slices.Clip(t.appointments)
+	t.appointments = slices.Clip(slices.Compact(t.appointments))
+	t.tidyAt = max(tidyFrom, 2*len(t.appointments))
 }
 
 // push adds an appointment.
@@ -73,6 +84,9 @@ func (t *timetable) push(name string, at time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	heap.Push(&t.appointments, appointment{wholeSeconds(at).Unix(), name})
+	if len(t.appointments) > max(tidyFrom, t.tidyAt) {
+		t.tidy()
+	}
 }
 
 // take removes and returns the next appointment if it is due by now. Otherwise it says

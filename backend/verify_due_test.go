@@ -595,6 +595,30 @@ func TestBundleHasTheWorstVerdictOfItsMembers(t *testing.T) {
 	checkSame(t, "verdict once it is mended", "ok", e.verdictShown("both"))
 }
 
+// Roles whose registry is away are tried out of turn, and keep one next turn each.
+func TestTimetableDoesNotGrowDuringAnOutage(t *testing.T) {
+	var table timetable
+	next := noon.Add(30 * 24 * time.Hour)
+	for i := range 100_000 {
+		table.push(fmt.Sprint("role-", i%100), next)
+	}
+	table.push("first", noon)
+	if got := table.count(); got > 2*tidyFrom {
+		t.Errorf("want few appointments, got %d", got)
+	}
+	table.open(next, next)
+	var names []string
+	for {
+		a, _, ok := table.take(next)
+		if !ok {
+			break
+		}
+		names = append(names, a.name)
+	}
+	checkSame(t, "appointments that are taken", 101, len(names))
+	checkSame(t, "the first of them", "first", names[0])
+}
+
 // An outage that began while the clock was ahead is known all the same, and forgotten.
 func TestOutageOfAClockThatWasAhead(t *testing.T) {
 	var o outages

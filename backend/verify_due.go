@@ -221,6 +221,11 @@ var errNothingServed = errors.New("the role serves nothing that could be verifie
 // verifyNow verifies what a role serves, unless that was just proved, and records what it
 // finds.
 func (b *backend) verifyNow(ctx context.Context, storage logical.Storage, name string) error {
+	if b.failing.has(name) { // what the role serves may have changed with its members
+		if err := b.checkFailingRole(ctx, storage, name); err != nil {
+			return err
+		}
+	}
 	r, err := b.role(ctx, storage, name)
 	if err != nil || r == nil {
 		return err

@@ -595,6 +595,20 @@ func TestBundleHasTheWorstVerdictOfItsMembers(t *testing.T) {
 	checkSame(t, "verdict once it is mended", "ok", e.verdictShown("both"))
 }
 
+// A bundle has no verdict of its own any more once its members are verified by themselves.
+func TestBundleWhoseMembersAreVerifiedIsNotDenied(t *testing.T) {
+	e := newEngine(t)
+	p := verifies(e)
+	e.write("roles/member", static("r.example.com", "me", "outdated", fields{"allowed_bundles": "all"}))
+	e.write("roles/all", fields{"members": "member", "verify_period": "10m"})
+	p.refuse("outdated", true)
+	e.pass(30 * time.Minute)
+	checkSame(t, "what needs attention", []string{"denied all<nil>"}, e.needsAttention())
+	e.write("roles/member", fields{"password": "new", "verify_period": "10m"})
+	e.pass(30 * time.Minute)
+	checkSame(t, "what needs attention once it is mended", []string{}, e.needsAttention())
+}
+
 // Roles whose registry is away are tried out of turn, and keep one next turn each.
 func TestTimetableDoesNotGrowDuringAnOutage(t *testing.T) {
 	var table timetable

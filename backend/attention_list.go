@@ -35,10 +35,11 @@ func (b *backend) keepAttention(ctx context.Context, storage logical.Storage) er
 	if b.failing.hasUnknown() {
 		b.attentions.doubt(verdictsMark)
 	}
+	var failed error
 	for _, key := range b.attentions.takeDoubts() {
-		if err := b.settleDoubt(ctx, storage, key); err != nil {
+		if err := b.settleDoubt(ctx, storage, key); err != nil { // one that fails stops no other
 			b.attentions.doubt(key)
-			return err
+			failed = errors.Join(failed, err)
 		}
 	}
 	if last := b.attentions.lastLook(); b.now().After(last.Add(completeFor)) || last.After(b.now().Add(clockSkew)) {
@@ -47,7 +48,7 @@ func (b *backend) keepAttention(ctx context.Context, storage logical.Storage) er
 	for _, key := range b.attentions.announcedWork() {
 		b.doAnnounced(storage, key)
 	}
-	return errors.Join(b.checkRoots(ctx, storage), b.lookAtExpiries(ctx, storage))
+	return errors.Join(failed, b.checkRoots(ctx, storage), b.lookAtExpiries(ctx, storage))
 }
 
 // checkRoots has the root credential of each connection checked, as often as the mount's
@@ -148,7 +149,8 @@ func (b *backend) settleDoubt(ctx context.Context, storage logical.Storage, key 
 	case strings.HasPrefix(key, connectionMark):
 		return b.renewConnection(ctx, storage, strings.TrimPrefix(key, connectionMark))
 	}
-	if err := b.renewAttention(ctx, storage, key); err != nil {
+	defer b.lockRole(key)()
+	if err := b.renewAttentionLocked(ctx, storage, key); err != nil {
 		return err
 	}
 	r, err := b.role(ctx, storage, key)
@@ -332,14 +334,18 @@ func (b *backend) listUnrevoked(ctx context.Context, storage logical.Storage, co
 	return nil
 }
 
-// findUnrevoked finds out whether the revocation of a leased credential has failed.
+// findUnrevoked finds out whether the revocation of a leased credential has failed. It
+// does not wait for one that is being revoked, because its registry may be slow: what
+// comes of that is looked at later.
 func (b *backend) findUnrevoked(ctx context.Context, storage logical.Storage, connection, name string, keys []string) error {
-	unlock, err := b.leaseLocks.lock(ctx, name)
-	if err != nil {
-		return err
+	unlock, free := b.leaseLocks.tryLock(name)
+	if free {
+		defer unlock()
 	}
-	defer unlock()
 	for _, key := range keys {
+		if !free {
+			b.attentions.doubt(key)
+		}
 		stored, err := b.storedLease(ctx, storage, key)
 		switch {
 		case isUnreadable(err) || err == nil && stored == nil:
@@ -349,21 +355,23 @@ func (b *backend) findUnrevoked(ctx context.Context, storage logical.Storage, co
 			b.attentions.setUnrevoked(connection, name, key, true)
 		}
 	}
-	if keys, _ := b.attentions.unrevokedKeys(connection, name); len(keys) == 0 {
+	if keys, _ := b.attentions.unrevokedKeys(connection, name); free && len(keys) == 0 {
 		b.deleteLeaseAttention(ctx, storage, connection, name)
 	}
 	return nil
 }
 
-// lookAtLease looks at a key of the index of leases of which a write failed.
+// lookAtLease looks at a key of the index of leases of which a write failed. While the
+// credential is being revoked, it leaves that for later.
 func (b *backend) lookAtLease(ctx context.Context, storage logical.Storage, key string) error {
 	_, l, ok := parseLeaseKey(key)
 	if !ok {
 		return nil
 	}
-	unlock, err := b.leaseLocks.lock(ctx, l.name)
-	if err != nil {
-		return err
+	unlock, free := b.leaseLocks.tryLock(l.name)
+	if !free {
+		b.attentions.doubt(key)
+		return nil
 	}
 	defer unlock()
 	stored, err := b.storedLease(ctx, storage, key)

@@ -3,6 +3,7 @@
 package backend
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -257,6 +258,84 @@ func TestRevocationAfterARestartLeavesNoKey(t *testing.T) {
 	}
 	checkSame(t, "index of leases", 0, len(e.indexedLeases()))
 	checkSame(t, "what needs attention", []string{}, e.needsAttention())
+}
+
+// What storage refuses again does not have the others forgotten that are to be looked at.
+func TestDoubtThatStaysLosesNoOther(t *testing.T) {
+	e := newEngine(t)
+	e.write("roles/a", fields{"registry": "ghcr.io", "username": "me", "password": "x"})
+	e.write("roles/b", fields{"registry": "ghcr.io", "username": "me", "password": "x"})
+	checkSame(t, "what needs attention", []string{}, e.needsAttention())
+	expires := formatTime(e.clock.now().Add(time.Hour))
+	written := e.storage
+	e.storage = afterwards{written}
+	for _, name := range []string{"a", "b"} {
+		if _, err := e.request(logical.UpdateOperation, "roles/"+name, fields{"expires_at": expires}); err == nil {
+			t.Error("want an error of the storage")
+		}
+	}
+	e.storage = written
+	e.storage = e.faulty(1)
+	_ = e.keepAttention(t.Context(), e.through())
+	e.storage = written
+	e.mustRollBack()
+	checkSame(t, "what needs attention", []string{"expiring a<nil>", "expiring b<nil>"}, e.needsAttention())
+}
+
+// afterwards is a storage that writes roles and then says that it could not.
+type afterwards struct{ logical.Storage }
+
+func (s afterwards) Put(ctx context.Context, entry *logical.StorageEntry) error {
+	if err := s.Storage.Put(ctx, entry); err != nil || !strings.HasPrefix(entry.Key, roleStoragePrefix) {
+		return err
+	}
+	return errDown
+}
+
+// A credential may be under way to its end for as long as its registry takes. Neither a
+// start nor the engine's minute waits for that, and what came of it is known afterwards.
+func TestStatusDoesNotWaitForARevocation(t *testing.T) {
+	for name, ends := range map[string]bool{"that works": true, "that fails": false} {
+		t.Run(name, func(t *testing.T) {
+			e := newLeasingEngine(t, nil)
+			_, secret := e.lease("creds/leased")
+			e.minting.fail("revoke", errDown)
+			_, _ = e.onLease(logical.RevokeOperation, secret)
+			e = e.restarted(t)
+			l, err := leaseOf(&logical.Request{Secret: secret})
+			if err != nil {
+				t.Fatal(err)
+			}
+			unlock, err := e.leaseLocks.lock(t.Context(), l.Name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			looked := make(chan error, 1)
+			go func() { looked <- e.keepAttention(t.Context(), e.through()) }()
+			select {
+			case err := <-looked:
+				if err != nil {
+					t.Error(err)
+				}
+			case <-time.After(soon):
+				t.Fatal("the minute waits for a revocation")
+			}
+			failing := []string{"revocation_failing <nil>app"}
+			checkSame(t, "what needs attention meanwhile", failing, e.needsAttention())
+			unlock()
+			want := []string{}
+			if !ends {
+				e.minting.fail("revoke", errDown)
+				want = failing
+			}
+			if _, err := e.onLease(logical.RevokeOperation, secret); (err == nil) != ends {
+				t.Error(err)
+			}
+			e.mustRollBack()
+			checkSame(t, "what needs attention", want, e.needsAttention())
+			checkSame(t, "complete", any(true), e.read("status")["complete"])
+		})
+	}
 }
 
 // Each call of the storage fails once, in each of these steps. A minute later status is

@@ -25,13 +25,29 @@ func (l *nameLocks) lock(ctx context.Context, name string) (unlock func(), err e
 	held := l.join(name)
 	select {
 	case <-held.free:
-		return func() {
-			held.free <- struct{}{}
-			l.leave(name, held)
-		}, nil
+		return l.unlocking(name, held), nil
 	case <-ctx.Done():
 		l.leave(name, held)
 		return nil, ctx.Err()
+	}
+}
+
+// tryLock locks a name if nobody holds its lock.
+func (l *nameLocks) tryLock(name string) (unlock func(), free bool) {
+	held := l.join(name)
+	select {
+	case <-held.free:
+		return l.unlocking(name, held), true
+	default:
+		l.leave(name, held)
+		return nil, false
+	}
+}
+
+func (l *nameLocks) unlocking(name string, held *nameLock) func() {
+	return func() {
+		held.free <- struct{}{}
+		l.leave(name, held)
 	}
 }
 

@@ -338,6 +338,25 @@ func TestStatusDoesNotWaitForARevocation(t *testing.T) {
 	}
 }
 
+// An earlier build has no index of the leases whose revocation failed.
+func TestFailedRevocationOfAnEarlierBuildIsKnownAfterItsNextTry(t *testing.T) {
+	e := newLeasingEngine(t, nil)
+	_, secret := e.lease("creds/leased")
+	e.minting.fail("revoke", errDown)
+	_, _ = e.onLease(logical.RevokeOperation, secret)
+	if err := logical.ClearView(t.Context(), logical.NewStorageView(e.storage, leaseAttentionPrefix)); err != nil {
+		t.Fatal(err)
+	}
+	e = e.restarted(t)
+	e.minting.fail("revoke", errDown)
+	e.clock.advance(time.Hour)
+	_ = e.rollBack()
+	failing := []string{"revocation_failing <nil>app"}
+	checkSame(t, "what needs attention", failing, e.needsAttention())
+	e = e.restarted(t)
+	checkSame(t, "what needs attention after a restart", failing, e.needsAttention())
+}
+
 // Each call of the storage fails once, in each of these steps. A minute later status is
 // right, and it is right after a start.
 func TestAttentionSurvivesEachFailure(t *testing.T) {

@@ -41,7 +41,8 @@ func (b *backend) indexLease(ctx context.Context, storage logical.Storage, ends 
 // retryLater notes that a revocation failed. The sweep tries again after a
 // pause, which doubles with each attempt.
 func (b *backend) retryLater(ctx context.Context, storage logical.Storage, key string, stored storedLease) error {
-	if !stored.isRevoking() {
+	// An earlier build has no key for an attempt that failed.
+	if keys, _ := b.attentions.unrevokedKeys(stored.Connection, stored.Name); len(keys) == 0 {
 		if err := b.putLeaseAttention(ctx, storage, stored.Connection, stored.Name); err != nil {
 			return err
 		}

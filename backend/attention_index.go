@@ -85,12 +85,18 @@ func (b *backend) putAttention(ctx context.Context, storage logical.Storage, key
 		}
 		next.items = append(next.items, item)
 	}
+	next.extra = former.extra
+	for kind := range former.since {
+		if _, stays := next.since[kind]; !stays {
+			next.extra = true
+		}
+	}
 	if needed && (isNew || !former.indexed) {
 		if err := putEntry(ctx, storage, attentionPrefix+key, storedAttention{SchemaVersion: schemaVersion, Since: next.since}); err != nil {
 			b.attentions.doubt(key)
 			return subject{}, err
 		}
-		next.indexed = true
+		next.indexed, next.extra = true, false
 	}
 	return next, nil
 }
@@ -104,15 +110,23 @@ func readAttention(ctx context.Context, storage logical.Storage, key string) (su
 	return subject{indexed: found, since: stored.Since}, err
 }
 
-// settleAttention notes what is known of a role or connection once its entry says so,
-// and deletes a key that is not needed any more.
+// settleAttention notes what is known of a role or connection once its entry says so. It
+// deletes a key that is not needed any more, and a kind that is right again from one that
+// is: if it goes wrong once more, that is new.
 func (b *backend) settleAttention(ctx context.Context, storage logical.Storage, key string, s subject) {
 	if s.indexed && len(s.since) == 0 && s.retired == 0 {
 		if err := storage.Delete(ctx, attentionPrefix+key); err != nil {
 			b.Logger().Warn("a key in the index of what needs attention stays for now", "name", key, "error", err)
 			b.attentions.doubt(key)
 		} else {
-			s.indexed = false
+			s.indexed, s.extra = false, false
+		}
+	} else if s.indexed && s.extra {
+		if err := putEntry(ctx, storage, attentionPrefix+key, storedAttention{SchemaVersion: schemaVersion, Since: s.since}); err != nil {
+			b.Logger().Warn("a key in the index of what needs attention stays for now", "name", key, "error", err)
+			b.attentions.doubt(key)
+		} else {
+			s.extra = false
 		}
 	}
 	b.attentions.set(key, s)

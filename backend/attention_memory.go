@@ -69,6 +69,7 @@ type attentions struct {
 // role is locked, or in renewConnection.
 type subject struct {
 	indexed bool                 // storage has a key
+	extra   bool                 // the key has a kind too many, which is right again
 	since   map[string]time.Time // by kind: when the engine noticed it, as the key says
 	items   []attention
 	retired int
@@ -109,7 +110,9 @@ func (a *attentions) get(key string) (s subject, known bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if held := a.subjects[key]; held != nil {
-		return subject{held.indexed, maps.Clone(held.since), held.items, held.retired}, true
+		copied := *held
+		copied.since = maps.Clone(held.since)
+		return copied, true
 	}
 	return subject{}, a.listed
 }

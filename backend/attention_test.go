@@ -357,6 +357,28 @@ func TestFailedRevocationOfAnEarlierBuildIsKnownAfterItsNextTry(t *testing.T) {
 	checkSame(t, "what needs attention after a restart", failing, e.needsAttention())
 }
 
+// A key in the index may stay for something else. When what was mended breaks again, it
+// is new, also if that is the first thing after a start.
+func TestSinceIsNotThatOfAFormerFailure(t *testing.T) {
+	e := newSharingEngine(t)
+	e.read("creds/app")
+	e.minting.fail("mint", errDown)
+	_, _ = e.request(logical.UpdateOperation, "rotate/app", nil)
+	e.minting.mend()
+	e.clock.advance(time.Hour)
+	e.write("rotate/app", nil)
+	checkSame(t, "what needs attention", []string{}, e.needsAttention())
+	e = e.restarted(t)
+	e.clock.advance(time.Minute)
+	again := e.clock.now()
+	e.minting.fail("mint", errDown)
+	_, _ = e.request(logical.UpdateOperation, "rotate/app", nil)
+	items := e.read("status")["attention"].([]map[string]any)
+	if len(items) != 1 || items[0]["since"] != formatTime(again) {
+		t.Errorf("want %s since %s, got %v", kindRotationFailing, formatTime(again), items)
+	}
+}
+
 // Each call of the storage fails once, in each of these steps. A minute later status is
 // right, and it is right after a start.
 func TestAttentionSurvivesEachFailure(t *testing.T) {

@@ -379,6 +379,38 @@ func TestSinceIsNotThatOfAFormerFailure(t *testing.T) {
 	}
 }
 
+// Any number of reads of status has what they wait for done once.
+func TestStatusIsPreparedOnce(t *testing.T) {
+	e := newEngine(t)
+	e.calls.patience = time.Millisecond
+	storage := e.storage
+	release := make(chan struct{})
+	e.storage = listsLater{storage, release}
+	for range 50 {
+		if _, err := e.request(logical.ReadOperation, "status", nil); err == nil {
+			t.Error("want an error while storage does not answer")
+		}
+	}
+	e.background.mu.Lock()
+	running := e.background.running
+	e.background.mu.Unlock()
+	close(release)
+	checkSame(t, "what goes on in the background", 1, running)
+	e.background.Wait()
+	checkSame(t, "what needs attention", []string{}, e.needsAttention())
+}
+
+// listsLater is a storage that lists nothing until it is released.
+type listsLater struct {
+	logical.Storage
+	release chan struct{}
+}
+
+func (s listsLater) List(ctx context.Context, prefix string) ([]string, error) {
+	<-s.release
+	return s.Storage.List(ctx, prefix)
+}
+
 // Each call of the storage fails once, in each of these steps. A minute later status is
 // right, and it is right after a start.
 func TestAttentionSurvivesEachFailure(t *testing.T) {

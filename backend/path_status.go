@@ -4,9 +4,9 @@ package backend
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"strings"
-	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -66,21 +66,12 @@ func (b *backend) prepareStatus(ctx context.Context, storage logical.Storage) er
 	if b.onStandby() || !b.WriteSafeReplicationState() {
 		return logical.ErrReadOnly
 	}
-	done := make(chan error, 1)
-	started := b.background.start(func() {
-		ctx, cancel := b.detached(context.Background())
-		defer cancel()
-		done <- b.keepAttention(ctx, storage)
+	_, err := attend(ctx, b, "storage", work[struct{}]{
+		key: "what needs attention", // however many wait for it
+		do:  func(ctx context.Context) (struct{}, error) { return struct{}{}, b.keepAttention(ctx, storage) },
 	})
-	if !started {
-		return errEnded
-	}
-	select {
-	case err := <-done:
+	if wait := (noAnswerYetError{}); !errors.As(err, &wait) {
 		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(b.calls.patience):
 	}
 	if !b.attentions.isListed() {
 		return errNotListed

@@ -102,6 +102,8 @@ func (s *session) probe(ctx context.Context, method string, u *url.URL) (*transp
 	switch status := statusOf(err); {
 	case status == http.StatusNotFound || status == http.StatusMethodNotAllowed:
 		return nil, failf(Unreachable, "%s answered %d at %s: there is no registry", untrusted(u.Host), status, u.Path)
+	case status == http.StatusForbidden: // a firewall does, or a proxy, that refuses Vault and not the nodes
+		return nil, failf(Unreachable, "%s, before it was given the credential: that says nothing about it", s.describe(err))
 	case err != nil:
 		return nil, err
 	case s.guard.isWebPage() && s.guard.status == http.StatusOK:

@@ -23,7 +23,7 @@ type Verdict string
 // The verdicts.
 const (
 	OK          Verdict = "ok"          // the manifest can be pulled
-	Denied      Verdict = "denied"      // the registry or its token server answered 401 or 403
+	Denied      Verdict = "denied"      // the registry or its token server answered 401 or 403 to the credential
 	NotFound    Verdict = "not_found"   // the credential may pull, but there is no such manifest
 	Unreachable Verdict = "unreachable" // no answer, or one that proves nothing
 	Unverified  Verdict = "unverified"  // no single registry, or no repository, to try

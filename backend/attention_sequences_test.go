@@ -46,6 +46,8 @@ func TestAttentionSequences(t *testing.T) {
 			"verify":              w.verify,
 			"damage":              w.damage,
 			"lose index":          w.loseIndex,
+			"downgrade":           w.downgrade,
+			"upgrade":             w.upgrade,
 			"read":                w.read,
 			"rotate":              w.rotate,
 			"read leased":         w.readLeased,
@@ -123,12 +125,60 @@ func (w *world) damage(t *rapid.T) {
 	w.start()
 }
 
-// loseIndex deletes the whole index, as an operator might who looks for space.
+// loseIndex deletes whole indexes, as an operator might who looks for space.
 func (w *world) loseIndex(*rapid.T) {
 	w.engine.Cleanup(context.Background())
-	if err := logical.ClearView(context.Background(), logical.NewStorageView(w.storage.Storage, attentionPrefix)); err != nil {
+	for _, prefix := range []string{roleTypesPrefix, leaseAttentionPrefix, attentionPrefix} {
+		w.clear(prefix)
+	}
+	w.start()
+}
+
+func (w *world) clear(prefix string) {
+	if err := logical.ClearView(context.Background(), logical.NewStorageView(w.storage.Storage, prefix)); err != nil {
 		w.t.Fatal(err)
 	}
+}
+
+// keptByNoEarlierBuild is what a build before status leaves as it is.
+var keptByNoEarlierBuild = []string{attentionPrefix, leaseAttentionPrefix, roleTypesPrefix, rootChecksPrefix, verdictStoragePrefix, failingIndexPrefix, outageStoragePrefix}
+
+// downgrade has an earlier build run from now on, until upgrade: what it does not know
+// is then as it was.
+func (w *world) downgrade(*rapid.T) {
+	if w.untouched != nil {
+		return
+	}
+	w.untouched = []*logical.StorageEntry{}
+	for _, prefix := range keptByNoEarlierBuild {
+		view := logical.NewStorageView(w.storage.Storage, "")
+		keys, err := logical.CollectKeysWithPrefix(context.Background(), view, prefix)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		for _, key := range keys {
+			if entry, err := view.Get(context.Background(), key); err == nil && entry != nil {
+				w.untouched = append(w.untouched, entry)
+			}
+		}
+	}
+}
+
+func (w *world) upgrade(*rapid.T) {
+	if w.untouched == nil {
+		return
+	}
+	w.engine.Cleanup(context.Background())
+	for _, prefix := range keptByNoEarlierBuild {
+		w.clear(prefix)
+	}
+	for _, entry := range w.untouched {
+		if err := w.storage.Storage.Put(context.Background(), entry); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	w.untouched = nil
+	w.version++
 	w.start()
 }
 

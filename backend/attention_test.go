@@ -357,6 +357,21 @@ func TestFailedRevocationOfAnEarlierBuildIsKnownAfterItsNextTry(t *testing.T) {
 	checkSame(t, "what needs attention after a restart", failing, e.needsAttention())
 }
 
+// Whoever deletes the indexes in storage loses nothing that status says.
+func TestLostIndexOfFailedRevocationsIsBuiltAnew(t *testing.T) {
+	e := newLeasingEngine(t, nil)
+	_, secret := e.lease("creds/leased")
+	e.minting.fail("revoke", errDown)
+	_, _ = e.onLease(logical.RevokeOperation, secret)
+	for _, prefix := range []string{attentionPrefix, leaseAttentionPrefix} {
+		if err := logical.ClearView(t.Context(), logical.NewStorageView(e.storage, prefix)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e = e.restarted(t)
+	checkSame(t, "what needs attention", []string{"revocation_failing <nil>app"}, e.needsAttention())
+}
+
 // A key in the index may stay for something else. When what was mended breaks again, it
 // is new, also if that is the first thing after a start.
 func TestSinceIsNotThatOfAFormerFailure(t *testing.T) {

@@ -178,10 +178,7 @@ func (b *backend) lookAtBundles(ctx context.Context, storage logical.Storage, me
 // lookAt looks at roles, some at a time, and does something after each.
 func (b *backend) lookAt(ctx context.Context, storage logical.Storage, names []string, then func(name string) error) error {
 	for i, name := range names {
-		if i%scanBatch == scanBatch-1 {
-			b.sleep(ctx, scanPause)
-		}
-		if err := ctx.Err(); err != nil {
+		if err := b.pace(ctx, i); err != nil {
 			return err
 		}
 		if err := b.renewAttention(ctx, storage, name); err != nil {
@@ -197,14 +194,17 @@ func (b *backend) lookAt(ctx context.Context, storage logical.Storage, names []s
 	return nil
 }
 
-// lookAtAll looks at all roles, and adds those to the index of types that an earlier
+// lookAtAll looks at all roles and leases, and adds those to the indexes that an earlier
 // build has stored.
 func (b *backend) lookAtAll(ctx context.Context, storage logical.Storage) error {
 	names, err := storage.List(ctx, roleStoragePrefix)
 	if err != nil {
 		return fmt.Errorf("listing the roles: %w", err)
 	}
-	return b.lookAt(ctx, storage, names, func(name string) error { return b.indexRoleType(ctx, storage, name) })
+	if err := b.lookAt(ctx, storage, names, func(name string) error { return b.indexRoleType(ctx, storage, name) }); err != nil {
+		return err
+	}
+	return b.lookAtLeases(ctx, storage)
 }
 
 // announceBundles announces a write of a role if that may decide whether bundles can

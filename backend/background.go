@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 )
 
 // No request waits for a registry for long: Vault waits for all requests before it
@@ -82,6 +83,21 @@ func (b *backend) detached(ctx context.Context) (context.Context, context.Cancel
 		stop()
 		cancel()
 	}
+}
+
+// scanBatch and scanPause pace those who look at many entries: each batch is followed by a
+// pause.
+const (
+	scanBatch = 100
+	scanPause = 20 * time.Millisecond
+)
+
+// pace is called before each of many entries that are looked at, and pauses now and then.
+func (b *backend) pace(ctx context.Context, i int) error {
+	if i%scanBatch == scanBatch-1 {
+		b.sleep(ctx, scanPause)
+	}
+	return ctx.Err()
 }
 
 // errEnded is about a request that came after the end of the engine.

@@ -8,19 +8,12 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-const (
-	// maxUsedBy is how many bundles a read of a role names.
-	maxUsedBy = 100
-
-	// scanBatch and scanPause pace the scan for bundles of earlier builds.
-	scanBatch = 100
-	scanPause = 20 * time.Millisecond
-)
+// maxUsedBy is how many bundles a read of a role names.
+const maxUsedBy = 100
 
 // usedBy returns the names of the bundles that join a role, sorted, at most maxUsedBy,
 // and whether there are more. Bundles that the role names in full need not be in the
@@ -74,10 +67,7 @@ func (b *backend) indexBundles(ctx context.Context, storage logical.Storage) err
 		return err
 	}
 	for i, name := range names {
-		if i%scanBatch == scanBatch-1 {
-			b.sleep(ctx, scanPause)
-		}
-		if err := ctx.Err(); err != nil {
+		if err := b.pace(ctx, i); err != nil {
 			return err
 		}
 		if err := b.indexBundle(ctx, storage, name); err != nil {

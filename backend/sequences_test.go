@@ -109,6 +109,8 @@ type world struct {
 
 	version int // of the plugin, the last part
 
+	untouched []*logical.StorageEntry // what an earlier build has left as it is; nil: none is running
+
 	excused map[string]bool // names that the engine may leave alive
 	trace   []string
 	ids     int

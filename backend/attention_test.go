@@ -372,6 +372,36 @@ func TestLostIndexOfFailedRevocationsIsBuiltAnew(t *testing.T) {
 	checkSame(t, "what needs attention", []string{"revocation_failing <nil>app"}, e.needsAttention())
 }
 
+// Storage fails at any call while the leases of a deleted connection are forgotten. What is
+// counted, and what needs attention, is what is left.
+func TestLeasesOfADeletedConnectionAreNotCounted(t *testing.T) {
+	for failAt := int64(1); ; failAt++ {
+		e := newLeasingEngine(t, nil)
+		for range 3 {
+			_, secret := e.lease("creds/leased")
+			e.minting.fail("revoke", errDown)
+			_, _ = e.onLease(logical.RevokeOperation, secret)
+			e.minting.mend()
+		}
+		e.must(logical.DeleteOperation, "roles/leased", nil)
+		checkSame(t, "what needs attention", []string{"revocation_failing <nil>app"}, e.needsAttention())
+		faulty := e.faulty(failAt)
+		e.storage = faulty
+		_, _ = e.request(logical.DeleteOperation, "connections/app", fields{"force": true})
+		calls := faulty.calls.Load()
+		e.storage = faulty.Storage
+		if err := e.keepAttention(t.Context(), e.through()); err != nil {
+			t.Error(err)
+		}
+		got, want := e.needsAttention(), e.restarted(t).needsAttention()
+		checkSame(t, fmt.Sprintf("call %d fails: attention as after a start", failAt), want, got)
+		checkSame(t, fmt.Sprintf("call %d fails: leases", failAt), any(len(e.indexedLeases())), e.read("status")["leases"])
+		if calls < failAt {
+			return
+		}
+	}
+}
+
 // A key in the index may stay for something else. When what was mended breaks again, it
 // is new, also if that is the first thing after a start.
 func TestSinceIsNotThatOfAFormerFailure(t *testing.T) {

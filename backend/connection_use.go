@@ -253,11 +253,15 @@ func (b *backend) forgetLeases(ctx context.Context, storage logical.Storage, con
 	if err != nil {
 		return err
 	}
+	for _, l := range leases {
+		err = errors.Join(err, b.forgetKey(ctx, storage, l.key)) // one that stays keeps no other
+	}
+	if err != nil {
+		return err
+	}
+	// What no build can read as a key goes, too.
 	if err := logical.ClearView(ctx, logical.NewStorageView(storage, leasePrefix(connection))); err != nil {
 		return fmt.Errorf("forgetting the leases of connection %q: %w", connection, err)
-	}
-	for _, l := range leases {
-		b.noteLeaseKey(ctx, storage, l.key, nil)
 	}
 	return nil
 }

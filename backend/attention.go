@@ -206,7 +206,7 @@ type attentionOfConnection struct {
 	name       string
 	connection *connection // nil: there is none, or it cannot be read
 	unreadable bool
-	root       rootCheck
+	root       rootCheck // of the root credential that it has now
 	warning    time.Duration
 	unrevoked  int // leased credentials whose revocation failed
 }
@@ -236,9 +236,6 @@ func (f attentionOfConnection) attention() []attention {
 	}
 	if pending, unfinished := f.connection.Root.readBack()["pending_root"].(string); unfinished {
 		add(attention{Kind: kindRootUnfinished, Message: "a rotate-root is not finished: " + pending, Action: fmt.Sprintf("read connections/%s/check and mend what it says; the engine tries again every minute", f.name)})
-	}
-	if f.root.Of != f.connection.rootGeneration() {
-		return all // it is of a former root credential
 	}
 	replace := fmt.Sprintf("write to connections/%s/rotate-root, or write a new root credential to the connection", f.name)
 	if f.root.Refused {

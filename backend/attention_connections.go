@@ -35,9 +35,11 @@ func (b *backend) renewConnection(ctx context.Context, storage logical.Storage, 
 			return b.doubtConnection(name, err)
 		}
 		f.warning = settings.ExpiryWarning.Duration
-		if f.root, err = b.rootCheck(ctx, storage, name); err != nil {
+		check, err := b.rootCheck(ctx, storage, name)
+		if err != nil {
 			return b.doubtConnection(name, err)
 		}
+		f.root = check.about(f.connection.rootGeneration())
 	}
 	s, err := b.putAttention(ctx, storage, key, f.attention(), 0)
 	if err != nil {
@@ -124,15 +126,53 @@ func (b *backend) putRootCheck(ctx context.Context, storage logical.Storage, c *
 	if answer != nil {
 		next.Status = issuer.StatusOf(answer)
 	}
-	former, err := b.rootCheck(ctx, storage, c.Name)
-	if err != nil || former.says(next) {
+	stored, err := b.rootCheck(ctx, storage, c.Name)
+	if err != nil {
 		return err
 	}
-	if former.Of == next.Of && next.Refused {
+	former := stored.about(next.Of)
+	if next.Refused {
 		next.ExpiresAt = former.ExpiresAt // a refusal does not say
 	}
-	if err := putEntry(ctx, storage, rootChecksPrefix+c.Name, next); err != nil {
-		return b.doubtConnection(c.Name, err)
+	if next.Refused && former.Refused {
+		next.CheckedAt = former.CheckedAt // since then
+	}
+	if former.says(next) {
+		return nil
+	}
+	return b.storeRootCheck(ctx, storage, c.Name, stored, next)
+}
+
+// keepRootCheck has what is known of a root credential known of a connection that is about
+// to be stored with the same one.
+func (b *backend) keepRootCheck(ctx context.Context, storage logical.Storage, c, old *connection) error {
+	stored, err := b.rootCheck(ctx, storage, c.Name)
+	if err != nil {
+		return err
+	}
+	known := stored.about(old.rootGeneration())
+	if known.Of == "" {
+		return nil
+	}
+	known.Of = c.rootGeneration()
+	return b.storeRootCheck(ctx, storage, c.Name, stored, known)
+}
+
+// storeRootCheck stores a check instead of another one.
+func (b *backend) storeRootCheck(ctx context.Context, storage logical.Storage, connection string, stored, next rootCheck) error {
+	next.Before = nil
+	current, err := b.connection(ctx, storage, connection)
+	if err != nil && !isUnreadable(err) {
+		return err
+	}
+	if err == nil && current != nil && current.rootGeneration() != next.Of {
+		if before := stored.about(current.rootGeneration()); before.Of != "" {
+			before.Before = nil
+			next.Before = &before
+		}
+	}
+	if err := putEntry(ctx, storage, rootChecksPrefix+connection, next); err != nil {
+		return b.doubtConnection(connection, err)
 	}
 	return nil
 }

@@ -293,7 +293,7 @@ func (w *world) model() statusModel {
 			m.add(kindRootUnfinished, "", name)
 		}
 		var check rootCheck
-		if value, found := entries[rootChecksPrefix+name]; found && json.Unmarshal(value, &check) == nil && check.Of == c.rootGeneration() && check.Refused {
+		if value, found := entries[rootChecksPrefix+name]; found && json.Unmarshal(value, &check) == nil && check.about(c.rootGeneration()).Refused {
 			m.add(kindRootRefused, "", name)
 		}
 		if since, _ := b.calls.leftAlone(laneOf(name)); !since.IsZero() {

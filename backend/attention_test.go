@@ -402,6 +402,61 @@ func TestLeasesOfADeletedConnectionAreNotCounted(t *testing.T) {
 	}
 }
 
+// What is known of a root credential stays known until another one is stored.
+func TestRootCheckOutlivesOtherWrites(t *testing.T) {
+	e := newConnectedEngine(t)
+	e.minting.status.ExpiresAt = e.clock.now().Add(48 * time.Hour)
+	e.read("connections/app/check")
+	expiring := []string{"root_expiring <nil>app"}
+	checkSame(t, "what needs attention", expiring, e.needsAttention())
+	e.clock.advance(time.Minute)
+	e.write("connections/app", fields{"allowed_roles": "other", "verify_connection": false})
+	checkSame(t, "what needs attention after a write of something else", expiring, e.needsAttention())
+	checkSame(t, "what needs attention after a restart", expiring, e.restarted(t).needsAttention())
+
+	e.minting.status.ExpiresAt = time.Time{}
+	e.minting.admins["new"] = true
+	for range 2 {
+		e.clock.advance(time.Minute)
+		written := e.storage
+		e.storage = noConnections{written}
+		if _, err := e.request(logical.UpdateOperation, "connections/app", fields{"password": "new"}); err == nil {
+			t.Error("want an error of the storage")
+		}
+		e.storage = written
+		e.mustRollBack()
+		checkSame(t, "what needs attention after a write that failed", expiring, e.needsAttention())
+		checkSame(t, "what needs attention after a restart", expiring, e.restarted(t).needsAttention())
+	}
+	e.write("connections/app", fields{"password": "new"})
+	checkSame(t, "what needs attention after the write", []string{}, e.needsAttention())
+}
+
+// noConnections is a storage that does not store connections.
+type noConnections struct{ logical.Storage }
+
+func (s noConnections) Put(ctx context.Context, entry *logical.StorageEntry) error {
+	if strings.HasPrefix(entry.Key, connectionStoragePrefix) {
+		return errDown
+	}
+	return s.Storage.Put(ctx, entry)
+}
+
+// A refusal that the registry words differently is the same refusal.
+func TestRefusalOfARootCredentialKeepsItsTime(t *testing.T) {
+	e := newConnectedEngine(t)
+	since := formatTime(e.clock.now())
+	for _, refusal := range []error{issuer.StatusError(http.StatusForbidden, nil), issuer.Proving(issuer.ProvesRefused, issuer.StatusError(http.StatusUnauthorized, nil))} {
+		e.minting.fail("check", refusal)
+		_, _ = e.request(logical.ReadOperation, "connections/app/check", nil)
+		items := e.read("status")["attention"].([]map[string]any)
+		if len(items) != 1 || items[0]["kind"] != kindRootRefused || items[0]["since"] != since {
+			t.Errorf("want %s since %s, got %v", kindRootRefused, since, items)
+		}
+		e.clock.advance(time.Hour)
+	}
+}
+
 // A key in the index may stay for something else. When what was mended breaks again, it
 // is new, also if that is the first thing after a start.
 func TestSinceIsNotThatOfAFormerFailure(t *testing.T) {

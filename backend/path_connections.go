@@ -196,9 +196,12 @@ func (b *backend) writeConnection(ctx context.Context, req *logical.Request, dat
 	}
 	defer announced()
 	if in.isTrue("verify_connection") {
-		if err := b.putRootCheck(ctx, req.Storage, c, status, nil); err != nil {
-			return nil, err
-		}
+		err = b.putRootCheck(ctx, req.Storage, c, status, nil)
+	} else if c.hasRootOf(old) {
+		err = b.keepRootCheck(ctx, req.Storage, c, old)
+	}
+	if err != nil {
+		return nil, err
 	}
 	if err := b.putConnectionAttended(ctx, req.Storage, c); err != nil {
 		return nil, err

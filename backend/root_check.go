@@ -5,10 +5,13 @@ package backend
 import (
 	"context"
 	"fmt"
+	"maps"
 	"strconv"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-regcred/backend/dockerconfig"
 )
 
 // rootCheck is what the registry last said of the root credential of a connection.
@@ -19,12 +22,33 @@ type rootCheck struct {
 	ExpiresAt     time.Time `json:"expires_at,omitzero"`
 	Refused       bool      `json:"refused,omitempty"`
 	Status        int       `json:"status,omitempty"` // of the refusal
+
+	// Before is about the root credential that was stored when this was written: the
+	// connection with the other one may not have been stored.
+	Before *rootCheck `json:"before,omitempty"`
 }
 
 // rootGeneration tells the root credentials of a connection apart: each write of the
 // connection, and each rotate-root, begins a new one.
 func (c *connection) rootGeneration() string {
 	return c.ID + "." + strconv.FormatInt(max(c.UpdatedAt.UnixNano(), c.Root.RotatedAt.UnixNano()), 36)
+}
+
+// hasRootOf reports whether a connection has the same root credential as before a write of
+// it, for the same registry.
+func (c *connection) hasRootOf(old *connection) bool {
+	return old != nil && c.ID == old.ID && maps.Equal(c.Settings, old.Settings) && maps.EqualFunc(c.Secrets, old.Secrets, dockerconfig.Secret.Equal)
+}
+
+// about returns what was said of one root credential; the zero value if nothing was.
+func (c rootCheck) about(generation string) rootCheck {
+	switch {
+	case c.Of == generation:
+		return c
+	case c.Before != nil && c.Before.Of == generation:
+		return *c.Before
+	}
+	return rootCheck{}
 }
 
 // says reports whether two checks say the same, whenever they were.

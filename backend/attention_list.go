@@ -163,8 +163,7 @@ func (b *backend) settleDoubt(ctx context.Context, storage logical.Storage, key 
 		b.attentions.roles.remove(key)
 		return nil
 	}
-	b.attentions.roles.set(key, kindOfRole(r.roleType()))
-	return nil
+	return b.indexRoleTypeLocked(ctx, storage, key, r)
 }
 
 // lookAtExpiries looks at the roles that expire soon, from time to time.

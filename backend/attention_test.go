@@ -372,6 +372,21 @@ func TestLostIndexOfFailedRevocationsIsBuiltAnew(t *testing.T) {
 	checkSame(t, "what needs attention", []string{"revocation_failing <nil>app"}, e.needsAttention())
 }
 
+// A role of an earlier build, of which a write fails before it is looked at, comes into the
+// index of types all the same.
+func TestTypeOfARoleThatIsLookedAtTwice(t *testing.T) {
+	e := newSharingEngine(t)
+	if err := logical.ClearView(t.Context(), logical.NewStorageView(e.storage, roleTypesPrefix)); err != nil {
+		t.Fatal(err)
+	}
+	e = e.restarted(t)
+	e.attentions.doubt("app")
+	e.mustRollBack()
+	want := any(map[string]int{"static": 0, "bundle": 0, "dynamic": 1})
+	checkSame(t, "roles", want, e.read("status")["roles"])
+	checkSame(t, "roles after a restart", want, e.restarted(t).read("status")["roles"])
+}
+
 // Storage fails at any call while the leases of a deleted connection are forgotten. What is
 // counted, and what needs attention, is what is left.
 func TestLeasesOfADeletedConnectionAreNotCounted(t *testing.T) {

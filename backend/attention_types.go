@@ -130,9 +130,17 @@ func (b *backend) indexRoleType(ctx context.Context, storage logical.Storage, na
 	} else if err != nil {
 		return err
 	}
+	return b.indexRoleTypeLocked(ctx, storage, name, r)
+}
+
+// indexRoleTypeLocked is indexRoleType for a role that is locked. What is known of its
+// type is what the index says.
+func (b *backend) indexRoleTypeLocked(ctx context.Context, storage logical.Storage, name string, r *role) error {
 	if kind, known := b.attentions.roles.kindOf(name); !known || roleKindNames[kind] != r.roleType() {
 		for _, other := range []string{typeBundle, typeDynamic} {
-			b.attentions.setStaleType(other, name, true) // whatever an earlier build has left
+			if other != r.roleType() {
+				b.attentions.setStaleType(other, name, true) // whatever an earlier build has left
+			}
 		}
 		if err := b.putRoleType(ctx, storage, name, r.roleType()); err != nil {
 			return err

@@ -575,6 +575,21 @@ func (e *engine) try(path string, data fields) {
 	}
 }
 
+// The cause of a thousand failures is listed beside them.
+func TestStatusListsSomeOfEachKind(t *testing.T) {
+	e := newSharingEngine(t)
+	const many = maxAttention + 100
+	for i := range many {
+		e.attentions.set(fmt.Sprintf("r%04d", i), subject{items: []attention{{Kind: kindDenied, Role: fmt.Sprintf("r%04d", i), Since: noon}}})
+	}
+	e.attentions.set(connectionMark+"app", subject{items: []attention{{Kind: kindRootRefused, Connection: "app", Since: noon}}})
+	v := e.viewAttention()
+	checkSame(t, "how many need attention", many+1, v.count)
+	checkSame(t, "how many are listed", maxAttention, len(v.listed))
+	checkSame(t, "the first", "r0000", v.listed[0].Role)
+	checkSame(t, "the last", kindRootRefused, v.listed[maxAttention-1].Kind)
+}
+
 func TestStatusIsBounded(t *testing.T) {
 	e := newEngine(t)
 	for i := range maxAttention + 200 {

@@ -18,7 +18,7 @@ const maxAttention = 1000
 type attentionView struct {
 	count  int
 	kinds  map[string]int // how many of each kind
-	listed []attention    // the most urgent, at most maxAttention
+	listed []attention    // see mostUrgent
 	fields []map[string]any
 
 	leftAlone map[string]bool // by connection
@@ -79,13 +79,40 @@ func (b *backend) viewAttention() *attentionView {
 	for _, item := range all {
 		v.kinds[item.Kind]++
 	}
-	v.count, v.listed = len(all), all[:min(len(all), maxAttention)]
+	v.count, v.listed = len(all), mostUrgent(all, maps.Clone(v.kinds))
 	v.fields = make([]map[string]any, len(v.listed))
 	for i, item := range v.listed {
 		v.fields[i] = item.fields()
 	}
 	b.view.Store(v)
 	return v
+}
+
+// mostUrgent returns the most urgent of a sorted list, at most maxAttention, and some of
+// each kind: what many roles have may come of what one connection has. kinds has how many
+// there are of each, and is used up.
+func mostUrgent(all []attention, kinds map[string]int) []attention {
+	if len(all) <= maxAttention {
+		return all
+	}
+	others := maxAttention
+	for kind, count := range kinds {
+		kinds[kind] = min(count, maxAttention/len(attentionKinds))
+		others -= kinds[kind]
+	}
+	var listed []attention
+	for _, item := range all {
+		switch {
+		case kinds[item.Kind] > 0:
+			kinds[item.Kind]--
+		case others > 0:
+			others--
+		default:
+			continue
+		}
+		listed = append(listed, item)
+	}
+	return listed
 }
 
 // boundBy has a view hold no longer than an item stays as it is.

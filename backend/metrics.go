@@ -98,7 +98,7 @@ func (f *families) addAttention(v *attentionView) {
 	for _, kind := range attentionKinds {
 		count.set(float64(v.kinds[kind]), "kind", kind)
 	}
-	since := f.gauge("regcred_attention_since_timestamp_seconds", "Since when something needs somebody's attention, in Unix time; the 1,000 most urgent.")
+	since := f.gauge("regcred_attention_since_timestamp_seconds", "Since when something needs somebody's attention, in Unix time; at most 1,000.")
 	for _, item := range v.listed {
 		since.set(float64(item.Since.Unix()), "kind", item.Kind, "role", item.Role, "connection", item.Connection, "registry", item.Registry)
 	}

@@ -88,12 +88,18 @@ func TestLoadFileRefusesWhatOthersCanWrite(t *testing.T) {
 
 func TestLoadFileRefusesUnknownAndRepeatedFields(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "c.yaml")
-	for _, text := range []string{"vault: x\n", "mount: a\nmount: b\n", "mount: [\n", "- a\n"} {
+	for _, text := range []string{"vault: x\n", "mount: a\nmount: b\n", "mount: [\n", "- a\n", "Mount: a\n", "mount: a\nMount: b\n", "mount: a\n---\nmount: b\n", "mount: a\n---\nmount: [\n"} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		if err := LoadFile(path, &Settings{}); err == nil || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%q: want an error of one line, got %v", text, err)
+		}
+	}
+	for _, text := range []string{"---\nmount: a\n---\n", "\ufeffmount: a\r\n", `{"mount": "a"}`} {
+		var s Settings
+		if err := Decode(path, []byte(text), &s); err != nil || s.Mount != "a" {
+			t.Errorf("%q: got %+v, %v", text, s, err)
 		}
 	}
 }

@@ -3,13 +3,19 @@
 package client
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 
+	goyaml "go.yaml.in/yaml/v2"
+	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 )
 
@@ -31,12 +37,50 @@ func LoadFile(path string, into any) error {
 // Decode decodes the content of a configuration that was read from path. It refuses
 // unknown and repeated fields.
 func Decode(path string, content []byte, into any) error {
-	if err := yaml.UnmarshalStrict(content, into); err != nil {
-		text := strings.TrimPrefix(err.Error(), "error unmarshaling JSON: while decoding JSON: ")
-		text = strings.TrimPrefix(text, "error converting YAML to JSON: ")
-		return failf("%s: %s", path, text).do("the fields are in docs/client/configuration.md")
+	if err := Unmarshal(content, into); err != nil {
+		return failf("%s: %s", path, err).do("the fields are in docs/client/configuration.md")
 	}
 	return nil
+}
+
+// Unmarshal decodes YAML or JSON as strictly as the kubelet does its own file: it
+// refuses a field that is unknown, in another case, or there twice. It also refuses a
+// second document, of which the kubelet and most others read nothing.
+func Unmarshal(content []byte, into any) error {
+	asJSON, err := ToJSON(content)
+	if err != nil {
+		return err
+	}
+	wrong, err := kjson.UnmarshalStrict(asJSON, into)
+	var notOf *json.UnmarshalTypeError
+	switch {
+	case errors.As(err, &notOf) && notOf.Type.Kind() == reflect.String:
+		// YAML takes 7, yes and n for other things than text.
+		return fmt.Errorf("%s must be text, not a %s: write it in quotes", notOf.Field, notOf.Value)
+	case err == nil && len(wrong) > 0:
+		return wrong[0]
+	}
+	return err
+}
+
+// ToJSON turns a single document of YAML or JSON into JSON.
+func ToJSON(content []byte) ([]byte, error) {
+	asJSON, err := yaml.YAMLToJSONStrict(content)
+	if err != nil {
+		return nil, errors.New(strings.TrimPrefix(err.Error(), "error converting YAML to JSON: "))
+	}
+	documents := goyaml.NewDecoder(bytes.NewReader(content))
+	for first := true; ; first = false {
+		var document any
+		switch err := documents.Decode(&document); {
+		case errors.Is(err, io.EOF):
+			return asJSON, nil
+		case err != nil:
+			return nil, err
+		case document != nil && !first:
+			return nil, errors.New("it has several documents, divided by ---, and only the first would be read")
+		}
+	}
 }
 
 // ReadFile reads a file that decides what this process trusts. See [LoadFile].

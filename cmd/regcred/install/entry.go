@@ -43,9 +43,9 @@ func decodeDocument(path string, content []byte) (document, error) {
 	bad := func(format string, args ...any) (document, error) {
 		return document{}, &client.Failure{What: path + ": " + fmt.Sprintf(format, args...), Do: "it must be a " + configKind + " of " + configVersion + "; nothing was changed in it"}
 	}
-	asJSON, err := yaml.YAMLToJSONStrict(content)
+	asJSON, err := client.ToJSON(content)
 	if err != nil {
-		return bad("%s", strings.TrimPrefix(err.Error(), "error converting YAML to JSON: "))
+		return bad("%s", err)
 	}
 	d := document{json: bytes.HasPrefix(bytes.TrimSpace(content), []byte("{"))}
 	decoder := json.NewDecoder(bytes.NewReader(asJSON))

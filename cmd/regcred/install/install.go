@@ -20,7 +20,6 @@ import (
 	"time"
 
 	provider "k8s.io/kubelet/config/v1"
-	"sigs.k8s.io/yaml"
 
 	"vault-plugin-secrets-regcred/cmd/regcred/client"
 	"vault-plugin-secrets-regcred/cmd/regcred/kubelet"
@@ -213,9 +212,8 @@ func (r *run) read() (wanted, error) {
 		return w, err
 	}
 	var typed provider.CredentialProviderConfig
-	if err := yaml.UnmarshalStrict(content, &typed); err != nil {
-		text := strings.TrimPrefix(err.Error(), "error unmarshaling JSON: while decoding JSON: ")
-		return w, &client.Failure{What: path + ": " + text, Do: "Kubernetes documents the fields as kubelet-config.v1"}
+	if err := client.Unmarshal(content, &typed); err != nil {
+		return w, &client.Failure{What: path + ": " + err.Error(), Do: "Kubernetes documents the fields as kubelet-config.v1"}
 	}
 	completed := map[string]bool{}
 	for _, p := range typed.Providers {
@@ -227,7 +225,11 @@ func (r *run) read() (wanted, error) {
 				return w, &client.Failure{What: fmt.Sprintf("%s: %q in matchImages never matches", path, image), Do: "write it without a scheme"}
 			}
 		}
-		completed[kubelet.ConfigName(p.Name)] = len(p.Args) > 0
+		name := kubelet.ConfigName(p.Name)
+		if _, twice := completed[name]; twice {
+			return w, &client.Failure{What: fmt.Sprintf("%s: the provider %s is there twice: the kubelet does not start", path, p.Name), Do: "give one of them another name"}
+		}
+		completed[name] = len(p.Args) > 0
 	}
 	for name, content := range w.settings {
 		if strings.HasPrefix(name, "kubelet") {

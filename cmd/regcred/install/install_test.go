@@ -403,10 +403,16 @@ func TestKilledAtAnyStep(t *testing.T) {
 
 func TestWhatIsRefusedChangesNothing(t *testing.T) {
 	for want, change := range map[string]func(*node){
-		"/from/credential-provider.yaml does not exist":                                                         func(n *node) { _ = os.Remove(filepath.Join(n.from, entryFile)) },
-		"the name kubelet tells the program nothing; call it regcred-credential-provider":                       func(n *node) { n.entry("name: regcred-credential-provider", "name: kubelet") },
-		"write apiVersion: credentialprovider.kubelet.k8s.io/v1":                                                func(n *node) { n.entry("apiVersion: credentialprovider.kubelet.k8s.io/v1", "apiVersion: v1beta1") },
-		`/from/credential-provider.yaml: json: unknown field "matchImage"; Kubernetes documents`:                func(n *node) { n.entry("matchImages:", "matchImage:") },
+		"/from/credential-provider.yaml does not exist":                                                 func(n *node) { _ = os.Remove(filepath.Join(n.from, entryFile)) },
+		"the name kubelet tells the program nothing; call it regcred-credential-provider":               func(n *node) { n.entry("name: regcred-credential-provider", "name: kubelet") },
+		"write apiVersion: credentialprovider.kubelet.k8s.io/v1":                                        func(n *node) { n.entry("apiVersion: credentialprovider.kubelet.k8s.io/v1", "apiVersion: v1beta1") },
+		`/from/credential-provider.yaml: unknown field "providers[0].matchImage"; Kubernetes documents`: func(n *node) { n.entry("matchImages:", "matchImage:") },
+		// The kubelet does not start with it.
+		`/from/credential-provider.yaml: unknown field "providers[0].DefaultCacheDuration"`: func(n *node) { n.entry("defaultCacheDuration:", "DefaultCacheDuration:") },
+		"/from/credential-provider.yaml: the provider regcred-credential-provider is there twice": func(n *node) {
+			n.write(filepath.Join(n.from, entryFile), ours+strings.TrimPrefix(ours, head))
+		},
+		"/cp/config.json: it has several documents":                                                             func(n *node) { n.write(n.config, cloudsYAML+"---\n"+cloudsYAML) },
 		`"https://ghcr.io" in matchImages never matches; write it without a scheme`:                             func(n *node) { n.entry("ghcr.io", "https://ghcr.io") },
 		"/from/credential-provider.yaml: matchImages is empty: the kubelet does not start; name the registries": func(n *node) { n.entry("[ghcr.io]", "[]") },
 		"defaultCacheDuration is missing":                                                                       func(n *node) { n.entry("    defaultCacheDuration: 0s\n", "") },

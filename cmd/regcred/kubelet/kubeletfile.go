@@ -16,7 +16,6 @@ import (
 
 	"k8s.io/apimachinery/pkg/util/validation"
 	kubelet "k8s.io/kubelet/config/v1"
-	"sigs.k8s.io/yaml"
 
 	"vault-plugin-secrets-regcred/cmd/regcred/client"
 )
@@ -95,8 +94,8 @@ func loadKubelets(path string) (config kubelet.CredentialProviderConfig, err err
 	if err != nil {
 		return config, err
 	}
-	if err := yaml.UnmarshalStrict(content, &config); err != nil {
-		return config, &client.Failure{What: fmt.Sprintf("%s: %s", path, err), Do: "correct it: the kubelet does not start with it"}
+	if err := client.Unmarshal(content, &config); err != nil {
+		return config, &client.Failure{What: fmt.Sprintf("%s: %s", path, err), Do: "correct it: the kubelet does not start with it, or does not read all of it"}
 	}
 	return config, nil
 }

@@ -107,7 +107,8 @@ func TestCheckSaysWhatIsWrongInTheKubeletsFile(t *testing.T) {
 		want     string
 	}{
 		"kind":                  {old: "kind: CredentialProviderConfig", new: "kind: KubeletConfiguration", want: `is of kind "KubeletConfiguration"`},
-		"unknown field":         {old: "    matchImages: [ghcr", new: "    matchImage: [ghcr", want: `unknown field "matchImage"`},
+		"unknown field":         {old: "    matchImages: [ghcr", new: "    matchImage: [ghcr", want: `unknown field "providers[1].matchImage"`},
+		"field in other case":   {old: "docker.io]\n    default", new: "docker.io]\n    Default", want: `unknown field "providers[1].DefaultCacheDuration"`},
 		"no provider":           {old: "name: regcred-", new: "name: other-", want: "has no provider called regcred-credential-provider; it has ecr-credential-provider, other-credential-provider"},
 		"another name":          {args: []string{"-provider=ecr-credential-provider"}, want: "the name ecr-credential-provider tells the program nothing"},
 		"no such name":          {args: []string{"-provider=x"}, want: "has no provider called x"},

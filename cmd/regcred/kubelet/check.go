@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/distribution/reference"
 	provider "k8s.io/kubelet/pkg/apis/credentialprovider/v1"
 
 	"vault-plugin-secrets-regcred/cmd/regcred/client"
@@ -51,9 +52,13 @@ func Check(ctx context.Context, program string, args []string, in io.Reader, ste
 		steps.Fail("configuration", err)
 		return
 	}
+	passed, err := passedImage(q.image)
+	if err != nil {
+		steps.Fail("image", err)
+		return
+	}
 	var entry *providerEntry
 	if q.kubeletConfig != "" {
-		var err error
 		if entry, err = loadEntry(q.kubeletConfig, q.provider); err != nil {
 			steps.Fail("kubelet", err)
 			return
@@ -82,6 +87,7 @@ func Check(ctx context.Context, program string, args []string, in io.Reader, ste
 		steps.Fail("token", err)
 		return
 	}
+	request.Image = passed
 	if entry != nil {
 		request.ServiceAccountAnnotations = entry.pass(q.annotations, c.Role.Annotation, steps)
 		if entry.TokenAttributes == nil {
@@ -101,9 +107,25 @@ func (q *question) parse(program string, args []string) error {
 	return nil
 }
 
-// request is what the kubelet would ask.
+// passedImage returns an image as the kubelet passes it to the program: with its
+// host, and without tag and digest.
+func passedImage(image string) (string, error) {
+	if image == "" {
+		return "", nil
+	}
+	named, err := reference.ParseNormalizedNamed(image)
+	if err != nil {
+		return "", &client.Failure{
+			What: fmt.Sprintf("%s is no image that a pod can have: %s", image, err),
+			Do:   "write it as in the pod, such as ghcr.io/acme/app:1: without a scheme, and in lower case",
+		}
+	}
+	return named.Name(), nil
+}
+
+// request is what the kubelet would ask, except for the image.
 func (q question) request(in io.Reader) (*provider.CredentialProviderRequest, error) {
-	request := &provider.CredentialProviderRequest{Image: q.image, ServiceAccountAnnotations: q.annotations}
+	request := &provider.CredentialProviderRequest{ServiceAccountAnnotations: q.annotations}
 	var token []byte
 	var err error
 	switch q.tokenFile {
@@ -180,7 +202,7 @@ func (c *config) checkRequest(ctx context.Context, q question, entry *providerEn
 		return
 	}
 	steps.ShowPullSecret(vault, chosen.role, secret)
-	c.checkImage(request.Image, secret, steps)
+	c.checkImage(q.image, secret, steps)
 	steps.OK("answer", "for the kubelet: %d registries, kept for %s by %s", len(secret.Docker.Keys()), secret.CacheFor(c.MaxCacheDuration.Duration, time.Now()), c.response(secret, 0).CacheKeyType)
 }
 

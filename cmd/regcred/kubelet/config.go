@@ -203,6 +203,12 @@ func (c *config) check() error {
 		if client.CheckRole(r.Role) != nil {
 			return bad(fmt.Sprintf("role.rules[%d].role", i), "must be the name of a role")
 		}
+		for _, image := range r.Images {
+			path := strings.LastIndex(image, "/")
+			if strings.Contains(image, "://") || strings.Contains(image, "@") || path > 0 && strings.Contains(image[path:], ":") {
+				return bad(fmt.Sprintf("role.rules[%d].images", i), fmt.Sprintf("%q matches no image: the kubelet passes it without scheme, tag and digest, such as docker.io/library/nginx", image))
+			}
+		}
 	}
 	if err := checkTemplate(c.Role.Template); err != nil {
 		return err

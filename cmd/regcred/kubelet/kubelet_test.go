@@ -271,6 +271,30 @@ func TestFailuresAreSaid(t *testing.T) {
 	}
 }
 
+// TestCheckChoosesByTheImageAsTheKubeletNamesIt: the kubelet passes an image with its
+// host, and without tag and digest.
+func TestCheckChoosesByTheImageAsTheKubeletNamesIt(t *testing.T) {
+	s := newVault(t)
+	s.PullSecret("hub", [][3]string{{hub, "hub", vaulttest.Marker}})
+	file := writeConfig(t, "auth: {role: pull}\nrole: {rules: [{images: [docker.io/library/nginx], role: hub}], template: '{namespace}'}\n")
+	check := func(image string) string {
+		var out bytes.Buffer
+		Check(t.Context(), Program, []string{"-config=" + file, "-image=" + image, "-token-file=-"}, strings.NewReader(tokenOf("team-a", "web")), &client.Steps{Out: &out})
+		return out.String()
+	}
+	digest := "@sha256:" + strings.Repeat("a", 64)
+	for _, image := range []string{"nginx", "nginx:1.27", "docker.io/nginx", "library/nginx" + digest, "index.docker.io/library/nginx:1" + digest} {
+		if out := check(image); !strings.Contains(out, "ok    role           hub, by rules\n") {
+			t.Errorf("%s: got\n%s", image, out)
+		}
+	}
+	for _, image := range []string{"https://ghcr.io/acme/app", "ghcr.io/Acme/app", "ghcr.io/acme/app:1:2"} {
+		if out := check(image); !strings.HasPrefix(out, "FAIL  image          "+image+" is no image that a pod can have: ") {
+			t.Errorf("%s: got\n%s", image, out)
+		}
+	}
+}
+
 // The kubelet would wait for a minute, and the pod with it.
 func TestNothingMakesTheKubeletWait(t *testing.T) {
 	s := newVault(t)
@@ -317,20 +341,23 @@ func TestConfigurationIsChecked(t *testing.T) {
 	for text, want := range map[string]string{
 		"auth: {role: r}": "role: nothing says which role to read",
 		role:              "auth.role: must name the role of auth/jwt",
-		"auth: {role: r, method: token}\n" + role:                              "auth.method: must be jwt, kubernetes or cert",
-		"auth: {role: r, name: x}\n" + role:                                    `unknown field "auth.name"`,
-		"auth: {role: r}\nrole: {rules: [{namespace: a}]}":                     "role.rules[0].role: must be the name of a role",
-		"auth: {role: r}\nrole: {template: 'a/{namespace}'}":                   "role.template: must be the name of a role",
-		"auth: {role: r}\nrole: {template: '{pod}'}":                           "role.template: must be the name of a role",
-		"auth: {role: r}\nrole: {template: '{namespace}.{namespace}'}":         "twice",
-		"auth: {role: r}\nrole: {template: '{namespace}-{serviceAccount}'}":    "two service accounts can have the same role",
-		"auth: {role: r}\nrole: {template: '{serviceAccount}x{namespace}'}":    "two service accounts can have the same role",
-		"auth: {role: r}\nnode: {role: nodes, auth: {method: jwt, role: r}}":   "node.auth.method: must be cert",
-		"auth: {role: r}\nnode: {role: nodes, auth: {method: cert}}":           "node.auth.certFile",
-		"auth: {role: r}\nnode: {role: n, auth: {method: cert, certFile: c}}":  "node.role must be text, not a bool: write it in quotes",
-		"auth: {role: r}\nnode: {role: '', auth: {method: cert, certFile: c}}": "node.role",
-		"auth: {role: r}\nmaxCacheDuration: -1s\n" + role:                      "maxCacheDuration: must not be negative",
-		"auth: {role: r}\ntimeout: 11s\n" + role:                               "timeout: must be more than 0 and at most 10s",
+		"auth: {role: r, method: token}\n" + role:                                     "auth.method: must be jwt, kubernetes or cert",
+		"auth: {role: r, name: x}\n" + role:                                           `unknown field "auth.name"`,
+		"auth: {role: r}\nrole: {rules: [{namespace: a}]}":                            "role.rules[0].role: must be the name of a role",
+		"auth: {role: r}\nrole: {rules: [{images: ['https://ghcr.io/*'], role: a}]}":  `role.rules[0].images: "https://ghcr.io/*" matches no image`,
+		"auth: {role: r}\nrole: {rules: [{images: ['ghcr.io/acme/app:*'], role: a}]}": `role.rules[0].images: "ghcr.io/acme/app:*" matches no image`,
+		"auth: {role: r}\nrole: {rules: [{images: ['ghcr.io/acme/app@*'], role: a}]}": `role.rules[0].images: "ghcr.io/acme/app@*" matches no image`,
+		"auth: {role: r}\nrole: {template: 'a/{namespace}'}":                          "role.template: must be the name of a role",
+		"auth: {role: r}\nrole: {template: '{pod}'}":                                  "role.template: must be the name of a role",
+		"auth: {role: r}\nrole: {template: '{namespace}.{namespace}'}":                "twice",
+		"auth: {role: r}\nrole: {template: '{namespace}-{serviceAccount}'}":           "two service accounts can have the same role",
+		"auth: {role: r}\nrole: {template: '{serviceAccount}x{namespace}'}":           "two service accounts can have the same role",
+		"auth: {role: r}\nnode: {role: nodes, auth: {method: jwt, role: r}}":          "node.auth.method: must be cert",
+		"auth: {role: r}\nnode: {role: nodes, auth: {method: cert}}":                  "node.auth.certFile",
+		"auth: {role: r}\nnode: {role: n, auth: {method: cert, certFile: c}}":         "node.role must be text, not a bool: write it in quotes",
+		"auth: {role: r}\nnode: {role: '', auth: {method: cert, certFile: c}}":        "node.role",
+		"auth: {role: r}\nmaxCacheDuration: -1s\n" + role:                             "maxCacheDuration: must not be negative",
+		"auth: {role: r}\ntimeout: 11s\n" + role:                                      "timeout: must be more than 0 and at most 10s",
 	} {
 		_, err := parseFlags(Program, []string{"-config", writeConfig(t, text)}, nil)
 		if err == nil || !strings.Contains(err.Error(), want) {

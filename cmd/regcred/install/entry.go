@@ -159,6 +159,9 @@ func (r *run) addEntries(entries []entry) error {
 		d := document{fields: map[string]any{"apiVersion": configVersion, "kind": configKind}, entries: entries, json: strings.HasSuffix(r.config, ".json")}
 		return r.writeDocument(d, 0o644, "put in place")
 	}
+	if err := client.CheckOwner(r.config); err != nil {
+		return err
+	}
 	d, err := decodeDocument(r.config, content)
 	if err != nil {
 		return err
@@ -238,7 +241,7 @@ func (r *run) writeDocument(d document, mode fs.FileMode, what string) error {
 		return err
 	}
 	r.say(r.config, what, "restart the kubelet; metric "+loaded(content))
-	return client.CheckOwner(r.config)
+	return nil
 }
 
 // loaded returns what the kubelet's metric kubelet_credential_provider_config_info

@@ -34,8 +34,8 @@ func (f *files) did(step string) {
 	}
 }
 
-// put makes a file have this content and mode. A reader finds the former content or
-// this one, never a part.
+// put makes a file have this content and mode, and belong to this user or root. A reader
+// finds the former content or this one, never a part.
 func (f *files) put(path string, content []byte, mode fs.FileMode, note string) error {
 	former, info, err := readRegular(path)
 	if err != nil {
@@ -45,7 +45,7 @@ func (f *files) put(path string, content []byte, mode fs.FileMode, note string) 
 	switch {
 	case info == nil:
 		what = "put in place"
-	case bytes.Equal(former, content) && info.Mode().Perm() == mode:
+	case bytes.Equal(former, content) && info.Mode().Perm() == mode && client.CheckOwner(path) == nil:
 		if !f.quiet {
 			f.say(path, "as it should be", note)
 		}

@@ -497,6 +497,48 @@ func TestOthersMustNotReplaceTheProgram(t *testing.T) {
 	n.fails("/cp/bin/regcred-credential-provider is no regular file")
 }
 
+// TestOthersMustNotOwnWhatIsInPlace: a file with the right content that another user
+// owns is theirs to change at any time.
+func TestOthersMustNotOwnWhatIsInPlace(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can give files away")
+	}
+	n := newNode(t, "config.json", cloudsJSON)
+	n.must()
+	program := filepath.Join(n.binDir, "regcred-credential-provider")
+	for _, path := range []string{program, filepath.Join(n.to, "kubelet.yaml")} {
+		if err := os.Chown(path, 4711, 4711); err != nil {
+			t.Fatal(err)
+		}
+		if out := n.must(); !strings.Contains(out, strings.TrimPrefix(path, n.root)+": replaced") {
+			t.Errorf("%s of another user: got\n%s", path, out)
+		}
+		if err := client.CheckOwner(path); err != nil {
+			t.Error(err)
+		}
+	}
+	// The kubelet's own file is not ours to give back.
+	if err := os.Chown(n.config, 4711, 4711); err != nil {
+		t.Fatal(err)
+	}
+	n.fails("/cp/config.json belongs to user 4711")
+	n.fails("/cp/config.json belongs to user 4711")
+}
+
+// TestFileThatOthersCanWriteIsRefusedAsItIs: the refusal comes before the change.
+func TestFileThatOthersCanWriteIsRefusedAsItIs(t *testing.T) {
+	n := newNode(t, "config.json", cloudsJSON)
+	if err := os.Chmod(n.config, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		n.fails("/cp/config.json can be written by others (mode 0666)")
+		if got := n.files()["/cp/config.json"]; got != "-rw-rw-rw- "+cloudsJSON {
+			t.Errorf("got %s", got)
+		}
+	}
+}
+
 // TestSeveralNames: a node that pulls for several clusters or audiences has the
 // program under several names, each with a configuration.
 func TestSeveralNames(t *testing.T) {

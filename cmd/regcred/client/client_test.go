@@ -86,6 +86,51 @@ func TestLoadFileRefusesWhatOthersCanWrite(t *testing.T) {
 	}
 }
 
+// TestFileIsCheckedThatIsRead: whoever can replace a link must not win by being fast.
+func TestFileIsCheckedThatIsRead(t *testing.T) {
+	dir := t.TempDir()
+	good, bad, link := filepath.Join(dir, "good.yaml"), filepath.Join(dir, "bad.yaml"), filepath.Join(dir, "link.yaml")
+	for path, mode := range map[string]fs.FileMode{good: 0o600, bad: 0o666} {
+		if err := os.WriteFile(path, []byte("mount: "+filepath.Base(path)+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink(good, link); err != nil {
+		t.Fatal(err)
+	}
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			next := filepath.Join(dir, "next")
+			_ = os.Symlink([]string{bad, good}[i%2], next)
+			_ = os.Rename(next, link)
+		}
+	}()
+	defer func() { close(stop); <-stopped }()
+	read := 0
+	for range 3000 {
+		var s Settings
+		if err := LoadFile(link, &s); err != nil {
+			continue
+		}
+		if read++; s.Mount != "good.yaml" {
+			t.Fatal("a file that others can write was read")
+		}
+	}
+	if read == 0 {
+		t.Error("the good file was never read")
+	}
+}
+
 func TestLoadFileRefusesUnknownAndRepeatedFields(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "c.yaml")
 	for _, text := range []string{"vault: x\n", "mount: a\nmount: b\n", "mount: [\n", "- a\n", "Mount: a\n", "mount: a\nMount: b\n", "mount: a\n---\nmount: b\n", "mount: a\n---\nmount: [\n"} {

@@ -93,6 +93,14 @@ func ReadFile(path string) ([]byte, error) {
 		return nil, fileFailure(path, err)
 	}
 	defer file.Close() //nolint:errcheck // it was only read
+	// Since CheckOwner, another file may have taken its place.
+	info, err := file.Stat()
+	if err != nil {
+		return nil, fileFailure(path, err)
+	}
+	if why := writableByOthers(info); why != "" {
+		return nil, unsafeFile(path, path, why)
+	}
 	content, err := io.ReadAll(io.LimitReader(file, maxFile+1))
 	if err != nil {
 		return nil, fileFailure(path, err)
@@ -115,10 +123,15 @@ func CheckOwner(path string) error {
 			return fileFailure(name, err)
 		}
 		if why := writableByOthers(info); why != "" {
-			return failf("%s is not used, because %s %s", path, name, why).do("chown root and chmod go-w %s", name)
+			return unsafeFile(path, name, why)
 		}
 	}
 	return nil
+}
+
+// unsafeFile is a failure of a file because of itself or its folder.
+func unsafeFile(path, name, why string) error {
+	return failf("%s is not used, because %s %s", path, name, why).do("chown root and chmod go-w %s", name)
 }
 
 // missingFile is a failure that is [fs.ErrNotExist].

@@ -129,6 +129,27 @@ func CheckOwner(path string) error {
 	return nil
 }
 
+// CheckPath refuses a program or a folder that others can write, or replace together with
+// a folder anywhere above it. Those who run a program by its path do not look whose it
+// is.
+func CheckPath(path string) error {
+	target, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return fileFailure(path, err)
+	}
+	for _, name := range []string{target, filepath.Dir(path)} { // a link lies in a folder, too
+		for ; ; name = filepath.Dir(name) {
+			if err := CheckOwner(name); err != nil {
+				return err
+			}
+			if name == filepath.Dir(name) {
+				break
+			}
+		}
+	}
+	return nil
+}
+
 // unsafeFile is a failure of a file because of itself or its folder.
 func unsafeFile(path, name, why string) error {
 	return failf("%s is not used, because %s %s", path, name, why).do("chown root and chmod go-w %s", name)

@@ -137,7 +137,7 @@ func makeFolder(path string) error {
 	if err := os.MkdirAll(path, 0o755); err != nil { //nolint:gosec // the kubelet and the provider may run as any user
 		return &client.Failure{What: fmt.Sprintf("%s cannot be made: %s", path, why(err))}
 	}
-	return client.CheckOwner(path)
+	return client.CheckPath(path)
 }
 
 // why returns the reason of an error of a file, without the path.

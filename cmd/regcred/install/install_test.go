@@ -490,6 +490,17 @@ func TestOthersMustNotReplaceTheProgram(t *testing.T) {
 	if err := os.Chmod(n.binDir, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	// Nor together with a folder above it.
+	if err := os.Chmod(n.root, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	n.fails(" can be written by others (mode 0777)", "-to="+filepath.Join(n.root, "cp", "etc"), "-config="+filepath.Join(n.root, "cp", "etc", "config.json"))
+	if len(n.files()) != 1 {
+		t.Errorf("something was written: %q", n.files())
+	}
+	if err := os.Chmod(n.root, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	// A link would lead elsewhere on the node than in a container.
 	if err := os.Symlink("/nowhere", filepath.Join(n.binDir, "regcred-credential-provider")); err != nil {
 		t.Fatal(err)

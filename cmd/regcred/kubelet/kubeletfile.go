@@ -270,7 +270,7 @@ func (e *providerEntry) checkProgram(ctx context.Context, folder string, steps *
 		steps.Fail("program", &client.Failure{What: path + " is no program that can be run: the kubelet does not start", Do: do})
 		return
 	}
-	if err := client.CheckOwner(path); err != nil {
+	if err := client.CheckPath(path); err != nil {
 		steps.Fail("program", err)
 		return
 	}

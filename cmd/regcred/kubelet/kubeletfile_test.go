@@ -162,6 +162,17 @@ func TestCheckSaysWhatIsWrongInTheKubeletsFile(t *testing.T) {
 		}
 	}
 	n := newNode(t)
+	above := filepath.Join(n.binDir, "above")
+	if err := os.MkdirAll(filepath.Join(above, "lib", "bin"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	n.write(filepath.Join(above, "lib", "bin", Program), "#!/bin/sh\necho v1\n", 0o755)
+	if err := os.Chmod(above, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if out, ok := n.check("-image-credential-provider-bin-dir=" + filepath.Join(above, "lib", "bin")); ok || !strings.Contains(out, above+" can be written by others") {
+		t.Errorf("others can replace the folder: got\n%s", out)
+	}
 	var out bytes.Buffer
 	steps := &client.Steps{Out: &out}
 	Check(t.Context(), Program, []string{"-config=" + n.file}, nil, steps)

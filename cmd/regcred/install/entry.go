@@ -7,8 +7,11 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -146,8 +149,14 @@ func (d *document) remove(name string) (changed bool) {
 // kubelet does not read it, because of its ending.
 func (r *run) backup() string { return r.config + ".before-regcred" }
 
-// addEntries adds entries to the kubelet's file, and keeps the rest.
+// addEntries adds entries to the kubelet's file, and keeps the rest. Another provider on
+// the node has an installation of its own, which changes the same file.
 func (r *run) addEntries(entries []entry) error {
+	unlock, err := lock(filepath.Dir(r.config))
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	content, info, err := readRegular(r.config)
 	if err != nil {
 		return err
@@ -187,6 +196,14 @@ func (r *run) addEntries(entries []entry) error {
 // removeEntries takes the entries out of the kubelet's file. The file as it was
 // before comes back byte for byte, if nobody has changed it since.
 func (r *run) removeEntries(entries []entry) error {
+	if _, err := os.Stat(filepath.Dir(r.config)); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	unlock, err := lock(filepath.Dir(r.config))
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	content, info, err := readRegular(r.config)
 	if err != nil || info == nil {
 		return err

@@ -604,6 +604,44 @@ func TestTwoInstallations(t *testing.T) {
 	}
 }
 
+// TestTwoInstallationsAtOnce: a node with two providers has two pods, each of which looks
+// at the kubelet's file every minute.
+func TestTwoInstallationsAtOnce(t *testing.T) {
+	n := newNode(t, "config.yaml", cloudsYAML)
+	second := *n
+	second.from = filepath.Join(n.root, "from-second")
+	second.write(filepath.Join(second.from, entryFile), strings.Replace(ours, "regcred-credential-provider", "regcred-credential-provider-prod", 1))
+	flags, o := newFlags()
+	if err := flags.Parse(n.args()); err != nil {
+		t.Fatal(err)
+	}
+	other := make(chan error, 1)
+	started := false
+	r := run{options: *o, version: "v1.2.3", files: files{out: &bytes.Buffer{}, after: func(step string) {
+		// It has read the file, and is about to replace it.
+		if started || !strings.Contains(step, "config.yaml.new") {
+			return
+		}
+		started = true
+		go func() { other <- Run(t.Context(), second.args(), "v1.2.3", &bytes.Buffer{}) }()
+		time.Sleep(300 * time.Millisecond) // enough for it to come between, if nothing keeps it
+	}}}
+	if err := r.pass(); err != nil {
+		t.Error(err)
+	}
+	if err := <-other; err != nil {
+		t.Error(err)
+	}
+	for _, name := range []string{"auth-provider-gcp", "regcred-credential-provider", "regcred-credential-provider-prod"} {
+		if merged := n.files()["/cp/config.yaml"]; !strings.Contains(merged, "name: "+name+"\n") {
+			t.Errorf("no %s in\n%s", name, merged)
+		}
+	}
+	if backup := n.files()["/cp/config.yaml.before-regcred"]; !strings.HasSuffix(backup, cloudsYAML) {
+		t.Errorf("the backup is\n%s", backup)
+	}
+}
+
 // TestEveryKeepsTheFilesAsTheyShouldBe: what others change comes back.
 func TestEveryKeepsTheFilesAsTheyShouldBe(t *testing.T) {
 	n := newNode(t, "config.json", cloudsJSON)

@@ -6,8 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -301,6 +303,77 @@ func TestFailuresAreOneLineWithoutASecret(t *testing.T) {
 	checkFailed(t, "down", err)
 	if !strings.Contains(Line(err), "connection refused") {
 		t.Errorf("want the reason, got %s", Line(err))
+	}
+}
+
+// TestRateLimitIsSaidAtOnce: Vault may ask for a longer wait than there is time for, as
+// with a block_interval of its quota.
+func TestRateLimitIsSaidAtOnce(t *testing.T) {
+	s := vaulttest.New(t)
+	for _, status := range []int{http.StatusTooManyRequests, http.StatusServiceUnavailable} {
+		s.Fail(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Retry-After", "60")
+			http.Error(w, `{"errors":["request path \"auth/jwt/login\": rate limit quota exceeded"]}`, status)
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		_, err := open(t, s).Login(ctx, Auth{Method: MethodJWT, Mount: "jwt", Role: "r"}, vaulttest.Marker)
+		checkFailed(t, fmt.Sprint(status), err)
+		if ctx.Err() != nil || !strings.Contains(Line(err), fmt.Sprintf("answered with status %d: request path", status)) {
+			t.Errorf("%d: want the reason, and no wait, got %v, %s", status, ctx.Err(), Line(err))
+		}
+		cancel()
+	}
+	// What there is time for is waited for.
+	tries := 0
+	s.Fail(func(w http.ResponseWriter, _ *http.Request) {
+		if tries++; tries == 1 {
+			w.Header().Set("Retry-After", "1")
+			http.Error(w, `{"errors":["rate limit quota exceeded"]}`, http.StatusTooManyRequests)
+			return
+		}
+		fmt.Fprint(w, `{"auth":{"client_token":"t"}}`)
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if _, err := open(t, s).Login(ctx, Auth{Method: MethodJWT, Mount: "jwt", Role: "r"}, vaulttest.Marker); err != nil || tries != 2 {
+		t.Errorf("want a second try, got %d, %v", tries, err)
+	}
+}
+
+// TestTokensGoToNoOtherHost: a proxy with a login page of its own redirects whatever it
+// is sent. A standby of Vault answers with status 307 and the active node.
+func TestTokensGoToNoOtherHost(t *testing.T) {
+	s := vaulttest.New(t)
+	var sent []string
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		sent = append(sent, string(body))
+		fmt.Fprint(w, `{"auth":{"client_token":"t"}}`)
+	}))
+	defer other.Close()
+	elsewhere := strings.Replace(other.URL, "127.0.0.1", "localhost", 1)
+	for _, c := range []struct {
+		status int
+		to     string
+		follow bool
+	}{
+		{http.StatusMovedPermanently, elsewhere, false},
+		{http.StatusFound, elsewhere, false},
+		{http.StatusFound, other.URL, true}, // another port, such as that of https
+		{http.StatusTemporaryRedirect, elsewhere, true},
+	} {
+		sent = nil
+		s.Fail(func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, c.to+r.URL.Path, c.status) })
+		_, err := open(t, s).Login(t.Context(), Auth{Method: MethodJWT, Mount: "jwt", Role: "r"}, vaulttest.Marker)
+		if followed := sent != nil; followed != c.follow || c.follow != (err == nil) {
+			t.Errorf("%d to %s: want it followed: %v, got %q, %v", c.status, c.to, c.follow, sent, err)
+		}
+		if !c.follow {
+			checkFailed(t, fmt.Sprint(c.status), err)
+			if !strings.Contains(Line(err), "it redirects to another host") {
+				t.Errorf("got %s", Line(err))
+			}
+		}
 	}
 }
 

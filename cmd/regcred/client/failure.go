@@ -74,7 +74,10 @@ func (v *Vault) reasonWithout(err error, more []string) string {
 	var answer *api.ResponseError
 	if !errors.As(err, &answer) {
 		why := neterror.Describe(err)
-		if why == "" {
+		switch {
+		case errors.Is(err, errRedirected):
+			why = errRedirected.Error()
+		case why == "":
 			why = "the answer is not one of Vault"
 		}
 		return fmt.Sprintf("no answer of Vault at %s: %s", v.address, redact.Sanitize(why, secrets, nil))

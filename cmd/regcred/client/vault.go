@@ -4,6 +4,8 @@ package client
 
 import (
 	"context"
+	"errors"
+	"net/http"
 	"net/url"
 	"os"
 	"strings"
@@ -12,6 +14,7 @@ import (
 	"github.com/hashicorp/vault/api"
 	"github.com/hashicorp/vault/api/cliconfig"
 
+	"vault-plugin-secrets-regcred/backend/neterror"
 	"vault-plugin-secrets-regcred/backend/redact"
 )
 
@@ -81,6 +84,7 @@ func Open(s Settings, auth Auth) (*Vault, error) {
 	if s.addressIsFlag {
 		config.AgentAddress = ""
 	}
+	config.CheckRetry = checkRetry
 	shown, err := showAddress(config)
 	if err != nil {
 		return nil, err
@@ -106,6 +110,30 @@ func Open(s Settings, auth Auth) (*Vault, error) {
 		return nil, failf("mount: %q is not the path of a secrets engine", mount)
 	}
 	return &Vault{api: client, address: shown, mount: mount}, nil
+}
+
+// errRedirected is an answer that would have what was sent go to another host.
+var errRedirected = errors.New("it redirects to another host, as Vault does not; the token was not sent there")
+
+// checkRetry decides about an answer whether it is asked for again, as Vault's own
+// client does, except where the answer asks for a longer wait than there is time for:
+// then it is the reason of the failure, and nobody waits.
+//
+// It refuses redirects to other hosts, which Vault's client would follow with token and
+// body. Only status 307 is one of Vault: a standby names the active node with it.
+func checkRetry(ctx context.Context, answer *http.Response, err error) (again bool, _ error) {
+	if answer != nil && (answer.StatusCode == http.StatusMovedPermanently || answer.StatusCode == http.StatusFound) {
+		if to, err := answer.Location(); err != nil || to.Hostname() != answer.Request.URL.Hostname() {
+			return false, errRedirected
+		}
+	}
+	again, err = api.DefaultRetryPolicy(ctx, answer, err)
+	if !again || answer == nil {
+		return again, err
+	}
+	now := time.Now()
+	end, limited := ctx.Deadline()
+	return !limited || now.Add(neterror.RetryAfter(answer.Header, now)).Before(end), err
 }
 
 // showAddress returns the address that requests will go to.

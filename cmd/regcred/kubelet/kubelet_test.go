@@ -465,3 +465,19 @@ ok    answer         for the kubelet: 2 registries, kept for 5m0s by Global
 		t.Errorf("want a note about the service token, got\n%s", out)
 	}
 }
+
+// panics is an input that reading makes panic, with what was being worked on.
+type panics struct{}
+
+func (panics) Read([]byte) (int, error) { panic(vaulttest.Marker) }
+
+// TestPanicReachesTheCaller: Go would print it, with its value, and end the process.
+func TestPanicReachesTheCaller(t *testing.T) {
+	newVault(t)
+	defer func() {
+		if said := recover(); said == nil || strings.Contains(fmt.Sprint(said), vaulttest.Marker) {
+			t.Errorf("want a panic without its value, got %v", said)
+		}
+	}()
+	_ = Serve(t.Context(), Program, []string{"-auth-role=pull", "-role={namespace}"}, panics{}, io.Discard)
+}

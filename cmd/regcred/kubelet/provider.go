@@ -41,6 +41,11 @@ func Serve(ctx context.Context, program string, args []string, in io.Reader, out
 	var encoded []byte
 	// Not even a read of the standard input may last longer than the time limit.
 	go func() {
+		defer func() {
+			if recover() != nil {
+				answered <- errPanicked
+			}
+		}()
 		var err error
 		encoded, err = c.answerEncoded(ctx, in)
 		answered <- err
@@ -54,7 +59,10 @@ func Serve(ctx context.Context, program string, args []string, in io.Reader, out
 			err = &client.Failure{What: fmt.Sprintf("there was no answer within %s", c.Timeout.Duration)}
 		}
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, errPanicked):
+		panic(err)
+	case err != nil:
 		return err
 	}
 	if _, err := out.Write(encoded); err != nil {
@@ -62,6 +70,10 @@ func Serve(ctx context.Context, program string, args []string, in io.Reader, out
 	}
 	return nil
 }
+
+// errPanicked stands for a panic of another goroutine, without its value: that may hold
+// what was being worked on, and Go would print it.
+var errPanicked = errors.New("the answer panicked")
 
 // lastWord is how long a request that was cancelled has to say what it waited for.
 const lastWord = 500 * time.Millisecond

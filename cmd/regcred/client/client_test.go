@@ -441,6 +441,20 @@ func TestCLITokenIsUsed(t *testing.T) {
 	if _, err := v.Read(t.Context(), "app"); err != nil {
 		t.Error(err)
 	}
+	for _, token := range []string{"\ufeff" + vaulttest.Token, vaulttest.Token + "\n" + vaulttest.Token, "\x1b[0m" + vaulttest.Token} {
+		if err := os.WriteFile(filepath.Join(os.Getenv("HOME"), ".vault-token"), []byte(token+"\r\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		v := open(t, s)
+		err := v.UseCLIToken()
+		if err == nil {
+			_, err = v.Read(t.Context(), "app")
+		}
+		checkFailed(t, "a token that is none", err)
+		if !strings.Contains(Line(err), "has characters that no token has") {
+			t.Errorf("got %s", Line(err))
+		}
+	}
 	// What people set for themselves must not wrap the answer.
 	t.Setenv("VAULT_WRAP_TTL", "60s")
 	t.Setenv("VAULT_TOKEN", vaulttest.Token)

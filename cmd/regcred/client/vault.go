@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/hashicorp/vault/api"
 	"github.com/hashicorp/vault/api/cliconfig"
@@ -196,7 +197,11 @@ func (v *Vault) UseCLIToken() error {
 			return failf("the token of \"vault login\" cannot be read").do("check it with \"vault token lookup\"")
 		}
 	}
-	v.setToken(strings.TrimSpace(token))
+	token = strings.TrimSpace(token)
+	if strings.ContainsFunc(token, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return failf("the token of VAULT_TOKEN or \"vault login\" has characters that no token has, such as a line break or a byte order mark").do("run \"vault login\" again, or set VAULT_TOKEN to the token alone")
+	}
+	v.setToken(token)
 	return nil
 }
 

@@ -395,6 +395,8 @@ func TestCheckKnowsWhatTheKubeletRefuses(t *testing.T) {
 		"index.docker.io":        {old: "- docker.io", new: "- index.docker.io", image: "acme/app", want: outcome{true, false}},
 		"invalid pattern":        {old: "- ghcr.io", new: "- \"ghcr.io:x\"", want: outcome{false, false}},
 		"unknown field":          {old: "cacheType:", new: "cacheTyp:", want: outcome{false, false}},
+		"field in another case":  {old: "defaultCacheDuration:", new: "DefaultCacheDuration:", want: outcome{false, false}},
+		"a star for all":         {old: "- ghcr.io", new: "- \"*\"", want: outcome{true, false}},
 		"cacheType":              {old: "cacheType: ServiceAccount", new: "cacheType: Pod", want: outcome{false, false}},
 		"no cacheType":           {old: "      cacheType: ServiceAccount\n", want: outcome{false, false}},
 		"no audience":            {old: "      serviceAccountTokenAudience: vault\n", want: outcome{false, false}},

@@ -220,11 +220,6 @@ func (r *run) read() (wanted, error) {
 		if err := kubelet.CheckEntry(p); err != nil {
 			return w, &client.Failure{What: fmt.Sprintf("%s: %s", path, client.Line(err))}
 		}
-		for _, image := range p.MatchImages {
-			if strings.Contains(image, "://") {
-				return w, &client.Failure{What: fmt.Sprintf("%s: %q in matchImages never matches", path, image), Do: "write it without a scheme"}
-			}
-		}
 		name := kubelet.ConfigName(p.Name)
 		if _, twice := completed[name]; twice {
 			return w, &client.Failure{What: fmt.Sprintf("%s: the provider %s is there twice: the kubelet does not start", path, p.Name), Do: "give one of them another name"}

@@ -156,11 +156,23 @@ func (e *providerEntry) useEnvironment(steps *client.Steps) {
 }
 
 // CheckEntry returns what keeps the kubelet from starting with an entry, or from
-// running this program, before it is put into place.
+// running this program for one of its images, before it is put into place.
 func CheckEntry(entry kubelet.CredentialProvider) error {
 	steps := &client.Steps{Out: io.Discard}
 	(&providerEntry{CredentialProvider: entry}).check("", steps)
-	return steps.FirstFailure()
+	if err := steps.FirstFailure(); err != nil {
+		return err
+	}
+	for _, pattern := range entry.MatchImages {
+		u, err := url.Parse("https://" + pattern)
+		if err != nil {
+			return err // which check has said
+		}
+		if advice := neverMatches(pattern, u); advice != "" {
+			return &client.Failure{What: fmt.Sprintf("%q in matchImages never matches", pattern), Do: advice}
+		}
+	}
+	return nil
 }
 
 // check says what keeps the kubelet from starting, or from running the program for
@@ -220,25 +232,16 @@ func (e *providerEntry) checkTokens(bad func(what, do string), steps *client.Ste
 
 // checkImage says whether the kubelet runs the program for an image.
 func (e *providerEntry) checkImage(image string, steps *client.Steps) {
-	var advice []string
 	matched := ""
 	for _, pattern := range e.MatchImages {
 		u, err := url.Parse("https://" + pattern)
-		switch {
-		case err != nil:
+		if err != nil {
 			steps.Fail("matchImages", &client.Failure{What: fmt.Sprintf("%q is invalid: the kubelet does not start with it", pattern)})
-		case strings.Contains(pattern, "://"):
-			advice = append(advice, fmt.Sprintf("write %q without a scheme", pattern))
-		case strings.ContainsAny(u.Path, ":@"):
-			advice = append(advice, fmt.Sprintf("write %q without tag and digest", pattern))
-		case isHub(u.Host) && u.Host != hubHost:
-			advice = append(advice, fmt.Sprintf("write %s in place of %q: images of Docker Hub are matched as %s", hubHost, pattern, hubHost))
-		case matched == "" && matchesURL(u.Host, strings.TrimPrefix(u.Path, "/"), image):
+		} else if advice := neverMatches(pattern, u); advice != "" {
+			steps.Note("%q in matchImages never matches: %s", pattern, advice)
+		} else if matched == "" && matchesURL(u.Host, strings.TrimPrefix(u.Path, "/"), image) {
 			matched = pattern
 		}
-	}
-	for _, text := range advice {
-		steps.Note("an entry of matchImages never matches: %s", text)
 	}
 	switch {
 	case matched != "":
@@ -253,6 +256,22 @@ func (e *providerEntry) checkImage(image string, steps *client.Steps) {
 			Do:   "add its registry, without a scheme and with the port that the image has; a * stands for one part of the host",
 		})
 	}
+}
+
+// neverMatches says what to write in place of an entry of matchImages with which the
+// kubelet starts, and which no image has; "" if one can have it.
+func neverMatches(pattern string, u *url.URL) string {
+	switch {
+	case strings.Contains(pattern, "://"):
+		return "write it without a scheme"
+	case strings.ContainsAny(u.Path, ":@"):
+		return "write it without tag and digest"
+	case isHub(u.Host) && u.Host != hubHost:
+		return "write " + hubHost + ", as which images of Docker Hub are matched"
+	case !strings.ContainsAny(u.Host, ".:") && u.Host != "localhost":
+		return "write the host of the registry, " + hubHost + " for Docker Hub; a * stands for one part of it"
+	}
+	return ""
 }
 
 // checkProgram says whether the kubelet finds the program in its folder.

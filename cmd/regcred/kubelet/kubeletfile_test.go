@@ -129,9 +129,9 @@ func TestCheckSaysWhatIsWrongInTheKubeletsFile(t *testing.T) {
 		"no images":             {old: "[ghcr.io, docker.io]", new: "[]", want: "FAIL  kubelet        matchImages is empty"},
 		"image not matched":     {args: []string{"-image=quay.io/acme/app"}, want: "none of ghcr.io, docker.io matches quay.io/acme/app, so the kubelet does not run the program"},
 		"image with a port":     {args: []string{"-image=ghcr.io:443/acme/app"}, want: "none of ghcr.io, docker.io matches ghcr.io:443/acme/app"},
-		"scheme":                {old: "[ghcr.io,", new: "[\"https://ghcr.io\",", want: `never matches: write "https://ghcr.io" without a scheme`},
-		"tag":                   {old: "[ghcr.io,", new: "[\"ghcr.io/acme/app:1\",", want: `never matches: write "ghcr.io/acme/app:1" without tag and digest`},
-		"Docker Hub":            {old: ", docker.io]", new: ", index.docker.io]", args: []string{"-image=nginx"}, want: `never matches: write docker.io in place of "index.docker.io"`},
+		"scheme":                {old: "[ghcr.io,", new: "[\"https://ghcr.io\",", want: `note                 "https://ghcr.io" in matchImages never matches: write it without a scheme`},
+		"tag":                   {old: "[ghcr.io,", new: "[\"ghcr.io/acme/app:1\",", want: `"ghcr.io/acme/app:1" in matchImages never matches: write it without tag and digest`},
+		"Docker Hub":            {old: ", docker.io]", new: ", index.docker.io]", args: []string{"-image=nginx"}, want: `"index.docker.io" in matchImages never matches: write docker.io`},
 		"program":               {args: []string{"-image-credential-provider-bin-dir=/none"}, want: "/none/regcred-credential-provider is no program that can be run: the kubelet does not start"},
 		"no token":              {args: []string{"-token-file=", "-service-account=team-a/web"}, want: "kubectl -n team-a create token web --audience=vault | regcred check kubelet"},
 	} {

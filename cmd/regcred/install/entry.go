@@ -165,6 +165,9 @@ func (r *run) addEntries(entries []entry) error {
 		if r.mustExist {
 			return &client.Failure{What: r.config + " does not exist, and -must-exist was given", Do: "is this a node of the kind that -config is for?"}
 		}
+		if err := r.checkFolder(entries); err != nil {
+			return err
+		}
 		d := document{fields: map[string]any{"apiVersion": configVersion, "kind": configKind}, entries: entries, json: strings.HasSuffix(r.config, ".json")}
 		return r.writeDocument(d, 0o644, "put in place")
 	}
@@ -191,6 +194,33 @@ func (r *run) addEntries(entries []entry) error {
 		}
 	}
 	return r.writeDocument(d, info.Mode().Perm(), "changed")
+}
+
+// checkFolder refuses a new file with an entry that another file of the folder has. A
+// kubelet that reads the folder does not start with both.
+func (r *run) checkFolder(entries []entry) error {
+	for _, extension := range extensions {
+		found, _ := filepath.Glob(filepath.Join(filepath.Dir(r.config), "*"+extension))
+		for _, path := range found {
+			content, info, err := readRegular(path)
+			if path == filepath.Clean(r.config) || err != nil || info == nil {
+				continue
+			}
+			other, err := decodeDocument(path, content)
+			if err != nil {
+				continue // not ours to judge
+			}
+			for _, e := range entries {
+				if other.find(e.name) >= 0 {
+					return &client.Failure{
+						What: fmt.Sprintf("%s has the provider %s already: a kubelet that reads the folder does not start with both", path, e.name),
+						Do:   "take it out there first, with -remove and -config=" + path,
+					}
+				}
+			}
+		}
+	}
+	return nil
 }
 
 // removeEntries takes the entries out of the kubelet's file. The file as it was

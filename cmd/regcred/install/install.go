@@ -29,6 +29,9 @@ import (
 // kubelet.
 const entryFile = "credential-provider.yaml"
 
+// extensions are those of the files that the kubelet reads of a folder.
+var extensions = []string{".json", ".yaml", ".yml"}
+
 // options are the flags.
 type options struct {
 	from, binDir, config, to       string
@@ -96,8 +99,8 @@ func (o *options) check() error {
 			return &client.Failure{What: fmt.Sprintf("arguments: -%s must be an absolute path", path.flag), Do: `"regcred help install" describes it`}
 		}
 	}
-	switch extension := filepath.Ext(o.config); {
-	case extension != ".json" && extension != ".yaml" && extension != ".yml":
+	switch {
+	case !slices.Contains(extensions, filepath.Ext(o.config)):
 		return &client.Failure{What: "arguments: -config must end in .json, .yaml or .yml", Do: "the kubelet reads no other file of a folder"}
 	case o.every < 0 || o.every > 0 && o.every < time.Second:
 		return &client.Failure{What: "arguments: -every must be 0, or at least 1s"}

@@ -645,6 +645,19 @@ func TestTwoInstallationsAtOnce(t *testing.T) {
 	}
 }
 
+// TestEntryInAnotherFileOfTheFolder: a kubelet that reads the folder does not start with
+// the same name in two files.
+func TestEntryInAnotherFileOfTheFolder(t *testing.T) {
+	n := newNode(t, "config.json", cloudsJSON)
+	n.must()
+	before := n.files()
+	n.fails("/cp/config.json has the provider regcred-credential-provider already", "-config="+filepath.Join(n.root, "cp", "regcred.json"))
+	n.has(before)
+	n.must("-remove")
+	n.write(filepath.Join(n.root, "cp", "other.yaml"), "{")
+	n.must("-config=" + filepath.Join(n.root, "cp", "regcred.json"))
+}
+
 // TestEveryKeepsTheFilesAsTheyShouldBe: what others change comes back.
 func TestEveryKeepsTheFilesAsTheyShouldBe(t *testing.T) {
 	n := newNode(t, "config.json", cloudsJSON)

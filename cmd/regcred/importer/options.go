@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/ryanuber/go-glob"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"vault-plugin-secrets-regcred/backend/redact"
 	"vault-plugin-secrets-regcred/cmd/regcred/client"
@@ -45,6 +46,7 @@ type options struct {
 	verbose    bool
 	rules      rules
 
+	fields  []string // kv: as the flag was given; the flags' own errors would repeat it
 	layouts []layout // kv
 
 	kubectl    string // secrets: program
@@ -112,6 +114,13 @@ func parse(args []string) (*options, error) {
 	o.json = output == "json"
 	if o.kind == kindKV {
 		o.path = rest[0]
+		for _, text := range o.fields {
+			l, err := parseLayout(text)
+			if err != nil {
+				return nil, bad("-fields", err.Error())
+			}
+			o.layouts = append(o.layouts, l)
+		}
 		o.layouts = append(o.layouts, usualLayouts...)
 	}
 	if rulesFile != "" {
@@ -143,11 +152,7 @@ func newFlags(o *options, rulesFile, output *string) *flag.FlagSet {
 	flags.StringVar(output, "o", "text", "`form` of the output: text or json")
 	flags.BoolVar(&o.verbose, "v", false, "list unchanged roles and every source as well")
 	if o.kind == kindKV {
-		flags.Func("fields", "`mapping` of the secrets' fields, such as registry=server,username=user,password=token; can be repeated", func(text string) error {
-			l, err := parseLayout(text)
-			o.layouts = append(o.layouts, l)
-			return err
-		})
+		flags.Func("fields", "`mapping` of the secrets' fields, such as registry=server,username=user,password=token; can be repeated", appendTo(&o.fields))
 		return flags
 	}
 	flags.StringVar(&o.context, "context", "", "`context` of the kubeconfig (default: the current one)")
@@ -218,6 +223,11 @@ func (o *options) check() error {
 			if !slices.Contains(o.placeholders(), p) {
 				return bad(where, fmt.Sprintf("%q is not a placeholder; there are %s", redact.Truncate(redact.Clean(p), 40), strings.Join(o.placeholders(), ", ")))
 			}
+		}
+	}
+	for _, namespace := range o.namespaces {
+		if len(validation.IsDNS1123Label(namespace)) > 0 {
+			return bad("-namespace", fmt.Sprintf("%q is not the name of a namespace; repeat the flag for several, and leave it out for all", redact.Truncate(redact.Clean(namespace), 64)))
 		}
 	}
 	for _, l := range o.layouts {

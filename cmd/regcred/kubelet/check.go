@@ -136,7 +136,10 @@ func (q question) request(in io.Reader) (*provider.CredentialProviderRequest, er
 	default:
 		token, err = os.ReadFile(q.tokenFile)
 	}
-	if err != nil {
+	switch {
+	case err != nil && claimsOf(q.tokenFile).Subject != "":
+		return nil, &client.Failure{What: "-token-file is the token itself", Do: "write the token to the standard input, with -token-file=-"}
+	case err != nil:
 		return nil, &client.Failure{What: fmt.Sprintf("the token in %s cannot be read", q.tokenFile)}
 	}
 	request.ServiceAccountToken = strings.TrimSpace(string(token))

@@ -450,6 +450,7 @@ ok    answer         for the kubelet: 2 registries, kept for 5m0s by Global
 		{"FAIL  image          the pull secret has no registry for quay.io/a", []string{"-image=quay.io/a", "-token-file=" + file}},
 		{"FAIL  token          it is a token of team-a/web, not of team-a/other", []string{"-token-file=" + file, "-service-account=team-a/other"}},
 		{"FAIL  token          the token in /none cannot be read", []string{"-token-file=/none"}},
+		{"FAIL  token          -token-file is the token itself", []string{"-token-file=" + tokenOf("team-a", "web")}},
 		{"FAIL  login          not tried, because there is no token of the service account\n                     what to do: kubectl -n team-a create token web", []string{"-service-account=team-a/web"}},
 		{"FAIL  role           no role is chosen for this pod", nil},
 		{"ok    role           mine, by annotation a\n", []string{"-token-file=" + file, "-annotation=a=mine"}},

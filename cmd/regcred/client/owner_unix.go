@@ -32,11 +32,11 @@ func writableByOthers(info fs.FileInfo) string {
 // helpers in one that has no root of the machine, to whom /etc belongs. So there an
 // owner who may be root is taken for root.
 func unmappedUser(proc string) int {
-	mapped, err := os.ReadFile(proc + "/self/uid_map")
+	mapped, err := os.ReadFile(proc + "/self/uid_map") //nolint:gosec // the kernel's own file
 	if err != nil || slices.Equal(strings.Fields(string(mapped)), []string{"0", "0", "4294967295"}) {
 		return -1
 	}
-	shown, err := os.ReadFile(proc + "/sys/kernel/overflowuid")
+	shown, err := os.ReadFile(proc + "/sys/kernel/overflowuid") //nolint:gosec // as well
 	if err != nil {
 		return -1
 	}

@@ -67,10 +67,7 @@ func (b *backend) lookAtConnection(ctx context.Context, storage logical.Storage,
 func (b *backend) putConnectionAttended(ctx context.Context, storage logical.Storage, c *connection) error {
 	err := b.putConnection(ctx, storage, c)
 	b.lookAtConnection(ctx, storage, c.Name)
-	if err != nil {
-		return b.doubtConnection(c.Name, err)
-	}
-	return nil
+	return err
 }
 
 // putLeaseAttention has the index name a leased credential whose revocation has failed,
@@ -171,10 +168,7 @@ func (b *backend) storeRootCheck(ctx context.Context, storage logical.Storage, c
 			next.Before = &before
 		}
 	}
-	if err := putEntry(ctx, storage, rootChecksPrefix+connection, next); err != nil {
-		return b.doubtConnection(connection, err)
-	}
-	return nil
+	return putEntry(ctx, storage, rootChecksPrefix+connection, next)
 }
 
 // noteRootCheck is putRootCheck for a connection that is stored.

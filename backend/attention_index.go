@@ -40,7 +40,7 @@ func (b *backend) withAttention(ctx context.Context, storage logical.Storage, na
 		return err
 	}
 	if err := write(); err != nil {
-		b.attentions.doubt(name) // whether it has happened is not known
+		b.attentions.doubt(name) // there may be a key too many
 		return err
 	}
 	b.settleAttention(ctx, storage, name, s)
@@ -93,7 +93,6 @@ func (b *backend) putAttention(ctx context.Context, storage logical.Storage, key
 	}
 	if needed && (isNew || !former.indexed) {
 		if err := putEntry(ctx, storage, attentionPrefix+key, storedAttention{SchemaVersion: schemaVersion, Since: next.since}); err != nil {
-			b.attentions.doubt(key)
 			return subject{}, err
 		}
 		next.indexed, next.extra = true, false
@@ -117,14 +116,12 @@ func (b *backend) settleAttention(ctx context.Context, storage logical.Storage, 
 	if s.indexed && len(s.since) == 0 && s.retired == 0 {
 		if err := storage.Delete(ctx, attentionPrefix+key); err != nil {
 			b.Logger().Warn("a key in the index of what needs attention stays for now", "name", key, "error", err)
-			b.attentions.doubt(key)
 		} else {
 			s.indexed, s.extra = false, false
 		}
 	} else if s.indexed && s.extra {
 		if err := putEntry(ctx, storage, attentionPrefix+key, storedAttention{SchemaVersion: schemaVersion, Since: s.since}); err != nil {
 			b.Logger().Warn("a key in the index of what needs attention stays for now", "name", key, "error", err)
-			b.attentions.doubt(key)
 		} else {
 			s.extra = false
 		}

@@ -526,31 +526,57 @@ func (s listsLater) List(ctx context.Context, prefix string) ([]string, error) {
 	return s.Storage.List(ctx, prefix)
 }
 
-// Each call of the storage fails once, in each of these steps. A minute later status is
-// right, and it is right after a start.
+// Each call of the storage fails once, in each of these steps, and a write that fails
+// happens or does not. A minute later status is right, and it is right after a start.
 func TestAttentionSurvivesEachFailure(t *testing.T) {
-	for name, step := range map[string]func(*engine){
-		"role":       func(e *engine) { e.try("roles/old", fields{"registry": "ghcr.io"}) },
-		"bundle":     func(e *engine) { e.try("roles/member", fields{"allowed_bundles": ""}) },
-		"config":     func(e *engine) { e.try("config", fields{"allowed_registries": "ghcr.io"}) },
-		"connection": func(e *engine) { e.try("connections/app", fields{"allowed_roles": "none"}) },
-		"rotate":     func(e *engine) { e.try("rotate/app", nil) },
+	nothing := func(*engine) {}
+	for name, c := range map[string]struct{ before, step func(*engine) }{
+		"role":       {nothing, func(e *engine) { e.try(logical.UpdateOperation, "roles/old", fields{"registry": "ghcr.io"}) }},
+		"bundle":     {nothing, func(e *engine) { e.try(logical.UpdateOperation, "roles/member", fields{"allowed_bundles": ""}) }},
+		"config":     {nothing, func(e *engine) { e.try(logical.UpdateOperation, "config", fields{"allowed_registries": "ghcr.io"}) }},
+		"connection": {nothing, func(e *engine) { e.try(logical.UpdateOperation, "connections/app", fields{"allowed_roles": "none"}) }},
+		"rotate":     {nothing, func(e *engine) { e.try(logical.UpdateOperation, "rotate/app", nil) }},
+		"deletion of a role": {
+			func(e *engine) { e.write("config", fields{"allowed_registries": "registry.example.*"}) },
+			func(e *engine) { e.try(logical.DeleteOperation, "roles/old", nil) },
+		},
+		"deletion of a connection": {
+			func(e *engine) {
+				e.write("connections/spare", e.connectionSample())
+				e.minting.fail("check", issuer.StatusError(http.StatusForbidden, nil, "no"))
+				e.failed(logical.ReadOperation, "connections/spare/check", nil, http.StatusBadGateway)
+				e.minting.mend()
+			},
+			func(e *engine) { e.try(logical.DeleteOperation, "connections/spare", nil) },
+		},
+		"deletion of a config that cannot be read": {
+			func(e *engine) {
+				if err := e.storage.Put(t.Context(), &logical.StorageEntry{Key: configStorageKey, Value: []byte(`{"schema_version":9}`)}); err != nil {
+					t.Fatal(err)
+				}
+				e.Invalidate(t.Context(), configStorageKey)
+			},
+			func(e *engine) { e.try(logical.DeleteOperation, "config", nil) },
+		},
 	} {
-		t.Run(name, func(t *testing.T) {
+		test := func(t *testing.T, happens bool) {
 			for failAt := int64(1); ; failAt++ {
 				e := newSharingEngine(t)
+				e.t = t
 				e.write("roles/member", fields{"registry": "registry.example.org", "username": "me", "password": "x", "allowed_bundles": "all"})
 				e.write("roles/old", fields{"registry": "quay.io", "username": "me", "password": "x"})
 				e.write("roles/all", fields{"members": "member"})
 				e.read("creds/app")
+				c.before(e)
 				e.needsAttention()
 				faulty := e.faulty(failAt)
+				faulty.happens = happens
 				e.storage = faulty
-				step(e)
+				c.step(e)
 				e.background.Wait()
 				calls := faulty.calls.Load()
 				e.storage = faulty.Storage
-				e.mustRollBack()
+				_ = e.rollBack() // a config that cannot be read is said there, too
 				got, want := e.needsAttention(), e.restarted(t).needsAttention()
 				checkSame(t, fmt.Sprintf("call %d fails: attention as after a start", failAt), want, got)
 				checkSame(t, "complete", any(true), e.read("status")["complete"])
@@ -563,13 +589,15 @@ func TestAttentionSurvivesEachFailure(t *testing.T) {
 					return
 				}
 			}
-		})
+		}
+		t.Run(name, func(t *testing.T) { test(t, false) })
+		t.Run(name+", and the write happens", func(t *testing.T) { test(t, true) })
 	}
 }
 
-// try writes, whatever comes of it.
-func (e *engine) try(path string, data fields) {
-	_, err := e.request(logical.UpdateOperation, path, data)
+// try sends a write, whatever comes of it.
+func (e *engine) try(op logical.Operation, path string, data fields) {
+	_, err := e.request(op, path, data)
 	if err != nil && !errors.Is(err, errStorage) {
 		e.t.Errorf("%s: want the storage's error or none, got %v", path, err)
 	}

@@ -195,7 +195,7 @@ func (b *backend) HandleExistenceCheck(ctx context.Context, req *logical.Request
 // the rest of a read, and these are never forwarded.
 func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (*logical.Response, error) {
 	handled := *req
-	handled.Storage = b.cache.Over(req.Storage)
+	handled.Storage = &doubtingStorage{b.cache.Over(req.Storage), b.attentions}
 	if req.Operation == logical.RollbackOperation {
 		b.periodic(&handled)
 		if isImmediate(req) {

@@ -473,11 +473,13 @@ func (e *engine) direct(op logical.Operation, path string) (*logical.Response, e
 	return e.HandleRequest(e.t.Context(), req)
 }
 
-// faultyStorage counts its calls and fails at one of them.
+// faultyStorage counts its calls and fails at one of them. A write that fails does not
+// happen, unless happens is set.
 type faultyStorage struct {
 	logical.Storage
-	calls  atomic.Int64
-	failAt int64
+	calls   atomic.Int64
+	failAt  int64
+	happens bool
 }
 
 // faulty returns the storage with a fault at one of its calls. The cache is empty,
@@ -504,20 +506,22 @@ func (s *faultyStorage) Get(ctx context.Context, key string) (*logical.StorageEn
 }
 
 func (s *faultyStorage) Put(ctx context.Context, entry *logical.StorageEntry) error {
-	if err := s.call(); err != nil {
-		return err
-	}
-	return s.Storage.Put(ctx, entry)
+	return s.write(func() error { return s.Storage.Put(ctx, entry) })
 }
 
 func (s *faultyStorage) Delete(ctx context.Context, key string) error {
 	if strings.HasPrefix(key, expiryStoragePrefix) {
 		return errStorage // never a failure of the request
 	}
-	if err := s.call(); err != nil {
-		return err
+	return s.write(func() error { return s.Storage.Delete(ctx, key) })
+}
+
+func (s *faultyStorage) write(do func() error) error {
+	err := s.call()
+	if err == nil || s.happens {
+		err = errors.Join(do(), err)
 	}
-	return s.Storage.Delete(ctx, key)
+	return err
 }
 
 func (s *faultyStorage) List(ctx context.Context, prefix string) ([]string, error) {

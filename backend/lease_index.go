@@ -30,7 +30,6 @@ func (b *backend) indexLease(ctx context.Context, storage logical.Storage, ends 
 	stored.WrittenAt = b.now()
 	key := leaseKey(stored.Connection, ends, stored.Name)
 	if err := putEntry(ctx, storage, key, stored); err != nil {
-		b.attentions.doubt(key)
 		return err
 	}
 	b.noteLeaseKey(ctx, storage, key, &stored)
@@ -60,7 +59,6 @@ func (b *backend) retryLater(ctx context.Context, storage logical.Storage, key s
 
 func (b *backend) forgetKey(ctx context.Context, storage logical.Storage, key string) error {
 	if err := storage.Delete(ctx, key); err != nil {
-		b.attentions.doubt(key)
 		return fmt.Errorf("forgetting a lease: %w", err)
 	}
 	b.noteLeaseKey(ctx, storage, key, nil)

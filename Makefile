@@ -14,7 +14,9 @@ export BENCH ?= full
 export BENCH_ENV ?=
 
 GO     ?= go
-BUILDFLAGS = -trimpath -ldflags="-s -w -X main.version=$(VERSION)"
+# TAGS=no_ecr builds a plugin without the type ecr, which is a quarter smaller.
+TAGS ?=
+BUILDFLAGS = -trimpath -tags="$(TAGS)" -ldflags="-s -w -X main.version=$(VERSION)"
 PLUGIN := bin/vault-plugin-secrets-regcred
 CLIENT := bin/regcred
 TOOLS  := registry crane gitea kubectl read-kubelet ask-provider read-containers read-flux read-image-updater read-vals read-argocd-vault-plugin
@@ -58,6 +60,7 @@ vault: ## put a Vault to test with at .bin/vault: $VAULT_BIN, or one on PATH, or
 .PHONY: test
 test: build client vault tools ## run the unit tests, then test the engine on a real Vault with real clients
 	CGO_ENABLED=1 $(GO) test -race -cover ./...
+	$(GO) test -tags no_ecr -run='^TestBuildWithoutECR$$' ./backend
 	cd cmd/regcred && CGO_ENABLED=1 $(GO) test -race -cover ./...
 	cd tests && CGO_ENABLED=1 $(GO) test -race -count=1 -parallel=6 -timeout=20m . ./live ./servers ./tools/filecycles
 
@@ -169,6 +172,7 @@ lint: .bin/gofumpt .bin/golangci-lint .bin/actionlint shellcheck prometheus ## c
 	@unformatted=$$(.bin/gofumpt -l backend cmd tests); \
 		if [ -n "$$unformatted" ]; then echo "not formatted (make fmt mends it):"; echo "$$unformatted"; exit 1; fi
 	$(GO) vet -tags killpoints,profile ./...
+	$(GO) vet -tags no_ecr ./backend ./cmd/vault-plugin-secrets-regcred
 	.bin/golangci-lint run --build-tags killpoints,profile ./...
 	cd cmd/regcred && $(GO) vet ./... && ../../.bin/golangci-lint run ./...
 	cd tests && $(GO) vet -tags e2e,e2e_kubelet ./... && ../.bin/golangci-lint run --build-tags e2e,e2e_kubelet ./...

@@ -73,7 +73,10 @@ func (in input) applyConnection(name string, old *connection, now time.Time, new
 func (in input) applyConnectionType(c, old *connection) error {
 	if in.has("type") || old == nil {
 		t, known := issuerType(in.text("type"))
-		if !known {
+		switch {
+		case !known && in.text("type") == "ecr":
+			return refusef("type: this plugin was built without ecr, by the build tag no_ecr; it has %s", strings.Join(issuerTypeNames(), ", "))
+		case !known:
 			return refusef("type: must be one of %s", strings.Join(issuerTypeNames(), ", "))
 		}
 		if old != nil && t.Name != old.Type.Name {

@@ -16,7 +16,6 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer/acr"
 	"vault-plugin-secrets-regcred/backend/issuer/artifactory"
 	"vault-plugin-secrets-regcred/backend/issuer/dockerhub"
-	"vault-plugin-secrets-regcred/backend/issuer/ecr"
 	"vault-plugin-secrets-regcred/backend/issuer/gar"
 	"vault-plugin-secrets-regcred/backend/issuer/gitea"
 	"vault-plugin-secrets-regcred/backend/issuer/gitlab"
@@ -26,18 +25,18 @@ import (
 )
 
 // issuerTypes are the types that a connection can have.
-var issuerTypes = []issuer.Type{
+var issuerTypes = slices.Concat([]issuer.Type{
 	acr.Type(),
 	artifactory.Type(),
 	dockerhub.Type(),
-	ecr.Type(),
+}, ecrTypes, []issuer.Type{
 	gar.Type(),
 	gitea.Type(),
 	gitlab.Type(),
 	harbor.Type(),
 	httpbroker.Type(),
 	quay.Type(),
-}
+})
 
 // issuerType returns the type of that name.
 func issuerType(name string) (issuer.Type, bool) {

@@ -113,7 +113,7 @@ func (b *backend) lookAtLease(ctx context.Context, storage logical.Storage, key 
 	if err != nil {
 		return err
 	}
-	if known, _ := b.attentions.unrevokedKeys(connection, l.name); stored != nil && stored.isRevoking() && len(known) == 0 {
+	if stored != nil && stored.isRevoking() {
 		if err := b.putLeaseAttention(ctx, storage, connection, l.name); err != nil {
 			return err
 		}

@@ -357,6 +357,31 @@ func TestFailedRevocationOfAnEarlierBuildIsKnownAfterItsNextTry(t *testing.T) {
 	checkSame(t, "what needs attention after a restart", failing, e.needsAttention())
 }
 
+// Whatever is the first to see such a lease has the index name it: here it is the sweep,
+// which moves a key that was written while the clock was ahead.
+func TestMovedKeyOfAnEarlierBuildIsKnownAfterARestart(t *testing.T) {
+	const year = 365 * 24 * time.Hour
+	e := newLeasingEngine(t, nil)
+	e.clock.advance(year)
+	_, secret := e.lease("creds/leased")
+	e.minting.fail("revoke", errDown)
+	_, _ = e.onLease(logical.RevokeOperation, secret)
+	for _, prefix := range []string{attentionPrefix, leaseAttentionPrefix} {
+		if err := logical.ClearView(t.Context(), logical.NewStorageView(e.storage, prefix)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e.clock.advance(-year)
+	e = e.restarted(t)
+	failing := []string{"revocation_failing <nil>app"}
+	if err := e.sweepLeases(t.Context(), e.storage); err != nil {
+		t.Fatal(err)
+	}
+	e.background.Wait()
+	checkSame(t, "what needs attention", failing, e.needsAttention())
+	checkSame(t, "what needs attention after a restart", failing, e.restarted(t).needsAttention())
+}
+
 // Whoever deletes the indexes in storage loses nothing that status says.
 func TestLostIndexOfFailedRevocationsIsBuiltAnew(t *testing.T) {
 	e := newLeasingEngine(t, nil)

@@ -27,6 +27,12 @@ const (
 // indexLease writes a leased credential into the index under the end of its
 // lease.
 func (b *backend) indexLease(ctx context.Context, storage logical.Storage, ends time.Time, stored storedLease) error {
+	// An earlier build has no key for an attempt that failed.
+	if keys, _ := b.attentions.unrevokedKeys(stored.Connection, stored.Name); stored.isRevoking() && len(keys) == 0 {
+		if err := b.putLeaseAttention(ctx, storage, stored.Connection, stored.Name); err != nil {
+			return err
+		}
+	}
 	stored.WrittenAt = b.now()
 	key := leaseKey(stored.Connection, ends, stored.Name)
 	if err := putEntry(ctx, storage, key, stored); err != nil {
@@ -40,12 +46,6 @@ func (b *backend) indexLease(ctx context.Context, storage logical.Storage, ends 
 // retryLater notes that a revocation failed. The sweep tries again after a
 // pause, which doubles with each attempt.
 func (b *backend) retryLater(ctx context.Context, storage logical.Storage, key string, stored storedLease) error {
-	// An earlier build has no key for an attempt that failed.
-	if keys, _ := b.attentions.unrevokedKeys(stored.Connection, stored.Name); len(keys) == 0 {
-		if err := b.putLeaseAttention(ctx, storage, stored.Connection, stored.Name); err != nil {
-			return err
-		}
-	}
 	stored.Attempts, stored.TriedAt = stored.Attempts+1, b.now()
 	ends := stored.TriedAt.Add(backOff(firstRevokeRetry, lastRevokeRetry, stored.Attempts) - leaseMargin)
 	if err := b.indexLease(ctx, storage, ends, stored); err != nil {

@@ -136,10 +136,6 @@ tools: $(TOOLS:%=.bin/%) skopeo ## build what the tests need beside Vault, to .b
 	@cd tests/tools/schemas && $(GO) mod download
 	@cd tests/tools/gitea && $(GO) mod download code.gitea.io/gitea
 
-.PHONY: e2e-tools
-e2e-tools: tools $(E2E:%=.bin/%) .bin/kubelet .bin/pause # build what "make e2e" and "make e2e-kubelet" need beside
-	@cd tests/tools/external-secrets && $(GO) mod download github.com/external-secrets/external-secrets
-
 .bin/registry .bin/crane: tests/tools/registry/go.sum
 .bin/kubectl .bin/kube-apiserver .bin/kubelet: tests/tools/kubernetes/go.sum
 .bin/read-kubelet: tests/tools/kubernetes/go.sum tests/tools/kubernetes/read-kubelet/main.go

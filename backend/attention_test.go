@@ -412,6 +412,43 @@ func TestTypeOfARoleThatIsLookedAtTwice(t *testing.T) {
 	checkSame(t, "roles after a restart", want, e.restarted(t).read("status")["roles"])
 }
 
+// The same, if the role is written before anything is looked at.
+func TestTypeOfARoleThatIsWrittenAfterAnUpgrade(t *testing.T) {
+	e := newSharingEngine(t)
+	if err := logical.ClearView(t.Context(), logical.NewStorageView(e.storage, roleTypesPrefix)); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.storage.Delete(t.Context(), attentionCompleteKey); err != nil {
+		t.Fatal(err)
+	}
+	e = e.restarted(t)
+	e.write("roles/app", fields{"rotation_period": "2h"})
+	storage := e.storage
+	e.storage = failingDelete{storage, attentionCompleteKey}
+	if _, err := e.request(logical.UpdateOperation, "config", fields{"allowed_registries": "*"}); !errors.Is(err, errStorage) { // has all roles looked at
+		t.Errorf("want the storage's error, got %v", err)
+	}
+	e.background.Wait()
+	e.storage = storage
+	e.mustRollBack()
+	want := any(map[string]int{"static": 0, "bundle": 0, "dynamic": 1})
+	checkSame(t, "roles", want, e.read("status")["roles"])
+	checkSame(t, "roles after a restart", want, e.restarted(t).read("status")["roles"])
+}
+
+// failingDelete fails to delete a key.
+type failingDelete struct {
+	logical.Storage
+	key string
+}
+
+func (s failingDelete) Delete(ctx context.Context, key string) error {
+	if key == s.key {
+		return errStorage
+	}
+	return s.Storage.Delete(ctx, key)
+}
+
 // Storage fails at any call while the leases of a deleted connection are forgotten. What is
 // counted, and what needs attention, is what is left.
 func TestLeasesOfADeletedConnectionAreNotCounted(t *testing.T) {

@@ -133,10 +133,18 @@ func (b *backend) indexRoleType(ctx context.Context, storage logical.Storage, na
 	return b.indexRoleTypeLocked(ctx, storage, name, r)
 }
 
-// indexRoleTypeLocked is indexRoleType for a role that is locked. What is known of its
-// type is what the index says.
+// indexRoleTypeLocked is indexRoleType for a role that is locked.
 func (b *backend) indexRoleTypeLocked(ctx context.Context, storage logical.Storage, name string, r *role) error {
-	if kind, known := b.attentions.roles.kindOf(name); !known || roleKindNames[kind] != r.roleType() {
+	kind, known := b.attentions.roles.kindOf(name)
+	isRight := known && roleKindNames[kind] == r.roleType()
+	if isRight && r.roleType() != typeStatic { // memory may have it from a write, and the index not
+		entry, err := storage.Get(ctx, roleTypeKey(r.roleType(), name))
+		if err != nil {
+			return fmt.Errorf("reading the type of role %q: %w", name, err)
+		}
+		isRight = entry != nil
+	}
+	if !isRight {
 		for _, other := range []string{typeBundle, typeDynamic} {
 			if other != r.roleType() {
 				b.attentions.setStaleType(other, name, true) // whatever an earlier build has left

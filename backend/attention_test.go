@@ -338,15 +338,24 @@ func TestStatusDoesNotWaitForARevocation(t *testing.T) {
 	}
 }
 
+// loseIndexes deletes what is stored under prefixes, as if an earlier build had written
+// the rest, or somebody had looked for space.
+func (e *engine) loseIndexes(prefixes ...string) {
+	e.t.Helper()
+	for _, prefix := range prefixes {
+		if err := logical.ClearView(e.t.Context(), logical.NewStorageView(e.storage, prefix)); err != nil {
+			e.t.Fatal(err)
+		}
+	}
+}
+
 // An earlier build has no index of the leases whose revocation failed.
 func TestFailedRevocationOfAnEarlierBuildIsKnownAfterItsNextTry(t *testing.T) {
 	e := newLeasingEngine(t, nil)
 	_, secret := e.lease("creds/leased")
 	e.minting.fail("revoke", errDown)
 	_, _ = e.onLease(logical.RevokeOperation, secret)
-	if err := logical.ClearView(t.Context(), logical.NewStorageView(e.storage, leaseAttentionPrefix)); err != nil {
-		t.Fatal(err)
-	}
+	e.loseIndexes(leaseAttentionPrefix)
 	e = e.restarted(t)
 	e.minting.fail("revoke", errDown)
 	e.clock.advance(time.Hour)
@@ -366,11 +375,7 @@ func TestMovedKeyOfAnEarlierBuildIsKnownAfterARestart(t *testing.T) {
 	_, secret := e.lease("creds/leased")
 	e.minting.fail("revoke", errDown)
 	_, _ = e.onLease(logical.RevokeOperation, secret)
-	for _, prefix := range []string{attentionPrefix, leaseAttentionPrefix} {
-		if err := logical.ClearView(t.Context(), logical.NewStorageView(e.storage, prefix)); err != nil {
-			t.Fatal(err)
-		}
-	}
+	e.loseIndexes(attentionPrefix, leaseAttentionPrefix)
 	e.clock.advance(-year)
 	e = e.restarted(t)
 	failing := []string{"revocation_failing <nil>app"}
@@ -388,11 +393,7 @@ func TestLostIndexOfFailedRevocationsIsBuiltAnew(t *testing.T) {
 	_, secret := e.lease("creds/leased")
 	e.minting.fail("revoke", errDown)
 	_, _ = e.onLease(logical.RevokeOperation, secret)
-	for _, prefix := range []string{attentionPrefix, leaseAttentionPrefix} {
-		if err := logical.ClearView(t.Context(), logical.NewStorageView(e.storage, prefix)); err != nil {
-			t.Fatal(err)
-		}
-	}
+	e.loseIndexes(attentionPrefix, leaseAttentionPrefix)
 	e = e.restarted(t)
 	checkSame(t, "what needs attention", []string{"revocation_failing <nil>app"}, e.needsAttention())
 }
@@ -401,9 +402,7 @@ func TestLostIndexOfFailedRevocationsIsBuiltAnew(t *testing.T) {
 // index of types all the same.
 func TestTypeOfARoleThatIsLookedAtTwice(t *testing.T) {
 	e := newSharingEngine(t)
-	if err := logical.ClearView(t.Context(), logical.NewStorageView(e.storage, roleTypesPrefix)); err != nil {
-		t.Fatal(err)
-	}
+	e.loseIndexes(roleTypesPrefix)
 	e = e.restarted(t)
 	e.attentions.doubt("app")
 	e.mustRollBack()
@@ -415,9 +414,7 @@ func TestTypeOfARoleThatIsLookedAtTwice(t *testing.T) {
 // The same, if the role is written before anything is looked at.
 func TestTypeOfARoleThatIsWrittenAfterAnUpgrade(t *testing.T) {
 	e := newSharingEngine(t)
-	if err := logical.ClearView(t.Context(), logical.NewStorageView(e.storage, roleTypesPrefix)); err != nil {
-		t.Fatal(err)
-	}
+	e.loseIndexes(roleTypesPrefix)
 	if err := e.storage.Delete(t.Context(), attentionCompleteKey); err != nil {
 		t.Fatal(err)
 	}

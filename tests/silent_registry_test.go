@@ -129,8 +129,8 @@ func (w *silentWorld) load() {
 		if err == nil && read == nil {
 			err = fmt.Errorf("%s/creds/static: not found", servers.Mount)
 		}
-		if err != nil && strings.Contains(err.Error(), "the client connection is closing") {
-			err = nil // Vault has handed the request to the process that it was about to end
+		if err != nil && (strings.Contains(err.Error(), "the client connection is closing") || strings.Contains(err.Error(), "error reading from server: EOF")) {
+			err = nil // Vault ends the process for all mounts, and lets only those of one mount finish
 		}
 		w.mu.Lock()
 		defer w.mu.Unlock()

@@ -18,8 +18,11 @@ func (b *backend) periodic(req *logical.Request) {
 		b.attentions.forget()
 		return
 	}
-	immediate := isImmediate(req)
-	b.addJob("the minute", 1, "the minute", func(ctx context.Context) { b.minute(ctx, req.Storage, immediate) })
+	name, immediate := "the minute", isImmediate(req)
+	if immediate { // it must not join one that lets young entries be
+		name = "the minute, at once"
+	}
+	b.addJob("the minute", 1, name, func(ctx context.Context) { b.minute(ctx, req.Storage, immediate) })
 }
 
 // isImmediate reports whether write-ahead entries of any age are to be rolled back, and

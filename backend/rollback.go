@@ -21,8 +21,12 @@ func (b *backend) rollBackEntries(ctx context.Context, storage logical.Storage, 
 	if err != nil {
 		return err
 	}
+	name := "write-ahead entry "
+	if immediate {
+		name = "write-ahead entry of any age "
+	}
 	for _, id := range ids {
-		b.addJob(cleaningLane(connectionOfWAL(id)), cleaningAtOnce, "write-ahead entry "+id, func(ctx context.Context) {
+		b.addJob(cleaningLane(connectionOfWAL(id)), cleaningAtOnce, name+id, func(ctx context.Context) {
 			err := b.rollBackEntry(withUrgency(ctx, cleaning), storage, id, immediate)
 			if left := (leftAloneError{}); err == nil || errors.Is(err, errInProgress) || errors.As(err, &left) || ctx.Err() != nil {
 				return

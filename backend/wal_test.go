@@ -132,6 +132,33 @@ func TestRollbackRevokesOnlyUnusedCredentials(t *testing.T) {
 	checkSame(t, "entries", 0, len(keysBelow(t, e, framework.WALPrefix)))
 }
 
+// A rollback of entries of any age that comes while the minute's work goes on, which lets
+// young ones be, is done too.
+func TestRollbackOfAnyAgeIsDoneDuringTheMinutesWork(t *testing.T) {
+	e := newConnectedEngine(t)
+	const orphan = "regcred-app-orphan"
+	e.minting.living[orphan] = true
+	e.mustPutWAL(walCredential, storedWAL{SchemaVersion: schemaVersion, credentialRef: credentialRef{Connection: "app", ConnectionID: "id-1", Role: "app", Name: orphan}})
+	held := &heldStorage{e.storage, make(chan struct{})}
+	e.periodic(&logical.Request{Operation: logical.RollbackOperation, Storage: held})
+	e.periodic(&logical.Request{Operation: logical.RollbackOperation, Storage: e.storage, Data: fields{"immediate": true}})
+	close(held.until)
+	e.background.Wait()
+	e.checkLiving(0)
+	checkSame(t, "entries", 0, len(keysBelow(t, e, framework.WALPrefix)))
+}
+
+// heldStorage lists nothing until a channel is closed.
+type heldStorage struct {
+	logical.Storage
+	until chan struct{}
+}
+
+func (s *heldStorage) List(ctx context.Context, prefix string) ([]string, error) {
+	<-s.until
+	return s.Storage.List(ctx, prefix)
+}
+
 // Entries of other registries do not wait for a registry that does not answer. A
 // registry that refuses is asked about each entry.
 func TestUnreachableRegistryIsNotAskedAboutEveryEntry(t *testing.T) {

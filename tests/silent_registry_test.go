@@ -103,6 +103,7 @@ func (w *silentWorld) prepare(mount string, r *silentRegistry) {
 func (w *silentWorld) load() {
 	ctx, stop := context.WithCancel(context.Background())
 	w.stop = stop
+	once := servers.Impatient(w, w.v.Client)
 	repeat := func(do func()) {
 		w.workers.Go(func() {
 			for ctx.Err() == nil {
@@ -115,16 +116,16 @@ func (w *silentWorld) load() {
 		for _, r := range w.registries {
 			for _, role := range []string{"leased", "leased", "first", "due"} {
 				path := fmt.Sprintf("%s/creds/%s-%s", mount, role, r.name)
-				repeat(func() { _, _ = w.v.Client.Logical().ReadWithContext(ctx, path) })
+				repeat(func() { _, _ = once.Logical().ReadWithContext(ctx, path) })
 			}
 			repeat(func() {
-				_, _ = w.v.Client.Logical().WriteWithContext(ctx, mount+"/rotate/due-"+r.name, nil)
+				_, _ = once.Logical().WriteWithContext(ctx, mount+"/rotate/due-"+r.name, nil)
 			})
 		}
 	}
 	repeat(func() {
 		began := time.Now()
-		read, err := w.v.Client.Logical().ReadWithContext(ctx, servers.Mount+"/creds/static")
+		read, err := once.Logical().ReadWithContext(ctx, servers.Mount+"/creds/static")
 		took := time.Since(began)
 		if err == nil && read == nil {
 			err = fmt.Errorf("%s/creds/static: not found", servers.Mount)

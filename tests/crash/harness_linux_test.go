@@ -29,7 +29,7 @@ const (
 	briefTTL    = 15 * time.Second
 	leaseMargin = 30 * time.Second // as in the engine
 
-	// maxLooks is how often to look for work that a read started in the
+	// maxLooks is how often to look for work that a request left to the
 	// background. It is a number of looks, not a time, because the engine's own
 	// sweeps would later hide what a rollback has left.
 	maxLooks = 500
@@ -253,7 +253,7 @@ func (h *harness) mustRollBack() {
 func (h *harness) check() {
 	h.Helper()
 	if h.registry.living != nil {
-		h.checkLiving()
+		h.mustBecomeRight(h.compareLiving)
 	}
 	h.checkReads()
 	h.checkForeign(h.registry, h.theirs)
@@ -290,13 +290,13 @@ func (h *harness) checkReads() {
 	}
 }
 
-// checkLiving checks the credentials at the registry. It waits for work that a
-// read may have started in the background.
-func (h *harness) checkLiving() {
+// mustBecomeRight looks until compare finds no problem. It waits for work that a
+// request may have left to the background.
+func (h *harness) mustBecomeRight(compare func() (problem string)) {
 	h.Helper()
 	var problem string
 	for range maxLooks {
-		if problem = h.compareLiving(); problem == "" {
+		if problem = compare(); problem == "" {
 			return
 		}
 		time.Sleep(10 * time.Millisecond)

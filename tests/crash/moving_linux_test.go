@@ -3,6 +3,7 @@
 package crash
 
 import (
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -71,6 +72,7 @@ func (h *harness) fillPlace() {
 	h.places.original = h.served(mover)
 	h.mustRollBack() // revokes what mover has replaced
 	h.mustLease(tenant)
+	h.checkPlaces() // a read that was sent again may have minted one too many
 	h.places.before, h.places.wasAt = h.ours(h.places.at), h.places.at
 	h.places.strays = h.leasesOf(tenant)
 }
@@ -89,7 +91,7 @@ func (h *harness) moves() []operation {
 			name: "deletion of a connection with force", path: "connections/" + moving,
 			server:  func() *issuertest.Server { return h.places.here().Server },
 			prepare: func() { h.fillPlace(); h.deleteRolesInVain() },
-			run:     h.forceMoving,
+			run:     h.forceMovingInVain,
 			finish:  h.finishForce,
 		},
 	}
@@ -122,14 +124,24 @@ func (h *harness) isGivenUp() {
 	}
 }
 
-// deleteRolesInVain deletes the roles while the registry revokes nothing.
+// deleteRolesInVain deletes the roles. The registry revokes nothing from now on.
 func (h *harness) deleteRolesInVain() {
 	h.Helper()
-	server := h.places.here().Server
-	server.InjectFault(-1, issuertest.Method(http.MethodDelete), issuertest.Status(http.StatusServiceUnavailable, ""))
-	defer server.ClearFaults()
+	h.places.here().InjectFault(-1, issuertest.Method(http.MethodDelete), issuertest.Status(http.StatusServiceUnavailable, ""))
 	h.mustRemove("roles/" + mover)
 	h.mustRemove("roles/" + tenant)
+}
+
+// forceMovingInVain deletes the connection. If that fails, the registry revokes again.
+func (h *harness) forceMovingInVain() error {
+	err := h.forceMoving()
+	if err != nil {
+		h.vault.WaitUntilServed(h)
+	}
+	if h.mustRead("connections/"+moving) != nil {
+		h.places.here().ClearFaults()
+	}
+	return err
 }
 
 func (h *harness) forceMoving() error {
@@ -147,6 +159,7 @@ func (h *harness) finishForce() {
 	} else if err := h.forceMoving(); err != nil { // what was not deleted was revoked meanwhile
 		h.Fatalf("%s: deleting again: %v", h.doing, err)
 	}
+	p.here().ClearFaults()
 	p.givenUp = h.ours(p.at)
 	if r := p.here(); r.reinstall != nil {
 		r.reinstall()
@@ -201,9 +214,18 @@ func (h *harness) mustBe(what string, want, got []string) {
 // that it has touched nothing of others.
 func (h *harness) checkPlaces() {
 	h.Helper()
+	h.mustBecomeRight(h.comparePlaces)
+	for i, r := range h.places.all {
+		h.checkForeign(r, h.places.theirs[i])
+	}
+}
+
+// comparePlaces compares the engine's credentials at each place with those that it
+// must have there. It returns the difference, empty if there is none.
+func (h *harness) comparePlaces() string {
+	h.Helper()
 	p := &h.places
 	for i, r := range p.all {
-		h.checkForeign(r, p.theirs[i])
 		if r.living == nil {
 			continue
 		}
@@ -223,9 +245,10 @@ func (h *harness) checkPlaces() {
 		got := map[string]int{}
 		count(got, h.ours(i))
 		if diff := cmp.Diff(want, got); diff != "" {
-			h.Fatalf("%s: credentials at place %d of %d, where the connection leads to %d (-want +got):\n%s\nat the place: %q", h.doing, i, len(p.all), p.at, diff, r.living())
+			return fmt.Sprintf("credentials at place %d of %d, where the connection leads to %d (-want +got):\n%s\nat the place: %q", i, len(p.all), p.at, diff, r.living())
 		}
 	}
+	return ""
 }
 
 // count counts credentials by role.

@@ -251,7 +251,8 @@ func (v *Vault) newClient() (*api.Client, error) {
 		return nil, config.Error
 	}
 	config.Address = v.Addr
-	config.MaxRetries = 0
+	config.MaxRetries, config.CheckRetry = patientRetries, saysTryAgain
+	config.MinRetryWait, config.MaxRetryWait = patientPause, patientPause
 	client, err := api.NewClient(config)
 	if err == nil {
 		client.SetToken(v.Token)

@@ -96,6 +96,9 @@ func TestFaults(t *testing.T) {
 		{"limits the rate until something else", status(429, "", "Retry-After", "<script>"), Unreachable, []string{"the registry answered 429 Too Many Requests"}},
 		{"refuses before it asks", status(403, ""), Unreachable, []string{"the registry answered 403 Forbidden, before it was given the credential"}},
 		{"refuses before it asks, and says why", status(403, `{"errors":[{"code":"DENIED","message":"not from this network"}]}`), Unreachable, []string{"the registry answered 403 Forbidden: DENIED: not from this network, before it was given the credential"}},
+		{"refuses with a web page after the login", faulty(status(403, "<html>", "Content-Type", "text/html; charset=utf-8")), Unreachable, []string{"the registry answered 403 Forbidden, with a web page", "firewall"}},
+		{"refuses with no page after the login", faulty(status(403, "no", "Content-Type", "text/plain")), Denied, []string{"the registry answered 403 Forbidden"}},
+		{"refuses a password with a web page", faulty(status(401, "<html>", "Content-Type", "text/html", "WWW-Authenticate", `Basic realm="tests"`)), Denied, []string{"the registry answered 401 Unauthorized"}},
 		{"answers 400", faulty(status(400, "")), Unreachable, []string{"400 Bad Request"}},
 		{"answers 401 without challenge", status(401, ""), Unreachable, []string{"without saying how"}},
 		{"asks for Negotiate", challenge("Negotiate"), Unreachable, []string{`by "negotiate"`, "only basic and bearer"}},
@@ -143,6 +146,11 @@ func TestFaultsOfTheTokenServer(t *testing.T) {
 		}, []string{"not that of a registry"}},
 		{"is not there", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNotFound) }, []string{"the token server auth.example.com", "answered 404"}},
 		{"fails", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) }, []string{"the token server auth.example.com", "502 Bad Gateway"}},
+		{"refuses with a web page", func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "text/html")
+			w.WriteHeader(http.StatusForbidden)
+			fmt.Fprint(w, "<html>")
+		}, []string{"the token server auth.example.com", "403 Forbidden, with a web page"}},
 		{"limits the rate", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Retry-After", "5")
 			w.WriteHeader(http.StatusTooManyRequests)

@@ -191,36 +191,44 @@ func (b *backend) sweepConnection(ctx context.Context, storage logical.Storage, 
 // keys that are later than any that is written now are read for that. It returns
 // the leases, by time.
 func (b *backend) redateLeases(ctx context.Context, storage logical.Storage, leases []indexedLease) ([]indexedLease, error) {
-	now := b.now()
-	latest := now.Add(b.System().MaxLeaseTTL() + clockSkew)
+	latest := b.now().Add(b.System().MaxLeaseTTL() + clockSkew)
 	for i, l := range slices.Backward(leases) {
 		if !l.ends.After(latest) {
 			break
 		}
-		stored, err := b.storedLease(ctx, storage, l.key)
-		if unreadable := (unreadableError{}); errors.As(err, &unreadable) {
-			continue
-		}
-		if err != nil {
+		var err error
+		if leases[i], err = b.redateLease(ctx, storage, l); err != nil {
 			return nil, err
 		}
-		if stored == nil || !stored.WrittenAt.After(now.Add(clockSkew)) {
-			continue // the mount's maximum was longer
-		}
-		ends := wholeSeconds(now.Add(l.ends.Sub(stored.WrittenAt)))
-		if stored.Redated == nil {
-			stored.Redated = &redatedLease{Ends: l.ends, WrittenAt: stored.WrittenAt}
-		}
-		if err := b.indexLease(ctx, storage, ends, *stored); err != nil {
-			return nil, err
-		}
-		if err := b.forgetKey(ctx, storage, l.key); err != nil {
-			return nil, err
-		}
-		leases[i] = indexedLease{leaseKey(stored.Connection, ends, stored.Name), ends, stored.Name}
 	}
 	slices.SortStableFunc(leases, func(a, b indexedLease) int { return a.ends.Compare(b.ends) })
 	return leases, nil
+}
+
+// redateLease moves the key of a lease unless a clock that was right wrote it, or its
+// lease is being renewed or revoked.
+func (b *backend) redateLease(ctx context.Context, storage logical.Storage, l indexedLease) (indexedLease, error) {
+	unlock, free := b.leaseLocks.tryLock(l.name)
+	if !free {
+		return l, nil
+	}
+	defer unlock()
+	stored, err := b.storedLease(ctx, storage, l.key)
+	if unreadable := (unreadableError{}); errors.As(err, &unreadable) {
+		return l, nil
+	}
+	now := b.now()
+	if err != nil || stored == nil || !stored.WrittenAt.After(now.Add(clockSkew)) {
+		return l, err // the mount's maximum was longer
+	}
+	ends := wholeSeconds(now.Add(l.ends.Sub(stored.WrittenAt)))
+	if stored.Redated == nil {
+		stored.Redated = &redatedLease{Ends: l.ends, WrittenAt: stored.WrittenAt}
+	}
+	if err := b.indexLease(ctx, storage, ends, *stored); err != nil {
+		return l, err
+	}
+	return indexedLease{leaseKey(stored.Connection, ends, stored.Name), ends, stored.Name}, b.forgetKey(ctx, storage, l.key)
 }
 
 // sweepLease ends a credential whose time is over, unless the lease was renewed:

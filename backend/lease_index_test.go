@@ -695,6 +695,26 @@ func TestLeaseOfAClockThatWasAheadEnds(t *testing.T) {
 	e.checkAlive(0)
 }
 
+// A renewal writes a key of its own. The look at the leases must not copy the former one
+// beside it, with an end that is sooner.
+func TestLeaseThatIsBeingRenewedIsNotDatedAnew(t *testing.T) {
+	const ahead = 365 * 24 * time.Hour
+	e := newLeasingEngine(t, fields{"ttl": "15m"})
+	e.clock.advance(ahead)
+	e.lease("creds/leased")
+	e.clock.advance(-ahead)
+	before := e.indexedLeases()
+	unlock, _ := e.leaseLocks.tryLock(e.minting.names()[0])
+	e.minute()
+	checkSame(t, "the index while the lease is being renewed", before, e.indexedLeases())
+	unlock()
+	e.clock.advance(time.Hour)
+	e.minute()
+	if slices.Equal(before, e.indexedLeases()) {
+		t.Error("want the key moved once the renewal is over")
+	}
+}
+
 // Storage fails, or the process dies, at any call of a second attempt to revoke, which
 // leaves two keys of one credential. Whoever ends it at last, no key is left, and status
 // says nothing of it.

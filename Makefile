@@ -136,6 +136,9 @@ tools: $(TOOLS:%=.bin/%) skopeo ## build what the tests need beside Vault, to .b
 	@cd tests/tools/schemas && $(GO) mod download
 	@cd tests/tools/gitea && $(GO) mod download code.gitea.io/gitea
 
+.PHONY: all-tools
+all-tools: build client vault killpoints tools pullers prometheus node $(E2E:%=.bin/%) .bin/kubelet .bin/pause .bin/pack .bin/cyclonedx-gomod # build what any test needs
+
 .bin/registry .bin/crane: tests/tools/registry/go.sum
 .bin/kubectl .bin/kube-apiserver .bin/kubelet: tests/tools/kubernetes/go.sum
 .bin/read-kubelet: tests/tools/kubernetes/go.sum tests/tools/kubernetes/read-kubelet/main.go

@@ -35,7 +35,7 @@ const injected = `{"message":"injected"}`
 var (
 	broken  = []string{"the connection failed", "the connection was closed in the middle of the answer", "the answer could not be understood"}
 	garbled = []string{"the answer ", "to a deletion, where 204 is expected"}
-	silent  = append([]string{"there was no complete answer within the time limit"}, broken...)
+	silent  = append([]string{"there was no complete answer within the time limit", "has not answered for "}, broken...)
 )
 
 var faultKinds = []faultKind{

@@ -92,6 +92,7 @@ func TestSoak(t *testing.T) {
 	w.report(measured)
 	w.checkFlat(measured)
 	w.checkRotations()
+	w.checkPatience()
 	w.settle()
 }
 

@@ -137,7 +137,30 @@ func (w *world) cause(a answer, status int) string {
 	if whileSealed && (status == http.StatusServiceUnavailable || slices.ContainsFunc(sealedSays, func(text string) bool { return strings.Contains(a.says, text) })) {
 		return "sealed"
 	}
+	if strings.Contains(a.says, "; try again in a moment") {
+		return slowMachine
+	}
 	return ""
+}
+
+// slowMachine is the cause of an answer that came too late for a request to wait for it,
+// though the test has not held it back. One in slowRequests may end so.
+const (
+	slowMachine  = "slow machine"
+	slowRequests = 1000
+)
+
+// checkPatience checks that the engine waits long enough for a registry that answers.
+func (w *world) checkPatience() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	late := 0
+	for _, results := range w.counts {
+		late += results[slowMachine]
+	}
+	if most := int(w.done.Load()) / slowRequests; late > most {
+		w.Errorf("%d requests were told to try again, with no fault of the registry: want at most %d", late, most)
+	}
 }
 
 // sealedSays are further answers of a Vault that is sealed during a request, or

@@ -483,8 +483,9 @@ type faultyStorage struct {
 }
 
 // faulty returns the storage with a fault at one of its calls. The cache is empty,
-// so that the engine makes all of them.
+// so that the engine makes all of them. What goes on in the background has ended.
 func (e *engine) faulty(failAt int64) *faultyStorage {
+	e.background.Wait()
 	e.cache = cache.New().ForMount(cachedKeys())
 	return &faultyStorage{Storage: e.storage, failAt: failAt}
 }

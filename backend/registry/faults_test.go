@@ -96,7 +96,28 @@ func TestFaults(t *testing.T) {
 		{"limits the rate until something else", status(429, "", "Retry-After", "<script>"), Unreachable, []string{"the registry answered 429 Too Many Requests"}},
 		{"refuses before it asks", status(403, ""), Unreachable, []string{"the registry answered 403 Forbidden, before it was given the credential"}},
 		{"refuses before it asks, and says why", status(403, `{"errors":[{"code":"DENIED","message":"not from this network"}]}`), Unreachable, []string{"the registry answered 403 Forbidden: DENIED: not from this network, before it was given the credential"}},
-		{"refuses with a web page after the login", faulty(status(403, "<html>", "Content-Type", "text/html; charset=utf-8")), Unreachable, []string{"the registry answered 403 Forbidden, with a web page", "firewall"}},
+		{"refuses with a web page after the login", faulty(status(403, "<html>", "Content-Type", "text/html; charset=utf-8")), Unreachable, []string{"registry.example.com", "answered 403 Forbidden with a web page", "firewall"}},
+		{"refuses its tags with a web page", faulty(func(w http.ResponseWriter, r *http.Request) {
+			if strings.HasSuffix(r.URL.Path, "/tags/list") {
+				w.Header().Set("Content-Type", "text/html")
+				w.WriteHeader(http.StatusForbidden)
+				return
+			}
+			w.WriteHeader(http.StatusNotFound)
+		}), Unreachable, []string{"answered 403 Forbidden with a web page"}},
+		{"refuses HEAD, and GET with a web page", faulty(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodGet {
+				w.Header().Set("Content-Type", "text/html")
+			}
+			w.WriteHeader(http.StatusForbidden)
+		}), Unreachable, []string{"answered 403 Forbidden with a web page"}},
+		{"refuses HEAD only, and answers GET with a web page", faulty(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodHead {
+				w.WriteHeader(http.StatusForbidden)
+				return
+			}
+			page(w, r)
+		}), Denied, []string{"the registry answered 403 Forbidden"}},
 		{"refuses with no page after the login", faulty(status(403, "no", "Content-Type", "text/plain")), Denied, []string{"the registry answered 403 Forbidden"}},
 		{"refuses a password with a web page", faulty(status(401, "<html>", "Content-Type", "text/html", "WWW-Authenticate", `Basic realm="tests"`)), Denied, []string{"the registry answered 401 Unauthorized"}},
 		{"answers 400", faulty(status(400, "")), Unreachable, []string{"400 Bad Request"}},
@@ -150,7 +171,7 @@ func TestFaultsOfTheTokenServer(t *testing.T) {
 			w.Header().Set("Content-Type", "text/html")
 			w.WriteHeader(http.StatusForbidden)
 			fmt.Fprint(w, "<html>")
-		}, []string{"the token server auth.example.com", "403 Forbidden, with a web page"}},
+		}, []string{"auth.example.com", "answered 403 Forbidden with a web page"}},
 		{"limits the rate", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Retry-After", "5")
 			w.WriteHeader(http.StatusTooManyRequests)

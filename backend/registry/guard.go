@@ -96,8 +96,9 @@ func (g *guard) check(method string, u *url.URL) error {
 	return CheckURL(u)
 }
 
-// checkAnswer checks a redirect before it is followed. The clients above would refuse
-// some redirects too, but give the reason only as text.
+// checkAnswer checks a redirect before it is followed, and refuses what only something in
+// front of a server answers. The clients above would refuse some redirects too, but give the
+// reason only as text.
 func (g *guard) checkAnswer(resp *http.Response) error {
 	switch resp.StatusCode {
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
@@ -105,6 +106,10 @@ func (g *guard) checkAnswer(resp *http.Response) error {
 	case http.StatusUnauthorized:
 		if !g.trusts(resp.Request.URL) {
 			return failf(Unreachable, "the registry leads to %s, which asks for a credential; it goes only to the registry and its token server", untrusted(resp.Request.URL.Host))
+		}
+	case http.StatusForbidden:
+		if g.isWebPage() {
+			return failf(Unreachable, "%s answered 403 Forbidden with a web page, as a firewall or a proxy does; that says nothing about the credential", untrusted(resp.Request.URL.Host))
 		}
 	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
 		location, err := resp.Location()

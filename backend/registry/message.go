@@ -46,15 +46,15 @@ func (s *session) toResult(err error) Result {
 		return Result{Verdict: known.verdict, Message: known.message}
 	}
 	verdict := Unreachable
-	switch status := statusOf(err); {
-	case status == 0:
+	switch statusOf(err) {
+	case 0:
 		return Result{Verdict: verdict, Message: describeFailure(err)}
-	case status == http.StatusForbidden && s.guard.isWebPage(): // a registry sends JSON, or no page
-		return Result{Verdict: verdict, Message: s.describe(err) + ", with a web page: a firewall or a proxy refuses Vault, which says nothing about the credential"}
-	case status == http.StatusUnauthorized || status == http.StatusForbidden:
+	case http.StatusUnauthorized, http.StatusForbidden:
 		verdict = Denied
-	case status == http.StatusNotFound && s.repository.path != "":
-		verdict = NotFound
+	case http.StatusNotFound:
+		if s.repository.path != "" {
+			verdict = NotFound
+		}
 	}
 	return Result{Verdict: verdict, Message: s.describe(err)}
 }

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"net/url"
@@ -78,6 +79,9 @@ func (s *session) withMessage(ctx context.Context, client *http.Client, referenc
 		return err
 	}
 	explained := s.get(ctx, client, s.manifestURL(reference))
+	if known := (*failure)(nil); errors.As(explained, &known) && s.guard.status == statusOf(err) {
+		return explained // the page with which it is refused
+	}
 	if statusOf(explained) != statusOf(err) {
 		return err
 	}

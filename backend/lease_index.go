@@ -205,8 +205,8 @@ func (b *backend) redateLeases(ctx context.Context, storage logical.Storage, lea
 	return leases, nil
 }
 
-// redateLease moves the key of a lease unless a clock that was right wrote it, or its
-// lease is being renewed or revoked.
+// redateLease moves the key of a lease, unless a clock that was right wrote it, when the
+// mount's maximum was longer, or the lease is being renewed or revoked.
 func (b *backend) redateLease(ctx context.Context, storage logical.Storage, l indexedLease) (indexedLease, error) {
 	unlock, free := b.leaseLocks.tryLock(l.name)
 	if !free {
@@ -219,7 +219,7 @@ func (b *backend) redateLease(ctx context.Context, storage logical.Storage, l in
 	}
 	now := b.now()
 	if err != nil || stored == nil || !stored.WrittenAt.After(now.Add(clockSkew)) {
-		return l, err // the mount's maximum was longer
+		return l, err
 	}
 	ends := wholeSeconds(now.Add(l.ends.Sub(stored.WrittenAt)))
 	if stored.Redated == nil {

@@ -682,13 +682,21 @@ func TestLeaseOutlivesALowerMaximumOfTheMount(t *testing.T) {
 	e.checkAlive(0)
 }
 
-// Keys that were written while the clock was ahead do not stay until then.
-func TestLeaseOfAClockThatWasAheadEnds(t *testing.T) {
+// newEngineWithLeaseOfTheFuture returns an engine with a lease of 15 minutes that was given
+// while the clock was a year ahead.
+func newEngineWithLeaseOfTheFuture(t *testing.T) *engine {
+	t.Helper()
 	const ahead = 365 * 24 * time.Hour
 	e := newLeasingEngine(t, fields{"ttl": "15m"})
 	e.clock.advance(ahead)
 	e.lease("creds/leased")
 	e.clock.advance(-ahead)
+	return e
+}
+
+// Keys that were written while the clock was ahead do not stay until then.
+func TestLeaseOfAClockThatWasAheadEnds(t *testing.T) {
+	e := newEngineWithLeaseOfTheFuture(t)
 	e.everyMinute(15 * time.Minute)
 	e.checkAlive(1)
 	e.everyMinute(endedByNow)
@@ -698,11 +706,7 @@ func TestLeaseOfAClockThatWasAheadEnds(t *testing.T) {
 // A renewal writes a key of its own. The look at the leases must not copy the former one
 // beside it, with an end that is sooner.
 func TestLeaseThatIsBeingRenewedIsNotDatedAnew(t *testing.T) {
-	const ahead = 365 * 24 * time.Hour
-	e := newLeasingEngine(t, fields{"ttl": "15m"})
-	e.clock.advance(ahead)
-	e.lease("creds/leased")
-	e.clock.advance(-ahead)
+	e := newEngineWithLeaseOfTheFuture(t)
 	before := e.indexedLeases()
 	unlock, _ := e.leaseLocks.tryLock(e.minting.names()[0])
 	e.minute()

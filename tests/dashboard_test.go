@@ -19,9 +19,8 @@ import (
 	"vault-plugin-secrets-regcred/tests/servers"
 )
 
-// classicDashboard is the format that every Grafana imports. The SDK prefers version 2, which
-// older ones do not know.
-type classicDashboard = dashboard.Dashboard //nolint:staticcheck // deprecated by the SDK only
+// classicDashboard is the format of the example. The SDK would have us use version 2.
+type classicDashboard = dashboard.Dashboard //nolint:staticcheck // deprecated, for that reason
 
 // The dashboard of the examples has each field that Grafana's own schema asks for, and none
 // that it does not know.

@@ -33,8 +33,8 @@ func Impatient(t testing.TB, client *api.Client) *api.Client {
 	return once
 }
 
-// saysTryAgain reports whether an answer asks to send the request again. Errors of the
-// engine, of Vault and of the network do not.
+// saysTryAgain reports whether an answer asks to send the request again. All other errors are
+// for the test.
 func saysTryAgain(ctx context.Context, resp *http.Response, _ error) (bool, error) {
 	if ctx.Err() != nil || resp == nil || resp.StatusCode < http.StatusBadRequest {
 		return false, ctx.Err()

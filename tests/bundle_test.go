@@ -117,7 +117,8 @@ path "regcred/verify/team-a*" { capabilities = ["update"] }
 
 	// A role that does not allow it and one that does not exist are refused in
 	// the same words.
-	put("private", private(""))(t, v.Client)
+	mustDelete(t, v.Client, "regcred/roles/private") // as the last attack left it
+	write(t, v.Client, "regcred/roles/private", private(""))
 	refusals := map[string]string{}
 	for _, member := range []string{"private", "missing"} {
 		_, err := team.Logical().Write("regcred/roles/team-a", fields{"members": member})
@@ -129,7 +130,7 @@ path "regcred/verify/team-a*" { capabilities = ["update"] }
 
 	// Without this the test proves nothing: the attack works when it is
 	// allowed.
-	put("private", private("team-a"))(t, v.Client)
+	write(t, v.Client, "regcred/roles/private", private("team-a"))
 	write(t, team, "regcred/roles/team-a", fields{"members": "private"})
 	if got := read(t, team, "regcred/creds/team-a")["password"]; got != marker {
 		t.Errorf("a bundle that is allowed: want the password, got %v", got)

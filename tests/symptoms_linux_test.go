@@ -115,7 +115,8 @@ func symptomSpans(t *testing.T) []symptomSpan {
 	return spans
 }
 
-// scenery is a mount with the connection gitlab to a GitLab in memory.
+// scenery is a mount with the connection gitlab to a GitLab in memory. Requests that may
+// show an error are sent once, because one may ask to try again.
 type scenery struct {
 	*gitlabtest.Server
 
@@ -156,14 +157,18 @@ func (s *scenery) read(path string) map[string]any {
 }
 
 func (s *scenery) tryRead(path string) (*api.Secret, error) {
-	return s.v.Client.Logical().Read(s.mount + path)
+	return servers.Impatient(s.t, s.v.Client).Logical().Read(s.mount + path)
+}
+
+func (s *scenery) tryWrite(path string, data fields) error {
+	_, err := servers.Impatient(s.t, s.v.Client).Logical().Write(s.mount+path, data)
+	return err
 }
 
 // writeFails and readFails show the error.
 func (s *scenery) writeFails(path string, data fields) {
 	s.t.Helper()
-	_, err := s.v.Client.Logical().Write(s.mount+path, data)
-	s.showsError(err)
+	s.showsError(s.tryWrite(path, data))
 }
 
 func (s *scenery) readFails(path string) {
@@ -354,8 +359,7 @@ var symptomScenes = map[string]func(*scenery){
 			if s.rotateRoot() == nil {
 				return nil
 			}
-			_, err := s.v.Client.Logical().Write(s.mount+"connections/gitlab", fields{"allowed_roles": "*"})
-			return err
+			return s.tryWrite("connections/gitlab", fields{"allowed_roles": "*"})
 		})
 	},
 	"a registry that mints what cannot be understood, and revokes nothing": func(s *scenery) {
@@ -509,8 +513,7 @@ var symptomScenes = map[string]func(*scenery){
 // rotateRoot may be told that the registry has not answered: the calls that fail are
 // tried several times. Then it joins what goes on.
 func (s *scenery) rotateRoot() error {
-	_, err := s.v.Client.Logical().Write(s.mount+"connections/gitlab/rotate-root", nil)
-	return err
+	return s.tryWrite("connections/gitlab/rotate-root", nil)
 }
 
 // projectOrGroup is for what a role mints, by turns.

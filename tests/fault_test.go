@@ -421,15 +421,16 @@ func (w *faultWorld) leases(t *testing.T) []string {
 }
 
 // down closes the server. The function that it returns starts it again at the
-// same address.
+// same address, which another program may have for a moment.
 func (w *faultWorld) down(t *testing.T) (up func()) {
 	t.Helper()
 	w.Close()
 	return func() {
-		listener, err := net.Listen("tcp", w.Host())
-		if err != nil {
-			t.Fatal(err)
-		}
+		var listener net.Listener
+		servers.Eventually(t, func() (err error) {
+			listener, err = net.Listen("tcp", w.Host())
+			return err
+		})
 		server := &http.Server{Handler: w.Server, ReadHeaderTimeout: time.Minute}
 		t.Cleanup(func() { _ = server.Close() })
 		go func() { _ = server.Serve(listener) }()

@@ -38,6 +38,7 @@ import (
 	"vault-plugin-secrets-regcred/backend/issuer/httpbroker/brokertest"
 	"vault-plugin-secrets-regcred/backend/issuer/issuertest"
 	"vault-plugin-secrets-regcred/backend/issuer/quay/quaytest"
+	"vault-plugin-secrets-regcred/tests/servers"
 )
 
 // TestMain is the program itself if a test starts it so.
@@ -130,12 +131,7 @@ func referenceBroker(t *testing.T) subject {
 		}
 		return hashes
 	}
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := free.Addr().String()
-	_ = free.Close()
+	address := servers.FreeAddr(t)
 	mux := http.NewServeMux()
 	mux.Handle("/v2/", issuertest.Registry(func(user, password, _ string) bool {
 		return bcrypt.CompareHashAndPassword([]byte(users()[user]), []byte(password)) == nil

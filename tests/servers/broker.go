@@ -33,7 +33,7 @@ func StartBroker(t testing.TB, r *Registry) *Broker {
 	if err := os.WriteFile(tokens, fmt.Appendf(nil, "vault:%x\n", sha256.Sum256([]byte(b.Token))), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	addr := freeAddr(t)
+	addr := FreeAddr(t)
 	b.URL = "http://" + addr
 	b.Process = start(t, "http-broker", exec.Command(program, "-listen="+addr, "-htpasswd="+r.htpasswd, "-tokens="+tokens, "-registry="+r.Addr), func() error { return dial(addr) })
 	return b

@@ -37,14 +37,14 @@ func CA(t testing.TB) string {
 // certificate in PEM form.
 func TLSListener(t testing.TB) (settings, url, ca string) {
 	t.Helper()
-	cert, addr := newCertificate(t), freeAddr(t)
+	cert, addr := newCertificate(t), FreeAddr(t)
 	return fmt.Sprintf(`
 listener "tcp" {
   address         = %q
   cluster_address = %q
   tls_cert_file   = %q
   tls_key_file    = %q
-}`, addr, freeAddr(t), cert.certFile, cert.keyFile), "https://" + addr, cert.ca
+}`, addr, FreeAddr(t), cert.certFile, cert.keyFile), "https://" + addr, cert.ca
 }
 
 func newCertificate(t testing.TB) *certificate {

@@ -27,7 +27,7 @@ func StartExternalSecrets(t testing.TB, k *Kubernetes) *Process {
 		return err
 	})
 
-	metrics := freeAddr(t)
+	metrics := FreeAddr(t)
 	cmd := exec.Command(Bin(t, "external-secrets"), "--live-addr=0", "--metrics-addr="+metrics, "--concurrent=4", "--loglevel=info")
 	cmd.Env = k.Env()
 	return start(t, "external-secrets", cmd, func() error {

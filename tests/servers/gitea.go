@@ -53,7 +53,7 @@ func (a Account) email() string { return a.Name + "@example.invalid" }
 // StartGitea starts a Gitea with plain http.
 func StartGitea(t testing.TB) *Gitea {
 	t.Helper()
-	addr := freeAddr(t)
+	addr := FreeAddr(t)
 	_, port, _ := strings.Cut(addr, ":")
 	g := &Gitea{
 		URL: "http://" + addr,

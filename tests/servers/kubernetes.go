@@ -49,7 +49,7 @@ func StartKubernetes(t testing.TB) *Kubernetes {
 	private, public := newKeyPair(t)
 	k.PublicKey = public
 	admin, node := randomToken(), randomToken()
-	addr := freeAddr(t)
+	addr := FreeAddr(t)
 	_, port, _ := net.SplitHostPort(addr)
 	certs := filepath.Join(dir, "certs")
 	ca := filepath.Join(certs, "apiserver.crt")
@@ -86,7 +86,7 @@ func StartKubernetes(t testing.TB) *Kubernetes {
 
 func startEtcd(t testing.TB) (url string) {
 	t.Helper()
-	client, peer := freeAddr(t), "http://"+freeAddr(t)
+	client, peer := FreeAddr(t), "http://"+FreeAddr(t)
 	url = "http://" + client
 	dir := t.TempDir()
 	cmd := exec.Command(Bin(t, "etcd"), "--name=one", "--data-dir="+dir, "--log-level=warn",

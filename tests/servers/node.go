@@ -165,7 +165,7 @@ temp = "%[1]s/containerd-temp"
 // configuration.
 func (n *Node) StartKubelet(t testing.TB, settings ...string) {
 	t.Helper()
-	n.health = freeAddr(t)
+	n.health = FreeAddr(t)
 	_, port, _ := strings.Cut(n.health, ":")
 	socket := "unix://" + filepath.Join(n.dir, "containerd.sock")
 	n.write(t, "kubelet.yaml", fmt.Sprintf(`

@@ -5,6 +5,7 @@ package servers
 import (
 	"bytes"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -21,6 +22,9 @@ import (
 const (
 	stopLimit  = 20 * time.Second // after it, a server that does not end is killed
 	shownLines = 40               // of each server's log, in a failed test
+
+	// Ports below those of Kubernetes' services (30000) and of Linux' clients (32768).
+	firstPort, lastPort = 10000, 29999
 )
 
 // Repo returns the root of the repository.
@@ -167,15 +171,27 @@ func (l *logBuffer) tail(n int) string {
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }
 
-// freeAddr returns a loopback address with a port that nothing listens on.
-func freeAddr(t testing.TB) string {
+// FreeAddr returns a loopback address that is the test's own until it ends. Its port is not
+// one of those that a system hands out by itself, to clients and to who listens at port 0: a
+// server that starts a moment later, or once more, would find it taken. The UDP port of the
+// same number keeps it from other tests, those of other processes too.
+func FreeAddr(t testing.TB) string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 1000 {
+		addr := fmt.Sprintf("127.0.0.1:%d", firstPort+rand.IntN(lastPort-firstPort+1))
+		reserved, err := net.ListenPacket("udp", addr)
+		if err != nil {
+			continue
+		}
+		if listener, err := net.Listen("tcp", addr); err == nil {
+			_ = listener.Close()
+			t.Cleanup(func() { _ = reserved.Close() })
+			return addr
+		}
+		_ = reserved.Close()
 	}
-	defer listener.Close()
-	return listener.Addr().String()
+	t.Fatalf("found no free port from %d to %d", firstPort, lastPort)
+	return ""
 }
 
 func dial(addr string) error {

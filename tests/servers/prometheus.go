@@ -33,7 +33,7 @@ type Alert struct {
 // StartPrometheus starts a Prometheus with a configuration file.
 func StartPrometheus(t testing.TB, config string) *Prometheus {
 	t.Helper()
-	addr := freeAddr(t)
+	addr := FreeAddr(t)
 	p := &Prometheus{URL: "http://" + addr}
 	cmd := exec.Command(Bin(t, "prometheus"), "--config.file="+config, "--storage.tsdb.path="+t.TempDir(),
 		"--web.listen-address="+addr, "--log.level=warn")

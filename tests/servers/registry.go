@@ -37,7 +37,7 @@ func StartTLSRegistry(t testing.TB, username, password string) *Registry {
 
 func startHtpasswdRegistry(t testing.TB, username, password string, cert *certificate) *Registry {
 	t.Helper()
-	r := &Registry{Addr: freeAddr(t), htpasswd: filepath.Join(t.TempDir(), "htpasswd")}
+	r := &Registry{Addr: FreeAddr(t), htpasswd: filepath.Join(t.TempDir(), "htpasswd")}
 	r.SetPassword(t, username, password)
 	r.Process = startDistribution(t, r.Addr, cert, fmt.Sprintf(`
   htpasswd:

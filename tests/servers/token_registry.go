@@ -79,7 +79,7 @@ func startTokenRegistry(t testing.TB, users map[string]TokenUser, cert *certific
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &TokenRegistry{Addr: freeAddr(t), key: private, users: users, lifetime: 5 * time.Minute}
+	r := &TokenRegistry{Addr: FreeAddr(t), key: private, users: users, lifetime: 5 * time.Minute}
 	r.startTokenServer(t, cert)
 	jwks := filepath.Join(t.TempDir(), "jwks.json")
 	keys := fmt.Sprintf(`{"keys":[{"kty":"OKP","crv":"Ed25519","use":"sig","alg":"EdDSA","kid":%q,"x":%q}]}`,

@@ -150,7 +150,7 @@ func (v *Vault) RestoreSnapshot(t testing.TB, snapshot []byte) {
 
 func newVault(t testing.TB, plugin string) *Vault {
 	t.Helper()
-	v := &Vault{program: Bin(t, "vault"), dir: t.TempDir(), listen: freeAddr(t), node: "one", cluster: freeAddr(t)}
+	v := &Vault{program: Bin(t, "vault"), dir: t.TempDir(), listen: FreeAddr(t), node: "one", cluster: FreeAddr(t)}
 	v.Addr = "http://" + v.listen
 	version, err := exec.Command(v.program, "version").Output()
 	if err != nil {

@@ -79,37 +79,28 @@ type faults struct {
 // refuse connections.
 func newFaults(t *testing.T, server *issuertest.Server) *faults {
 	t.Helper()
-	f := &faults{server: server, hits: map[string][]window{}, counts: map[string]int{}, mend: make(chan struct{})}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
+	f := &faults{server: server, addr: servers.FreeAddr(t), hits: map[string][]window{}, counts: map[string]int{}, mend: make(chan struct{})}
+	f.http = &http.Server{Handler: server, ReadHeaderTimeout: time.Minute}
+	if err := f.listen(); err != nil {
 		t.Fatal(err)
 	}
-	f.addr = listener.Addr().String()
-	f.http = &http.Server{Handler: server, ReadHeaderTimeout: time.Minute}
-	f.serve(listener)
 	t.Cleanup(func() { _ = f.http.Close() })
 	return f
 }
 
 func (f *faults) url() string { return "http://" + f.addr }
 
-// listen listens again at the same address, which another program may have for
-// a moment.
-func (f *faults) listen(limit time.Time) error {
-	return servers.TryUntil(limit, func() error {
-		listener, err := net.Listen("tcp", f.addr)
-		if err == nil {
-			f.serve(listener)
-		}
+// listen makes the server accept connections.
+func (f *faults) listen() error {
+	listener, err := net.Listen("tcp", f.addr)
+	if err != nil {
 		return err
-	})
-}
-
-func (f *faults) serve(listener net.Listener) {
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.open = listener
 	go func() { _ = f.http.Serve(listener) }() // until the listener is closed
+	return nil
 }
 
 // refuse refuses new connections; existing ones stay.
@@ -187,7 +178,7 @@ func (w *worker) happen() {
 		end, _ := w.faults.begin(kind.name)
 		w.faults.refuse()
 		time.Sleep(lasts)
-		if err := w.faults.listen(servers.Limit(w)); err != nil {
+		if err := w.faults.listen(); err != nil {
 			w.wrong("the registry's API cannot be opened again: %v", err)
 		}
 		end()

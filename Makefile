@@ -62,7 +62,7 @@ test: build client vault tools ## run the unit tests, then test the engine on a 
 	CGO_ENABLED=1 $(GO) test -race -cover ./...
 	$(GO) test -tags no_ecr -run='^TestBuildWithoutECR$$' ./backend
 	cd cmd/regcred && CGO_ENABLED=1 $(GO) test -race -cover ./...
-	cd tests && CGO_ENABLED=1 $(GO) test -race -count=1 -parallel=6 -timeout=20m . ./live ./servers ./tools/filecycles
+	cd tests && CGO_ENABLED=1 $(GO) test -race -count=1 -parallel=6 -timeout=30m . ./live ./servers ./tools/filecycles
 
 .PHONY: bench
 bench: build vault .bin/bench-floor ## measure requests against a floor and Vault's KV, as ratios (Linux); BENCH=short tries it

@@ -71,6 +71,7 @@ path "regcred/verify/team-a*" { capabilities = ["update"] }
 		}
 	}
 
+	const madeLater = "a member that is made later"
 	for name, e := range map[string]escalation{
 		"a bundle":                        {before: put("private", private("")), attack: put("team-a", fields{"members": "private"})},
 		"a bundle with an own role":       {before: put("private", private("")), attack: all(put("team-a1", own), put("team-a", fields{"members": "private,team-a1"}))},
@@ -88,7 +89,7 @@ path "regcred/verify/team-a*" { capabilities = ["update"] }
 		"a static role that turns bundle": {before: put("private", private("")), attack: all(put("team-a", own), put("team-a", fields{"members": "private", "password": nil}))},
 		"a bundle of a bundle":            {before: put("private", private("team-a1")), attack: all(put("team-a1", fields{"members": "private"}), put("team-a2", fields{"members": "team-a1"})), legitimate: "team-a1"},
 		"allowed_bundles in the bundle":   {before: put("private", private("")), attack: put("team-a", fields{"members": "private", "allowed_bundles": "*"})},
-		"a member that is made later":     {before: remove("private"), attack: all(put("team-a", fields{"members": "private"}), func(t *testing.T, _ *api.Client) { put("private", private(""))(t, v.Client) })},
+		madeLater:                         {before: remove("private"), attack: all(put("team-a", fields{"members": "private"}), func(t *testing.T, _ *api.Client) { put("private", private(""))(t, v.Client) })},
 		"an allowance that was withdrawn": {before: put("private", private("team-a")), attack: all(put("team-a", fields{"members": "private"}), func(t *testing.T, _ *api.Client) { put("private", fields{"allowed_bundles": ""})(t, v.Client) })},
 		"an allowance that was patched away": {before: put("private", private("team-a")), attack: all(put("team-a", fields{"members": "private"}), func(t *testing.T, _ *api.Client) {
 			patch("private", fields{"allowed_bundles": nil})(t, v.Client)
@@ -102,6 +103,9 @@ path "regcred/verify/team-a*" { capabilities = ["update"] }
 		t.Run(name, func(t *testing.T) {
 			remove("private")(t, v.Client) // left by the attack before
 			e.before(t, v.Client)
+			if stored, err := v.Client.Logical().Read("regcred/roles/private"); err != nil || (stored == nil) != (name == madeLater) {
+				t.Fatalf("the owner's role: got %v, %v", stored, err)
+			}
 			e.attack(t, team)
 			for _, role := range []string{"team-a", "team-a1", "team-a2"} {
 				for _, path := range []string{"creds/" + role, "creds/" + role + "/kubernetes", "creds/" + role + "/docker", "roles/" + role} {

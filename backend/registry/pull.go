@@ -80,7 +80,7 @@ func (s *session) withMessage(ctx context.Context, client *http.Client, referenc
 	}
 	explained := s.get(ctx, client, s.manifestURL(reference))
 	if known := (*failure)(nil); errors.As(explained, &known) && s.guard.status == statusOf(err) {
-		return explained // the page with which it is refused
+		return explained // why such an answer is not the registry's own
 	}
 	if statusOf(explained) != statusOf(err) {
 		return err

@@ -5,6 +5,7 @@ package backend
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/vault/sdk/logical"
@@ -122,19 +123,23 @@ func (b *backend) lookAtLease(ctx context.Context, storage logical.Storage, key 
 	return nil
 }
 
-// lookAtLeases finds leased credentials whose revocation has failed and that the index does
-// not have: an earlier build has none.
+// lookAtLeases finds leased credentials whose revocation has failed and that are not known:
+// an earlier build has no index of them.
 func (b *backend) lookAtLeases(ctx context.Context, storage logical.Storage) error {
 	connections, err := storage.List(ctx, leaseIndexPrefix)
 	if err != nil {
 		return fmt.Errorf("listing the leases: %w", err)
 	}
 	for _, connection := range connections {
-		leases, err := listLeases(ctx, storage, strings.TrimSuffix(connection, "/"))
+		connection = strings.TrimSuffix(connection, "/")
+		leases, err := listLeases(ctx, storage, connection)
 		if err != nil {
 			return err
 		}
 		for i, l := range leases {
+			if known, _ := b.attentions.unrevokedKeys(connection, l.name); slices.Contains(known, l.key) {
+				continue // it may be being revoked, and stays known if that fails
+			}
 			if err := b.pace(ctx, i); err != nil {
 				return err
 			}

@@ -196,6 +196,9 @@ func (w *world) checkStatus() {
 	if w.failed.Swap(false) {
 		w.periodic() // what storage refused is looked at in the next minute
 	}
+	if w.engine.attentions.owes() {
+		w.periodic() // so is a lease that was being revoked when an upgrade looked at it
+	}
 	for range 2 { // the first has what is done in the background begun
 		if _, err := w.request(logical.ReadOperation, "status", nil); err != nil {
 			w.t.Fatalf("status: %v", err)

@@ -338,6 +338,34 @@ func TestStatusDoesNotWaitForARevocation(t *testing.T) {
 	}
 }
 
+// All roles and leases are looked at once a day. A credential that cannot be revoked, and is
+// being tried again meanwhile, leaves status complete.
+func TestDailyLookLeavesStatusComplete(t *testing.T) {
+	e := newLeasingEngine(t, nil)
+	_, secret := e.lease("creds/leased")
+	e.minting.fail("revoke", errDown)
+	_, _ = e.onLease(logical.RevokeOperation, secret)
+	failing := []string{"revocation_failing <nil>app"}
+	checkSame(t, "what needs attention", failing, e.needsAttention())
+	l, err := leaseOf(&logical.Request{Secret: secret})
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock, err := e.leaseLocks.lock(t.Context(), l.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
+	e.attentions.want(refreshed)
+	if err := e.keepAttention(t.Context(), e.through()); err != nil {
+		t.Error(err)
+	}
+	e.background.Wait()
+	checkSame(t, "work that is left", 0, len(e.attentions.announcedWork()))
+	checkSame(t, "what needs attention", failing, e.needsAttention())
+	checkSame(t, "complete", any(true), e.read("status")["complete"])
+}
+
 // loseIndexes deletes what is stored under prefixes, as if an earlier build had written
 // the rest, or somebody had looked for space.
 func (e *engine) loseIndexes(prefixes ...string) {

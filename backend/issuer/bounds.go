@@ -26,12 +26,14 @@ type allowance struct{ left atomic.Int64 }
 
 type allowanceKey struct{}
 
+var callTimeout = CallTimeout // more in tests
+
 // forOneCall returns the context for one call of an [Issuer]: with [CallTimeout], and
 // with an allowance that all requests of the call share.
 func forOneCall(ctx context.Context) (context.Context, context.CancelFunc) {
 	all := &allowance{}
 	all.left.Store(maxRead)
-	return context.WithTimeout(context.WithValue(ctx, allowanceKey{}, all), CallTimeout)
+	return context.WithTimeout(context.WithValue(ctx, allowanceKey{}, all), callTimeout)
 }
 
 // limited returns the body of an answer, whose bytes count against the allowance of the

@@ -315,7 +315,7 @@ func TestRateLimitIsSaidAtOnce(t *testing.T) {
 			w.Header().Set("Retry-After", "60")
 			http.Error(w, `{"errors":["request path \"auth/jwt/login\": rate limit quota exceeded"]}`, status)
 		})
-		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second) // less than 60
 		_, err := open(t, s).Login(ctx, Auth{Method: MethodJWT, Mount: "jwt", Role: "r"}, vaulttest.Marker)
 		checkFailed(t, fmt.Sprint(status), err)
 		if ctx.Err() != nil || !strings.Contains(Line(err), fmt.Sprintf("answered with status %d: request path", status)) {

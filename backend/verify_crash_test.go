@@ -167,7 +167,7 @@ func TestStorageFailureCostsAVerdictOnly(t *testing.T) {
 func TestEndOfTheEngineEndsVerifications(t *testing.T) {
 	e := newEngine(t)
 	p := verifies(e)
-	waiting := make(chan struct{})
+	waiting := make(chan struct{}, 1)
 	e.sleep = func(ctx context.Context, _ time.Duration) {
 		select {
 		case waiting <- struct{}{}:

@@ -265,7 +265,8 @@ func (w *leaseWorld) renewNext() {
 		}
 	case strings.Contains(err.Error(), "lease expired"): // says a leader that wakes; whether it acts so is seen at the registry
 		w.count["renewals that a former leader refused"]++
-	case errors.Is(err, context.DeadlineExceeded) || saysNoLeader(err) || pluginDied(err) || !time.Now().Before(l.until):
+	case errors.Is(err, context.DeadlineExceeded) || saysNoLeader(err) || noLeader.MatchString(err.Error()) || pluginDied(err) || !time.Now().Before(l.until):
+		// Vault answers with status 400 to any renewal that fails.
 		w.count["renewals that failed"]++
 	default:
 		w.Errorf("renewing a lease that has %s left: %v", time.Until(l.until), err)

@@ -302,14 +302,7 @@ func TestStatusDoesNotWaitForARevocation(t *testing.T) {
 			e.minting.fail("revoke", errDown)
 			_, _ = e.onLease(logical.RevokeOperation, secret)
 			e = e.restarted(t)
-			l, err := leaseOf(&logical.Request{Secret: secret})
-			if err != nil {
-				t.Fatal(err)
-			}
-			unlock, err := e.leaseLocks.lock(t.Context(), l.Name)
-			if err != nil {
-				t.Fatal(err)
-			}
+			unlock := e.lockLease(secret)
 			looked := make(chan error, 1)
 			go func() { looked <- e.keepAttention(t.Context(), e.through()) }()
 			select {
@@ -347,15 +340,7 @@ func TestDailyLookLeavesStatusComplete(t *testing.T) {
 	_, _ = e.onLease(logical.RevokeOperation, secret)
 	failing := []string{"revocation_failing <nil>app"}
 	checkSame(t, "what needs attention", failing, e.needsAttention())
-	l, err := leaseOf(&logical.Request{Secret: secret})
-	if err != nil {
-		t.Fatal(err)
-	}
-	unlock, err := e.leaseLocks.lock(t.Context(), l.Name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unlock()
+	defer e.lockLease(secret)()
 	e.attentions.want(refreshed)
 	if err := e.keepAttention(t.Context(), e.through()); err != nil {
 		t.Error(err)
@@ -364,6 +349,20 @@ func TestDailyLookLeavesStatusComplete(t *testing.T) {
 	checkSame(t, "work that is left", 0, len(e.attentions.announcedWork()))
 	checkSame(t, "what needs attention", failing, e.needsAttention())
 	checkSame(t, "complete", any(true), e.read("status")["complete"])
+}
+
+// lockLease locks a lease, as whoever revokes it does.
+func (e *engine) lockLease(secret *logical.Secret) (unlock func()) {
+	e.t.Helper()
+	l, err := leaseOf(&logical.Request{Secret: secret})
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	unlock, err = e.leaseLocks.lock(e.t.Context(), l.Name)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	return unlock
 }
 
 // loseIndexes deletes what is stored under prefixes, as if an earlier build had written
